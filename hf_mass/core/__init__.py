@@ -1,0 +1,1 @@
+"""Inner loops on low-rank parameters and exact gradients through them; needs torch alone."""

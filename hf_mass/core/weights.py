@@ -1,0 +1,68 @@
+"""From scores z to weights s ≥ 0 of the auxiliary samples, and the derivative back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hf_mass.errors import ConfigError
+
+NORMALISATIONS = ("softmax", "sigmoid", "none")
+
+
+def normalise_scores(scores: Tensor, usable: Tensor, normalisation: str) -> Tensor:
+    """s [N, m] from scores z [N, m]; samples that are not `usable` [N, m] get exactly 0.
+
+    "softmax" sums to one over a task's usable samples; "sigmoid" is σ(z) / m; "none" is softplus(z) / m, which leaves
+    the scale to the scorer. A task without a usable sample has zero weights.
+
+    Raises:
+        ConfigError: If the normalisation is unknown.
+    """
+    if normalisation == "softmax":
+        masked = scores.masked_fill(~usable, -torch.inf)
+        peak = masked.max(1, keepdim=True).values
+        raised = torch.exp(masked - torch.where(peak.isfinite(), peak, torch.zeros_like(peak)).detach())
+        return raised / raised.sum(1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
+    if normalisation == "sigmoid":
+        return torch.sigmoid(scores) * usable / scores.shape[1]
+    if normalisation == "none":
+        return torch.nn.functional.softplus(scores) * usable / scores.shape[1]
+    raise ConfigError(f"score_normalization is {normalisation!r}; choose one of {list(NORMALISATIONS)}.")
+
+
+def uniform_weights(usable: Tensor) -> Tensor:
+    """Equal weights over each task's usable samples [N, m], summing to one; zeros where there are none."""
+    kept = usable.to(torch.get_default_dtype())
+    return kept / kept.sum(1, keepdim=True).clamp(min=1)
+
+
+def standardise(values: Tensor, usable: Tensor) -> Tensor:
+    """Each task's values [N, m] shifted and scaled to mean 0 and deviation 1 over its usable samples; 0 elsewhere.
+
+    A task whose values do not differ (or with a single usable sample) gets zeros, which a softmax turns into equal
+    weights.
+    """
+    count = usable.sum(1, keepdim=True).clamp(min=1)
+    mean = (values * usable).sum(1, keepdim=True) / count
+    centred = (values - mean) * usable
+    deviation = (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+    safe = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+    return centred / safe
+
+
+def attribution_weights(attributions: Tensor, usable: Tensor, temperature: float) -> Tensor:
+    """softmax(τ · standardised(−∂L/∂s)) over each task's usable samples: no label and no scorer needed.
+
+    Args:
+        attributions: ∂L_outer/∂s [N, m], with the outer loss on the task's own demonstrations.
+        usable: [N, m] bool.
+        temperature: τ > 0; larger trusts the attributions more.
+    """
+    return normalise_scores(temperature * standardise(-attributions, usable), usable, "softmax")
+
+
+def logit_attributions(attributions: Tensor, weights: Tensor) -> Tensor:
+    """−∂L/∂z_i = w_i (R_i − Σ_j w_j R_j) [N, m] for softmax weights w, with R = −∂L/∂w."""
+    rewards = -attributions
+    return weights * (rewards - (weights * rewards).sum(1, keepdim=True))

@@ -1,0 +1,35 @@
+"""One vocabulary of errors.
+
+Every error names the field, the value that was found and the cure. Each class also derives from the built-in that a
+caller would expect, so `except ValueError` around a constructor keeps working.
+"""
+
+from __future__ import annotations
+
+
+class HFMassError(Exception):
+    """Base of every error raised by this package."""
+
+
+class ConfigError(HFMassError, ValueError):
+    """A setting is outside its range or contradicts another one; raised where the setting is made."""
+
+
+class DataError(HFMassError, ValueError):
+    """A dataset, a file or a task lacks something that the requested mode needs."""
+
+
+class VerifierError(HFMassError, ValueError):
+    """A verifier is unknown, or cannot judge the task that it was given."""
+
+
+class UnsupportedModelError(HFMassError, TypeError):
+    """The model has a layer, an adapter or an operation for which exact meta-gradients are not implemented."""
+
+
+class AdaptationError(HFMassError, RuntimeError):
+    """An inner loop could not be carried out (no usable sample, a non-finite loss)."""
+
+
+class CheckpointError(HFMassError, OSError):
+    """A saved model or checkpoint is missing, incomplete, of an unknown version, or could not be written."""

@@ -1,0 +1,202 @@
+"""The evaluation protocol: every way to answer a task, on the same tasks and at a stated budget.
+
+A `Method` answers a batch of tasks with one `MassModel` and reports what it sampled. `run_method` applies it to a split
+and returns a 0/1 result per task, the sampled tokens and the latency per task.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from hf_mass.core import trees
+from hf_mass.models.binding import deterministic
+from hf_mass.models.generation import Sampling, complete, row_seed
+from hf_mass.models.mass_model import MassModel, one_task
+from hf_mass.models.records import AdaptationRecord, Solution
+from hf_mass.models.samples import AuxiliarySample
+from hf_mass.tasks.task import Task
+
+Method = Callable[[MassModel, list[Task], int], "Answers"]
+"""(model, tasks, seed) → answers."""
+
+Judge = Callable[[Task, AuxiliarySample], bool]
+"""Whether a sample is kept (a filter), or is right (an oracle)."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Solutions of a batch, and the tokens sampled for each task on the way."""
+
+    solutions: list[Solution]
+    sampled_tokens: list[int]
+    records: list[AdaptationRecord] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One method on one split.
+
+    Args:
+        correct: [tasks] float, the verifier's reward of each answer.
+        sampled_tokens: Mean per task, answers included.
+        latency_s: Wall seconds per task at the batch size used.
+        records: How each task was adapted to, without adapted weights.
+    """
+
+    correct: np.ndarray
+    sampled_tokens: float
+    latency_s: float
+    records: list[AdaptationRecord]
+
+
+def run_method(method: Method, mass: MassModel, tasks: Sequence[Task], seed: int, batch_size: int = 50) -> Outcome:
+    """Apply a method to tasks, `batch_size` at a time."""
+    correct: list[float] = []
+    tokens: list[int] = []
+    records: list[AdaptationRecord] = []
+    start = time.perf_counter()
+    for first in range(0, len(tasks), batch_size):
+        answers = method(mass, list(tasks[first : first + batch_size]), seed)
+        correct += [float(solution.reward or 0.0) for solution in answers.solutions]
+        tokens += answers.sampled_tokens
+        records += [replace(record, adapted=None) for record in answers.records]
+    seconds = time.perf_counter() - start
+    return Outcome(np.array(correct), sum(tokens) / len(tokens), seconds / len(tasks), records)
+
+
+def with_inner_rate(mass: MassModel, learning_rate: float, steps: int | None = None) -> MassModel:
+    """The same weights with another inner learning rate (and number of steps)."""
+    inner = replace(mass.config.inner, learning_rate=learning_rate, steps=steps or mass.config.inner.steps)
+    return MassModel(mass.model, mass.tokenizer, replace(mass.config, inner=inner), mass.scorer)
+
+
+# -- methods that do not adapt ------------------------------------------------------------------------------------------
+
+
+def answer_greedily(mass: MassModel, tasks: list[Task], seed: int) -> Answers:
+    """The model as it is."""
+    solutions = mass.solve(tasks)
+    assert isinstance(solutions, list)
+    return Answers(solutions, [solution.sampled_tokens for solution in solutions])
+
+
+def majority_vote(token_budget: int) -> Method:
+    """The most frequent of as many sampled answers as fit a budget of tokens; ties go to the answer seen first."""
+
+    def method(mass: MassModel, tasks: list[Task], seed: int) -> Answers:
+        sampling = Sampling(mass.config.max_answer_tokens, 1.0)
+        length = max(1, answer_greedily(mass, tasks[:1], seed).sampled_tokens[0])
+        votes = max(1, round(token_budget / length))
+        prompts = [mass.encoder.solver_prompt_ids(task) for task in tasks for _ in range(votes)]
+        seeds = [row_seed("vote", seed, task.id, task.problem, j) for task in tasks for j in range(votes)]
+        with deterministic(mass.model), mass.adapter.lora.inactive():
+            ids = complete(mass.model, mass.tokenizer, prompts, sampling, seeds)
+        texts = mass.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        chosen, tokens = [], []
+        for n in range(len(tasks)):
+            mine = texts[n * votes : (n + 1) * votes]
+            answers = [parts.answer if (parts := mass.config.format.split_solution(t)) else None for t in mine]
+            counted = Counter(answer for answer in answers if answer is not None)
+            winner = counted.most_common(1)[0][0] if counted else None
+            chosen.append(mine[answers.index(winner)])
+            tokens.append(sum(len(row) for row in ids[n * votes : (n + 1) * votes]))
+        return Answers(mass.judge(tasks, chosen), tokens)
+
+    return method
+
+
+# -- methods that adapt -------------------------------------------------------------------------------------------------
+
+
+def adapt_on_samples(weigh_by: str, count: int, keep: Judge | None = None, draw: int | None = None) -> Method:
+    """Self-generated samples, weighed by the scorer, by attribution to the demonstrations, or equally.
+
+    Args:
+        weigh_by: "scorer", "demonstrations" or "uniform".
+        count: m, samples trained on.
+        keep: Only samples that pass are trained on.
+        draw: Samples drawn for a filter to choose `count` from; by default `count`.
+    """
+
+    def method(mass: MassModel, tasks: list[Task], seed: int) -> Answers:
+        drawn = mass.generate_auxiliary(tasks, count=draw or count, seed=seed)
+        spent = [sum(len(s.token_ids) for s in group) for group in drawn]
+        if keep is not None:
+            drawn = [_kept(task, group, keep, count) for task, group in zip(tasks, drawn, strict=True)]
+        return _adapted_answers(mass, tasks, weigh_by, drawn, spent, seed)
+
+    return method
+
+
+def adapt_on_random_tasks(pool: Sequence[Task], as_question: Callable[[Task], str], count: int) -> Method:
+    """Gold solutions of `count` random training tasks: test-time training without synthesis."""
+
+    def method(mass: MassModel, tasks: list[Task], seed: int) -> Answers:
+        chosen = []
+        for task in tasks:
+            picked = random.Random(row_seed("random", seed, task.id, task.problem)).sample(list(pool), count)
+            chosen.append([AuxiliarySample("", (), as_question(p), str(p.solution)) for p in picked])
+        return _adapted_answers(mass, tasks, "uniform", chosen, [0] * len(tasks), seed)
+
+    return method
+
+
+def adapt_directly(derivations: Sequence[str]) -> Method:
+    """One gradient step on the demonstrations themselves, marginal over all `derivations`: TTT without synthesis."""
+
+    def method(mass: MassModel, tasks: list[Task], seed: int) -> Answers:
+        adapter = mass.adapter
+        with deterministic(mass.model):
+            start = adapter.lora.start(len(tasks))
+            outer = adapter.demonstration_loss(tasks, [list(derivations)] * len(tasks), start)
+            with adapter.lora.inactive():
+                _, gradient = outer.gradient(start)
+            adapted = trees.add(start, gradient, -mass.config.inner.learning_rate)
+        empty = torch.zeros(0)
+        records = [
+            AdaptationRecord(task, (), empty, None, empty, empty, one_task(adapted, n)) for n, task in enumerate(tasks)
+        ]
+        return _solve(mass, tasks, records, [0] * len(tasks))
+
+    return method
+
+
+def _kept(task: Task, group: Sequence[AuxiliarySample], keep: Judge, count: int) -> list[AuxiliarySample]:
+    """At most `count` samples that pass, filled up with unusable ones so that every task has as many."""
+    passed = [sample for sample in group if sample.usable and keep(task, sample)][:count]
+    rejected = replace(group[0], reason="filtered out")
+    return passed + [rejected] * (count - len(passed))
+
+
+def _adapted_answers(
+    mass: MassModel,
+    tasks: list[Task],
+    weigh_by: str,
+    samples: Sequence[Sequence[AuxiliarySample]],
+    spent: Sequence[int],
+    seed: int,
+) -> Answers:
+    records = mass.adapt(tasks, weigh_by, samples, seed)
+    assert isinstance(records, list)
+    return _solve(mass, tasks, records, spent)
+
+
+def _solve(mass: MassModel, tasks: list[Task], records: list[AdaptationRecord], spent: Sequence[int]) -> Answers:
+    solutions = mass.solve(tasks, records)
+    assert isinstance(solutions, list)
+    return Answers(solutions, [s.sampled_tokens + n for s, n in zip(solutions, spent, strict=True)], records)
+
+
+def choose_rate(
+    method: Method, mass: MassModel, tasks: Sequence[Task], rates: Sequence[float], seed: int
+) -> tuple[float, dict[float, float]]:
+    """The inner learning rate with the best accuracy on validation tasks (the smaller one of equals), and all of them."""
+    found = {rate: float(run_method(method, with_inner_rate(mass, rate), tasks, seed).correct.mean()) for rate in rates}
+    return max(rates, key=lambda rate: (found[rate], -rate)), found

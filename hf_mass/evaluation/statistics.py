@@ -1,0 +1,272 @@
+"""Accuracies with intervals, paired differences and the AUC, on plain arrays.
+
+Results are arrays of shape [seeds, tasks] with one number in [0, 1] per cell: whether (or how far) the run with that
+seed solved that task. Every seed is evaluated on the same tasks.
+
+**The interval.** Two things were drawn at random, the seeds of the runs and the tasks of the split, and a claim about
+the method has to hold for other draws of both. With row (seed) effects a_s, column (task) effects b_t and what is left
+over e_st, a cell is r_st = μ + a_s + b_t + e_st, and the mean over S seeds and T tasks has variance
+
+    σ_a² / S + σ_b² / T + σ_e² / (S T).
+
+The bootstrap resamples both margins independently: a replicate is Σ_st w_s v_t r_st with w and v the frequencies of
+rows and columns drawn with replacement. Drawing S rows out of S would understate the first term by the factor
+(S − 1) / S, a third where there are three seeds, so S − 1 rows and T − 1 columns are drawn: then Var(w_s) = 1 / S² and
+both main terms are reproduced without bias. Since E[w_s²] = 2 / S² and E[v_t²] = 2 / T², the last term is counted
+(4 − 1) = 3 times, so the interval errs on the wide side. It is the percentile interval of the replicates.
+
+With one seed nothing is known about other seeds: only tasks are resampled, and the interval speaks of that run alone.
+With two or three seeds the spread between them is known only roughly; `Interval.seeds` is there to be reported.
+
+What is left out on purpose: corrections for many comparisons, and p-values. A difference between two methods on the
+same tasks belongs in `paired_difference`, which is much sharper than comparing two intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hf_mass.errors import ConfigError, DataError
+
+FloatArray = NDArray[np.float64]
+
+_CHUNK_CELLS = 4_000_000  # replicates are made in blocks of at most this many weights, 32 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean and the ends of its confidence interval.
+
+    Args:
+        mean: Mean over seeds and tasks.
+        low: Lower end.
+        high: Upper end.
+        n: Number of tasks.
+        seeds: Number of seeds; the interval covers other seeds only where it is at least 2.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    seeds: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def above(self, other: Interval) -> bool:
+        """Whether this interval lies above the other one without touching it."""
+        return self.low > other.high
+
+    def to_dict(self) -> dict[str, float | int]:
+        """The fields as a dictionary that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Interval:
+        """The inverse of `to_dict`.
+
+        Raises:
+            DataError: If a field is missing or is not a number.
+        """
+        try:
+            return cls(
+                mean=float(values["mean"]),
+                low=float(values["low"]),
+                high=float(values["high"]),
+                n=int(values["n"]),
+                seeds=int(values["seeds"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"Interval: {values!r} is not an interval ({error!r}). Give the numbers mean, low, high, n and seeds."
+            ) from error
+
+
+def mean_interval(results: ArrayLike, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Mean accuracy with an interval over tasks and, where there are several, seeds.
+
+    Where every result is 0, every result is 1, or there is one task only, resampling always gives the same number back
+    and its interval would have no width; the Wilson interval for that many tasks is given instead.
+
+    Args:
+        results: Shape [seeds, tasks], or [tasks] for a single seed; values in [0, 1].
+        confidence: Coverage aimed at, between 0 and 1.
+        resamples: Number of bootstrap replicates.
+        seed: Seed of the resampling.
+
+    Returns:
+        The interval.
+
+    Raises:
+        DataError: If the results are empty, not finite, outside [0, 1], or have another number of axes.
+        ConfigError: If `confidence` or `resamples` is out of range.
+    """
+    array = _as_results(results, "results")
+    seeds, tasks = array.shape
+    mean = float(array.mean())
+    if tasks == 1 or mean in (0.0, 1.0):
+        low, high = wilson_interval(mean * tasks, tasks, confidence=confidence)
+    else:
+        low, high = _bootstrap_ends(array, confidence, resamples, seed)
+    return Interval(mean, low, high, tasks, seeds)
+
+
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Mean of a − b, cell by cell, with the same bootstrap as `mean_interval`.
+
+    Both methods are resampled on the same tasks and seeds, so what makes a task hard for both cancels out.
+
+    Args:
+        a: Results of one method, shape [seeds, tasks] or [tasks].
+        b: Results of the other on the same tasks in the same order. One of the two may have a single seed, which is
+            then held against every seed of the other (a baseline in which nothing is random).
+        confidence: Coverage aimed at, between 0 and 1.
+        resamples: Number of bootstrap replicates.
+        seed: Seed of the resampling.
+
+    Returns:
+        The interval of the difference; it excludes 0 where the methods differ at that confidence.
+
+    Raises:
+        DataError: If the two do not fit together, there are fewer than two tasks, or either is not valid results.
+        ConfigError: If `confidence` or `resamples` is out of range.
+    """
+    left, right = _as_results(a, "a"), _as_results(b, "b")
+    if left.shape[1] != right.shape[1]:
+        raise DataError(
+            f"paired_difference: a has {left.shape[1]} tasks and b has {right.shape[1]}. "
+            "Evaluate both methods on the same tasks in the same order."
+        )
+    if left.shape[0] != right.shape[0] and 1 not in (left.shape[0], right.shape[0]):
+        raise DataError(
+            f"paired_difference: a has {left.shape[0]} seeds and b has {right.shape[0]}. "
+            "Give both the same seeds, or one of them a single seed."
+        )
+    if left.shape[1] < 2:
+        raise DataError("paired_difference: there is 1 task; an interval needs at least 2.")
+    difference = left - right
+    low, high = _bootstrap_ends(difference, confidence, resamples, seed)
+    return Interval(float(difference.mean()), low, high, difference.shape[1], difference.shape[0])
+
+
+def wilson_interval(successes: float, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval for a proportion (Wilson 1927): the p with |p̂ − p| ≤ z √(p (1 − p) / n), solved for p.
+
+    Unlike p̂ ± z √(p̂ (1 − p̂) / n) it keeps its width at 0 and at 1 and never leaves [0, 1].
+
+    Args:
+        successes: Number of successes; partial credit may make it a fraction.
+        n: Number of trials.
+        confidence: Coverage aimed at, between 0 and 1.
+
+    Returns:
+        Lower and upper end.
+
+    Raises:
+        DataError: If there are no trials or `successes` is outside [0, n].
+        ConfigError: If `confidence` is not between 0 and 1.
+    """
+    _check_confidence(confidence)
+    if n < 1:
+        raise DataError(f"wilson_interval: n is {n}. Give at least one trial.")
+    if not 0 <= successes <= n:
+        raise DataError(
+            f"wilson_interval: successes is {successes}, outside [0, {n}]. Count successes among the trials."
+        )
+    z2 = NormalDist().inv_cdf(0.5 + confidence / 2) ** 2
+    p = successes / n
+    centre = p + z2 / (2 * n)
+    half = float(np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))))
+    scale = 1 + z2 / n
+    # At p = 0 and p = 1 the outer end is exactly 0 or 1; rounding must not move it.
+    low = 0.0 if successes == 0 else max(0.0, (centre - half) / scale)
+    high = 1.0 if successes == n else min(1.0, (centre + half) / scale)
+    return low, high
+
+
+def auc(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Probability that a positive outscores a negative, ties counting one half (area under the ROC curve).
+
+    With ranks from 1 upwards, ties sharing their mean rank, a positive's rank counts the scores at or below it; the
+    positives' ranks among themselves add up to P (P + 1) / 2, and what remains counts pairs (Mann-Whitney):
+    AUC = (Σ ranks of positives − P (P + 1) / 2) / (P N).
+
+    Args:
+        scores: One number per item.
+        labels: One truth value per item (booleans, or 0 and 1).
+
+    Returns:
+        A number in [0, 1]; 0.5 for scores that say nothing.
+
+    Raises:
+        DataError: If the lengths differ, a score is NaN, a label is neither 0 nor 1, or one class is absent.
+    """
+    values = np.asarray(scores, dtype=np.float64).ravel()
+    truth = np.asarray(labels).ravel()
+    if values.shape != truth.shape:
+        raise DataError(f"auc: {values.size} scores and {truth.size} labels. Give one label per score.")
+    if np.isnan(values).any():
+        raise DataError("auc: scores hold NaN. Drop those items first.")
+    if not np.isin(truth, (0, 1)).all():
+        raise DataError(f"auc: labels are {np.unique(truth)[:5].tolist()}. Use 0 and 1, or booleans.")
+    positive = truth.astype(bool)
+    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
+    if not n_positive or not n_negative:
+        raise DataError(
+            f"auc: {n_positive} positives and {n_negative} negatives. Both classes must occur for an AUC to be defined."
+        )
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last_rank = np.cumsum(counts)
+    mean_rank = last_rank - (counts - 1) / 2
+    rank_sum = float(mean_rank[group][positive].sum())
+    return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
+
+
+def _bootstrap_ends(array: FloatArray, confidence: float, resamples: int, seed: int) -> tuple[float, float]:
+    """Percentile interval of replicates of the mean of `array` [seeds, tasks]; see the module's docstring."""
+    _check_confidence(confidence)
+    if resamples < 100:
+        raise ConfigError(f"resamples is {resamples}. Use at least 100; 2000 is the default.")
+    rng = np.random.default_rng(seed)
+    seeds, tasks = array.shape
+    replicates = np.empty(resamples)
+    block = max(1, _CHUNK_CELLS // tasks)
+    for start in range(0, resamples, block):
+        count = min(block, resamples - start)
+        rows = _frequencies(rng, count, seeds) @ array  # [count, tasks]
+        replicates[start : start + count] = (rows * _frequencies(rng, count, tasks)).sum(axis=1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(replicates, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _frequencies(rng: np.random.Generator, count: int, size: int) -> FloatArray:
+    """Relative frequencies [count, size] of `size` units when size − 1 are drawn; a single unit is always drawn."""
+    draws = max(1, size - 1)
+    return rng.multinomial(draws, np.full(size, 1 / size), size=count) / draws
+
+
+def _as_results(results: ArrayLike, name: str) -> FloatArray:
+    array = np.asarray(results, dtype=np.float64)
+    if array.ndim == 1:
+        array = array[None, :]
+    if array.ndim != 2 or array.size == 0:
+        raise DataError(f"{name} has shape {array.shape}. Give a non-empty array [seeds, tasks] or [tasks].")
+    # NaN fails the comparison too.
+    if not ((array >= 0) & (array <= 1)).all():
+        raise DataError(f"{name} holds values outside [0, 1] or NaN. Give 0 or 1 (or partial credit) for every task.")
+    return array
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ConfigError(f"confidence is {confidence}. Use a number between 0 and 1, such as 0.95.")

@@ -1,0 +1,256 @@
+"""Tables of results: one row per method, one accuracy with its interval per split, and what it cost.
+
+How a table was made (command, versions, date) travels with it in `ResultTable.meta` and in the JSON form, but is not a
+column: a table that is re-made on another day must differ only where a number does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_mass.errors import DataError
+from hf_mass.evaluation.statistics import Interval
+
+FORMAT_VERSION = 1
+_ABSENT = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """What one method reached and what it cost.
+
+    Args:
+        method: Name of the method, unique in its table.
+        accuracy: Interval per split; a split that was not run is left out.
+        sampled_tokens: Tokens sampled per problem, auxiliary samples included; None where it was not measured.
+        latency_s: Seconds per problem, adaptation included; None where it was not measured.
+        extra: Further figures by name (an AUC, a parse rate); kept in the JSON form, not shown as columns.
+    """
+
+    method: str
+    accuracy: Mapping[str, Interval]
+    sampled_tokens: float | None = None
+    latency_s: float | None = None
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A claim about a table and whether it holds.
+
+    Args:
+        text: The claim in words.
+        met: Whether the numbers support it.
+        found: The numbers.
+    """
+
+    text: str
+    met: bool
+    found: str
+
+    def __str__(self) -> str:
+        return f"{'met' if self.met else 'MISSED'}: {self.text} ({self.found})"
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """Rows over the same splits.
+
+    Args:
+        title: What was measured.
+        splits: Names of the splits, in the order of the columns.
+        rows: The methods, in the order in which they are shown.
+        meta: How the table was made: command, versions, date, device. Values that JSON can hold.
+
+    Raises:
+        DataError: If there is no split, a name occurs twice, or a row has a split that the table does not have.
+    """
+
+    title: str
+    splits: tuple[str, ...]
+    rows: tuple[ResultRow, ...]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Lists are welcome as arguments; a tuple keeps the table from changing behind a saved file.
+        object.__setattr__(self, "splits", tuple(self.splits))
+        object.__setattr__(self, "rows", tuple(self.rows))
+        if not self.splits:
+            raise DataError("ResultTable.splits is empty. Name at least one split.")
+        _check_unique("ResultTable.splits", list(self.splits))
+        _check_unique("ResultTable.rows", [row.method for row in self.rows])
+        for row in self.rows:
+            unknown = sorted(set(row.accuracy) - set(self.splits))
+            if unknown:
+                raise DataError(
+                    f"ResultTable.rows: {row.method!r} has results for {unknown}, but the splits are "
+                    f"{list(self.splits)}. Add the split to the table or drop it from the row."
+                )
+
+    def __iter__(self) -> Iterator[ResultRow]:
+        return iter(self.rows)
+
+    def __getitem__(self, method: str) -> ResultRow:
+        for row in self.rows:
+            if row.method == method:
+                return row
+        raise DataError(f"ResultTable: no row {method!r}. The rows are {[row.method for row in self.rows]}.")
+
+    def interval(self, method: str, split: str) -> Interval:
+        """The accuracy of one method on one split.
+
+        Raises:
+            DataError: If there is no such row, or it was not run on that split.
+        """
+        row = self[method]
+        if split not in row.accuracy:
+            raise DataError(f"ResultTable: {method!r} has no result for split {split!r}. It has {list(row.accuracy)}.")
+        return row.accuracy[split]
+
+    def check_above(self, method: str, baseline: str, split: str, *, factor: float = 1.0, apart: bool = True) -> Goal:
+        """Whether one method beats another on a split.
+
+        Args:
+            method: The row that should be higher.
+            baseline: The row that it is compared with.
+            split: The split.
+            factor: The mean must be at least this many times the baseline's mean (above it where the factor is 1).
+            apart: Ask also that the two intervals do not touch.
+
+        Returns:
+            The goal, met or missed.
+
+        Raises:
+            DataError: If either row lacks the split.
+        """
+        mine, other = self.interval(method, split), self.interval(baseline, split)
+        enough = mine.mean >= factor * other.mean and mine.mean > other.mean
+        claim = f"{method} above {baseline}" if factor == 1.0 else f"{method} at least {factor:g} times {baseline}"
+        claim += f" on {split}" + (", intervals apart" if apart else "")
+        return Goal(claim, enough and (mine.above(other) or not apart), f"{mine} against {other}")
+
+    def to_markdown(self) -> str:
+        """The table in GitHub's markdown, without a title."""
+        header, *body = [[cell.replace("|", "\\|") for cell in line] for line in self._cells()]
+        rule = ["---"] + ["---:"] * (len(header) - 1)
+        return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *body])
+
+    def to_text(self) -> str:
+        """The table for a terminal: title, aligned columns, no markup."""
+        lines = self._cells()
+        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+        padded = [
+            "  ".join(
+                [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]
+            )
+            for line in lines
+        ]
+        return "\n".join([self.title, padded[0], "-" * len(padded[0]), *padded[1:]])
+
+    def to_json(self) -> str:
+        """Everything, as JSON text; `from_json` reads it back."""
+        rows = [
+            {
+                "method": row.method,
+                "accuracy": {split: interval.to_dict() for split, interval in row.accuracy.items()},
+                "sampled_tokens": row.sampled_tokens,
+                "latency_s": row.latency_s,
+                "extra": dict(row.extra),
+            }
+            for row in self.rows
+        ]
+        record = {
+            "format": FORMAT_VERSION,
+            "title": self.title,
+            "splits": list(self.splits),
+            "rows": rows,
+            "meta": dict(self.meta),
+        }
+        return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> ResultTable:
+        """Read what `to_json` wrote.
+
+        Raises:
+            DataError: If the text is not JSON, was written by a newer version, or lacks a field.
+        """
+        try:
+            record = json.loads(text)
+            version = record["format"]
+            if version != FORMAT_VERSION:
+                raise DataError(
+                    f"ResultTable: format {version!r} is unknown; this version reads {FORMAT_VERSION}. "
+                    "Re-make the table, or update the package."
+                )
+            rows = [
+                ResultRow(
+                    method=row["method"],
+                    accuracy={split: Interval.from_dict(value) for split, value in row["accuracy"].items()},
+                    sampled_tokens=row["sampled_tokens"],
+                    latency_s=row["latency_s"],
+                    extra=row["extra"],
+                )
+                for row in record["rows"]
+            ]
+            return cls(record["title"], tuple(record["splits"]), tuple(rows), record["meta"])
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"ResultTable: not a saved table ({error!r}). Give a file that `save` wrote.") from error
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the JSON form; an existing file is replaced only once the new one is complete.
+
+        Returns:
+            The path.
+        """
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(target.name + ".partial")
+        partial.write_text(self.to_json(), encoding="utf-8")
+        partial.replace(target)
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ResultTable:
+        """Read a file that `save` wrote.
+
+        Raises:
+            DataError: If the file does not hold a table.
+        """
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+    def _cells(self) -> list[list[str]]:
+        header = ["method", *self.splits, "n", "seeds", "tokens / problem", "s / problem"]
+        return [header, *(self._row_cells(row) for row in self.rows)]
+
+    def _row_cells(self, row: ResultRow) -> list[str]:
+        found = [row.accuracy.get(split) for split in self.splits]
+        accuracies = [_ABSENT if interval is None else str(interval) for interval in found]
+        present = [interval for interval in found if interval is not None]
+        return [
+            row.method,
+            *accuracies,
+            _join(interval.n for interval in present),
+            _join(interval.seeds for interval in present),
+            _ABSENT if row.sampled_tokens is None else f"{row.sampled_tokens:.0f}",
+            _ABSENT if row.latency_s is None else f"{row.latency_s:.3g}",
+        ]
+
+
+def _join(counts: Iterator[int]) -> str:
+    """One number where the splits agree, else one per split: `600` or `600 / 450`."""
+    values = list(counts)
+    if len(set(values)) <= 1:
+        values = values[:1]
+    return " / ".join(str(value) for value in values) or _ABSENT
+
+
+def _check_unique(what: str, names: list[str]) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DataError(f"{what}: {repeated} occur more than once. Give every entry a name of its own.")

@@ -1,0 +1,223 @@
+"""Adapting N tasks at once: rows from samples, the inner loop, and the outer losses at the adapted weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from hf_mass.core import trees
+from hf_mass.core.inner_loop import InnerLoop, Trajectory
+from hf_mass.core.losses import WeightedLoss, row_values
+from hf_mass.core.meta_gradients import MetaGradient, get_rule
+from hf_mass.core.optimizers import make_optimizer
+from hf_mass.core.token_loss import TokenLoss
+from hf_mass.core.trees import Tree
+from hf_mass.core.weights import attribution_weights, uniform_weights
+from hf_mass.errors import DataError
+from hf_mass.models.binding import BoundLora
+from hf_mass.models.config import MassConfig
+from hf_mass.models.encoding import Row, TextEncoder
+from hf_mass.models.generation import Sampling, complete
+from hf_mass.models.samples import AuxiliarySample, usable_mask
+from hf_mass.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class InnerProblem:
+    """What N tasks train on in the inner loop.
+
+    Args:
+        tasks: The N tasks.
+        samples: m auxiliary samples of each.
+        loss: Row losses of the usable samples, R rows; None where no task has a usable sample.
+        usable: [N, m] bool: has a row.
+    """
+
+    tasks: Sequence[Task]
+    samples: Sequence[Sequence[AuxiliarySample]]
+    loss: TokenLoss | None
+    usable: Tensor
+
+    def to_rows(self, values: Tensor) -> Tensor:
+        """[N, m] → [R]."""
+        return values[self.usable]
+
+    def to_samples(self, rows: Tensor) -> Tensor:
+        """[R] → [N, m], zero for samples without a row."""
+        values = rows.new_zeros(self.usable.shape)
+        values[self.usable] = rows
+        return values
+
+
+class Adapter:
+    """Carries out the inner loop of many tasks on one PEFT model.
+
+    The model must be in evaluation mode and its generator adapter active; `inner` names the adapter that is adapted.
+
+    Args:
+        model: The PEFT model.
+        encoder: Renders tasks.
+        config: Inner-loop settings.
+        inner: Name of the inner adapter.
+    """
+
+    def __init__(self, model: PeftModel, encoder: TextEncoder, config: MassConfig, inner: str = "inner") -> None:
+        self.model, self.encoder, self.config = model, encoder, config
+        self.lora = BoundLora(model, inner)
+        self.inner_loop = self.make_loop(config.inner.steps, config.inner.learning_rate)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def make_loop(self, steps: int, learning_rate: float) -> InnerLoop:
+        inner = self.config.inner
+        return InnerLoop(steps, make_optimizer(inner.optimizer, learning_rate, inner.momentum))
+
+    def token_loss(self, rows: Sequence[Row], reduction: str = "mean") -> TokenLoss:
+        """Row losses of text under the inner adapter's updates."""
+        batch = self.encoder.batch(rows, self.device)
+        return TokenLoss(self.model, self.lora.function, batch, self.config.inner.microbatch, reduction)
+
+    def problem(self, tasks: Sequence[Task], samples: Sequence[Sequence[AuxiliarySample]]) -> InnerProblem:
+        """Rows for the usable samples of each task."""
+        encoder = self.encoder
+        rows = [
+            Row(
+                n,
+                encoder.prompt_ids(task, encoder.format.inner_prompt(sample.question, task)),
+                encoder.answer_ids(sample.answer),
+            )
+            for n, (task, group) in enumerate(zip(tasks, samples, strict=True))
+            for sample in group
+            if sample.usable
+        ]
+        return InnerProblem(tasks, samples, self.token_loss(rows) if rows else None, usable_mask(samples, self.device))
+
+    def run(self, problem: InnerProblem, weights: Tensor, loop: InnerLoop | None = None) -> Trajectory:
+        """The inner loop under weights s [N, m].
+
+        Raises:
+            DataError: If no task has a usable sample.
+        """
+        if problem.loss is None:
+            raise DataError("No task of the batch has a usable auxiliary sample; there is nothing to adapt on.")
+        with self.lora.inactive():
+            start = self.lora.start(len(problem.tasks))
+            return (loop or self.inner_loop).run(problem.loss, start, problem.to_rows(weights))
+
+    def meta_gradient(self, trajectory: Trajectory, outer: WeightedLoss) -> MetaGradient:
+        """∂L_outer/∂s of every row, by the configured rule."""
+        with self.lora.inactive():
+            return get_rule(self.config.inner.rule)(trajectory, outer)
+
+    @contextmanager
+    def adapted(self, params: Tree, row_task: Tensor) -> Iterator[None]:
+        """Within this context row r of any call of the model is answered at the weights of task `row_task[r]`."""
+        with self.lora.applied(params, row_task):
+            yield
+
+    def complete(
+        self, params: Tree, prompts: Sequence[list[int]], row_task: Sequence[int], sampling: Sampling, seeds: list[int]
+    ) -> list[list[int]]:
+        """Completions at adapted weights: prompt r at the weights of task `row_task[r]`."""
+        with self.adapted(params, torch.tensor(row_task, device=self.device)):
+            return complete(self.model, self.encoder.tokenizer, prompts, sampling, seeds)
+
+    # -- outer losses: each is Σ c ℓ with constant coefficients at the given weights ---------------------------------
+
+    def gold_loss(self, tasks: Sequence[Task]) -> WeightedLoss:
+        """Cross-entropy on each task's gold solution.
+
+        Raises:
+            DataError: If a task has neither a solution nor an answer.
+        """
+        rows = []
+        for n, task in enumerate(tasks):
+            gold = task.solution if task.solution is not None else task.answer
+            if gold is None:
+                raise DataError(
+                    f"Task {task.id!r} has neither solution nor answer, which outer_loss='gold' needs. Give a gold "
+                    "column, or use outer_loss='verifier' with a verifier of your own."
+                )
+            rows.append(Row(n, self.encoder.solver_prompt_ids(task), self.encoder.answer_ids(gold)))
+        loss = self.token_loss(rows)
+        return WeightedLoss(loss, torch.ones(len(rows), device=self.device))
+
+    def demonstration_loss(
+        self, tasks: Sequence[Task], derivations: Sequence[Sequence[str]], params: Tree
+    ) -> WeightedLoss:
+        """−Σ_j log Σ_{r ∈ U} p(r, y_j | x_j) / J over a task's demonstrations (x_j, y_j), linearised at `params`.
+
+        A solution may state a derivation r before its answer, and a demonstration shows the answer only. U are
+        candidate derivations, such as those that the task's own samples propose: a demonstration counts as explained
+        as far as any of them leads to it. The gradient of −log Σ_r p_r is −Σ_r q_r ∇ log p_r with the posterior
+        q_r = p_r / Σ p: a weighted sum of row losses. With U = {""} this is the plain loss on the answers.
+
+        Args:
+            tasks: N tasks.
+            derivations: U of each task, not empty.
+            params: Where the posterior is taken, leaves [N, ...].
+
+        Raises:
+            DataError: If a task has no demonstrations.
+        """
+        rows, groups = [], []
+        for n, (task, candidates) in enumerate(zip(tasks, derivations, strict=True)):
+            if not task.demonstrations:
+                raise DataError(
+                    f"Task {task.id!r} has no demonstrations to attribute samples to. Use weigh_by='scorer' or "
+                    "'uniform' for such tasks."
+                )
+            for shown in task.demonstrations:
+                prompt = self.encoder.prompt_ids(task, self.encoder.format.demonstration_prompt(shown.question, task))
+                for derivation in candidates:
+                    solution = self.encoder.format.compose_solution(derivation, shown.answer)
+                    rows.append(Row(n, prompt, self.encoder.answer_ids(solution, end=False)))
+                groups.append((len(candidates), len(task.demonstrations)))
+        loss = self.token_loss(rows, reduction="sum")
+        with self.lora.inactive():
+            log_p = -row_values(loss, params)
+        parts = zip(log_p.split([size for size, _ in groups]), groups, strict=True)
+        return WeightedLoss(loss, torch.cat([part.softmax(0) / count for part, (_, count) in parts]))
+
+    def proposed_derivations(self, group: Sequence[AuxiliarySample]) -> list[str]:
+        """Distinct derivations of a task's usable samples, in order; [""] where there are none."""
+        found: dict[str, None] = {}
+        for sample in group:
+            parts = self.encoder.format.split_solution(sample.answer) if sample.usable else None
+            if parts is not None:
+                found.setdefault(parts.rationale)
+        return list(found) or [""]
+
+    # -- weights ------------------------------------------------------------------------------------------------------
+
+    def demonstration_attributions(self, problem: InnerProblem, trajectory: Trajectory) -> Tensor:
+        """∂L/∂s [N, m] with the outer loss on the tasks' own demonstrations."""
+        proposed = [self.proposed_derivations(group) for group in problem.samples]
+        outer = self.demonstration_loss(problem.tasks, proposed, trajectory.adapted)
+        return problem.to_samples(self.meta_gradient(trajectory, outer).attributions)
+
+    def weigh_by_demonstrations(self, problem: InnerProblem, start: Trajectory) -> tuple[Tensor, Tensor, Trajectory]:
+        """(weights [N, m], first-round attributions [N, m], trajectory): samples weighed with no label beyond the task.
+
+        Round 1 takes attributions at equal weights; each further round adds those at the weights reached so far, so
+        that what is explained already no longer counts. The weights are the softmax of the summed, standardised
+        attributions (a mirror-descent step on the simplex each round).
+        """
+        summed = torch.zeros(problem.usable.shape, device=self.device)
+        trajectory, first, weights = start, None, uniform_weights(problem.usable)
+        for _ in range(self.config.attribution.rounds):
+            attributions = self.demonstration_attributions(problem, trajectory)
+            first = attributions if first is None else first
+            scale = first.abs().amax(1, keepdim=True).clamp(min=torch.finfo(first.dtype).tiny)
+            summed = summed + attributions / scale
+            weights = attribution_weights(summed, problem.usable, self.config.attribution.temperature)
+            trajectory = trajectory.reweighted(problem.to_rows(weights))
+        assert first is not None
+        return weights, first, trajectory

@@ -1,0 +1,151 @@
+"""Binds a LoRA adapter of a PEFT model to the core: its matrices become the tree θ, its layers the sites.
+
+PEFT makes and names the adapter (target matching, initialisation, scaling, saving); the core evaluates it as a function
+of stacked matrices. The bound adapter itself is never active in PEFT while it is applied that way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
+from torch import Tensor, nn
+
+from hf_mass.core import trees
+from hf_mass.core.lora import LoraFunction, LoraSite
+from hf_mass.core.trees import Tree
+from hf_mass.errors import ConfigError, UnsupportedModelError
+
+
+def add_lora(model: PeftModel, name: str, config: LoraConfig) -> None:
+    """Add an adapter that PEFT does not train and that is not active.
+
+    Raises:
+        ConfigError: If its target_modules match nothing in the model.
+    """
+    try:
+        model.add_adapter(name, config)
+    except ValueError as error:
+        if "arget modules" not in str(error):
+            raise
+        linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear)})
+        raise ConfigError(
+            f"lora_target_modules {config.target_modules!r} of the {name!r} adapter match no module of the model. "
+            f"Its linear modules are called {linear}; name some of them, or use 'all-linear'."
+        ) from error
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and name in module.lora_A:
+            module.lora_A[name].requires_grad_(False)
+            module.lora_B[name].requires_grad_(False)
+
+
+class BoundLora:
+    """One LoRA adapter of a PEFT model, as a function of its matrices.
+
+    Args:
+        model: The PEFT model.
+        adapter: Name of the adapter.
+
+    Raises:
+        UnsupportedModelError: If the adapter is more than plain LoRA of linear maps (DoRA, dropout, embeddings, biases,
+            modules saved whole).
+        ConfigError: If the model has no such adapter.
+    """
+
+    def __init__(self, model: PeftModel, adapter: str) -> None:
+        if adapter not in model.peft_config:
+            raise ConfigError(f"adapter {adapter!r} is not in the model; it has {sorted(model.peft_config)}.")
+        for field in ("modules_to_save", "trainable_token_indices"):
+            if value := getattr(model.peft_config[adapter], field, None):
+                raise UnsupportedModelError(
+                    f"adapter {adapter!r} has {field}={value!r}, weights that the inner loop would not adapt. Leave "
+                    f"{field} unset."
+                )
+        self.model, self.adapter = model, adapter
+        self.layers = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, LoraLayer) and adapter in module.scaling
+        }
+        sites = {}
+        for name, layer in self.layers.items():
+            self._check(name, layer)
+            sites[name] = LoraSite(
+                layer,
+                f"{name}.lora_A.{adapter}.weight",
+                f"{name}.lora_B.{adapter}.weight",
+                float(layer.scaling[adapter]),
+            )
+        self.function = LoraFunction(sites)
+
+    def _check(self, name: str, layer: LoraLayer) -> None:
+        base = type(layer.get_base_layer()).__name__
+        linear = self.adapter in layer.lora_A and isinstance(layer.lora_A[self.adapter], nn.Linear)
+        if not linear or isinstance(layer, MultiheadAttention | ParamWrapper):
+            raise UnsupportedModelError(
+                f"{name} ({base}) carries adapter {self.adapter!r} in a form other than two linear maps. Restrict "
+                "target_modules to linear layers."
+            )
+        if self.adapter in getattr(layer, "lora_variant", {}):
+            raise UnsupportedModelError(
+                f"{name} uses a LoRA variant (such as DoRA) for adapter {self.adapter!r}; only plain LoRA has exact "
+                "meta-gradients here. Set use_dora=False."
+            )
+        if layer.lora_B[self.adapter].bias is not None:
+            raise UnsupportedModelError(
+                f"{name} has a bias on its low-rank path for adapter {self.adapter!r}, which would be left out of the "
+                "inner loop. Set lora_bias=False."
+            )
+        if getattr(layer.lora_dropout[self.adapter], "p", 0.0) > 0:
+            raise UnsupportedModelError(
+                f"{name} has LoRA dropout {layer.lora_dropout[self.adapter].p} for adapter {self.adapter!r}; the inner "
+                "loop is deterministic. Set lora_dropout=0."
+            )
+
+    def start(self, num_tasks: int = 1) -> Tree:
+        """θ_0: the adapter's matrices in float32 (float64 where they are), the same for every task, [N, ...] views."""
+        tree = {}
+        for name, layer in self.layers.items():
+            site = self.function.sites[name]
+            tree[site.a] = layer.lora_A[self.adapter].weight.detach()[None]
+            tree[site.b] = layer.lora_B[self.adapter].weight.detach()[None]
+        wide = trees.tree_map(lambda x: x if x.dtype == torch.float64 else x.float(), tree)
+        return trees.repeat_tasks(wide, num_tasks)
+
+    def state_dict(self, params: Tree, task: int) -> dict[str, Tensor]:
+        """One task's matrices under PEFT's names, ready to be written as an adapter file."""
+        return {name.replace(f".{self.adapter}.", "."): leaf[task].contiguous() for name, leaf in params.items()}
+
+    @contextmanager
+    def applied(self, params: Tree, row_task: Tensor) -> Iterator[None]:
+        """Within this context row r is answered by the matrices of task `row_task[r]` (see `LoraFunction.applied`)."""
+        with self.inactive(), self.function.applied(params, row_task):
+            yield
+
+    @contextmanager
+    def inactive(self) -> Iterator[None]:
+        """Within this context PEFT does not apply the bound adapter; other active adapters stay."""
+        before = {name: list(layer.active_adapters) for name, layer in self.layers.items()}
+        try:
+            for name, layer in self.layers.items():
+                layer._active_adapter = [active for active in before[name] if active != self.adapter]
+            yield
+        finally:
+            for name, layer in self.layers.items():
+                layer._active_adapter = before[name]
+
+
+@contextmanager
+def deterministic(model: nn.Module) -> Iterator[None]:
+    """Within this context the model runs in evaluation mode (no dropout); its modes are put back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,120 @@
+"""Text to token rows: prompts through the chat template where a task is conversational, answers behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from hf_mass.core.token_loss import IGNORED, TokenBatch
+from hf_mass.errors import DataError
+from hf_mass.tasks.formats import PromptFormat
+from hf_mass.tasks.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One training sequence as text.
+
+    Args:
+        task: Index of the task it belongs to.
+        prompt_ids: Token ids that are conditioned on.
+        answer_ids: Token ids that are learned.
+    """
+
+    task: int
+    prompt_ids: Sequence[int]
+    answer_ids: Sequence[int]
+
+
+class TextEncoder:
+    """Renders tasks with a `PromptFormat` and a tokenizer.
+
+    Args:
+        tokenizer: Needs an end-of-sequence token; a missing padding token is set to it.
+        fmt: The prompt format.
+        max_length: Longest row in tokens; longer prompts are cut on the left, since the question stands at their end.
+
+    Raises:
+        DataError: If the tokenizer has no end-of-sequence token.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, fmt: PromptFormat, max_length: int) -> None:
+        if tokenizer.eos_token_id is None:
+            raise DataError("tokenizer.eos_token is None; answers need an end. Set tokenizer.eos_token.")
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self.tokenizer, self.format, self.max_length = tokenizer, fmt, max_length
+
+    def prompt(self, task: Task, text: str) -> str | list[dict[str, str]]:
+        """What a trainer takes as prompt: the text itself, or messages for a conversational task."""
+        return self.format.messages(task, text) if task.conversational else text
+
+    def prompt_ids(self, task: Task, text: str, room: int = 0) -> list[int]:
+        """Token ids of a rendered prompt, leaving `room` tokens up to max_length.
+
+        Raises:
+            DataError: If the task is conversational and the tokenizer has no chat template, or no room is left.
+        """
+        if task.conversational:
+            if not self.tokenizer.chat_template:
+                raise DataError(
+                    f"Task {task.id!r} is conversational, but the tokenizer has no chat_template. Use an instruction-"
+                    "tuned model, set tokenizer.chat_template, or give `problem` as plain text."
+                )
+            ids = self.tokenizer.apply_chat_template(
+                self.format.messages(task, text), add_generation_prompt=True, return_dict=True
+            )["input_ids"]
+        else:
+            ids = self.tokenizer(text)["input_ids"]
+        kept = self.max_length - room
+        if kept < 1:
+            raise DataError(f"max_length {self.max_length} leaves no prompt beside {room} answer tokens; raise it.")
+        return list(ids[-kept:])
+
+    def generator_prompt_ids(self, task: Task, room: int = 0) -> list[int]:
+        return self.prompt_ids(task, self.format.generator_prompt(task), room)
+
+    def solver_prompt_ids(self, task: Task, room: int = 0) -> list[int]:
+        return self.prompt_ids(task, self.format.solver_prompt(task), room)
+
+    def answer_ids(self, answer: str, end: bool = True) -> list[int]:
+        """Token ids of an answer, with the end-of-sequence token behind it where it `end`s."""
+        ids = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        return [*ids, self.tokenizer.eos_token_id] if end else list(ids)
+
+    def batch(self, rows: Sequence[Row], device: torch.device | str) -> TokenBatch:
+        """Rows as one right-padded batch; the loss is on the answers.
+
+        Args:
+            rows: At least one row.
+            device: Where the tensors go.
+        """
+        sequences, starts = [], []
+        for row in rows:
+            answer = row.answer_ids[: self.max_length - 1]
+            prompt = row.prompt_ids[-(self.max_length - len(answer)) :]
+            sequences.append([*prompt, *answer])
+            starts.append(len(prompt))
+        ids, mask = pad_rows(sequences, self.tokenizer.pad_token_id, device, side="right")
+        column = torch.arange(ids.shape[1], device=device)
+        is_answer = (column >= torch.tensor(starts, device=device)[:, None]) & mask.bool()
+        labels = ids.masked_fill(~is_answer, IGNORED)
+        return TokenBatch(ids, mask, labels, torch.tensor([row.task for row in rows], device=device))
+
+
+def pad_rows(
+    sequences: Sequence[Sequence[int]], pad: int, device: torch.device | str, side: str
+) -> tuple[Tensor, Tensor]:
+    """(ids, attention mask), both [rows, longest] int64, padded on `side`."""
+    longest = max(len(sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), longest), pad, dtype=torch.long)
+    mask = torch.zeros((len(sequences), longest), dtype=torch.long)
+    for index, sequence in enumerate(sequences):
+        place = slice(longest - len(sequence), longest) if side == "left" else slice(0, len(sequence))
+        ids[index, place] = torch.tensor(list(sequence), dtype=torch.long)
+        mask[index, place] = 1
+    return ids.to(device), mask.to(device)

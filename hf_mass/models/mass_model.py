@@ -1,0 +1,336 @@
+"""`MassModel`: a base model with a generator adapter, an inner adapter and a scorer, that adapts to a task and solves it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_mass.core.inner_loop import Trajectory
+from hf_mass.core.trees import Tree, tree_map
+from hf_mass.core.weights import uniform_weights
+from hf_mass.errors import ConfigError
+from hf_mass.models.adaptation import Adapter, InnerProblem
+from hf_mass.models.binding import add_lora, deterministic
+from hf_mass.models.config import WEIGHINGS, MassConfig
+from hf_mass.models.encoding import TextEncoder
+from hf_mass.models.features import scorer_features
+from hf_mass.models.generation import Sampling, complete, row_seed
+from hf_mass.models.records import AdaptationRecord, Solution
+from hf_mass.models.samples import AuxiliarySample, write_samples
+from hf_mass.models.scorer import Scorer
+from hf_mass.models.storage import read_config, resolve_folder, write_atomically, write_config
+from hf_mass.tasks.task import Task
+from hf_mass.tasks.verifiers import verify_batch
+
+GENERATOR, INNER = "default", "inner"
+
+
+class MassModel:
+    """Generator, scorer and inner loop around one causal language model.
+
+    Args:
+        model: A PEFT model whose "default" adapter is the generator. An "inner" adapter is added if it has none.
+        tokenizer: Its tokenizer.
+        config: Settings; see `MassConfig`.
+        scorer: A trained scorer; None for a new one, which weighs all samples alike.
+        seed: Draws the inner adapter's initial matrices, where it is added here.
+    """
+
+    def __init__(
+        self,
+        model: PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: MassConfig,
+        scorer: Scorer | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.tokenizer, self.config = model, tokenizer, config
+        if INNER not in model.peft_config:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(row_seed("inner", seed))
+                add_lora(model, INNER, inner_lora_config(config))
+        self.encoder = TextEncoder(tokenizer, config.format, config.max_length)
+        self.adapter = Adapter(model, self.encoder, config, INNER)
+        if scorer is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(row_seed("scorer", seed))
+                scorer = Scorer(config.scorer, model.config.get_text_config().hidden_size)
+        self.scorer = scorer.to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @classmethod
+    def from_base(
+        cls,
+        base: str | Path | PreTrainedModel,
+        config: MassConfig,
+        generator: LoraConfig | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        seed: int = 0,
+        **model_kwargs: object,
+    ) -> MassModel:
+        """An untrained model: a new generator adapter (which changes nothing yet) and a uniform scorer on a base."""
+        if not isinstance(base, PreTrainedModel):
+            tokenizer = tokenizer or AutoTokenizer.from_pretrained(base)
+            base = AutoModelForCausalLM.from_pretrained(base, **model_kwargs)
+        if tokenizer is None:
+            raise ConfigError("MassModel.from_base: tokenizer is None; pass the tokenizer of the model instance.")
+        generator = generator or LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(row_seed("generator", seed))
+            model = get_peft_model(base, generator)
+        return cls(model, tokenizer, config, seed=seed)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | Path,
+        base: str | Path | PreTrainedModel | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        **model_kwargs: object,
+    ) -> MassModel:
+        """A saved model, from a folder or a Hub repository.
+
+        Args:
+            path_or_id: Folder, or Hub id.
+            base: The base model; by default the one that the generator's adapter_config.json names.
+            revision: Branch, tag or commit of a Hub repository.
+            token: Token for a private repository.
+            model_kwargs: Passed to `AutoModelForCausalLM.from_pretrained`.
+
+        Raises:
+            CheckpointError: If a file is missing or of an unknown version.
+        """
+        folder = resolve_folder(path_or_id, revision, token)
+        config = read_config(folder)
+        named = json.loads((folder / "generator" / "adapter_config.json").read_text())["base_model_name_or_path"]
+        base = named if base is None else base
+        tokenizer_source = folder if (folder / "tokenizer_config.json").is_file() else named
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_source)
+        if not isinstance(base, PreTrainedModel):
+            base = AutoModelForCausalLM.from_pretrained(base, **model_kwargs)
+        model = PeftModel.from_pretrained(base, folder / "generator", adapter_name=GENERATOR)
+        model.load_adapter(folder / "inner", adapter_name=INNER)
+        model.eval()
+        return cls(model, tokenizer, config, Scorer.load(folder / "scorer"))
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write mass_config.json, generator/, inner/, scorer/ and the tokenizer; all of it, or nothing.
+
+        The files are written beside the target and moved there at the end, so a full disk or a kill leaves what was
+        saved before whole.
+        """
+
+        def write(folder: Path) -> None:
+            self.model.save_pretrained(folder / "generator", selected_adapters=[GENERATOR])
+            self.model.save_pretrained(folder, selected_adapters=[INNER])
+            self.scorer.save(folder / "scorer")
+            self.tokenizer.save_pretrained(folder)
+            write_config(self.config, folder)
+
+        write_atomically(Path(path), write)
+
+    # -- generate, score, adapt, solve -------------------------------------------------------------------------------
+
+    def generate_auxiliary(
+        self, tasks: Task | Sequence[Task], count: int | None = None, seed: int = 0
+    ) -> list[list[AuxiliarySample]]:
+        """`count` (default: config.samples) auxiliary samples for each task."""
+        sampling = Sampling(self.config.max_sample_tokens, self.config.temperature)
+        with deterministic(self.model):
+            return write_samples(self.model, self.encoder, as_list(tasks), count or self.config.samples, sampling, seed)
+
+    def score(self, tasks: Task | Sequence[Task], samples: Sequence[Sequence[AuxiliarySample]]) -> Tensor:
+        """s_η [N, m]: the scorer's weights of the samples of each task."""
+        problem = self.adapter.problem(as_list(tasks), samples)
+        features = self.features(problem)
+        with torch.no_grad():
+            return self.scorer(features, problem.usable)
+
+    def features(self, problem: InnerProblem, uniform: Trajectory | None = None) -> dict[str, Tensor]:
+        """The scorer's inputs. `uniform` saves a pass where the trajectory at equal weights is known."""
+        names = self.config.scorer.features
+        with deterministic(self.model):
+            attributions = None
+            if "attribution" in names and problem.loss is not None:
+                uniform = uniform or self.adapter.run(problem, uniform_weights(problem.usable))
+                attributions = self.adapter.demonstration_attributions(problem, uniform)
+            elif "attribution" in names:
+                attributions = torch.zeros(problem.usable.shape, device=self.device)
+            return scorer_features(names, self.model, self.encoder, problem.tasks, problem.samples, attributions)
+
+    def adapt(
+        self,
+        tasks: Task | Sequence[Task],
+        weigh_by: str | None = None,
+        samples: Sequence[Sequence[AuxiliarySample]] | None = None,
+        seed: int = 0,
+    ) -> AdaptationRecord | list[AdaptationRecord]:
+        """Adapt to one task, or to many in one pass; nothing of it stays in the model.
+
+        Args:
+            tasks: One task (gives one record) or a list (gives a list).
+            weigh_by: "scorer", "demonstrations" (attribution to the task's own demonstrations; no label, no training)
+                or "uniform"; default from the config.
+            samples: Auxiliary samples of each task; generated if None.
+            seed: For generating.
+
+        Raises:
+            ConfigError: If `weigh_by` is unknown.
+            DataError: If `weigh_by="demonstrations"` meets a task without demonstrations.
+        """
+        weigh_by = weigh_by or self.config.weigh_by
+        if weigh_by not in WEIGHINGS:
+            raise ConfigError(f"weigh_by is {weigh_by!r}; choose one of {list(WEIGHINGS)}.")
+        listed, start = as_list(tasks), time.perf_counter()
+        if samples is None:
+            samples = self.generate_auxiliary(listed, seed=seed)
+        problem = self.adapter.problem(listed, samples)
+        with deterministic(self.model):
+            weights, attributions, trajectory = self._weigh(problem, weigh_by)
+        seconds = (time.perf_counter() - start) / len(listed)
+        records = self._records(problem, weights, attributions, trajectory, seconds)
+        return records[0] if isinstance(tasks, Task) else records
+
+    def _weigh(self, problem: InnerProblem, weigh_by: str) -> tuple[Tensor, Tensor | None, Trajectory | None]:
+        weights = uniform_weights(problem.usable)
+        if problem.loss is None:
+            return weights, None, None
+        uniform = self.adapter.run(problem, weights)
+        if weigh_by == "uniform":
+            return weights, None, uniform
+        if weigh_by == "demonstrations":
+            weights, attributions, trajectory = self.adapter.weigh_by_demonstrations(problem, uniform)
+            return weights, attributions, trajectory
+        features = self.features(problem, uniform)
+        with torch.no_grad():
+            weights = self.scorer(features, problem.usable)
+        return weights, None, uniform.reweighted(problem.to_rows(weights))
+
+    def _records(
+        self,
+        problem: InnerProblem,
+        weights: Tensor,
+        attributions: Tensor | None,
+        trajectory: Trajectory | None,
+        seconds: float,
+    ) -> list[AdaptationRecord]:
+        missing = torch.full(problem.usable.shape, float("nan"))
+        before, after = missing.clone(), missing.clone()
+        if trajectory is not None:
+            with deterministic(self.model), self.adapter.lora.inactive():
+                before[problem.usable.cpu()] = trajectory.losses[0].float().cpu()
+                after[problem.usable.cpu()] = trajectory.final_losses().float().cpu()
+        records = []
+        for n, (task, group) in enumerate(zip(problem.tasks, problem.samples, strict=True)):
+            kept = problem.usable[n].cpu()
+            reason = None if kept.any() else "no usable sample"
+            if reason is None and not (torch.isfinite(before[n][kept]).all() and torch.isfinite(after[n][kept]).all()):
+                reason = "non-finite inner loss"
+            adapted = None if trajectory is None or reason else one_task(trajectory.adapted, n)
+            records.append(
+                AdaptationRecord(
+                    task,
+                    tuple(group),
+                    weights[n].detach().float().cpu(),
+                    None if attributions is None else attributions[n].float().cpu(),
+                    before[n],
+                    after[n],
+                    adapted,
+                    reason,
+                    sum(len(sample.token_ids) for sample in group),
+                    seconds,
+                )
+            )
+        return records
+
+    def solve(
+        self,
+        tasks: Task | Sequence[Task],
+        adapted: AdaptationRecord | Sequence[AdaptationRecord] | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Solution | list[Solution]:
+        """Solve one task or many: at the weights of the records given, else at the model's own.
+
+        A task whose record has no adapted weights is solved at the model's own.
+        """
+        listed = as_list(tasks)
+        records = [None] * len(listed) if adapted is None else as_records(adapted)
+        sampling = Sampling(self.config.max_answer_tokens, temperature)
+        texts: list[str] = [""] * len(listed)
+        lengths = [0] * len(listed)
+        with deterministic(self.model), self.adapter.lora.inactive():
+            for chosen in (True, False):
+                index = [i for i, r in enumerate(records) if (r is not None and r.adapted is not None) == chosen]
+                if not index:
+                    continue
+                prompts = [self.encoder.solver_prompt_ids(listed[i]) for i in index]
+                seeds = [row_seed("solve", seed, listed[i].id, listed[i].problem) for i in index]
+                if chosen:
+                    params = stack([records[i].adapted for i in index])  # type: ignore[union-attr, misc]
+                    ids = self.adapter.complete(params, prompts, range(len(index)), sampling, seeds)
+                else:
+                    ids = complete(self.model, self.tokenizer, prompts, sampling, seeds)
+                for i, row in zip(index, ids, strict=True):
+                    texts[i], lengths[i] = self.tokenizer.decode(row, skip_special_tokens=True), len(row)
+        solutions = self.judge(listed, texts, lengths)
+        return solutions[0] if isinstance(tasks, Task) else solutions
+
+    def judge(
+        self, tasks: Sequence[Task], texts: Sequence[str], tokens: Sequence[int] | None = None, always: bool = False
+    ) -> list[Solution]:
+        """Read the final answers off solutions and verify them.
+
+        Args:
+            tasks: The tasks.
+            texts: A solution of each.
+            tokens: Their lengths.
+            always: Verify every task; else only those with a gold answer or solution, and the others' reward is None.
+        """
+        answers = [(parts.answer if (parts := self.config.format.split_solution(text)) else None) for text in texts]
+        known = [always or task.answer is not None or task.solution is not None for task in tasks]
+        asked = [i for i, answer in enumerate(answers) if answer is not None and known[i]]
+        judged = verify_batch([tasks[i] for i in asked], [str(answers[i]) for i in asked])
+        rewards = dict(zip(asked, judged, strict=True))
+        return [
+            Solution(task, text, answer, rewards.get(i, 0.0) if known[i] else None, tokens[i] if tokens else 0)
+            for i, (task, text, answer) in enumerate(zip(tasks, texts, answers, strict=True))
+        ]
+
+
+def inner_lora_config(config: MassConfig) -> LoraConfig:
+    """PEFT's description of the inner adapter."""
+    inner = config.inner
+    targets = inner.target_modules if isinstance(inner.target_modules, str) else list(inner.target_modules)
+    return LoraConfig(
+        r=inner.lora_rank, lora_alpha=inner.lora_alpha, target_modules=targets, task_type="CAUSAL_LM", lora_dropout=0.0
+    )
+
+
+def as_list(tasks: Task | Sequence[Task]) -> list[Task]:
+    return [tasks] if isinstance(tasks, Task) else list(tasks)
+
+
+def as_records(records: AdaptationRecord | Sequence[AdaptationRecord]) -> list[AdaptationRecord]:
+    return [records] if isinstance(records, AdaptationRecord) else list(records)
+
+
+def one_task(tree: Tree, task: int) -> Tree:
+    """Leaves [1, ...] of one task, with storage of their own."""
+    return tree_map(lambda x: x[task : task + 1].detach().clone(), tree)
+
+
+def stack(parts: Sequence[Tree]) -> Tree:
+    """Leaves [N, ...] of N single tasks."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

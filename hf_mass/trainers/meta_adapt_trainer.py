@@ -1,0 +1,354 @@
+"""`MetaAdaptTrainer`: MASS on TRL's GRPO machinery (arXiv 2603.03524).
+
+The m auxiliary samples of one task are one GRPO group. Their reward is an ordinary TRL reward function, which adapts to
+each task, judges the adapted weights and gives every sample its attribution; so generation, advantage normalisation,
+clipping, the KL term, logging, vLLM and checkpointing stay TRL's. Beside the policy loss, the scorer gets its exact
+gradient and the generator's adapter that of γ·L_solve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from peft import LoraConfig, PeftConfig, PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from trl import GRPOTrainer
+
+from hf_mass.errors import ConfigError, DataError
+from hf_mass.models.mass_model import GENERATOR, MassModel
+from hf_mass.models.samples import AuxiliarySample, read_sample
+from hf_mass.tasks.formats import FORMATS, PromptFormat
+from hf_mass.tasks.sources import Columns, task_from_row, validate_tasks
+from hf_mass.tasks.task import Task
+from hf_mass.tasks.verifiers import get_verifier
+from hf_mass.trainers.adaptation_eval import AdaptationEvalPrediction, evaluate_adaptation
+from hf_mass.trainers.checkpoints import last_whole_checkpoint, load_scorer, require_whole, save_scorer
+from hf_mass.trainers.meta_adapt_config import MetaAdaptConfig
+from hf_mass.trainers.outer import OuterLoop, OuterStep
+
+TaskData = Dataset | Sequence[Task]
+
+
+class MetaAdaptTrainer(GRPOTrainer):
+    """Meta-trains a generator adapter and a scorer so that an inner LoRA step on the generator's samples helps.
+
+    Args:
+        model: Hub id, folder, `PreTrainedModel`, or `PeftModel` whose "default" adapter is trained further.
+        args: Settings.
+        train_dataset: `Task`s, or a dataset with the columns named by `columns`.
+        eval_dataset: The same, or a dict of several.
+        processing_class: Tokenizer; by default the model's.
+        peft_config: The generator's LoRA; rank 16 on all linear modules by default.
+        prompt_format: Prompts and patterns; by default `args.prompt_format`.
+        columns: Names of dataset columns.
+        reward_funcs: Further TRL reward functions on the samples' texts, added to the attribution reward.
+        compute_metrics: Given an `AdaptationEvalPrediction`, returns metrics that `evaluate` adds to its own.
+        callbacks: As in TRL.
+        optimizers: As in TRL.
+
+    Raises:
+        ConfigError: If a setting, the verifier or LoRA targets are wrong.
+        DataError: If columns or values are missing, or a task lacks what `args.outer_loss` needs.
+    """
+
+    _tag_names = ["trl", "hf_mass", "mass"]
+    _name = "MASS"
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: MetaAdaptConfig | None = None,
+        train_dataset: TaskData | None = None,
+        eval_dataset: TaskData | dict[str, TaskData] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: PeftConfig | None = None,
+        prompt_format: PromptFormat | None = None,
+        columns: Columns | None = None,
+        reward_funcs: Callable[..., Any] | list[Callable[..., Any]] | None = None,
+        compute_metrics: Callable[[AdaptationEvalPrediction], dict[str, float]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ) -> None:
+        args = args or MetaAdaptConfig(output_dir="outputs/mass")
+        get_verifier(args.verifier)
+        self.prompt_format = prompt_format or FORMATS[args.prompt_format]
+        self.columns = columns or Columns()
+        self.compute_adaptation_metrics = compute_metrics
+        if train_dataset is None:
+            raise DataError("MetaAdaptTrainer.train_dataset is None; pass tasks or a dataset.")
+        self.train_tasks = self._to_tasks(train_dataset, args)
+        validate_tasks(self.train_tasks, need_gold=args.outer_loss == "gold", need_demonstrations=False)
+        self._needs_demonstrations = "attribution" in args.scorer_features
+        if self._needs_demonstrations:
+            validate_tasks(self.train_tasks, need_gold=False, need_demonstrations=True)
+        if not isinstance(model, PeftModel) and peft_config is None:
+            peft_config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+        extra = [] if reward_funcs is None else reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        super().__init__(
+            model=model,
+            reward_funcs=[self._attribution_reward(), *extra],
+            args=args,
+            train_dataset=self._prompt_dataset(self.train_tasks),
+            processing_class=processing_class,
+            peft_config=peft_config,
+            callbacks=[*(callbacks or []), _ScorerCallback(self)],
+            optimizers=optimizers,
+        )
+        if GENERATOR not in self.model.peft_config:
+            raise ConfigError(
+                f"The PEFT model has adapters {sorted(self.model.peft_config)}; the generator's must be called "
+                f"{GENERATOR!r}. Load it with adapter_name={GENERATOR!r}."
+            )
+        self.eval_tasks = self._eval_tasks(eval_dataset, args)
+        self.mass = MassModel(self.model, self.processing_class, args.mass_config(self.prompt_format), seed=args.seed)
+        training = MassModel(
+            self.model, self.processing_class, args.mass_config(self.prompt_format, training=True), self.mass.scorer
+        )
+        self.outer_loop = OuterLoop(training, args)
+        self._outer_step: OuterStep | None = None
+        self._scale = 0.0
+        self._check_chat_template(self.train_tasks)
+
+    # -- data -----------------------------------------------------------------------------------------------------------
+
+    def _to_tasks(self, data: TaskData, args: MetaAdaptConfig) -> list[Task]:
+        if isinstance(data, Dataset):
+            if len(data) == 0:
+                raise DataError("A dataset is empty; give at least one row.")
+            return [
+                task_from_row(row, self.columns, args.verifier, self.prompt_format, number=number)
+                for number, row in enumerate(data)
+            ]
+        tasks = list(data)
+        if not tasks or not all(isinstance(task, Task) for task in tasks):
+            raise DataError(
+                f"A dataset must be a non-empty list of hf_mass Tasks or a datasets.Dataset, got {type(data).__name__} "
+                f"of {len(tasks)} items."
+            )
+        return tasks
+
+    def _eval_tasks(self, data: TaskData | dict[str, TaskData] | None, args: MetaAdaptConfig) -> dict[str, list[Task]]:
+        if data is None:
+            return {}
+        named = data if isinstance(data, dict) else {"": data}
+        self.eval_dataset = named  # the Trainer checks that there is one where eval_strategy asks for it
+        return {name: self._to_tasks(part, args) for name, part in named.items()}
+
+    def _prompt_dataset(self, tasks: Sequence[Task]) -> Dataset:
+        """Rows for TRL: the generator's prompt (text or messages), and which task it belongs to."""
+        texts = [self.prompt_format.generator_prompt(task) for task in tasks]
+        conversational = {task.conversational for task in tasks}
+        if len(conversational) > 1:
+            raise DataError("train_dataset mixes conversational and plain problems; use one kind.")
+        prompts: list[Any] = list(texts)
+        if conversational == {True}:
+            prompts = [self.prompt_format.messages(task, text) for task, text in zip(tasks, texts, strict=True)]
+        return Dataset.from_dict({"prompt": prompts, "task_index": list(range(len(tasks)))})
+
+    def _check_chat_template(self, tasks: Sequence[Task]) -> None:
+        self.mass.encoder.generator_prompt_ids(tasks[0])
+
+    # -- the reward of the generator ------------------------------------------------------------------------------------
+
+    def _attribution_reward(self) -> Callable[..., list[float | None]]:
+        """The TRL reward function "attribution"."""
+
+        def attribution(
+            prompts: list[Any],
+            completions: list[Any],
+            completion_ids: list[list[int]],
+            task_index: list[int],
+            log_extra: Callable[[str, list[Any]], None],
+            log_metric: Callable[[str, float], None],
+            **_: Any,
+        ) -> list[float | None]:
+            return self._rewards(completions, completion_ids, task_index, log_extra, log_metric)
+
+        return attribution
+
+    def _rewards(
+        self,
+        completions: list[Any],
+        completion_ids: list[list[int]],
+        task_index: list[int],
+        log_extra: Callable[[str, list[Any]], None],
+        log_metric: Callable[[str, float], None],
+    ) -> list[float | None]:
+        """Rewards of this process's samples.
+
+        Groups may be split between processes, so samples are gathered first; then every process takes whole groups,
+        and what they found is gathered again.
+        """
+        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+        everything = gather_object(list(zip(task_index, texts, completion_ids, strict=True)))
+        m, rank, world = self.num_generations, self.accelerator.process_index, self.accelerator.num_processes
+        groups = [everything[start : start + m] for start in range(0, len(everything), m)]
+        mine = range(rank, len(groups), world)
+        found = self._outer([groups[g] for g in mine], log_metric) if len(mine) else []
+        by_group = dict(gather_object([(g, rows) for g, rows in zip(mine, found, strict=True)]))
+        self._share_gradients(len(groups))
+        rows = [row for g in range(len(groups)) for row in by_group[g]]
+        local = rows[rank * len(texts) : (rank + 1) * len(texts)]
+        for column in ("weight", "attribution", "question", "answer", "reason"):
+            log_extra(column, [row[column] for row in local])
+        return [row["reward"] for row in local]
+
+    def _outer(
+        self, groups: list[list[tuple[int, str, list[int]]]], log_metric: Callable[[str, float], None]
+    ) -> list[list[dict[str, Any]]]:
+        tasks = [self.train_tasks[group[0][0]] for group in groups]
+        samples: list[list[AuxiliarySample]] = [
+            [read_sample(text, ids, self.prompt_format) for _, text, ids in group] for group in groups
+        ]
+        every = max(1, int(self.args.logging_steps)) if self.args.logging_steps >= 1 else 1
+        detailed = self.state.global_step % every == 0
+        step = self.outer_loop(tasks, samples, self.state.global_step, detailed)
+        self._outer_step = step
+        for name, values in step.metrics.items():
+            if values:
+                log_metric(name, sum(values) / len(values))
+        return [
+            [
+                {
+                    "reward": None if torch.isnan(step.rewards[n, i]) else float(step.rewards[n, i]),
+                    "weight": float(step.weights[n, i]),
+                    "attribution": float(step.attributions[n, i]),
+                    "question": sample.question,
+                    "answer": sample.answer,
+                    "reason": sample.reason or "",
+                }
+                for i, sample in enumerate(group)
+            ]
+            for n, group in enumerate(samples)
+        ]
+
+    def _share_gradients(self, num_tasks: int) -> None:
+        """Turn every process's sums over its tasks into means over all tasks; kept until the optimizer has stepped."""
+        scorer = list(self.mass.scorer.parameters())
+        generator = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        step, self._outer_step = self._outer_step, None
+        self._scorer_gradient = [
+            self._reduced(step.scorer_gradient[i] if step else torch.zeros_like(p)) / num_tasks
+            for i, p in enumerate(scorer)
+        ]
+        self._generator_gradient = {}
+        if self.args.solve_coefficient > 0:
+            for name, p in generator.items():
+                own = step.generator_gradient.get(name) if step else None
+                shared = self._reduced(torch.zeros_like(p) if own is None else own) / num_tasks
+                self._generator_gradient[name] = shared
+
+    def _reduced(self, value: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(value.float(), reduction="sum")
+
+    # -- losses ---------------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """TRL's clipped policy loss, plus γ·L_solve by its gradient; the scorer's gradient is set beside it.
+
+        L_solve enters as the linear function ⟨∇L_solve, φ⟩ − (its own value): the same gradient, no graph kept since
+        the rewards were calculated.
+        """
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        share = 1.0 / self.current_gradient_accumulation_steps
+        for parameter, gradient in zip(self.mass.scorer.parameters(), self._scorer_gradient, strict=True):
+            if self.args.train_scorer:
+                added = share * gradient.to(parameter.dtype)
+                parameter.grad = added if parameter.grad is None else parameter.grad + added
+        for name, parameter in self.model.named_parameters():
+            gradient = self._generator_gradient.get(name)
+            if gradient is not None:
+                linear = (gradient.to(parameter.dtype) * parameter).sum()
+                loss = loss + self.args.solve_coefficient * share * (linear - linear.detach())
+        return loss
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Trainer's optimizer, with the scorer as a parameter group of its own rate."""
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if created:
+            optimizer.add_param_group(
+                {
+                    "params": list(self.mass.scorer.parameters()),
+                    "lr": self.args.scorer_learning_rate,
+                    "initial_lr": self.args.scorer_learning_rate,
+                    "weight_decay": 0.0,
+                }
+            )
+        return optimizer
+
+    # -- evaluation -----------------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        eval_dataset: TaskData | dict[str, TaskData] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Greedy accuracy before and after adaptation with the inference settings (K, m, `weigh_by`).
+
+        Returns:
+            `{prefix}_accuracy`, `{prefix}_adapted_accuracy`, `{prefix}_parse_rate` and what `compute_metrics` adds.
+        """
+        sets = self.eval_tasks if eval_dataset is None else self._eval_tasks(eval_dataset, self.args)
+        if not sets:
+            raise DataError("MetaAdaptTrainer.evaluate: there is no eval_dataset. Pass one here or to the trainer.")
+        metrics: dict[str, float] = {}
+        for name, tasks in sets.items():
+            prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
+            prediction = evaluate_adaptation(
+                self.mass, tasks, self.accelerator, self.args.weigh_by, self.args.per_device_eval_batch_size
+            )
+            values = prediction.metrics()
+            if self.compute_adaptation_metrics is not None:
+                values.update(self.compute_adaptation_metrics(prediction))
+            metrics.update({f"{prefix}_{key}": value for key, value in values.items()})
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    # -- saving and resuming --------------------------------------------------------------------------------------------
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """A `MassModel` folder; inside a checkpoint, TRL's files and the scorer beside them."""
+        folder = output_dir or self.args.output_dir
+        if _internal_call:
+            super().save_model(output_dir, _internal_call=True)
+            if self.args.should_save:
+                save_scorer(self.mass, folder)
+        elif self.args.should_save:
+            self.mass.save_pretrained(folder)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As in the Trainer; resuming takes the last whole checkpoint and refuses one that was cut off while saving."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+        elif isinstance(resume_from_checkpoint, str):
+            require_whole(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_scorer(self.mass, resume_from_checkpoint)
+
+
+class _ScorerCallback(TrainerCallback):
+    """The Trainer clips and clears the model's gradients; this does it for the scorer's, which is not part of it."""
+
+    def __init__(self, trainer: MetaAdaptTrainer) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        parameters = [p for p in self.trainer.mass.scorer.parameters() if p.grad is not None]
+        if parameters and args.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for parameter in self.trainer.mass.scorer.parameters():
+            parameter.grad = None
