@@ -275,5 +275,5 @@ def test_groups_that_the_formats_use_must_be_in_the_pattern() -> None:
 
 
 def test_unknown_field_in_a_saved_format() -> None:
-    with pytest.raises(ConfigError, match="no field 'solver'.*solver_template"):
+    with pytest.raises(ConfigError, match=r"no field 'solver'.*solver_template"):
         PromptFormat.from_dict({"solver": "{problem}"})

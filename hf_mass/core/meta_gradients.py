@@ -21,12 +21,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointError
 
 from hf_mass.core import trees
 from hf_mass.core.inner_loop import Trajectory
 from hf_mass.core.losses import WeightedLoss, hessian_product
 from hf_mass.core.trees import Tree
-from hf_mass.errors import ConfigError
+from hf_mass.errors import ConfigError, UnsupportedModelError
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,12 @@ class UnrolledRule:
     """Reverse over reverse: the inner loop is run again with its graph kept. Microbatches are not used."""
 
     def __call__(self, trajectory: Trajectory, outer: WeightedLoss, start_gradient: bool = False) -> MetaGradient:
-        """Run the inner loop again, all rows at once, and differentiate the outer loss through it."""
+        """Run the inner loop again, all rows at once, and differentiate the outer loss through it.
+
+        Raises:
+            UnsupportedModelError: If activation checkpointing is on: a step's graph cannot be recomputed when the
+                updates of that step are no longer applied.
+        """
         loss, optimizer = trajectory.loss, trajectory.optimizer
         rows = torch.arange(loss.row_task.numel(), device=loss.row_task.device)
         weights = trajectory.weights.clone().requires_grad_()
@@ -97,7 +103,13 @@ class UnrolledRule:
             update, state = optimizer.update(dict(zip(point, gradient, strict=True)), state)
             point = trees.add(point, update)
         wanted = [weights, *start.values()] if start_gradient else [weights]
-        derivatives = torch.autograd.grad(outer.value(point), wanted)
+        try:
+            derivatives = torch.autograd.grad(outer.value(point), wanted)
+        except CheckpointError as error:
+            raise UnsupportedModelError(
+                'meta_gradient="unrolled" does not work with activation checkpointing. Put the model in evaluation '
+                'mode, switch checkpointing off, or use meta_gradient="adjoint".'
+            ) from error
         outer_losses, outer_gradient = outer.gradient(trees.detached(point))
         start_bar = dict(zip(start, derivatives[1:], strict=True)) if start_gradient else None
         return MetaGradient(derivatives[0].detach(), outer_losses, outer_gradient, start_bar)

@@ -44,11 +44,12 @@ def standardise(values: Tensor, usable: Tensor) -> Tensor:
     weights.
     """
     count = usable.sum(1, keepdim=True).clamp(min=1)
-    mean = (values * usable).sum(1, keepdim=True) / count
-    centred = (values - mean) * usable
+    kept = torch.where(usable, values, torch.zeros_like(values))
+    centred = (kept - kept.sum(1, keepdim=True) / count) * usable
     deviation = (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
-    safe = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
-    return centred / safe
+    # Equal values differ from their own mean by rounding, which must not be taken for spread.
+    rounding = count * torch.finfo(values.dtype).eps * kept.abs().amax(1, keepdim=True)
+    return torch.where(deviation > rounding, centred / deviation.clamp(min=torch.finfo(values.dtype).tiny), 0)
 
 
 def attribution_weights(attributions: Tensor, usable: Tensor, temperature: float) -> Tensor:

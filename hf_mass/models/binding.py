@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from hf_mass.core import trees
 from hf_mass.core.lora import LoraFunction, LoraSite
@@ -32,7 +33,7 @@ def add_lora(model: PeftModel, name: str, config: LoraConfig) -> None:
     except ValueError as error:
         if "arget modules" not in str(error):
             raise
-        linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear)})
+        linear = sorted(set(_linear_maps(model)))
         raise ConfigError(
             f"lora_target_modules {config.target_modules!r} of the {name!r} adapter match no module of the model. "
             f"Its linear modules are called {linear}; name some of them, or use 'all-linear'."
@@ -41,6 +42,16 @@ def add_lora(model: PeftModel, name: str, config: LoraConfig) -> None:
         if isinstance(module, LoraLayer) and name in module.lora_A:
             module.lora_A[name].requires_grad_(False)
             module.lora_B[name].requires_grad_(False)
+
+
+def _linear_maps(model: nn.Module) -> Iterator[str]:
+    """Last names of the base model's linear maps, whether an adapter is attached to them already or not."""
+    for name, child in model.named_children():
+        base = child.get_base_layer() if isinstance(child, LoraLayer) else child
+        if isinstance(base, nn.Linear | Conv1D):
+            yield name
+        else:
+            yield from _linear_maps(base)
 
 
 class BoundLora:

@@ -1,7 +1,6 @@
 """Tasks from data: a dataset on the Hub, a local folder, a JSON or JSONL file, or a folder of ARC tasks.
 
-Every way goes through `datasets`, and every row becomes a `Task` by `task_from_row`. Bad data is refused, naming the row
-and the column; nothing is skipped silently.
+Every row becomes a `Task` by `task_from_row`. Bad data is refused, naming row and column; nothing is skipped silently.
 """
 
 from __future__ import annotations
@@ -281,17 +280,16 @@ class _Row:
 def _load(name_or_path: str | Path, split: str, config_name: str | None) -> tuple[Dataset, bool]:
     """The rows, and whether they are ARC tasks."""
     path = Path(name_or_path).expanduser()
-    is_arc = False
-    if not path.exists():
-        rows = _load_hub(str(name_or_path), split, config_name)
-    elif files := _arc_files(path, split):
-        is_arc = True
+    files = _arc_files(path, split) if path.exists() else []
+    if files:
         rows = Dataset.from_list([row for file in files for row in _arc_rows(file)])
+    elif path.is_file() and path.stat().st_size < 99 and path.read_text(errors="replace").strip() in ("", "[]"):
+        rows = []  # `datasets` has no clear word for a file without rows
     else:
-        rows = _load_local(path, split)
+        rows = _load_local(path, split) if path.exists() else _load_hub(str(name_or_path), split, config_name)
     if len(rows) == 0:
         raise DataError(f"The dataset {str(name_or_path)!r} (split {split!r}) has no rows. Give a dataset with data.")
-    return rows, is_arc
+    return rows, bool(files)
 
 
 def _load_local(path: Path, split: str) -> Dataset:

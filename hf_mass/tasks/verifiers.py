@@ -89,7 +89,7 @@ def verify_batch(tasks: Sequence[Task], texts: Sequence[str]) -> list[float]:
     return rewards
 
 
-_MARKER = re.compile(r"(?im)^[^\w\n]*(?:final[ \t]+)?answer\b[^\w\n]*:|\banswer[ \t]+(?P<verb>is)\b[ \t]*:?")
+_MARKER = re.compile(r"(?im)^[^\w\n]*(?:final[ \t]+)?answer\b[^\w\n]*:\**|\banswer[ \t]+(?P<verb>is)\b[ \t]*:?")
 
 
 def boxed_answer(text: str) -> str | None:
@@ -142,14 +142,15 @@ def exact_match(task: Task, text: str) -> float:
 
 
 def _choice(text: str) -> str | None:
-    answer = final_answer(text).strip().strip("$*").strip()
+    answer = final_answer(text).strip("$* ")
+    inside: list[str] = re.findall(r"\(([A-Z])\)", answer)
+    if len(inside) > 1 and answer == text.strip("$* \n"):  # nothing marks the answer: "(A) is wrong, so (B)"
+        return inside[-1]
     if match := re.match(r"(?:\\text\{)?\(?([A-Za-z])(?:\}?\)|[.:,](?!\w)|\}?\W*$)", answer):
         return match.group(1).upper()
-    if inside := re.findall(r"\(([A-Z])\)", answer):
-        return str(inside[-1])
     # "A" and "I" before a word in lower case are an article and a pronoun, unless that word is "is".
-    alone = re.findall(r"(?<![\w'])(?![AI][ \t]+(?!is\b)[a-z])([A-Z])(?![\w'])", answer)
-    return str(alone[-1]) if alone else None
+    alone: list[str] = inside or re.findall(r"(?<![\w'])(?![AI][ \t]+(?!is\b)[a-z])([A-Z])(?![\w'])", answer)
+    return alone[-1] if alone else None
 
 
 @register_verifier("multiple_choice")
@@ -355,9 +356,8 @@ class MathVerifier:
 
     def _start(self) -> Popen[bytes]:
         program = f"import sys\nsys.path[:] = {sys.path!r}\n{inspect.getsource(_worker)}\n_worker({self.memory_limit})"
-        command = [sys.executable, "-c", program]
         # Unbuffered, so that a forked child can drop the pipes without a lock that a thread of its parent held.
-        process = Popen(command, bufsize=0, stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
+        process = Popen([sys.executable, "-c", program], bufsize=0, stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
         reply, alive = _receive(process, self.start_limit)
         if reply.strip() != "ready" or not alive:
             with process:

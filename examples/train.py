@@ -1,0 +1,199 @@
+"""Meta-train MASS and show it adapting.
+
+With no arguments, on the tiny base and the designed world that ship with the package, on a CPU, in a few minutes:
+
+    accelerate launch examples/train.py
+
+On a model and data of your own (any causal LM; a Hub id, a folder, a JSON or JSONL file):
+
+    accelerate launch examples/train.py --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct \\
+        --dataset_name openai/gsm8k --dataset_config main --solution_column answer --problem_column question \\
+        --prompt_format gsm8k --verifier numeric --output_dir outputs/gsm8k
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from conventions_experiment import BASE, evaluate_rows, load_world, train_models
+from conventions_report import build_table, goals, write_report
+from peft import LoraConfig
+from transformers import AutoTokenizer, HfArgumentParser
+
+from hf_mass.evaluation.plots import training_plot
+from hf_mass.evaluation.statistics import mean_interval
+from hf_mass.evaluation.tables import ResultRow, ResultTable
+from hf_mass.tasks.formats import FORMATS
+from hf_mass.tasks.sources import Columns, load_tasks
+from hf_mass.tasks.task import Task
+from hf_mass.trainers.adaptation_eval import AdaptationEvalPrediction, evaluate_adaptation
+from hf_mass.trainers.meta_adapt_config import MetaAdaptConfig
+from hf_mass.trainers.meta_adapt_trainer import MetaAdaptTrainer
+
+
+@dataclass
+class ScriptArguments:
+    """What to train, and on what. The settings of training itself are those of `MetaAdaptConfig`."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Any causal LM; default: the tiny base."})
+    dataset_name: str | None = field(default=None, metadata={"help": "Hub id, folder, .json or .jsonl file."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a dataset on the Hub."})
+    dataset_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_dataset_name: str | None = field(default=None, metadata={"help": "Default: held-out rows of the dataset."})
+    eval_dataset_split: str = field(default="test", metadata={"help": "Split of eval_dataset_name."})
+    problem_column: str = field(default="problem", metadata={"help": "Column of the problem (text or messages)."})
+    solution_column: str | None = field(default="solution", metadata={"help": "Column of the gold solution."})
+    answer_column: str | None = field(default="answer", metadata={"help": "Column of the gold answer."})
+    demonstrations_column: str | None = field(default="demonstrations", metadata={"help": "Column of solved examples."})
+    domain_column: str | None = field(default=None, metadata={"help": "Column for per-domain results."})
+    max_train_tasks: int | None = field(default=None, metadata={"help": "Use this many training tasks."})
+    eval_tasks: int = field(default=100, metadata={"help": "Tasks evaluated before and after."})
+    lora_r: int = field(default=16, metadata={"help": "Rank of the generator's LoRA."})
+    lora_alpha: int = field(default=32, metadata={"help": "Alpha of the generator's LoRA."})
+    lora_target_modules: list[str] | None = field(default=None, metadata={"help": "Default: all linear modules."})
+    quick_tasks: int = field(default=400, metadata={"help": "Test tasks per split of the embedded world."})
+    dtype: str = field(default="auto", metadata={"help": "Dtype of the model: auto, float32, bfloat16."})
+
+
+def main() -> None:
+    """Parse the command line and run one of the two jobs."""
+    parser = HfArgumentParser((ScriptArguments, MetaAdaptConfig))  # type: ignore[arg-type]
+    embedded = not any(argument.startswith(("--model_name_or_path", "--dataset_name")) for argument in sys.argv[1:])
+    if embedded:
+        (script,) = HfArgumentParser((ScriptArguments,)).parse_args_into_dataclasses(  # type: ignore[arg-type]
+            args=[a for a in sys.argv[1:]]
+        )
+        run_embedded(script)
+        return
+    script, args = parser.parse_args_into_dataclasses()
+    run_own(script, args)
+
+
+def say(text: str) -> None:
+    """Print on the main process only."""
+    if PartialState().is_main_process:
+        print(text, flush=True)
+
+
+# -- the embedded world ---------------------------------------------------------------------------------------------------
+
+
+def run_embedded(script: ScriptArguments, seed: int = 0, output_dir: Path = Path("outputs/conventions")) -> None:
+    """One seed of the results table: train MASS and the baselines, answer both test splits, save and report."""
+    torch.set_num_threads(1)  # one thread is faster than two on a model this small
+    world = load_world()
+    say(f"base: {BASE} (a designed base of 0.13M parameters in a designed world; see its card)")
+    models, trained = train_models(world, seed, output_dir, full=False, report=say)
+    say(f"\nanswering {script.quick_tasks} tasks of each test split, every row with the inner rate chosen for it:")
+    found = evaluate_rows(models, world, seed, script.quick_tasks, script.quick_tasks // 2, say)
+    table = build_table([found], command="accelerate launch examples/train.py")
+    adapters = output_dir / "adapters"
+    trained["mass"].mass.save_pretrained(adapters)
+    checked = goals(table, [found])
+    paths = write_report(table, output_dir, checked)
+    training_plot(trained["mass"].history, output_dir / "training.png")
+    say("\n" + table.to_text() + "\n\n" + "\n".join(map(str, checked)))
+    say(f"\ntable: {paths['json']}\nplots: {paths['plot']} and {output_dir / 'training.png'}\nadapters: {adapters}")
+
+
+# -- a model and data of one's own ------------------------------------------------------------------------------------
+
+
+def run_own(script: ScriptArguments, args: MetaAdaptConfig) -> None:
+    """Train on a user's model and data; evaluate before and after; save."""
+    train, held_out = own_tasks(script, args)
+    say(f"{len(train)} training tasks, {len(held_out)} evaluation tasks")
+    model = script.model_name_or_path or str(BASE)
+    args.model_init_kwargs = {**(args.model_init_kwargs or {}), "dtype": script.dtype}
+    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+    trainer = MetaAdaptTrainer(
+        model=model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        peft_config=LoraConfig(
+            r=script.lora_r,
+            lora_alpha=script.lora_alpha,
+            target_modules=script.lora_target_modules or "all-linear",
+            task_type="CAUSAL_LM",
+        ),
+    )
+    before = measured(trainer, held_out)
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    after = measured(trainer, held_out)
+    folder = Path(str(args.output_dir))
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        table = own_table(before, after)
+        table.save(folder / "results.json")
+        training_plot(trainer.state.log_history, folder / "training.png")
+        say("\n" + table.to_text())
+        say(f"\ntable: {folder / 'results.json'}\nplot: {folder / 'training.png'}\nadapters: {folder}")
+
+
+def own_tasks(script: ScriptArguments, args: MetaAdaptConfig) -> tuple[list[Task], list[Task]]:
+    """Training and evaluation tasks; the latter are the last rows of the training data unless named."""
+    columns = Columns(
+        problem=script.problem_column,
+        solution=script.solution_column,
+        answer=script.answer_column,
+        demonstrations=script.demonstrations_column,
+        domain=script.domain_column,
+    )
+    fmt = FORMATS[args.prompt_format]
+    limit = None if script.max_train_tasks is None else script.max_train_tasks + script.eval_tasks
+    if script.eval_dataset_name is not None:
+        limit = script.max_train_tasks
+
+    def load(name: str, split: str, count: int | None) -> list[Task]:
+        return load_tasks(
+            name,
+            split=split,
+            config_name=script.dataset_config,
+            columns=columns,
+            verifier=args.verifier,
+            limit=count,
+            seed=args.seed,
+            fmt=fmt,
+        )
+
+    tasks = load(str(script.dataset_name), script.dataset_split, limit)
+    if script.eval_dataset_name is not None:
+        return tasks, load(script.eval_dataset_name, script.eval_dataset_split, script.eval_tasks)
+    held_out = min(script.eval_tasks, max(1, len(tasks) // 5))
+    return tasks[:-held_out], tasks[-held_out:]
+
+
+def measured(trainer: MetaAdaptTrainer, tasks: list[Task]) -> AdaptationEvalPrediction:
+    """Answers before and after adaptation, as the model is now."""
+    size = trainer.args.per_device_eval_batch_size
+    return evaluate_adaptation(trainer.mass, tasks, trainer.accelerator, trainer.args.weigh_by, size)
+
+
+def own_table(before: AdaptationEvalPrediction, after: AdaptationEvalPrediction) -> ResultTable:
+    """Base and trained model, unadapted and adapted."""
+
+    def row(name: str, prediction: AdaptationEvalPrediction, adapted: bool) -> ResultRow:
+        solutions = prediction.after if adapted else prediction.before
+        rewards = [[float(s.reward or 0.0) for s in solutions]]
+        tokens = sum(s.sampled_tokens for s in solutions) / len(solutions)
+        if adapted:
+            tokens += sum(r.sampled_tokens for r in prediction.records) / len(prediction.records)
+        return ResultRow(name, {"held out": mean_interval(rewards)}, tokens)
+
+    rows = [
+        row("base", before, False),
+        row("base, adapted on its own samples", before, True),
+        row("MASS, no adaptation", after, False),
+        row("MASS, adapted", after, True),
+    ]
+    return ResultTable("Greedy accuracy", ("held out",), tuple(rows), {"command": " ".join(sys.argv)})
+
+
+if __name__ == "__main__":
+    main()

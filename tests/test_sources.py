@@ -1,0 +1,304 @@
+"""Tasks from files, folders and rows, and the errors for data that is no use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from hf_mass.errors import ConfigError, DataError, VerifierError
+from hf_mass.tasks.formats import FORMATS, PromptFormat
+from hf_mass.tasks.sources import Columns, load_rows, load_tasks, task_from_row, validate_tasks
+from hf_mass.tasks.task import Demonstration, Task
+from hf_mass.tasks.verifiers import verify_batch
+
+ROWS = [{"problem": f"{n}+1?", "solution": f"{n}+1={n + 1}\n#### {n + 1}", "answer": n + 1} for n in range(20)]
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_json(path: Path, value: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+    return path
+
+
+def arc_task(tests: int = 1) -> dict[str, Any]:
+    pair = {"input": [[0, 1], [2, 3]], "output": [[3, 2], [1, 0]]}
+    return {"train": [pair, pair], "test": [{"input": [[n, 5]], "output": [[5, n]]} for n in range(tests)]}
+
+
+@pytest.fixture(params=["rows.json", "rows.jsonl", "folder"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The same rows as a JSON file, a JSONL file and a folder."""
+    if request.param == "rows.json":
+        return write_json(tmp_path / "rows.json", ROWS)
+    path = write_jsonl(tmp_path / "folder" / "train.jsonl", ROWS)
+    return path if request.param == "rows.jsonl" else path.parent
+
+
+def test_every_source_gives_the_same_tasks(source: Path) -> None:
+    tasks = load_tasks(source, verifier="numeric")
+    assert [task.problem for task in tasks] == [row["problem"] for row in ROWS]
+    assert [task.answer for task in tasks] == [str(row["answer"]) for row in ROWS]
+    assert [task.id for task in tasks] == [str(n) for n in range(20)]
+    assert tasks[3].solution == ROWS[3]["solution"]
+    assert not tasks[3].conversational
+    validate_tasks(tasks, need_gold=True, need_demonstrations=False)
+    assert set(verify_batch(tasks, [task.solution or "" for task in tasks])) == {1.0}
+    rows = load_rows(str(source))
+    assert isinstance(rows, datasets.Dataset)
+    assert rows.to_list() == ROWS
+
+
+def test_a_limit_takes_a_seeded_choice_in_order(source: Path) -> None:
+    def ids(seed: int) -> list[int]:
+        return [int(task.id) for task in load_tasks(source, limit=7, seed=seed)]
+
+    assert ids(0) == ids(0) == sorted(ids(0))
+    assert len(set(ids(0))) == 7
+    assert len({tuple(ids(seed)) for seed in range(5)}) > 1
+    assert len(load_tasks(source, limit=99)) == 20
+
+
+def test_splits(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", ROWS)
+    write_jsonl(tmp_path / "test.jsonl", ROWS[:3])
+    assert len(load_tasks(tmp_path, split="test")) == 3
+    assert len(load_tasks(tmp_path / "train.jsonl", split="test")) == 20
+    with pytest.raises(DataError, match="split 'validation'"):
+        load_tasks(tmp_path, split="validation")
+
+
+def test_the_answer_is_read_from_the_solution() -> None:
+    row = {"question": "2+2?", "answer": "2+2=4\n#### 4"}
+    task = task_from_row(row, Columns(problem="question", solution="answer"), "numeric", FORMATS["gsm8k"])
+    assert (task.problem, task.solution, task.answer) == ("2+2?", row["answer"], "4")
+    task = task_from_row({"problem": "p", "solution": r"so \boxed{\frac12}"}, Columns(), "math", FORMATS["math"])
+    assert task.answer == r"\frac12"
+    assert task_from_row({"problem": "p", "solution": "s", "answer": "a"}).answer == "a"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(18, "18"), (18.0, "18"), (0.5, "0.5"), (10**20, "1" + "0" * 20), ("x", "x"), (True, "True")]
+)
+def test_values_become_text(value: object, text: str) -> None:
+    assert task_from_row({"problem": "p", "answer": value}).answer == text
+
+
+def test_null_gold_is_unknown() -> None:
+    task = task_from_row({"problem": "p", "answer": None, "solution": float("nan"), "demonstrations": None})
+    assert (task.answer, task.solution, task.demonstrations) == (None, None, ())
+    assert task_from_row({"problem": "p", "solution": "x"}, Columns(solution=None)).solution is None
+
+
+@pytest.mark.parametrize(
+    "value", [[{"question": "q", "answer": 1}], [{"input": "q", "output": "1"}], [["q", "1"]], [("q", 1)]]
+)
+def test_demonstrations(value: object) -> None:
+    task = task_from_row({"problem": "p", "shots": value}, Columns(demonstrations="shots"))
+    assert task.demonstrations == (Demonstration("q", "1"),)
+
+
+def test_conversations(tmp_path: Path) -> None:
+    messages = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "the problem"},
+    ]
+    path = write_jsonl(tmp_path / "chat.jsonl", [{"prompt": messages, "answer": "x"}])
+    (task,) = load_tasks(path, columns=Columns(problem="prompt"))
+    assert task.problem == "the problem"
+    assert task.history == (("system", "s"), ("user", "u"), ("assistant", "a"))
+    assert task.conversational
+    sent = PromptFormat().messages(task, "the problem")
+    assert sent == messages
+
+
+def test_columns_that_the_prompts_name_become_fields() -> None:
+    fmt = PromptFormat(solver_template="{level}: {problem}")
+    task = task_from_row({"problem": "p", "level": 3}, fmt=fmt)
+    assert fmt.solver_prompt(task) == "3: p"
+    with pytest.raises(DataError, match=r"Missing column 'level'.*'problem'.*placeholder"):
+        task_from_row({"problem": "p"}, fmt=fmt)
+
+
+def test_domain_and_id() -> None:
+    task = task_from_row({"problem": "p", "subject": "Algebra", "n": 7}, Columns(domain="subject", id="n"))
+    assert (task.domain, task.id) == ("Algebra", "7")
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "message"),
+    [
+        ({"question": "p"}, Columns(), "Missing column 'problem'.*'question'.*Columns.problem"),
+        ({"problem": "p"}, Columns(solution="gold"), "Missing column 'gold'.*'problem'.*Columns.solution"),
+        ({"problem": "p"}, Columns(answer="gold"), "Missing column 'gold'.*Columns.answer"),
+        ({"problem": "p"}, Columns(demonstrations="shots"), "Missing column 'shots'.*Columns.demonstrations"),
+        ({"problem": "p"}, Columns(domain="subject"), "Missing column 'subject'.*Columns.domain"),
+        ({"problem": " "}, Columns(), "Row 5 .*'problem'.*empty"),
+        ({"problem": None}, Columns(), "Row 5 .*'problem'.*empty"),
+        ({"problem": "p", "answer": ""}, Columns(), "Row 5 .*'answer'.*empty.*Columns.answer"),
+        ({"problem": "p", "solution": "\n"}, Columns(), "Row 5 .*'solution'.*empty"),
+        ({"problem": {"x": 1}}, Columns(), "Row 5 .*'problem'.*expected text or a number, found dict"),
+        ({"problem": "p", "answer": ["a"]}, Columns(), "Row 5 .*'answer'.*found list"),
+        ({"problem": []}, Columns(), "Row 5 .*must end with the user's message.*no message"),
+        ({"problem": [{"role": "user"}]}, Columns(), "Row 5 .*text role and content"),
+        ({"problem": ["hello"]}, Columns(), "Row 5 .*text role and content"),
+        ({"problem": [{"role": "user", "content": " "}]}, Columns(), "Row 5 .*empty"),
+        (
+            {"problem": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}]},
+            Columns(),
+            "Row 5 .*must end with the user's message.*'assistant'",
+        ),
+        ({"problem": "p", "demonstrations": "d"}, Columns(), "Row 5 .*list of demonstrations, found str"),
+        ({"problem": "p", "demonstrations": [{"q": "a"}]}, Columns(), "Row 5 .*a demonstration must be"),
+        ({"problem": "p", "demonstrations": [["a", ""]]}, Columns(), "Row 5 .*a demonstration must be"),
+    ],
+)
+def test_rows_that_are_refused(row: dict[str, Any], columns: Columns, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        task_from_row(row, columns, number=5)
+
+
+def test_the_bad_row_of_a_file_is_named(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [*ROWS, {"problem": "", "solution": "s", "answer": 1}])
+    with pytest.raises(DataError, match=r"Row 20 .*'problem'"):
+        load_tasks(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("bad.json", "{not json", "could not be read"),
+        ("bad.jsonl", '{"problem": "p"}\n{oops\n', "could not be read"),
+        ("empty.json", "[]", "has no rows"),
+        ("empty.jsonl", "", "has no rows"),
+        ("rows.csv", "problem\np\n", "neither .json nor .jsonl"),
+    ],
+)
+def test_files_that_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message) as caught:
+        load_tasks(tmp_path / name)
+    assert name in str(caught.value)
+
+
+def test_names_that_are_refused(tmp_path: Path) -> None:
+    for missing in (tmp_path / "nowhere", tmp_path / "nowhere.jsonl", "nowhere.json"):
+        with pytest.raises(DataError, match=r"There is no file or folder.*nowhere"):
+            load_tasks(missing)
+    with pytest.raises(DataError, match="'nobody/nothing' is no local file or folder, and could not be loaded"):
+        load_tasks("nobody/nothing")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DataError, match=r"folder.*could not be read"):
+        load_tasks(tmp_path / "folder")
+
+
+def test_settings_that_are_refused(source: Path) -> None:
+    with pytest.raises(VerifierError, match="Unknown verifier 'exact'"):
+        load_tasks(source, verifier="exact")
+    with pytest.raises(ConfigError, match="limit must be at least 1"):
+        load_tasks(source, limit=0)
+    with pytest.raises(ConfigError, match=r"Columns\.problem"):
+        Columns(problem="")
+
+
+def test_arc_folders(tmp_path: Path) -> None:
+    write_json(tmp_path / "b_family" / "t1.json", arc_task())
+    write_json(tmp_path / "a_family" / "deep" / "t2.json", arc_task(tests=2))
+    (tmp_path / "LICENSE.md").write_text("free")
+    tasks = load_tasks(tmp_path)
+    assert [(task.domain, task.id) for task in tasks] == [("deep", "t2#0"), ("deep", "t2#1"), ("b_family", "t1")]
+    assert tasks[1].problem == "1 5"
+    assert tasks[1].answer == "5 1"
+    assert tasks[1].demonstrations == (Demonstration("0 1\n2 3", "3 2\n1 0"),) * 2
+    assert [task.id for task in load_tasks(tmp_path, split="b_family")] == ["t1"]
+    assert [task.id for task in load_tasks(tmp_path / "b_family" / "t1.json")] == ["t1"]
+    assert load_rows(tmp_path).column_names == ["problem", "answer", "demonstrations", "domain", "id"]
+    with pytest.raises(DataError, match="no sub-folder 'test'"):
+        load_tasks(tmp_path, split="test")
+
+
+def test_arc_outputs_may_be_kept_back(tmp_path: Path) -> None:
+    task = arc_task()
+    del task["test"][0]["output"]
+    (loaded,) = load_tasks(write_json(tmp_path / "t.json", task))
+    assert loaded.answer is None
+    with pytest.raises(DataError, match="neither solution nor answer"):
+        validate_tasks([loaded], need_gold=True, need_demonstrations=True)
+
+
+@pytest.mark.parametrize("grid", [[[1], [1, 2]], [[10]], [["1"]], [[True]], [[]], [], "1", None, [[-1]]])
+def test_arc_grids_that_are_refused(tmp_path: Path, grid: object) -> None:
+    task = arc_task()
+    task["train"][0]["output"] = grid
+    with pytest.raises(DataError, match=r"t\.json.*no rectangle of digits"):
+        load_tasks(write_json(tmp_path / "t.json", task))
+
+
+def test_a_stranger_among_arc_tasks_is_named(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", arc_task())
+    write_json(tmp_path / "b.json", {"version": 1})
+    with pytest.raises(DataError, match=r"b\.json.*lies among ARC tasks"):
+        load_tasks(tmp_path)
+
+
+def test_validate_tasks() -> None:
+    gold = Task("p", answer="a", id="one")
+    with pytest.raises(DataError, match="no tasks"):
+        validate_tasks([], need_gold=False, need_demonstrations=False)
+    with pytest.raises(DataError, match=r"Task 1 \(id 'two'\).*neither solution nor answer"):
+        validate_tasks([gold, Task("p", id="two")], need_gold=True, need_demonstrations=False)
+    with pytest.raises(DataError, match=r"Task 0 \(id 'one'\).*no demonstrations"):
+        validate_tasks([gold], need_gold=True, need_demonstrations=True)
+    with pytest.raises(VerifierError, match="'nope'"):
+        validate_tasks([Task("p", verifier="nope")], need_gold=False, need_demonstrations=False)
+    validate_tasks([Task("p"), gold], need_gold=False, need_demonstrations=False)
+
+
+def test_gsm8k(shared_data: Path) -> None:
+    columns = Columns(problem="question", solution="answer")
+    path = shared_data / "gsm8k-train.jsonl"
+    tasks = load_tasks(path, columns=columns, verifier="numeric", fmt=FORMATS["gsm8k"])
+    assert len(tasks) == 7473
+    validate_tasks(tasks, need_gold=True, need_demonstrations=False)
+    answers = [task.answer or "" for task in tasks]
+    assert all(answer.replace(",", "").lstrip("-").isdigit() for answer in answers)
+    assert set(verify_batch(tasks, answers)) == {1.0}
+    assert set(verify_batch(tasks, [task.solution or "" for task in tasks])) == {1.0}
+    assert set(verify_batch(tasks, [answer + "1" for answer in answers])) == {0.0}
+
+
+def test_math_500(shared_data: Path) -> None:
+    columns = Columns(domain="subject", id="unique_id")
+    tasks = load_tasks(shared_data / "math-500.json", columns=columns, verifier="math", fmt=FORMATS["math"])
+    assert len(tasks) == 500
+    assert tasks[0].domain == "Precalculus"
+    assert tasks[0].id == "test/precalculus/807.json"
+    assert set(verify_batch(tasks, [task.answer or "" for task in tasks])) == {1.0}
+    assert set(verify_batch(tasks, [task.solution or "" for task in tasks])) == {1.0}
+    assert set(verify_batch(tasks, [f"{task.answer}+1" for task in tasks])) == {0.0}
+
+
+@pytest.mark.parametrize("name", ["1d-arc", "mini-arc", "arc-agi-1"])
+def test_arc_benchmarks(shared_data: Path, name: str) -> None:
+    tasks = load_tasks(shared_data / name, fmt=FORMATS["grid"])
+    validate_tasks(tasks, need_gold=True, need_demonstrations=True)
+    answers = [task.answer or "" for task in tasks]
+    files = sorted(path.stem for path in (shared_data / name).rglob("*.json"))
+    assert sorted({task.id.split("#")[0] for task in tasks}) == files
+    assert set(verify_batch(tasks, answers)) == {1.0}
+    assert set(verify_batch(tasks, [answer + " 0" for answer in answers])) == {0.0}
+    changed = [str((int(answer[0]) + 1) % 10) + answer[1:] for answer in answers]
+    assert set(verify_batch(tasks, changed)) == {0.0}
+    if name == "1d-arc":
+        assert len({task.domain for task in tasks}) == 18

@@ -1,0 +1,353 @@
+"""Verifiers: right answers score 1, wrong ones 0, and no text hangs or kills the caller."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_mass.errors import ConfigError, VerifierError
+from hf_mass.tasks.task import Task
+from hf_mass.tasks.verifiers import (
+    VERIFIERS,
+    MathVerifier,
+    boxed_answer,
+    final_answer,
+    get_verifier,
+    parse_number,
+    register_verifier,
+    verify_batch,
+)
+
+SLOW = "10^{10^{10^{10}}}"
+
+
+@pytest.fixture
+def verifier() -> Iterator[MathVerifier]:
+    made = MathVerifier(time_limit=1.0)
+    yield made
+    made.close()
+
+
+def reward(name: str, gold: str, text: str) -> float:
+    return get_verifier(name)(Task("p", answer=gold, verifier=name), text)
+
+
+@pytest.mark.parametrize(
+    ("name", "gold", "text"),
+    [
+        ("exact_match", "Paris", " paris. "),
+        ("exact_match", "Paris", "It is in France.\nAnswer: Paris"),
+        ("exact_match", "Paris", "**Final answer:** Paris"),
+        ("exact_match", "the lot", "So the answer is The  Lot. I am sure."),
+        ("exact_match", "x", r"hence \boxed{x}"),
+        ("exact_match", "1 2\n3 4", "1 2 \n\n3 4\n"),
+        ("exact_match", "a: the answer is b", "a: the answer is b"),
+        ("multiple_choice", "B", "b"),
+        ("multiple_choice", "(B)", "The answer is (B) Paris."),
+        ("multiple_choice", "B) Paris", "B. Paris"),
+        ("multiple_choice", "B", "(A) is wrong, so I choose (B)"),
+        ("multiple_choice", "C", "The answer is (C) because (A) is wrong"),
+        ("multiple_choice", "D", r"$\boxed{\text{D}}$"),
+        ("multiple_choice", "C", "I think that it must be C"),
+        ("multiple_choice", "A", "A is right"),
+        ("multiple_choice", "A", "A"),
+        ("numeric", "18", "9 * 2 = <<9*2=18>>18\n#### 18"),
+        ("numeric", "1,000", "$1000.00"),
+        ("numeric", "50", "50%"),
+        ("numeric", "0.5", "1/2"),
+        ("numeric", "1/3", "0.3333333"),
+        ("numeric", "-3", "x = - 3"),
+        ("numeric", "2.5", r"\frac{5}{2}"),
+        ("numeric", "-0.75", r"so \boxed{-\dfrac{3}{4}}"),
+        ("numeric", "2000", "2e3 dollars"),
+        ("numeric", "7", "The answer is 7. I checked 3 times."),
+        ("math", r"\frac{1}{2}", r"so we get \boxed{0.5}"),
+        ("math", "x^2+2x+1", "(x+1)^2"),
+        ("math", r"\left( 3, \frac{\pi}{2} \right)", r"The answer is $(3, \pi/2)$."),
+        ("math", r"\text{Evelyn}", "Evelyn"),
+        ("math", "2", "4/2"),
+    ],
+)
+def test_right_answers(name: str, gold: str, text: str) -> None:
+    assert reward(name, gold, text) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "gold", "text"),
+    [
+        ("exact_match", "Paris", ""),
+        ("exact_match", "Paris", "Not Paris"),
+        ("exact_match", ".", ""),
+        ("exact_match", "1 2\n3 4", "1 2 3 4"),
+        ("multiple_choice", "B", "A"),
+        ("multiple_choice", "B", "Because of it"),
+        ("multiple_choice", "A", "A dog and nothing else"),
+        ("multiple_choice", "I", "I do not know"),
+        ("numeric", "18", ""),
+        ("numeric", "18", "18 or 19"),
+        ("numeric", "3", "-3"),
+        ("numeric", "-3", "10-3"),
+        ("numeric", "1000000", "1000001"),
+        ("numeric", "1", "1/0"),
+        ("numeric", "999999999", "1e999999999"),
+        ("math", "12", "1 2"),
+        ("math", "2", r"\frac{1}{2}"),
+        ("math", "5", ""),
+        ("math", r"\frac{1}{2}", r"\boxed{\frac{1}{3}}"),
+        ("math", "x+1", r"\boxed{"),
+    ],
+)
+def test_wrong_answers(name: str, gold: str, text: str) -> None:
+    assert reward(name, gold, text) == 0.0
+
+
+@pytest.mark.parametrize("name", sorted(VERIFIERS))
+@pytest.mark.parametrize("gold", [None, " "])
+def test_a_task_without_gold_is_refused(name: str, gold: str | None) -> None:
+    with pytest.raises(VerifierError, match=f"{name}.*needs Task.answer.*t3"):
+        get_verifier(name)(Task("p", answer=gold, id="t3"), "1")
+
+
+def test_math_takes_the_solution_where_there_is_no_answer() -> None:
+    task = Task("p", solution=r"hence $x = \boxed{\frac{4}{2}}$.", verifier="math")
+    assert verify_batch([task, task], ["2", "3"]) == [1.0, 0.0]
+
+
+def test_gold_that_a_verifier_cannot_use_is_refused() -> None:
+    with pytest.raises(VerifierError, match=r"no number.*'many'.*exact_match"):
+        reward("numeric", "many", "3")
+    with pytest.raises(VerifierError, match=r"needs a letter.*'Paris'"):
+        reward("multiple_choice", "Paris", "B")
+
+
+def test_registry() -> None:
+    with pytest.raises(VerifierError, match=r"'nope'. Known: exact_match, math, multiple_choice, numeric"):
+        get_verifier("nope")
+    with pytest.raises(VerifierError, match="'math' is taken"):
+        register_verifier("math")(lambda task, text: 1.0)
+
+
+def test_a_verifier_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting:
+        def __call__(self, task: Task, text: str) -> float:
+            raise AssertionError("batch is there")
+
+        def batch(self, tasks: Sequence[Task], texts: Sequence[str]) -> list[float]:
+            return [len(text) / 10 for text in texts]
+
+    monkeypatch.setattr("hf_mass.tasks.verifiers.VERIFIERS", dict(VERIFIERS))
+    register_verifier("length")(Counting())
+    tasks = [Task("p", answer="a", verifier=name) for name in ("length", "exact_match", "length", "exact_match")]
+    assert verify_batch(tasks, ["xx", "a", "xxx", "b"]) == [0.2, 1.0, 0.3, 0.0]
+    with pytest.raises(ValueError, match="zip"):
+        verify_batch(tasks, ["xx"])
+
+
+@given(st.text(st.sampled_from("0123456789.,-−$%/eE \\frac{}ab\n#:answer is"), max_size=80))
+def test_no_text_breaks_a_verifier(text: str) -> None:
+    for name, gold in (("exact_match", "a"), ("multiple_choice", "B"), ("numeric", "3")):
+        assert reward(name, gold, text) in (0.0, 1.0)
+
+
+@given(st.integers(-(10**12), 10**12), st.integers(1, 999))
+def test_numbers_are_read_as_they_are_written(top: int, bottom: int) -> None:
+    assert parse_number(f"so {top}") == top
+    assert parse_number(f"= {top:,} eggs") == top
+    assert parse_number(f"{top}/{bottom}") == Fraction(top, bottom)
+    assert parse_number(f"{top / 100:.2f}") == Fraction(f"{top / 100:.2f}")
+    assert reward("numeric", str(top), f"{top + 1}") == 0.0
+
+
+def test_a_number_with_too_many_digits_is_no_number() -> None:
+    assert parse_number("9" * 6000) is None
+    assert parse_number("7 or " + "9" * 6000) == 7
+
+
+def test_where_the_final_answer_is_found() -> None:
+    assert final_answer(r"#### 3, \boxed{4}") == "4"
+    assert final_answer("#### 3\n#### 4\n\nmore") == "4"
+    assert final_answer("####") == ""
+    assert final_answer("the answer is 4. Or not.") == "4"
+    assert final_answer("Answer: 1 2\n3 4") == "1 2\n3 4"
+    assert final_answer(" 4 ") == "4"
+    assert boxed_answer(r"\boxed{1} \boxed{\frac{{1}}{\{2}} \boxed{3") == r"\frac{{1}}{\{2}"
+    assert boxed_answer(r"} \boxed{\boxed{3}}") == "3"
+    assert boxed_answer("x") is None
+
+
+def test_degenerate_text_is_judged_quickly() -> None:
+    texts = [part * 6000 for part in ("1", " ", "-", "1,", "1/", "$", "* ", r"\boxed{", "answer:", "{}", "A ", "(")]
+    start = time.perf_counter()
+    for text in texts:
+        for name, gold in (("exact_match", "a"), ("multiple_choice", "B"), ("numeric", "3")):
+            reward(name, gold, text)
+    assert time.perf_counter() - start < 5.0
+
+
+def test_gsm8k_proves_itself(shared_data: Path) -> None:
+    lines = (shared_data / "gsm8k-train.jsonl").read_text().splitlines()
+    solutions = [json.loads(line)["answer"] for line in lines]
+    golds = [solution.rsplit("####")[-1].strip() for solution in solutions]
+    tasks = [Task("p", answer=gold, verifier="numeric") for gold in golds]
+    assert set(verify_batch(tasks, golds)) == {1.0}
+    assert set(verify_batch(tasks, solutions)) == {1.0}
+    assert set(verify_batch(tasks, [f"The answer is ${gold}." for gold in golds])) == {1.0}
+    assert set(verify_batch(tasks, [f"#### {int(gold.replace(',', '')) + 1}" for gold in golds])) == {0.0}
+    assert set(verify_batch(tasks, [f"#### {gold}7" for gold in golds])) == {0.0}
+
+
+def test_math_500_proves_itself(shared_data: Path) -> None:
+    rows = json.loads((shared_data / "math-500.json").read_text())
+    tasks = [Task(row["problem"], answer=row["answer"], verifier="math") for row in rows]
+    answers = [row["answer"] for row in rows]
+    assert set(verify_batch(tasks, answers)) == {1.0}
+    assert set(verify_batch(tasks, [row["solution"] for row in rows])) == {1.0}
+    assert set(verify_batch(tasks, [rf"It is \boxed{{{answer}+1}}" for answer in answers])) == {0.0}
+    assert set(verify_batch(tasks, ["10007"] * len(tasks))) == {0.0}
+
+
+def test_math_500_is_recognised_in_another_spelling(shared_data: Path) -> None:
+    rows = [row for row in json.loads((shared_data / "math-500.json").read_text()) if row["answer"].isdigit()]
+    tasks = [Task("p", answer=row["answer"], verifier="math") for row in rows]
+    assert len(tasks) > 200
+    assert set(verify_batch(tasks, [rf"\boxed{{\frac{{{2 * int(row['answer'])}}}{{2}}}}" for row in rows])) == {1.0}
+
+
+def test_an_answer_that_takes_too_long_scores_0_and_the_next_is_judged(
+    verifier: MathVerifier, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = Task("p", answer="x+1")
+    assert verifier(task, "1+x") == 1.0
+    start = time.perf_counter()
+    with caplog.at_level(logging.WARNING):
+        assert verifier.batch([task, task, task], [SLOW, "1 + x", SLOW]) == [0.0, 1.0, 0.0]
+    assert time.perf_counter() - start < 30.0
+    assert len([r for r in caplog.records if "exceeded 1.0 s" in r.message]) == 1  # the same text is judged once
+
+
+def test_a_dead_worker_is_replaced(verifier: MathVerifier) -> None:
+    task = Task("p", answer="x+1")
+    for _ in range(2):
+        assert verifier(task, "1+x") == 1.0
+        assert verifier._process is not None
+        verifier._process.kill()
+        verifier._process.wait()
+    verifier.close()
+    assert verifier(task, "1+x") == 1.0
+
+
+def test_a_worker_that_dies_on_an_answer_costs_that_answer_only(verifier: MathVerifier) -> None:
+    task = Task("p", answer="x+1")
+    verifier.time_limit = 60.0
+    assert verifier(task, "1+x") == 1.0
+    assert verifier._process is not None
+    killer = threading.Timer(0.3, verifier._process.kill)
+    killer.start()
+    start = time.perf_counter()
+    assert verifier(task, SLOW) == 0.0
+    assert time.perf_counter() - start < 30.0
+    assert verifier(task, "1+x") == 1.0
+
+
+def test_threads_share_a_worker(verifier: MathVerifier) -> None:
+    verifier.time_limit = 60.0
+    tasks = [Task("p", answer=f"x+{n}") for n in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        right = list(pool.map(verifier, tasks, [f"{n}+x" for n in range(40)]))
+        wrong = list(pool.map(verifier, tasks, [f"{n + 1}+x" for n in range(40)]))
+    assert (set(right), set(wrong)) == ({1.0}, {0.0})
+
+
+def test_an_interrupt_does_not_shift_the_replies(verifier: MathVerifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task("p", answer="x+1")
+    assert verifier(task, "1+x") == 1.0
+
+    def interrupt(process: object, limit: float) -> tuple[str, bool]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_mass.tasks.verifiers._receive", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            verifier(task, "x + 1 + 0")
+    assert verifier(task, "x+2") == 0.0
+    assert verifier(task, "1+x") == 1.0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+def test_a_forked_child_has_a_worker_of_its_own() -> None:
+    # In an interpreter of its own, since forking the one that runs the tests would copy its threads' locks.
+    program = """
+import os, sys
+from hf_mass.tasks.task import Task
+from hf_mass.tasks.verifiers import get_verifier
+task, check = Task("p", answer="x+1"), get_verifier("math")
+assert check(task, "1+x") == 1.0
+mine = check._process.pid
+child = os.fork()
+ok = check(task, "1 + x") == 1.0 and check(task, "x+2") == 0.0 and (check._process.pid == mine) == (child != 0)
+if child == 0:
+    check.close()
+    os._exit(0 if ok else 1)
+assert os.waitpid(child, 0)[1] == 0 and ok
+assert check(task, "1+x+0") == 1.0 and check._process.pid == mine
+print(mine)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(ProcessLookupError):  # the worker ended with its parent
+        os.kill(int(done.stdout), 0)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the platform has no SIGKILL")
+def test_the_worker_ends_when_its_parent_is_killed() -> None:
+    program = """
+import os, signal
+from hf_mass.tasks.task import Task
+from hf_mass.tasks.verifiers import get_verifier
+check = get_verifier("math")
+check(Task("p", answer="x+1"), "1+x")
+print(check._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 30
+    while _runs(int(done.stdout)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(int(done.stdout))
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process runs; one that has ended but that nobody has waited for does not."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def test_a_worker_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [])
+    with pytest.raises(VerifierError, match="did not start"):
+        MathVerifier()(Task("p", answer="x+1"), "1+x")
+
+
+@pytest.mark.parametrize("name", ["time_limit", "start_limit", "memory_limit"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_limits_are_checked(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"MathVerifier: {name} must be positive and finite"):
+        MathVerifier(**{name: value})  # type: ignore[arg-type]
