@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -104,7 +105,7 @@ def test_mean_and_sum_of_token_losses_by_hand() -> None:
         log_p, mask = token_log_probs(model, loss.batch)
     for index in range(3):
         with lora.function.applied(
-            trees.tree_map(lambda x, i=index: x[loss.row_task[i], None], params), torch.zeros(1)
+            trees.tree_map(lambda x, i=index: x[loss.row_task[i], None], params), torch.tensor([0])
         ):
             alone = row(loss.batch, index)
             logits = model(input_ids=alone.input_ids).logits[0]
@@ -150,6 +151,28 @@ def test_derivatives_against_autograd(kind: str, microbatch: int | None) -> None
     assert tree_error(hessian, dict(zip(names, curvature, strict=True))) < 1e-11
     by_row = [sum((g * direction[n]).sum() for n, g in zip(names, row, strict=True)) for row in rows]
     assert relative_error(products, torch.stack(by_row)) < 1e-11
+
+
+class ShuffledLoss(ToyLoss):
+    """Rows in chunks of several sizes and in an order of its own."""
+
+    def microbatches(self) -> Iterator[Tensor]:
+        yield from torch.tensor([3, 0, 4, 1, 5, 2]).split([2, 1, 3])
+
+
+def test_microbatches_may_come_in_any_order() -> None:
+    rows = (torch.randn(6, 3).double(), torch.randn(6).double(), torch.tensor([0, 1, 1, 0, 0, 1]))
+    shuffled, plain = ShuffledLoss(*rows, curve=torch.tanh), ToyLoss(*rows, curve=torch.tanh)
+    params = {"w": torch.randn(2, 3).double(), "b": torch.randn(2).double()}
+    direction, c = random_tree(params, torch.Generator().manual_seed(0)), torch.randn(6).double()
+    assert relative_error(row_values(shuffled, params), row_values(plain, params)) < EXACT
+    for found, expected in (
+        (weighted_gradient(shuffled, params, c), weighted_gradient(plain, params, c)),
+        (sample_gradients(shuffled, params), sample_gradients(plain, params)),
+        (hessian_product(shuffled, params, c, direction)[::-1], hessian_product(plain, params, c, direction)[::-1]),
+    ):
+        assert relative_error(found[0], expected[0]) < EXACT
+        assert tree_error(found[1], expected[1]) < EXACT
 
 
 def test_outer_losses_are_kept_by_task() -> None:

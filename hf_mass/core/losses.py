@@ -11,7 +11,7 @@ which covers the inner loss (c = the weights s), the gold outer loss (c = 1), an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -42,6 +42,16 @@ class RowLoss(Protocol):
         """
 
 
+class OuterLoss(Protocol):
+    """A loss of the adapted weights, differentiable in two ways."""
+
+    def gradient(self, params: Tree) -> tuple[Tensor, Tree]:
+        """(L of each task [N], ∂L/∂θ)."""
+
+    def value(self, params: Tree) -> Tensor:
+        """Σ over tasks of L, with a graph that can be differentiated."""
+
+
 @dataclass(frozen=True)
 class WeightedLoss:
     """L(θ) = Σ_r c_r ℓ_r(θ): rows with fixed coefficients.
@@ -66,6 +76,60 @@ class WeightedLoss:
             return (values * self.coefficients.to(values.dtype)).sum()
 
 
+@dataclass(frozen=True)
+class MixtureLoss:
+    """L(θ) = −Σ_g v_g log Σ_{r ∈ g} exp(−ℓ_r(θ)): each group of rows is one event that can come about in several ways.
+
+    With ℓ_r the summed negative log-likelihood of "derivation r, then answer", a group is one answer, marginal over the
+    derivations. The gradient is Σ_g v_g Σ_{r ∈ g} q_r ∇ℓ_r with the posterior q_r = exp(−ℓ_r) / Σ exp(−ℓ).
+
+    Args:
+        loss: The R row losses.
+        row_group: [R] int64 in [0, G), rows of a group belong to one task.
+        group_weights: v [G] float.
+    """
+
+    loss: RowLoss
+    row_group: Tensor
+    group_weights: Tensor
+
+    def gradient(self, params: Tree) -> tuple[Tensor, Tree]:
+        """(L of each task [N], ∂L/∂θ): one pass over the rows, or two where they come in several microbatches."""
+        chunks = list(self.loss.microbatches())
+        if len(chunks) > 1:
+            values = row_values(self.loss, params)
+            values, gradient = weighted_gradient(self.loss, params, self._posterior(values))
+        else:
+            values, gradient = _gradient(self.loss, params, chunks[0], lambda chunk: self._posterior(chunk.detach()))
+        losses = _per_task(self._group_losses(values), self._group_task(), trees.num_tasks(params))
+        return losses, gradient
+
+    def value(self, params: Tree) -> Tensor:
+        """Σ over tasks of L, with a graph that can be differentiated."""
+        rows = torch.arange(self.loss.row_task.numel(), device=self.loss.row_task.device)
+        with self.loss.evaluate(params, rows, self.loss.row_task, second_order=True) as values:
+            return self._group_losses(values).sum()
+
+    def _log_mixture(self, values: Tensor) -> Tensor:
+        """log Σ_{r ∈ g} exp(−ℓ_r) [G], shifted by each group's largest term."""
+        groups = self.group_weights.numel()
+        floor = torch.full((groups,), -torch.inf, dtype=values.dtype, device=values.device)
+        peak = floor.scatter_reduce(0, self.row_group, -values.detach(), "amax")
+        raised = torch.exp(-values - peak[self.row_group])
+        return peak + values.new_zeros(groups).index_add(0, self.row_group, raised).log()
+
+    def _group_losses(self, values: Tensor) -> Tensor:
+        return -self.group_weights.to(values.dtype) * self._log_mixture(values)
+
+    def _posterior(self, values: Tensor) -> Tensor:
+        weights = self.group_weights.to(values.dtype)[self.row_group]
+        return weights * torch.exp(-values - self._log_mixture(values)[self.row_group])
+
+    def _group_task(self) -> Tensor:
+        tasks = torch.zeros(self.group_weights.numel(), dtype=torch.long, device=self.row_group.device)
+        return tasks.scatter(0, self.row_group, self.loss.row_task)
+
+
 def _per_task(values: Tensor, row_task: Tensor, tasks: int) -> Tensor:
     return values.new_zeros(tasks).index_add_(0, row_task, values)
 
@@ -80,18 +144,27 @@ def row_values(loss: RowLoss, params: Tree) -> Tensor:
     return values
 
 
-@torch.enable_grad()
 def weighted_gradient(loss: RowLoss, params: Tree, coefficients: Tensor) -> tuple[Tensor, Tree]:
     """First order: (ℓ [R], ∂/∂θ Σ_r c_r ℓ_r(θ)), one backward pass per microbatch, summed in the dtype of θ."""
     values, total = _row_buffer(loss, params), trees.zeros_like(params)
     for rows in loss.microbatches():
-        point = trees.leaves(params)
-        with loss.evaluate(point, rows, loss.row_task[rows], second_order=False) as chunk:
-            gradients = torch.autograd.grad((coefficients[rows].to(chunk.dtype) * chunk).sum(), list(point.values()))
-        values[rows] = chunk.detach().to(values.dtype)
-        for sum_, gradient in zip(total.values(), gradients, strict=True):
-            sum_ += gradient
+        chunk, gradients = _gradient(loss, params, rows, lambda _, rows=rows: coefficients[rows])  # type: ignore[misc]
+        values[rows] = chunk.to(values.dtype)
+        for name, gradient in gradients.items():
+            total[name] += gradient
     return values, total
+
+
+@torch.enable_grad()
+def _gradient(
+    loss: RowLoss, params: Tree, rows: Tensor, coefficients: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tree]:
+    """(ℓ of the rows, ∂/∂θ Σ c ℓ) in one pass; the coefficients may be constants that depend on the values."""
+    point = trees.leaves(params)
+    with loss.evaluate(point, rows, loss.row_task[rows], second_order=False) as chunk:
+        objective = (coefficients(chunk).to(chunk.dtype) * chunk).sum()
+        gradients = torch.autograd.grad(objective, list(point.values()))
+    return chunk.detach(), dict(zip(point, gradients, strict=True))
 
 
 @torch.enable_grad()

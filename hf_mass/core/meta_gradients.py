@@ -25,7 +25,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from hf_mass.core import trees
 from hf_mass.core.inner_loop import Trajectory
-from hf_mass.core.losses import WeightedLoss, hessian_product
+from hf_mass.core.losses import OuterLoss, hessian_product
 from hf_mass.core.trees import Tree
 from hf_mass.errors import ConfigError, UnsupportedModelError
 
@@ -50,7 +50,7 @@ class MetaGradient:
 class MetaGradientRule(Protocol):
     """One way to differentiate through an inner loop."""
 
-    def __call__(self, trajectory: Trajectory, outer: WeightedLoss, start_gradient: bool = False) -> MetaGradient:
+    def __call__(self, trajectory: Trajectory, outer: OuterLoss, start_gradient: bool = False) -> MetaGradient:
         """The meta-gradient of `outer` at the trajectory's adapted weights."""
 
 
@@ -58,7 +58,7 @@ class MetaGradientRule(Protocol):
 class AdjointRule:
     """Reverse sweep over the stored states (see the module's docstring)."""
 
-    def __call__(self, trajectory: Trajectory, outer: WeightedLoss, start_gradient: bool = False) -> MetaGradient:
+    def __call__(self, trajectory: Trajectory, outer: OuterLoss, start_gradient: bool = False) -> MetaGradient:
         """Go back through the trajectory; microbatches as the losses have them."""
         outer_losses, outer_gradient = outer.gradient(trajectory.adapted)
         params_bar, state_bar = outer_gradient, trees.zeros_like(trajectory.optimizer.init(trajectory.adapted))
@@ -84,7 +84,7 @@ class AdjointRule:
 class UnrolledRule:
     """Reverse over reverse: the inner loop is run again with its graph kept. Microbatches are not used."""
 
-    def __call__(self, trajectory: Trajectory, outer: WeightedLoss, start_gradient: bool = False) -> MetaGradient:
+    def __call__(self, trajectory: Trajectory, outer: OuterLoss, start_gradient: bool = False) -> MetaGradient:
         """Run the inner loop again, all rows at once, and differentiate the outer loss through it.
 
         Raises:

@@ -77,7 +77,7 @@ def with_inner_rate(mass: MassModel, learning_rate: float, steps: int | None = N
     return MassModel(mass.model, mass.tokenizer, replace(mass.config, inner=inner), mass.scorer)
 
 
-# -- methods that do not adapt ------------------------------------------------------------------------------------------
+# -- methods that do not adapt -----------------------------------------------------------------------------------------
 
 
 def answer_greedily(mass: MassModel, tasks: list[Task], seed: int) -> Answers:
@@ -112,7 +112,7 @@ def majority_vote(token_budget: int) -> Method:
     return method
 
 
-# -- methods that adapt -------------------------------------------------------------------------------------------------
+# -- methods that adapt ------------------------------------------------------------------------------------------------
 
 
 def adapt_on_samples(weigh_by: str, count: int, keep: Judge | None = None, draw: int | None = None) -> Method:
@@ -155,7 +155,7 @@ def adapt_directly(derivations: Sequence[str]) -> Method:
         adapter = mass.adapter
         with deterministic(mass.model):
             start = adapter.lora.start(len(tasks))
-            outer = adapter.demonstration_loss(tasks, [list(derivations)] * len(tasks), start)
+            outer = adapter.demonstration_loss(tasks, [list(derivations)] * len(tasks))
             with adapter.lora.inactive():
                 _, gradient = outer.gradient(start)
             adapted = trees.add(start, gradient, -mass.config.inner.learning_rate)
@@ -197,6 +197,6 @@ def _solve(mass: MassModel, tasks: list[Task], records: list[AdaptationRecord], 
 def choose_rate(
     method: Method, mass: MassModel, tasks: Sequence[Task], rates: Sequence[float], seed: int
 ) -> tuple[float, dict[float, float]]:
-    """The inner learning rate with the best accuracy on validation tasks (the smaller one of equals), and all of them."""
+    """(the inner rate with the best accuracy on validation tasks, the smaller one of equals; accuracy of each rate)."""
     found = {rate: float(run_method(method, with_inner_rate(mass, rate), tasks, seed).correct.mean()) for rate in rates}
     return max(rates, key=lambda rate: (found[rate], -rate)), found

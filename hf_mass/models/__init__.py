@@ -1,0 +1,1 @@
+"""Language models around the core: encoding, sampling, scoring, and `MassModel` in hf_mass.models.mass_model."""

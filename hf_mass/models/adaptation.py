@@ -10,9 +10,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from hf_mass.core import trees
 from hf_mass.core.inner_loop import InnerLoop, Trajectory
-from hf_mass.core.losses import WeightedLoss, row_values
+from hf_mass.core.losses import MixtureLoss, OuterLoss, WeightedLoss
 from hf_mass.core.meta_gradients import MetaGradient, get_rule
 from hf_mass.core.optimizers import make_optimizer
 from hf_mass.core.token_loss import TokenLoss
@@ -73,9 +72,11 @@ class Adapter:
 
     @property
     def device(self) -> torch.device:
+        """Where the model is."""
         return next(self.model.parameters()).device
 
     def make_loop(self, steps: int, learning_rate: float) -> InnerLoop:
+        """An inner loop with the configured optimizer and another number of steps or rate."""
         inner = self.config.inner
         return InnerLoop(steps, make_optimizer(inner.optimizer, learning_rate, inner.momentum))
 
@@ -85,8 +86,17 @@ class Adapter:
         return TokenLoss(self.model, self.lora.function, batch, self.config.inner.microbatch, reduction)
 
     def problem(self, tasks: Sequence[Task], samples: Sequence[Sequence[AuxiliarySample]]) -> InnerProblem:
-        """Rows for the usable samples of each task."""
-        encoder = self.encoder
+        """Rows for the usable samples of each task.
+
+        Raises:
+            DataError: If the samples are not one group for each task, all of one size.
+        """
+        encoder, sizes = self.encoder, [len(group) for group in samples]
+        if len(sizes) != len(tasks) or len(set(sizes)) != 1 or not sizes[0]:
+            raise DataError(
+                f"samples has groups of {sizes} for {len(tasks)} tasks; give one group for each task, all of the same "
+                "size m ≥ 1. Fill a smaller group up with samples that have a `reason`: they get weight 0."
+            )
         rows = [
             Row(
                 n,
@@ -111,7 +121,7 @@ class Adapter:
             start = self.lora.start(len(problem.tasks))
             return (loop or self.inner_loop).run(problem.loss, start, problem.to_rows(weights))
 
-    def meta_gradient(self, trajectory: Trajectory, outer: WeightedLoss) -> MetaGradient:
+    def meta_gradient(self, trajectory: Trajectory, outer: OuterLoss) -> MetaGradient:
         """∂L_outer/∂s of every row, by the configured rule."""
         with self.lora.inactive():
             return get_rule(self.config.inner.rule)(trajectory, outer)
@@ -129,7 +139,7 @@ class Adapter:
         with self.adapted(params, torch.tensor(row_task, device=self.device)):
             return complete(self.model, self.encoder.tokenizer, prompts, sampling, seeds)
 
-    # -- outer losses: each is Σ c ℓ with constant coefficients at the given weights ---------------------------------
+    # -- outer losses -------------------------------------------------------------------------------------------------
 
     def gold_loss(self, tasks: Sequence[Task]) -> WeightedLoss:
         """Cross-entropy on each task's gold solution.
@@ -149,25 +159,22 @@ class Adapter:
         loss = self.token_loss(rows)
         return WeightedLoss(loss, torch.ones(len(rows), device=self.device))
 
-    def demonstration_loss(
-        self, tasks: Sequence[Task], derivations: Sequence[Sequence[str]], params: Tree
-    ) -> WeightedLoss:
-        """−Σ_j log Σ_{r ∈ U} p(r, y_j | x_j) / J over a task's demonstrations (x_j, y_j), linearised at `params`.
+    def demonstration_loss(self, tasks: Sequence[Task], derivations: Sequence[Sequence[str]]) -> MixtureLoss:
+        """−Σ_j log Σ_{r ∈ U} p(r, y_j | x_j) / J over a task's J demonstrations (x_j, y_j).
 
         A solution may state a derivation r before its answer, and a demonstration shows the answer only. U are
         candidate derivations, such as those that the task's own samples propose: a demonstration counts as explained
-        as far as any of them leads to it. The gradient of −log Σ_r p_r is −Σ_r q_r ∇ log p_r with the posterior
-        q_r = p_r / Σ p: a weighted sum of row losses. With U = {""} this is the plain loss on the answers.
+        as far as any of them leads to it. With U = {""} this is the plain loss on the answers.
 
         Args:
             tasks: N tasks.
             derivations: U of each task, not empty.
-            params: Where the posterior is taken, leaves [N, ...].
 
         Raises:
             DataError: If a task has no demonstrations.
         """
-        rows, groups = [], []
+        rows, groups, weights = [], [], []
+        encoder = self.encoder
         for n, (task, candidates) in enumerate(zip(tasks, derivations, strict=True)):
             if not task.demonstrations:
                 raise DataError(
@@ -175,16 +182,15 @@ class Adapter:
                     "'uniform' for such tasks."
                 )
             for shown in task.demonstrations:
-                prompt = self.encoder.prompt_ids(task, self.encoder.format.demonstration_prompt(shown.question, task))
+                prompt = encoder.prompt_ids(task, encoder.format.demonstration_prompt(shown.question, task))
                 for derivation in candidates:
-                    solution = self.encoder.format.compose_solution(derivation, shown.answer)
-                    rows.append(Row(n, prompt, self.encoder.answer_ids(solution, end=False)))
-                groups.append((len(candidates), len(task.demonstrations)))
+                    solution = encoder.format.compose_solution(derivation, shown.answer)
+                    rows.append(Row(n, prompt, encoder.answer_ids(solution, end=False)))
+                    groups.append(len(weights))
+                weights.append(1 / len(task.demonstrations))
         loss = self.token_loss(rows, reduction="sum")
-        with self.lora.inactive():
-            log_p = -row_values(loss, params)
-        parts = zip(log_p.split([size for size, _ in groups]), groups, strict=True)
-        return WeightedLoss(loss, torch.cat([part.softmax(0) / count for part, (_, count) in parts]))
+        device = self.device
+        return MixtureLoss(loss, torch.tensor(groups, device=device), torch.tensor(weights, device=device))
 
     def proposed_derivations(self, group: Sequence[AuxiliarySample]) -> list[str]:
         """Distinct derivations of a task's usable samples, in order; [""] where there are none."""
@@ -200,7 +206,7 @@ class Adapter:
     def demonstration_attributions(self, problem: InnerProblem, trajectory: Trajectory) -> Tensor:
         """∂L/∂s [N, m] with the outer loss on the tasks' own demonstrations."""
         proposed = [self.proposed_derivations(group) for group in problem.samples]
-        outer = self.demonstration_loss(problem.tasks, proposed, trajectory.adapted)
+        outer = self.demonstration_loss(problem.tasks, proposed)
         return problem.to_samples(self.meta_gradient(trajectory, outer).attributions)
 
     def weigh_by_demonstrations(self, problem: InnerProblem, start: Trajectory) -> tuple[Tensor, Tensor, Trajectory]:

@@ -1,4 +1,4 @@
-"""Settings of a `MassModel`: everything besides weights that adapting and solving depend on. Saved as mass_config.json."""
+"""Settings of a `MassModel`: everything besides weights that adapting depends on, saved as mass_config.json."""
 
 from __future__ import annotations
 

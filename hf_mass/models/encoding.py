@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -48,6 +49,11 @@ class TextEncoder:
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.tokenizer, self.format, self.max_length = tokenizer, fmt, max_length
+        # The same prompts come back for every sample, demonstration and round of one task.
+        self._plain_ids = lru_cache(maxsize=65536)(self._tokenize)
+
+    def _tokenize(self, text: str, special: bool) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
 
     def prompt(self, task: Task, text: str) -> str | list[dict[str, str]]:
         """What a trainer takes as prompt: the text itself, or messages for a conversational task."""
@@ -69,21 +75,23 @@ class TextEncoder:
                 self.format.messages(task, text), add_generation_prompt=True, return_dict=True
             )["input_ids"]
         else:
-            ids = self.tokenizer(text)["input_ids"]
+            ids = self._plain_ids(text, True)
         kept = self.max_length - room
         if kept < 1:
             raise DataError(f"max_length {self.max_length} leaves no prompt beside {room} answer tokens; raise it.")
         return list(ids[-kept:])
 
     def generator_prompt_ids(self, task: Task, room: int = 0) -> list[int]:
+        """Token ids on which the generator writes a sample (see `prompt_ids`)."""
         return self.prompt_ids(task, self.format.generator_prompt(task), room)
 
     def solver_prompt_ids(self, task: Task, room: int = 0) -> list[int]:
+        """Token ids on which the task is solved (see `prompt_ids`)."""
         return self.prompt_ids(task, self.format.solver_prompt(task), room)
 
     def answer_ids(self, answer: str, end: bool = True) -> list[int]:
         """Token ids of an answer, with the end-of-sequence token behind it where it `end`s."""
-        ids = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        ids = self._plain_ids(answer, False)
         return [*ids, self.tokenizer.eos_token_id] if end else list(ids)
 
     def batch(self, rows: Sequence[Row], device: torch.device | str) -> TokenBatch:

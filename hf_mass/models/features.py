@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from hf_mass.core.token_loss import token_log_probs
 from hf_mass.core.weights import standardise
@@ -17,7 +19,7 @@ from hf_mass.tasks.task import Task
 @torch.no_grad()
 def scorer_features(
     names: Sequence[str],
-    model: torch.nn.Module,
+    model: PreTrainedModel | PeftModel,
     encoder: TextEncoder,
     tasks: Sequence[Task],
     samples: Sequence[Sequence[AuxiliarySample]],
@@ -55,7 +57,7 @@ def scorer_features(
 
 def _model_features(
     hidden: bool,
-    model: torch.nn.Module,
+    model: PreTrainedModel | PeftModel,
     encoder: TextEncoder,
     tasks: Sequence[Task],
     samples: Sequence[Sequence[AuxiliarySample]],
@@ -95,7 +97,7 @@ def _model_features(
     return {"log_prob": log_prob, "hidden": states}
 
 
-def _last_hidden(model: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def _last_hidden(model: PreTrainedModel | PeftModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """The last decoder layer's state at the last real token of each row, [rows, hidden]."""
     output = model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True, use_cache=False)
     last = attention_mask.sum(1) - 1

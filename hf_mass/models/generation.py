@@ -8,12 +8,20 @@ how a batch is split between processes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from peft import PeftModel
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from hf_mass.models.encoding import pad_rows
@@ -32,6 +40,7 @@ class GumbelNoise(LogitsProcessor):
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores with noise, float32 or wider; the arguments are those of every logits processor."""
         noise = torch.empty(scores.shape, dtype=torch.float32)
         for row, generator in zip(noise, self.generators, strict=True):
             row.exponential_(generator=generator)
@@ -70,9 +79,23 @@ class Sampling:
         return chain
 
 
+@contextmanager
+def _own_settings_aside(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+    """Within this context the model has no generation settings: `generate` fills those left open from them."""
+    holders = [model, model.get_base_model()] if isinstance(model, PeftModel) else [model]
+    before = [holder.generation_config for holder in holders]
+    try:
+        for holder in holders:
+            holder.generation_config = GenerationConfig()
+        yield
+    finally:
+        for holder, settings in zip(holders, before, strict=True):
+            holder.generation_config = settings
+
+
 @torch.no_grad()
 def complete(
-    model: torch.nn.Module,
+    model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
@@ -81,9 +104,11 @@ def complete(
     """Completions of token prompts, each up to and including its end-of-sequence token.
 
     The model is called as it is: with the adapters that are active, and the updates that are applied, at the time.
+    Its own generation settings (penalties, beams, suppressed tokens) are left out, all but its end-of-sequence tokens:
+    a sample comes from the distribution that its log-probability is computed under.
 
     Args:
-        model: Has `generate`; put it in evaluation mode first.
+        model: A causal language model; put it in evaluation mode first.
         tokenizer: For its padding and end-of-sequence ids.
         prompts: Token ids of each row, at least one row.
         sampling: How to draw.
@@ -100,12 +125,13 @@ def complete(
         eos_token_id=sorted(ends),
         disable_compile=True,
     )
-    output = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        generation_config=config,
-        logits_processor=sampling.processors(seeds),
-    )
+    with _own_settings_aside(model):
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=sampling.processors(seeds),
+        )
     completions = []
     for row in output[:, ids.shape[1] :].tolist():
         end = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)

@@ -1,4 +1,4 @@
-"""`MassModel`: a base model with a generator adapter, an inner adapter and a scorer, that adapts to a task and solves it."""
+"""`MassModel`: a base with a generator adapter, an inner adapter and a scorer, that adapts to a task and solves it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from hf_mass.core.inner_loop import Trajectory
 from hf_mass.core.trees import Tree, tree_map
 from hf_mass.core.weights import uniform_weights
-from hf_mass.errors import ConfigError
+from hf_mass.errors import CheckpointError, ConfigError, DataError
 from hf_mass.models.adaptation import Adapter, InnerProblem
 from hf_mass.models.binding import add_lora, deterministic
 from hf_mass.models.config import WEIGHINGS, MassConfig
@@ -66,6 +66,7 @@ class MassModel:
 
     @property
     def device(self) -> torch.device:
+        """Where the model is."""
         return next(self.model.parameters()).device
 
     @classmethod
@@ -113,8 +114,11 @@ class MassModel:
         """
         folder = resolve_folder(path_or_id, revision, token)
         config = read_config(folder)
-        named = json.loads((folder / "generator" / "adapter_config.json").read_text())["base_model_name_or_path"]
+        described = json.loads((folder / "generator" / "adapter_config.json").read_text(encoding="utf-8"))
+        named = described.get("base_model_name_or_path")
         base = named if base is None else base
+        if not base:
+            raise CheckpointError(f"{folder}/generator/adapter_config.json names no base model; pass it as `base`.")
         tokenizer_source = folder if (folder / "tokenizer_config.json").is_file() else named
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_source)
         if not isinstance(base, PreTrainedModel):
@@ -145,10 +149,20 @@ class MassModel:
     def generate_auxiliary(
         self, tasks: Task | Sequence[Task], count: int | None = None, seed: int = 0
     ) -> list[list[AuxiliarySample]]:
-        """`count` (default: config.samples) auxiliary samples for each task."""
+        """`count` (default: config.samples) auxiliary samples for each task.
+
+        Raises:
+            ConfigError: If `count` is below 1.
+            DataError: If there is no task.
+        """
+        listed, count = as_list(tasks), self.config.samples if count is None else count
+        if count < 1:
+            raise ConfigError(f"MassModel.generate_auxiliary: count is {count}; choose at least 1.")
+        if not listed:
+            raise DataError("MassModel.generate_auxiliary: tasks is empty; give at least one task.")
         sampling = Sampling(self.config.max_sample_tokens, self.config.temperature)
         with deterministic(self.model):
-            return write_samples(self.model, self.encoder, as_list(tasks), count or self.config.samples, sampling, seed)
+            return write_samples(self.model, self.encoder, listed, count, sampling, seed)
 
     def score(self, tasks: Task | Sequence[Task], samples: Sequence[Sequence[AuxiliarySample]]) -> Tensor:
         """s_η [N, m]: the scorer's weights of the samples of each task."""
@@ -264,9 +278,14 @@ class MassModel:
         """Solve one task or many: at the weights of the records given, else at the model's own.
 
         A task whose record has no adapted weights is solved at the model's own.
+
+        Raises:
+            DataError: If there are not as many records as tasks.
         """
         listed = as_list(tasks)
         records = [None] * len(listed) if adapted is None else as_records(adapted)
+        if len(records) != len(listed):
+            raise DataError(f"MassModel.solve: {len(records)} records for {len(listed)} tasks; give one for each task.")
         sampling = Sampling(self.config.max_answer_tokens, temperature)
         texts: list[str] = [""] * len(listed)
         lengths = [0] * len(listed)
@@ -319,10 +338,12 @@ def inner_lora_config(config: MassConfig) -> LoraConfig:
 
 
 def as_list(tasks: Task | Sequence[Task]) -> list[Task]:
+    """One task or many as a list."""
     return [tasks] if isinstance(tasks, Task) else list(tasks)
 
 
 def as_records(records: AdaptationRecord | Sequence[AdaptationRecord]) -> list[AdaptationRecord]:
+    """One record or many as a list."""
     return [records] if isinstance(records, AdaptationRecord) else list(records)
 
 

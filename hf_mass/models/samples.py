@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from hf_mass.models.encoding import TextEncoder
 from hf_mass.models.generation import Sampling, complete, row_seed
@@ -34,6 +36,7 @@ class AuxiliarySample:
 
     @property
     def usable(self) -> bool:
+        """Whether the inner loop can train on it."""
         return self.reason is None
 
 
@@ -44,7 +47,12 @@ def read_sample(text: str, token_ids: Sequence[int], fmt: PromptFormat) -> Auxil
 
 
 def write_samples(
-    model: torch.nn.Module, encoder: TextEncoder, tasks: Sequence[Task], count: int, sampling: Sampling, seed: int
+    model: PreTrainedModel | PeftModel,
+    encoder: TextEncoder,
+    tasks: Sequence[Task],
+    count: int,
+    sampling: Sampling,
+    seed: int,
 ) -> list[list[AuxiliarySample]]:
     """`count` samples of each task from the generator (the model as it is), reproducible task by task."""
     prompts = [prompt for task in tasks for prompt in [encoder.generator_prompt_ids(task)] * count]

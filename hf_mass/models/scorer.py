@@ -11,11 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hf_mass.core.weights import normalise_scores
-from hf_mass.errors import CheckpointError
+from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.models.config import ScorerConfig
 
 FEATURE_SIZES = {"log_prob": 4, "overlap": 2, "agreement": 3, "attribution": 2}
@@ -65,25 +66,28 @@ class Scorer(nn.Module):
             {name: value.contiguous() for name, value in self.state_dict().items()}, folder / "scorer.safetensors"
         )
         values = {**asdict(self.config), "hidden_size": self.hidden_size}
-        (folder / "scorer_config.json").write_text(json.dumps(values, indent=2) + "\n")
+        (folder / "scorer_config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Scorer:
         """The scorer that `save` wrote.
 
         Raises:
-            CheckpointError: If a file is missing or does not fit the other.
+            CheckpointError: If a file is missing, damaged, or does not fit the other.
         """
         for name in ("scorer_config.json", "scorer.safetensors"):
             if not (folder / name).is_file():
                 raise CheckpointError(f"{folder / name} is missing; a saved scorer needs it. Save the model again.")
-        values = json.loads((folder / "scorer_config.json").read_text())
-        hidden_size = values.pop("hidden_size")
-        scorer = cls(ScorerConfig(**values), hidden_size)
+        try:
+            values = json.loads((folder / "scorer_config.json").read_text(encoding="utf-8"))
+            hidden_size = values.pop("hidden_size")
+            scorer = cls(ScorerConfig(**values), hidden_size)
+        except (ConfigError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{folder / 'scorer_config.json'} describes no scorer: {error!r}.") from error
         try:
             scorer.load_state_dict(load_file(folder / "scorer.safetensors"))
-        except RuntimeError as error:
+        except (RuntimeError, SafetensorError) as error:
             raise CheckpointError(
-                f"{folder / 'scorer.safetensors'} does not fit scorer_config.json: {error}"
+                f"{folder / 'scorer.safetensors'} is damaged or does not fit scorer_config.json: {error}"
             ) from error
         return scorer

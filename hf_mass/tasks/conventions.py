@@ -20,9 +20,12 @@ from hf_mass.errors import ConfigError
 from hf_mass.tasks.formats import PromptFormat
 from hf_mass.tasks.task import Demonstration, Task
 
-ITEMS = "apple pear fig plum kiwi lime peach grape melon mango cherry lemon".split()
-COLOURS = "red blue green gold black white pink grey".split()
-FAMILIES = "ada bob cyd dee eve fay gus hal ivy jon kim lee max ned oli pam quin ray sue tom".split()
+ITEMS = ("apple", "pear", "fig", "plum", "kiwi", "lime", "peach", "grape", "melon", "mango", "cherry", "lemon")
+COLOURS = ("red", "blue", "green", "gold", "black", "white", "pink", "grey")
+FAMILIES = (
+    *("ada", "bob", "cyd", "dee", "eve", "fay", "gus", "hal", "ivy", "jon"),
+    *("kim", "lee", "max", "ned", "oli", "pam", "quin", "ray", "sue", "tom"),
+)
 SPECIAL_WORDS = ("<pad>", "<bos>", "<eos>", ">", "=", "write", "note", "by")
 
 CONVENTIONS_FORMAT = PromptFormat(
@@ -84,13 +87,16 @@ class ConventionsWorld:
     favourites: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        met = self.conventions - self.held_out_conventions - self.validation_conventions
-        if met < 1 or not 0 < self.held_out_families < self.families <= len(FAMILIES):
+        held_out, validation = self.held_out_conventions, self.validation_conventions
+        met = self.conventions - held_out - validation
+        if min(met, held_out, validation) < 1 or not 0 < self.held_out_families < self.families <= len(FAMILIES):
             raise ConfigError(
-                f"ConventionsWorld: {self.conventions} conventions with {self.held_out_conventions} held out and "
-                f"{self.families} families with {self.held_out_families} held out leave an empty split or lack names "
-                f"(at most {len(FAMILIES)} families). Hold out fewer."
+                f"ConventionsWorld: {self.conventions} conventions with {held_out} held out and {validation} for "
+                f"validation, and {self.families} families with {self.held_out_families} held out, leave an empty "
+                f"split or lack names (at most {len(FAMILIES)} families). Every part needs at least one."
             )
+        if not 0 <= self.favourite <= 1:
+            raise ConfigError(f"ConventionsWorld.favourite is {self.favourite}; it is a probability, in [0, 1].")
         if not 2 <= self.colours <= len(COLOURS) or not 1 <= self.demonstrations < len(ITEMS):
             raise ConfigError(
                 f"ConventionsWorld: colours={self.colours} must lie in 2..{len(COLOURS)} and demonstrations="
@@ -111,6 +117,7 @@ class ConventionsWorld:
 
     @staticmethod
     def convention_name(convention: int) -> str:
+        """The word that stands for a convention."""
         return f"rule{convention:02d}"
 
     def convention_group(self, group: str) -> range:
@@ -129,6 +136,7 @@ class ConventionsWorld:
         return range(first_held_out) if group == "train" else range(first_held_out, self.families)
 
     def colour(self, convention: int, item: int) -> str:
+        """The colour that a convention gives to an item."""
         return COLOURS[self.tables[convention][item]]
 
     def tasks(self, split: str, count: int, seed: int = 0) -> list[Task]:
@@ -212,7 +220,7 @@ class ConventionsWorld:
         return answer == self._solution(names.index(hidden), ITEMS.index(item))
 
     def fits_demonstrations(self, task: Task, question: str, answer: str) -> bool:
-        """The hand-written filter: the sample copies a demonstration of the task and its convention does give the colour.
+        """The hand-written filter: the sample copies a demonstration, and its convention does give that colour.
 
         It reads the task's own family, items and colours and the textbook tables, never the hidden convention.
         """

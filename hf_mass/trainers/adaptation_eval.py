@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -30,11 +30,11 @@ class AdaptationEvalPrediction:
     after: list[Solution]
 
     def metrics(self) -> dict[str, float]:
-        """Accuracy before and after, share of usable samples, share of tasks that could not be adapted to."""
+        """Accuracy before and after (NaN where no task has a gold answer), and how adapting went."""
         samples = [sample for record in self.records for sample in record.samples]
         return {
-            "accuracy": _mean([float(s.reward or 0.0) for s in self.before]),
-            "adapted_accuracy": _mean([float(s.reward or 0.0) for s in self.after]),
+            "accuracy": _mean([s.reward for s in self.before if s.reward is not None]),
+            "adapted_accuracy": _mean([s.reward for s in self.after if s.reward is not None]),
             "parse_rate": _mean([float(sample.usable) for sample in samples]),
             "unadapted_share": _mean([float(record.reason is not None) for record in self.records]),
             "sampled_tokens": _mean([float(record.sampled_tokens) for record in self.records]),
@@ -75,15 +75,4 @@ def adapt_and_solve(
 
 def drop_weights(record: AdaptationRecord) -> AdaptationRecord:
     """The record without its adapted weights: they are large, and nothing that is gathered needs them."""
-    return AdaptationRecord(
-        record.task,
-        record.samples,
-        record.weights,
-        record.attributions,
-        record.losses_before,
-        record.losses_after,
-        None,
-        record.reason,
-        record.sampled_tokens,
-        record.seconds,
-    )
+    return replace(record, adapted=None)

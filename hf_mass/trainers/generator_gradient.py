@@ -5,8 +5,8 @@ of the inner gradients (see `hf_mass.core.meta_gradients`),
 
     dL/dφ = ∂L/∂φ|_{θ'} + Σ_k ∂/∂φ Σ_r s_r ⟨∇_θ ℓ_r(θ_k; φ), ḡ_k⟩,
 
-and the inner product is the forward-mode tangent of Σ_r s_r ℓ_r along ḡ_k, so one dual forward pass and one backward
-pass per inner step give the second term.
+where the inner product is the forward-mode tangent of Σ_r s_r ℓ_r along ḡ_k. Derivatives commute, so the second term is
+the tangent of ∂/∂φ Σ_r s_r ℓ_r along ḡ_k: one dual forward pass and one backward pass per inner step.
 """
 
 from __future__ import annotations
@@ -18,62 +18,99 @@ from torch import Tensor
 from hf_mass.core import trees
 from hf_mass.core.inner_loop import Trajectory
 from hf_mass.core.losses import RowLoss, WeightedLoss, hessian_product
-from hf_mass.core.meta_gradients import MetaGradient
 from hf_mass.core.trees import Tree
+from hf_mass.errors import UnsupportedModelError
 from hf_mass.models.adaptation import Adapter
 
 
-def generator_gradient(
-    adapter: Adapter, trajectory: Trajectory, outer: WeightedLoss, meta: MetaGradient, full: bool
+def direct_gradient(adapter: Adapter, outer: WeightedLoss, params: Tree, kept: Tensor) -> dict[str, Tensor]:
+    """Σ_n ∂L_n/∂φ at fixed adapted weights, by name, over the parameters of the model that require gradients.
+
+    Args:
+        adapter: Holds the model.
+        outer: The outer loss.
+        params: The adapted weights, leaves [N, ...].
+        kept: [N] bool: tasks that count; the others' numbers may be NaN.
+    """
+    parameters = trainable_parameters(adapter.model)
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    with adapter.lora.inactive():
+        for rows in _kept_rows(outer.loss, kept):
+            with outer.loss.evaluate(params, rows, outer.loss.row_task[rows], second_order=False) as values:
+                objective = (outer.coefficients[rows].to(values.dtype) * values).sum()
+                gradients = torch.autograd.grad(objective, list(parameters.values()), allow_unused=True)
+            _accumulate(total, gradients)
+    return total
+
+
+def inner_steps_gradient(
+    adapter: Adapter, trajectory: Trajectory, outer_gradient: Tree, kept: Tensor
 ) -> dict[str, Tensor]:
-    """Σ_n ∂L_n/∂φ by parameter name, over the parameters of the model that require gradients.
+    """What the inner steps add to `direct_gradient`: Σ_k ∂/∂φ Σ_r s_r ⟨∇_θ ℓ_r(θ_k; φ), ḡ_k⟩.
 
     Args:
         adapter: Holds the model.
         trajectory: The inner loop.
-        outer: The outer loss at its adapted weights.
-        meta: Its meta-gradient.
-        full: Whether to follow the inner steps too.
+        outer_gradient: ∇L_outer(θ'), leaves [N, ...].
+        kept: [N] bool: tasks that count.
+
+    Raises:
+        UnsupportedModelError: If an operation of the model has no forward-mode rule.
     """
-    parameters = {name: p for name, p in adapter.model.named_parameters() if p.requires_grad}
+    parameters = trainable_parameters(adapter.model)
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    optimizer, params_bar = trajectory.optimizer, outer_gradient
+    state_bar = trees.zeros_like(optimizer.init(trajectory.adapted))
     with adapter.lora.inactive():
-        _add_plain(total, parameters, outer.loss, trajectory.adapted, outer.coefficients)
-        if full:
-            _add_inner_steps(total, parameters, trajectory, meta)
+        for step in range(trajectory.num_steps - 1, -1, -1):
+            gradient_bar, state_bar = optimizer.pullback(params_bar, state_bar)
+            _add_mixed_product(total, parameters, trajectory, step, gradient_bar, kept)
+            if step > 0:
+                point = trajectory.states[step]
+                curvature, _ = hessian_product(trajectory.loss, point, trajectory.weights, gradient_bar)
+                params_bar = trees.add(params_bar, curvature)
     return total
 
 
-def _add_plain(
-    total: dict[str, Tensor], parameters: dict[str, Tensor], loss: RowLoss, params: Tree, coefficients: Tensor
-) -> None:
-    for rows in loss.microbatches():
-        with loss.evaluate(params, rows, loss.row_task[rows], second_order=False) as values:
-            _accumulate(total, parameters, (coefficients[rows].to(values.dtype) * values).sum())
+def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters that require gradients, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _add_inner_steps(
-    total: dict[str, Tensor], parameters: dict[str, Tensor], trajectory: Trajectory, meta: MetaGradient
+def _kept_rows(loss: RowLoss, kept: Tensor) -> list[Tensor]:
+    """Microbatches without the rows of tasks that do not count: in a sum over tasks one NaN would take the others."""
+    parts = [rows[kept[loss.row_task[rows]]] for rows in loss.microbatches()]
+    return [rows for rows in parts if rows.numel()]
+
+
+def _add_mixed_product(
+    total: dict[str, Tensor],
+    parameters: dict[str, torch.nn.Parameter],
+    trajectory: Trajectory,
+    step: int,
+    direction: Tree,
+    kept: Tensor,
 ) -> None:
-    loss, weights = trajectory.loss, trajectory.weights
-    params_bar = meta.outer_gradient
-    state_bar = trees.zeros_like(trajectory.optimizer.init(trajectory.adapted))
-    for step in range(trajectory.num_steps - 1, -1, -1):
-        gradient_bar, state_bar = trajectory.optimizer.pullback(params_bar, state_bar)
-        point = trajectory.states[step]
-        for rows in loss.microbatches():
-            with forward_ad.dual_level():
-                dual = {n: forward_ad.make_dual(point[n].detach(), gradient_bar[n].detach().clone()) for n in point}
+    loss, weights, point = trajectory.loss, trajectory.weights, trajectory.states[step]
+    for rows in _kept_rows(loss, kept):
+        with forward_ad.dual_level():
+            dual = {
+                name: forward_ad.make_dual(leaf.detach().contiguous(), direction[name].detach().clone())
+                for name, leaf in point.items()
+            }
+            try:
                 with loss.evaluate(dual, rows, loss.row_task[rows], second_order=True) as values:
-                    tangent = forward_ad.unpack_dual(values).tangent
-                    _accumulate(total, parameters, (weights[rows].to(tangent.dtype) * tangent).sum())
-        if step > 0:
-            curvature, _ = hessian_product(loss, point, weights, gradient_bar)
-            params_bar = trees.add(params_bar, curvature)
+                    objective = (weights[rows].to(values.dtype) * values).sum()
+                    gradients = torch.autograd.grad(objective, list(parameters.values()), allow_unused=True)
+            except NotImplementedError as error:
+                raise UnsupportedModelError(
+                    "An operation of the model has no forward-mode derivative, which solve_gradient='full' needs: "
+                    f"{error} Use attn_implementation=\"eager\", or solve_gradient='direct'."
+                ) from error
+            _accumulate(total, [None if g is None else forward_ad.unpack_dual(g).tangent for g in gradients])
 
 
-def _accumulate(total: dict[str, Tensor], parameters: dict[str, Tensor], value: Tensor) -> None:
-    gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
-    for name, gradient in zip(parameters, gradients, strict=True):
+def _accumulate(total: dict[str, Tensor], gradients: tuple[Tensor | None, ...] | list[Tensor | None]) -> None:
+    for sum_, gradient in zip(total.values(), gradients, strict=True):
         if gradient is not None:
-            total[name] += gradient
+            sum_ += gradient.detach()

@@ -59,7 +59,11 @@ class MetaAdaptConfig(GRPOConfig):
     """
 
     learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate of the generator's LoRA adapter."})
+    # TRL wants whole groups in a generation batch, and its own default of 8 rows holds none of m = 12.
+    per_device_train_batch_size: int = field(default=12, metadata={"help": "Auxiliary samples of one pass."})
     num_generations: int | None = field(default=12, metadata={"help": "m, auxiliary samples of one task."})
+    # Evaluation adapts and solves; TRL's own, in groups of this size, is not used and must not constrain batch sizes.
+    num_generations_eval: int | None = field(default=1, metadata={"help": "Not used; evaluation has no groups."})
     log_completions: bool = field(default=False, metadata={"help": "Log samples with weight and attribution."})
     outer_loss: str = field(default="verifier", metadata={"help": "'verifier' or 'gold'."})
     num_solutions: int = field(default=8, metadata={"help": "k, solutions sampled at each task's adapted weights."})
@@ -112,10 +116,18 @@ class MetaAdaptConfig(GRPOConfig):
                 f"MetaAdaptConfig.generator_reward='logit' is defined for softmax weights, but score_normalization is "
                 f"{self.score_normalization!r}. Use generator_reward='sample'."
             )
-        for name, least in (("solve_coefficient", 0.0), ("scorer_learning_rate", 0.0), ("solution_temperature", 0.0)):
-            value = getattr(self, name)
-            if not math.isfinite(value) or value < least or (name == "solution_temperature" and value == 0):
-                raise ConfigError(f"MetaAdaptConfig.{name} is {value}; choose a finite number above {least}.")
+        for name in ("inner_steps", "inference_steps", "inference_samples"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"MetaAdaptConfig.{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("solve_coefficient", "scorer_learning_rate"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(
+                    f"MetaAdaptConfig.{name} is {getattr(self, name)}; choose a finite number, at least 0."
+                )
+        if not 0 < self.solution_temperature < math.inf:
+            raise ConfigError(
+                f"MetaAdaptConfig.solution_temperature is {self.solution_temperature}; choose a finite number above 0."
+            )
         self.mass_config(PromptFormat())  # checks everything else by building it
         super().__post_init__()
 

@@ -8,17 +8,20 @@ gradient and the generator's adapter that of γ·L_solve.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import LoraConfig, PeftConfig, PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl
 from trl import GRPOTrainer
 
 from hf_mass.errors import ConfigError, DataError
+from hf_mass.models.binding import deterministic
 from hf_mass.models.mass_model import GENERATOR, MassModel
 from hf_mass.models.samples import AuxiliarySample, read_sample
 from hf_mass.tasks.formats import FORMATS, PromptFormat
@@ -26,11 +29,13 @@ from hf_mass.tasks.sources import Columns, task_from_row, validate_tasks
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.verifiers import get_verifier
 from hf_mass.trainers.adaptation_eval import AdaptationEvalPrediction, evaluate_adaptation
+from hf_mass.trainers.callbacks import ScorerCallback
 from hf_mass.trainers.checkpoints import last_whole_checkpoint, load_scorer, require_whole, save_scorer
+from hf_mass.trainers.generator_gradient import trainable_parameters
 from hf_mass.trainers.meta_adapt_config import MetaAdaptConfig
 from hf_mass.trainers.outer import OuterLoop, OuterStep
 
-TaskData = Dataset | Sequence[Task]
+TaskData: TypeAlias = Dataset | Sequence[Task]
 
 
 class MetaAdaptTrainer(GRPOTrainer):
@@ -51,12 +56,14 @@ class MetaAdaptTrainer(GRPOTrainer):
         optimizers: As in TRL.
 
     Raises:
-        ConfigError: If a setting, the verifier or LoRA targets are wrong.
+        ConfigError: If a setting or LoRA targets are wrong.
+        VerifierError: If a verifier is unknown.
         DataError: If columns or values are missing, or a task lacks what `args.outer_loss` needs.
     """
 
-    _tag_names = ["trl", "hf_mass", "mass"]
+    _tag_names: ClassVar[list[str]] = ["trl", "hf_mass", "mass"]
     _name = "MASS"
+    control: TrainerControl
 
     def __init__(
         self,
@@ -82,77 +89,76 @@ class MetaAdaptTrainer(GRPOTrainer):
             raise DataError("MetaAdaptTrainer.train_dataset is None; pass tasks or a dataset.")
         self.train_tasks = self._to_tasks(train_dataset, args)
         validate_tasks(self.train_tasks, need_gold=args.outer_loss == "gold", need_demonstrations=False)
-        self._needs_demonstrations = "attribution" in args.scorer_features
-        if self._needs_demonstrations:
-            validate_tasks(self.train_tasks, need_gold=False, need_demonstrations=True)
+        self.eval_tasks = {} if eval_dataset is None else self._eval_tasks(eval_dataset, args)
+        # For the Trainer, which checks that there is one where eval_strategy asks for it; `evaluate` takes the tasks.
+        eval_prompts = {name: self._prompt_dataset(tasks) for name, tasks in self.eval_tasks.items()} or None
         if not isinstance(model, PeftModel) and peft_config is None:
             peft_config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
         extra = [] if reward_funcs is None else reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-        super().__init__(
-            model=model,
-            reward_funcs=[self._attribution_reward(), *extra],
-            args=args,
-            train_dataset=self._prompt_dataset(self.train_tasks),
-            processing_class=processing_class,
-            peft_config=peft_config,
-            callbacks=[*(callbacks or []), _ScorerCallback(self)],
-            optimizers=optimizers,
-        )
+        with _clear_target_errors(peft_config):
+            super().__init__(
+                model=model,
+                reward_funcs=[self._attribution_reward(), *extra],
+                args=args,
+                train_dataset=self._prompt_dataset(self.train_tasks),
+                eval_dataset=eval_prompts,
+                processing_class=processing_class,
+                peft_config=peft_config,
+                callbacks=callbacks,
+                optimizers=optimizers,
+            )
         if GENERATOR not in self.model.peft_config:
             raise ConfigError(
                 f"The PEFT model has adapters {sorted(self.model.peft_config)}; the generator's must be called "
                 f"{GENERATOR!r}. Load it with adapter_name={GENERATOR!r}."
             )
-        self.eval_tasks = self._eval_tasks(eval_dataset, args)
         self.mass = MassModel(self.model, self.processing_class, args.mass_config(self.prompt_format), seed=args.seed)
         training = MassModel(
             self.model, self.processing_class, args.mass_config(self.prompt_format, training=True), self.mass.scorer
         )
         self.outer_loop = OuterLoop(training, args)
+        self.add_callback(ScorerCallback(self.mass.scorer))
         self._outer_step: OuterStep | None = None
-        self._scale = 0.0
-        self._check_chat_template(self.train_tasks)
+        self._scorer_gradient: list[torch.Tensor] = []
+        self._generator_gradient: dict[str, torch.Tensor] = {}
+        self.mass.encoder.generator_prompt_ids(self.train_tasks[0])  # a missing chat template shows before training
 
-    # -- data -----------------------------------------------------------------------------------------------------------
+    # -- data ---------------------------------------------------------------------------------------------------------
 
     def _to_tasks(self, data: TaskData, args: MetaAdaptConfig) -> list[Task]:
-        if isinstance(data, Dataset):
-            if len(data) == 0:
-                raise DataError("A dataset is empty; give at least one row.")
-            return [
-                task_from_row(row, self.columns, args.verifier, self.prompt_format, number=number)
-                for number, row in enumerate(data)
-            ]
         tasks = list(data)
+        if isinstance(data, Dataset):
+            tasks = [
+                task_from_row(row, self.columns, args.verifier, self.prompt_format, number=number)
+                for number, row in enumerate(tasks)
+            ]
         if not tasks or not all(isinstance(task, Task) for task in tasks):
             raise DataError(
                 f"A dataset must be a non-empty list of hf_mass Tasks or a datasets.Dataset, got {type(data).__name__} "
                 f"of {len(tasks)} items."
             )
+        validate_tasks(tasks, need_gold=False, need_demonstrations="attribution" in args.scorer_features)
         return tasks
 
-    def _eval_tasks(self, data: TaskData | dict[str, TaskData] | None, args: MetaAdaptConfig) -> dict[str, list[Task]]:
-        if data is None:
-            return {}
+    def _eval_tasks(self, data: TaskData | dict[str, TaskData], args: MetaAdaptConfig) -> dict[str, list[Task]]:
         named = data if isinstance(data, dict) else {"": data}
-        self.eval_dataset = named  # the Trainer checks that there is one where eval_strategy asks for it
-        return {name: self._to_tasks(part, args) for name, part in named.items()}
+        sets = {name: self._to_tasks(part, args) for name, part in named.items()}
+        for tasks in sets.values():
+            validate_tasks(tasks, need_gold=False, need_demonstrations=args.weigh_by == "demonstrations")
+        return sets
 
     def _prompt_dataset(self, tasks: Sequence[Task]) -> Dataset:
         """Rows for TRL: the generator's prompt (text or messages), and which task it belongs to."""
         texts = [self.prompt_format.generator_prompt(task) for task in tasks]
         conversational = {task.conversational for task in tasks}
         if len(conversational) > 1:
-            raise DataError("train_dataset mixes conversational and plain problems; use one kind.")
+            raise DataError("A dataset mixes conversational and plain problems; use one kind.")
         prompts: list[Any] = list(texts)
         if conversational == {True}:
             prompts = [self.prompt_format.messages(task, text) for task, text in zip(tasks, texts, strict=True)]
         return Dataset.from_dict({"prompt": prompts, "task_index": list(range(len(tasks)))})
 
-    def _check_chat_template(self, tasks: Sequence[Task]) -> None:
-        self.mass.encoder.generator_prompt_ids(tasks[0])
-
-    # -- the reward of the generator ------------------------------------------------------------------------------------
+    # -- the reward of the generator ----------------------------------------------------------------------------------
 
     def _attribution_reward(self) -> Callable[..., list[float | None]]:
         """The TRL reward function "attribution"."""
@@ -188,8 +194,9 @@ class MetaAdaptTrainer(GRPOTrainer):
         m, rank, world = self.num_generations, self.accelerator.process_index, self.accelerator.num_processes
         groups = [everything[start : start + m] for start in range(0, len(everything), m)]
         mine = range(rank, len(groups), world)
-        found = self._outer([groups[g] for g in mine], log_metric) if len(mine) else []
+        found = self._outer([groups[g] for g in mine]) if len(mine) else []
         by_group = dict(gather_object([(g, rows) for g, rows in zip(mine, found, strict=True)]))
+        self._share_metrics(log_metric)
         self._share_gradients(len(groups))
         rows = [row for g in range(len(groups)) for row in by_group[g]]
         local = rows[rank * len(texts) : (rank + 1) * len(texts)]
@@ -197,20 +204,14 @@ class MetaAdaptTrainer(GRPOTrainer):
             log_extra(column, [row[column] for row in local])
         return [row["reward"] for row in local]
 
-    def _outer(
-        self, groups: list[list[tuple[int, str, list[int]]]], log_metric: Callable[[str, float], None]
-    ) -> list[list[dict[str, Any]]]:
+    def _outer(self, groups: list[list[tuple[int, str, list[int]]]]) -> list[list[dict[str, Any]]]:
         tasks = [self.train_tasks[group[0][0]] for group in groups]
         samples: list[list[AuxiliarySample]] = [
             [read_sample(text, ids, self.prompt_format) for _, text, ids in group] for group in groups
         ]
         every = max(1, int(self.args.logging_steps)) if self.args.logging_steps >= 1 else 1
         detailed = self.state.global_step % every == 0
-        step = self.outer_loop(tasks, samples, self.state.global_step, detailed)
-        self._outer_step = step
-        for name, values in step.metrics.items():
-            if values:
-                log_metric(name, sum(values) / len(values))
+        step = self._outer_step = self.outer_loop(tasks, samples, self.state.global_step, detailed)
         return [
             [
                 {
@@ -226,18 +227,24 @@ class MetaAdaptTrainer(GRPOTrainer):
             for n, group in enumerate(samples)
         ]
 
+    def _share_metrics(self, log_metric: Callable[[str, float], None]) -> None:
+        """Log means over the tasks of all processes, which need not have equally many."""
+        parts = gather_object([self._outer_step.metrics if self._outer_step else {}])
+        for name in sorted({name for part in parts for name in part}):
+            values = [value for part in parts for value in part.get(name, [])]
+            if values:
+                log_metric(name, sum(values) / len(values))
+
     def _share_gradients(self, num_tasks: int) -> None:
         """Turn every process's sums over its tasks into means over all tasks; kept until the optimizer has stepped."""
-        scorer = list(self.mass.scorer.parameters())
-        generator = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         step, self._outer_step = self._outer_step, None
         self._scorer_gradient = [
             self._reduced(step.scorer_gradient[i] if step else torch.zeros_like(p)) / num_tasks
-            for i, p in enumerate(scorer)
+            for i, p in enumerate(self.mass.scorer.parameters())
         ]
         self._generator_gradient = {}
         if self.args.solve_coefficient > 0:
-            for name, p in generator.items():
+            for name, p in trainable_parameters(self.model).items():
                 own = step.generator_gradient.get(name) if step else None
                 shared = self._reduced(torch.zeros_like(p) if own is None else own) / num_tasks
                 self._generator_gradient[name] = shared
@@ -245,7 +252,7 @@ class MetaAdaptTrainer(GRPOTrainer):
     def _reduced(self, value: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(value.float(), reduction="sum")
 
-    # -- losses ---------------------------------------------------------------------------------------------------------
+    # -- losses -------------------------------------------------------------------------------------------------------
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -257,33 +264,37 @@ class MetaAdaptTrainer(GRPOTrainer):
         """
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         share = 1.0 / self.current_gradient_accumulation_steps
-        for parameter, gradient in zip(self.mass.scorer.parameters(), self._scorer_gradient, strict=True):
-            if self.args.train_scorer:
+        if self.args.train_scorer:
+            for parameter, gradient in zip(self.mass.scorer.parameters(), self._scorer_gradient, strict=True):
                 added = share * gradient.to(parameter.dtype)
                 parameter.grad = added if parameter.grad is None else parameter.grad + added
-        for name, parameter in self.model.named_parameters():
-            gradient = self._generator_gradient.get(name)
-            if gradient is not None:
-                linear = (gradient.to(parameter.dtype) * parameter).sum()
-                loss = loss + self.args.solve_coefficient * share * (linear - linear.detach())
+        parameters = trainable_parameters(self.model)
+        for name, gradient in self._generator_gradient.items():
+            linear = (gradient.to(parameters[name].dtype) * parameters[name]).sum()
+            loss = loss + self.args.solve_coefficient * share * (linear - linear.detach())
         return loss
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The Trainer's optimizer, with the scorer as a parameter group of its own rate."""
-        created = self.optimizer is None
+        """The Trainer's optimizer, or the one that was given, with the scorer as a parameter group of its own rate.
+
+        Raises:
+            ConfigError: If an optimizer without the scorer was given together with a scheduler, which knows the
+                optimizer's groups already.
+        """
         optimizer = super().create_optimizer(model)
-        if created:
-            optimizer.add_param_group(
-                {
-                    "params": list(self.mass.scorer.parameters()),
-                    "lr": self.args.scorer_learning_rate,
-                    "initial_lr": self.args.scorer_learning_rate,
-                    "weight_decay": 0.0,
-                }
+        scorer, rate = list(self.mass.scorer.parameters()), self.args.scorer_learning_rate
+        present = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if all(id(p) in present for p in scorer):
+            return optimizer
+        if self.lr_scheduler is not None:
+            raise ConfigError(
+                "MetaAdaptTrainer.optimizers holds a scheduler and an optimizer without the scorer's parameters, which "
+                "cannot be added any more. Give the optimizer alone: (optimizer, None)."
             )
+        optimizer.add_param_group({"params": scorer, "lr": rate, "initial_lr": rate, "weight_decay": 0.0})
         return optimizer
 
-    # -- evaluation -----------------------------------------------------------------------------------------------------
+    # -- evaluation ---------------------------------------------------------------------------------------------------
 
     def evaluate(
         self,
@@ -309,11 +320,12 @@ class MetaAdaptTrainer(GRPOTrainer):
             if self.compute_adaptation_metrics is not None:
                 values.update(self.compute_adaptation_metrics(prediction))
             metrics.update({f"{prefix}_{key}": value for key, value in values.items()})
-        self.log(dict(metrics))
+        with deterministic(self.model):  # the log of a model in training mode would take TRL's training metrics along
+            self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    # -- saving and resuming --------------------------------------------------------------------------------------------
+    # -- saving and resuming ------------------------------------------------------------------------------------------
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """A `MassModel` folder; inside a checkpoint, TRL's files and the scorer beside them."""
@@ -325,11 +337,11 @@ class MetaAdaptTrainer(GRPOTrainer):
         elif self.args.should_save:
             self.mass.save_pretrained(folder)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in the Trainer; resuming takes the last whole checkpoint and refuses one that was cut off while saving."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
-        elif isinstance(resume_from_checkpoint, str):
+        elif isinstance(resume_from_checkpoint, str | Path):
             require_whole(resume_from_checkpoint)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -337,18 +349,21 @@ class MetaAdaptTrainer(GRPOTrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_scorer(self.mass, resume_from_checkpoint)
 
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        load_scorer(self.mass, self.state.best_model_checkpoint)
 
-class _ScorerCallback(TrainerCallback):
-    """The Trainer clips and clears the model's gradients; this does it for the scorer's, which is not part of it."""
 
-    def __init__(self, trainer: MetaAdaptTrainer) -> None:
-        self.trainer = trainer
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        parameters = [p for p in self.trainer.mass.scorer.parameters() if p.grad is not None]
-        if parameters and args.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for parameter in self.trainer.mass.scorer.parameters():
-            parameter.grad = None
+@contextmanager
+def _clear_target_errors(config: PeftConfig | None) -> Iterator[None]:
+    """Within this context PEFT's error for LoRA targets that match nothing becomes one that names the setting."""
+    try:
+        yield
+    except ValueError as error:
+        if "arget modules" not in str(error):
+            raise
+        targets = getattr(config, "target_modules", None)
+        raise ConfigError(
+            f"peft_config.target_modules {targets!r} match no module of the model. Name some of its linear modules, or "
+            "use 'all-linear'."
+        ) from error

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from hf_mass.core import trees
 from hf_mass.core.inner_loop import Trajectory
 from hf_mass.core.losses import WeightedLoss
+from hf_mass.core.trees import Tree
 from hf_mass.core.weights import logit_attributions, uniform_weights
 from hf_mass.models.adaptation import InnerProblem
 from hf_mass.models.binding import deterministic
@@ -17,8 +20,9 @@ from hf_mass.models.encoding import Row
 from hf_mass.models.generation import Sampling, row_seed
 from hf_mass.models.mass_model import MassModel
 from hf_mass.models.samples import AuxiliarySample
+from hf_mass.tasks.formats import ParseFailure
 from hf_mass.tasks.task import Task
-from hf_mass.trainers.generator_gradient import generator_gradient
+from hf_mass.trainers.generator_gradient import direct_gradient, inner_steps_gradient
 from hf_mass.trainers.meta_adapt_config import MetaAdaptConfig
 
 
@@ -69,44 +73,64 @@ class OuterLoop:
         """
         with deterministic(self.mass.model):
             problem = self.mass.adapter.problem(tasks, samples)
-            if problem.loss is None:
-                return self._nothing_usable(problem)
-            uniform = self.mass.adapter.run(problem, uniform_weights(problem.usable))
-            weights = self._weights(problem, uniform)
-            trajectory = uniform.reweighted(problem.to_rows(weights.detach()))
+            weights, trajectory = self._adapt(problem)
+            adapted = self.mass.adapter.lora.start(len(tasks)) if trajectory is None else trajectory.adapted
             kept = finite_tasks(problem, trajectory)
-            outer, metrics = self._outer_loss(problem, trajectory, kept, step)
-            attributions = torch.zeros(problem.usable.shape, device=weights.device)
+            outer, metrics = self._outer_loss(problem, adapted, kept, step)
+            attributions = torch.zeros(problem.usable.shape, device=self.mass.device)
             generator: dict[str, Tensor] = {}
             if outer is not None:
-                meta = self.mass.adapter.meta_gradient(trajectory, outer)
-                raw = problem.to_samples(meta.attributions)
-                attributions = torch.where(kept[:, None], raw, torch.zeros_like(raw)).float()
-                metrics["outer_loss"] = meta.outer_losses[kept].tolist()
-                if self.config.solve_coefficient > 0:
-                    full = self.config.solve_gradient == "full"
-                    generator = generator_gradient(self.mass.adapter, trajectory, outer, meta, full)
+                losses, gradient, raw = self._differentiate(problem, trajectory, adapted, outer)
+                kept = kept & finite_outcomes(losses, gradient, raw)
+                attributions = torch.where(kept[:, None], raw, torch.zeros_like(raw))
+                metrics["outer_loss"] = losses[kept].tolist()
+                generator = self._generator_gradient(trajectory, adapted, outer, gradient, kept)
             scorer = self._scorer_gradient(weights, attributions)
-            rewards = self._rewards(weights.detach(), attributions, problem.usable)
+            weights = weights.detach()
+            rewards = self._rewards(weights, attributions, problem.usable)
             rewards[~kept] = torch.nan
-            metrics.update(self._metrics(problem, trajectory, weights.detach(), attributions, kept, detailed, step))
-        return OuterStep(rewards, weights.detach(), attributions, problem.usable, scorer, generator, metrics)
+            metrics.update(self._metrics(problem, trajectory, weights, attributions, kept, detailed, step))
+        return OuterStep(rewards, weights, attributions, problem.usable, scorer, generator, metrics)
 
-    def _weights(self, problem: InnerProblem, uniform: Trajectory) -> Tensor:
-        """s [N, m], with a graph to the scorer's parameters where it is trained."""
+    def _adapt(self, problem: InnerProblem) -> tuple[Tensor, Trajectory | None]:
+        """(s [N, m], the inner loop under s): s with a graph to the scorer's parameters where it is trained.
+
+        Where no task of the batch has a usable sample there is nothing to step on: the adapted weights are θ_0.
+        """
+        uniform = uniform_weights(problem.usable)
+        if problem.loss is None:
+            return uniform, None
+        trajectory = self.mass.adapter.run(problem, uniform)
         if not self.config.train_scorer:
-            return uniform_weights(problem.usable)
-        return self.mass.scorer(self.mass.features(problem, uniform), problem.usable)
+            return uniform, trajectory
+        weights = self.mass.scorer(self.mass.features(problem, trajectory), problem.usable)
+        return weights, trajectory.reweighted(problem.to_rows(weights.detach()))
 
-    def _nothing_usable(self, problem: InnerProblem) -> OuterStep:
-        zeros = torch.zeros(problem.usable.shape, device=self.mass.device)
-        gradient = [torch.zeros_like(p) for p in self.mass.scorer.parameters()]
-        return OuterStep(zeros, zeros, zeros, problem.usable, gradient, {}, {"samples/parse_rate": [0.0]})
+    def _differentiate(
+        self, problem: InnerProblem, trajectory: Trajectory | None, adapted: Tree, outer: WeightedLoss
+    ) -> tuple[Tensor, Tree, Tensor]:
+        """(L_outer of each task [N], ∇L_outer(θ'), ∂L_outer/∂s [N, m])."""
+        if trajectory is None:
+            with self.mass.adapter.lora.inactive():
+                losses, gradient = outer.gradient(adapted)
+            return losses, gradient, torch.zeros(problem.usable.shape, device=self.mass.device)
+        meta = self.mass.adapter.meta_gradient(trajectory, outer)
+        return meta.outer_losses, meta.outer_gradient, problem.to_samples(meta.attributions)
 
-    # -- outer losses ---------------------------------------------------------------------------------------------------
+    def _generator_gradient(
+        self, trajectory: Trajectory | None, adapted: Tree, outer: WeightedLoss, gradient: Tree, kept: Tensor
+    ) -> dict[str, Tensor]:
+        if self.config.solve_coefficient == 0:
+            return {}
+        total = direct_gradient(self.mass.adapter, outer, adapted, kept)
+        if self.config.solve_gradient == "full" and trajectory is not None:
+            total = trees.add(total, inner_steps_gradient(self.mass.adapter, trajectory, gradient, kept))
+        return total
+
+    # -- outer losses -------------------------------------------------------------------------------------------------
 
     def _outer_loss(
-        self, problem: InnerProblem, trajectory: Trajectory, kept: Tensor, step: int
+        self, problem: InnerProblem, adapted: Tree, kept: Tensor, step: int
     ) -> tuple[WeightedLoss | None, dict[str, list[float]]]:
         """The outer loss over the tasks kept; None where it has no rows (all tasks skipped, or all solutions agree)."""
         index = kept.nonzero()[:, 0].tolist()
@@ -116,7 +140,7 @@ class OuterLoop:
             rows = [self._gold_row(n, problem.tasks[n]) for n in index]
             loss = self.mass.adapter.token_loss(rows)
             return WeightedLoss(loss, torch.ones(len(rows), device=self.mass.device)), {}
-        return self._verifier_loss(problem, trajectory, index, step)
+        return self._verifier_loss(problem, adapted, index, step)
 
     def _gold_row(self, n: int, task: Task) -> Row:
         encoder = self.mass.encoder
@@ -124,7 +148,7 @@ class OuterLoop:
         return Row(n, encoder.solver_prompt_ids(task), encoder.answer_ids(gold))
 
     def _verifier_loss(
-        self, problem: InnerProblem, trajectory: Trajectory, index: list[int], step: int
+        self, problem: InnerProblem, adapted: Tree, index: list[int], step: int
     ) -> tuple[WeightedLoss | None, dict[str, list[float]]]:
         """GRPO surrogate at ratio one: (1/k) Σ_j A_j · mean NLL of solution j, A the group-normalised rewards.
 
@@ -136,7 +160,7 @@ class OuterLoop:
         prompts = {n: encoder.solver_prompt_ids(problem.tasks[n]) for n in index}
         owners = [n for n in index for _ in range(k)]
         ids = self.mass.adapter.complete(
-            trajectory.adapted,
+            adapted,
             [prompts[n] for n in owners],
             owners,
             Sampling(self.config.max_solution_length, self.config.solution_temperature),
@@ -182,7 +206,7 @@ class OuterLoop:
     def _metrics(
         self,
         problem: InnerProblem,
-        trajectory: Trajectory,
+        trajectory: Trajectory | None,
         weights: Tensor,
         attributions: Tensor,
         kept: Tensor,
@@ -197,32 +221,52 @@ class OuterLoop:
             "weights/entropy": entropy[kept].tolist(),
             "attribution/mean": attributions[usable].tolist(),
             "attribution/std": _deviations(attributions, usable),
-            "inner_loss/before": trajectory.losses[0][torch.isfinite(trajectory.losses[0])].tolist(),
         }
-        for reason in sorted({s.reason for group in problem.samples for s in group if s.reason}):
-            count = [sum(s.reason == reason for s in group) / len(group) for group in problem.samples]
-            metrics[f"samples/{reason}"] = count
-        if detailed:
+        for reason in get_args(ParseFailure):
+            shares = [sum(s.reason == reason for s in group) / len(group) for group in problem.samples]
+            metrics[f"samples/{reason}"] = shares
+        if trajectory is not None:
+            metrics["inner_loss/before"] = _finite(trajectory.losses[0])
+        if detailed and trajectory is not None:
             with self.mass.adapter.lora.inactive():
-                after = trajectory.final_losses()
-            metrics["inner_loss/after"] = after[torch.isfinite(after)].tolist()
-            if self.config.outer_loss == "verifier":
-                tasks = list(problem.tasks)
-                solved = self.mass.solve(tasks, temperature=self.config.solution_temperature, seed=step)
-                assert isinstance(solved, list)
-                metrics["reward/unadapted"] = [float(s.reward or 0.0) for s in solved]
+                metrics["inner_loss/after"] = _finite(trajectory.final_losses())
+        if detailed and self.config.outer_loss == "verifier":
+            metrics["reward/unadapted"] = self._unadapted_rewards(problem.tasks, step)
         return metrics
+
+    def _unadapted_rewards(self, tasks: Sequence[Task], step: int) -> list[float]:
+        solved = self.mass.solve(list(tasks), temperature=self.config.solution_temperature, seed=step)
+        assert isinstance(solved, list)
+        judged = self.mass.judge(tasks, [solution.text for solution in solved], always=True)
+        return [float(solution.reward or 0.0) for solution in judged]
+
+
+def _finite(losses: Tensor) -> list[float]:
+    return losses[torch.isfinite(losses)].tolist()
 
 
 def _deviations(values: Tensor, usable: Tensor) -> list[float]:
     return [float(v[u].std()) if int(u.sum()) > 1 else 0.0 for v, u in zip(values, usable, strict=True)]
 
 
-def finite_tasks(problem: InnerProblem, trajectory: Trajectory) -> Tensor:
-    """[N] bool: tasks whose inner losses and adapted weights are all finite. Tasks do not touch each other's numbers."""
+def finite_tasks(problem: InnerProblem, trajectory: Trajectory | None) -> Tensor:
+    """[N] bool: tasks whose inner losses and adapted weights are all finite (tasks do not touch each other's)."""
     bad = torch.zeros(len(problem.tasks), dtype=torch.bool, device=problem.usable.device)
+    if trajectory is None:
+        return ~bad
     for losses in trajectory.losses:
         bad[trajectory.loss.row_task[~torch.isfinite(losses)]] = True
     for leaf in trajectory.adapted.values():
         bad |= ~torch.isfinite(leaf).flatten(1).all(1)
     return ~bad
+
+
+def finite_outcomes(losses: Tensor, gradient: Tree, attributions: Tensor) -> Tensor:
+    """[N] bool: tasks whose outer loss, its gradient and attributions are all finite.
+
+    Adapted weights can be finite and yet so large that the model overflows on them.
+    """
+    good = torch.isfinite(losses) & torch.isfinite(attributions).all(1)
+    for leaf in gradient.values():
+        good &= torch.isfinite(leaf).flatten(1).all(1)
+    return good
