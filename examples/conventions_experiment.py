@@ -1,6 +1,6 @@
 """The conventions experiment, shared by `train.py` (one seed) and `results.py` (several): train, answer, compare.
 
-Rows, splits and budgets are those of the README's table. Every adapting row takes its inner learning rate from one grid,
+Rows, splits and budgets are those of the README. Every adapting row takes its inner learning rate from one grid,
 on validation tasks of its own split's kind that no result is reported on.
 """
 
@@ -138,7 +138,7 @@ def train_solver(world: ConventionsWorld, seed: int, output_dir: Path, steps: in
     return Trained(mass, seconds, steps, trainer.state.log_history)
 
 
-# -- rows -----------------------------------------------------------------------------------------------------------------
+# -- rows ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def rows(world: ConventionsWorld, seed: int) -> list[Row]:
     """Every row, in the order of the table."""
     budget = M_TRAIN * 5
     fits = world.fits_demonstrations
-    pool = [task for task in world.tasks("train", 2000, seed=seed + 10_000)]
+    pool = world.tasks("train", 2000, seed=seed + 10_000)
     names = [world.convention_name(c) for c in range(world.conventions)]
 
     def keeps(task: Task, sample: Any) -> bool:
@@ -205,8 +205,13 @@ def evaluate_rows(
     tasks: int,
     validation_tasks: int,
     report: Callable[[str], None],
+    quick: bool = False,
 ) -> dict[str, dict[str, tuple[Outcome, float | None]]]:
-    """Row name → split → (outcome, inner rate). Rows whose model is not in `models` are left out."""
+    """Row name → split → (outcome, inner rate). Rows whose model is not in `models` are left out.
+
+    `quick` tries two inner rates instead of four.
+    """
+    rates = CONVENTIONS_INNER_RATES[1:3] if quick else CONVENTIONS_INNER_RATES
     found: dict[str, dict[str, tuple[Outcome, float | None]]] = {}
     test = {split: world.tasks(split, tasks, seed=100) for split in SPLITS}
     validation = {split: world.tasks(chosen_on, validation_tasks, seed=200) for split, chosen_on in SPLITS.items()}
@@ -219,7 +224,7 @@ def evaluate_rows(
             rate = None
             model = mass
             if row.adapts:
-                rate, _ = choose_rate(row.method, mass, validation[split], CONVENTIONS_INNER_RATES, seed)
+                rate, _ = choose_rate(row.method, mass, validation[split], rates, seed)
                 model = with_inner_rate(mass, rate)
             outcome = run_method(row.method, model, test[split], seed)
             found[row.name][split] = (outcome, rate)
@@ -228,7 +233,12 @@ def evaluate_rows(
 
 
 def train_models(
-    world: ConventionsWorld, seed: int, output_dir: Path, full: bool, report: Callable[[str], None]
+    world: ConventionsWorld,
+    seed: int,
+    output_dir: Path,
+    full: bool,
+    report: Callable[[str], None],
+    **changes: Any,
 ) -> tuple[dict[str, MassModel], dict[str, Trained]]:
     """Everything that the rows need: MASS first, since its wall time is the budget of the others.
 
@@ -238,6 +248,7 @@ def train_models(
         output_dir: Where trainers write.
         full: Also MASS-gold and GRPO followed by MASS.
         report: Gets a line for each model.
+        changes: Settings of MASS that differ from the preset.
     """
     trained: dict[str, Trained] = {}
 
@@ -245,17 +256,18 @@ def train_models(
         trained[name] = result
         report(f"trained {name}: {result.steps} steps in {result.seconds:.0f} s")
 
-    keep("mass", train_mass(world, seed, output_dir / "mass"))
+    keep("mass", train_mass(world, seed, output_dir / "mass", **changes))
     budget, steps = trained["mass"].seconds, trained["mass"].steps
     keep("grpo_steps", train_solver(world, seed, output_dir / "grpo_steps", steps))
     pace = trained["grpo_steps"].seconds / steps
     keep("grpo_wall", train_solver(world, seed, output_dir / "grpo_wall", max(1, int(budget / pace))))
     if full:
-        keep("gold", train_mass(world, seed, output_dir / "gold", outer_loss="gold"))
+        keep("gold", train_mass(world, seed, output_dir / "gold", outer_loss="gold", **changes))
         half = train_solver(world, seed, output_dir / "grpo_half", max(1, int(budget / 2 / pace)))
         model = half.mass.model
         model.delete_adapter("inner")
-        then = train_mass(world, seed, output_dir / "grpo_mass", start=model, max_steps=steps // 2)
+        changes = {**changes, "max_steps": max(1, steps // 2)}
+        then = train_mass(world, seed, output_dir / "grpo_mass", start=model, **changes)
         keep("grpo_mass", replace(then, seconds=then.seconds + half.seconds, steps=then.steps + half.steps))
     models = {"base": base_model(seed), **{name: result.mass for name, result in trained.items()}}
     for mass in models.values():

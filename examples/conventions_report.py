@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hf_mass.errors import DataError
-from hf_mass.evaluation.plots import accuracy_plot
+from hf_mass.evaluation.plots import accuracy_plot, training_plot
 from hf_mass.evaluation.protocol import Outcome
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import Goal, ResultRow, ResultTable
@@ -22,6 +22,12 @@ from hf_mass.tasks.conventions import ConventionsWorld
 Found = Mapping[str, Mapping[str, tuple[Outcome, float | None]]]
 SPLITS = {"test_families": "families held out", "test_conventions": "conventions held out"}
 FAMILIES, CONVENTIONS = SPLITS.values()
+PANELS = {
+    "reward at the adapted weights": ("reward/adapted", "reward/unadapted"),
+    "outer loss": ("outer_loss",),
+    "inner loss": ("inner_loss/before", "inner_loss/after"),
+    "weights and parsing": ("weights/entropy", "samples/parse_rate"),
+}
 BASE_ATTRIBUTION = "attribution to demonstrations, base generator, m = 24"
 MASS_ATTRIBUTION = "MASS, attribution to demonstrations, m = 24"
 
@@ -96,9 +102,14 @@ def per_domain(found: Sequence[Found], world: ConventionsWorld, method: str, spl
     values = results(found, method, split).mean(0)
     tasks = world.tasks(split, values.size, seed=100)
     domains = sorted({task.domain for task in tasks})
-    return {
-        d: float(np.mean([v for v, task in zip(values, tasks, strict=True) if task.domain == d])) for d in domains
-    }
+    return {d: float(np.mean([v for v, task in zip(values, tasks, strict=True) if task.domain == d])) for d in domains}
+
+
+def plot_training(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """The metrics of `PANELS` that were logged."""
+    logged = {name for entry in history for name, value in entry.items() if value is not None}
+    panels = {title: [n for n in names if n in logged] for title, names in PANELS.items()}
+    return training_plot(history, path, panels={title: names for title, names in panels.items() if names})
 
 
 def write_report(table: ResultTable, folder: Path, checked: Sequence[Goal]) -> dict[str, Path]:

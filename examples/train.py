@@ -20,11 +20,10 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from conventions_experiment import BASE, evaluate_rows, load_world, train_models
-from conventions_report import build_table, goals, write_report
+from conventions_report import build_table, goals, plot_training, write_report
 from peft import LoraConfig
 from transformers import AutoTokenizer, HfArgumentParser
 
-from hf_mass.evaluation.plots import training_plot
 from hf_mass.evaluation.statistics import mean_interval
 from hf_mass.evaluation.tables import ResultRow, ResultTable
 from hf_mass.tasks.formats import FORMATS
@@ -55,22 +54,28 @@ class ScriptArguments:
     lora_r: int = field(default=16, metadata={"help": "Rank of the generator's LoRA."})
     lora_alpha: int = field(default=32, metadata={"help": "Alpha of the generator's LoRA."})
     lora_target_modules: list[str] | None = field(default=None, metadata={"help": "Default: all linear modules."})
-    quick_tasks: int = field(default=400, metadata={"help": "Test tasks per split of the embedded world."})
     dtype: str = field(default="auto", metadata={"help": "Dtype of the model: auto, float32, bfloat16."})
+
+
+@dataclass
+class EmbeddedArguments:
+    """The job without --dataset_name: the tiny base in its designed world."""
+
+    output_dir: str = field(default="outputs/conventions", metadata={"help": "Where everything is written."})
+    seed: int = field(default=0, metadata={"help": "Seed of training and sampling."})
+    max_steps: int | None = field(default=None, metadata={"help": "Training steps; default: the preset's."})
+    test_tasks: int = field(default=400, metadata={"help": "Test tasks of each split."})
 
 
 def main() -> None:
     """Parse the command line and run one of the two jobs."""
-    parser = HfArgumentParser((ScriptArguments, MetaAdaptConfig))  # type: ignore[arg-type]
-    embedded = not any(argument.startswith(("--model_name_or_path", "--dataset_name")) for argument in sys.argv[1:])
-    if embedded:
-        (script,) = HfArgumentParser((ScriptArguments,)).parse_args_into_dataclasses(  # type: ignore[arg-type]
-            args=[a for a in sys.argv[1:]]
-        )
-        run_embedded(script)
-        return
-    script, args = parser.parse_args_into_dataclasses()
-    run_own(script, args)
+    own = any(argument.split("=")[0] in ("--model_name_or_path", "--dataset_name") for argument in sys.argv[1:])
+    if own:
+        script, args = HfArgumentParser((ScriptArguments, MetaAdaptConfig)).parse_args_into_dataclasses()
+        run_own(script, args)
+    else:
+        (arguments,) = HfArgumentParser((EmbeddedArguments,)).parse_args_into_dataclasses()
+        run_embedded(arguments)
 
 
 def say(text: str) -> None:
@@ -79,25 +84,28 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-# -- the embedded world ---------------------------------------------------------------------------------------------------
+# -- the embedded world ----------------------------------------------------------------------------------------------
 
 
-def run_embedded(script: ScriptArguments, seed: int = 0, output_dir: Path = Path("outputs/conventions")) -> None:
+def run_embedded(arguments: EmbeddedArguments) -> None:
     """One seed of the results table: train MASS and the baselines, answer both test splits, save and report."""
     torch.set_num_threads(1)  # one thread is faster than two on a model this small
+    folder, seed = Path(arguments.output_dir), arguments.seed
     world = load_world()
     say(f"base: {BASE} (a designed base of 0.13M parameters in a designed world; see its card)")
-    models, trained = train_models(world, seed, output_dir, full=False, report=say)
-    say(f"\nanswering {script.quick_tasks} tasks of each test split, every row with the inner rate chosen for it:")
-    found = evaluate_rows(models, world, seed, script.quick_tasks, script.quick_tasks // 2, say)
-    table = build_table([found], command="accelerate launch examples/train.py")
-    adapters = output_dir / "adapters"
+    changes = {} if arguments.max_steps is None else {"max_steps": arguments.max_steps}
+    models, trained = train_models(world, seed, folder, full=False, report=say, **changes)
+    adapters = folder / "adapters"
     trained["mass"].mass.save_pretrained(adapters)
+    plot_training(trained["mass"].history, folder / "training.png")
+    tasks = arguments.test_tasks
+    say(f"\nanswering {tasks} tasks of each test split; inner rates are chosen on validation tasks:")
+    found = evaluate_rows(models, world, seed, tasks, max(2, tasks // 5), say, quick=True)
+    table = build_table([found], command="accelerate launch examples/train.py")
     checked = goals(table, [found])
-    paths = write_report(table, output_dir, checked)
-    training_plot(trained["mass"].history, output_dir / "training.png")
+    paths = write_report(table, folder, checked)
     say("\n" + table.to_text() + "\n\n" + "\n".join(map(str, checked)))
-    say(f"\ntable: {paths['json']}\nplots: {paths['plot']} and {output_dir / 'training.png'}\nadapters: {adapters}")
+    say(f"\ntable: {paths['json']}\nplots: {paths['plot']} and {folder / 'training.png'}\nadapters: {adapters}")
 
 
 # -- a model and data of one's own ------------------------------------------------------------------------------------
@@ -131,7 +139,7 @@ def run_own(script: ScriptArguments, args: MetaAdaptConfig) -> None:
     if trainer.is_world_process_zero():
         table = own_table(before, after)
         table.save(folder / "results.json")
-        training_plot(trainer.state.log_history, folder / "training.png")
+        plot_training(trainer.state.log_history, folder / "training.png")
         say("\n" + table.to_text())
         say(f"\ntable: {folder / 'results.json'}\nplot: {folder / 'training.png'}\nadapters: {folder}")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -36,9 +34,7 @@ def prompts(mass: MassModel) -> list[list[int]]:
 
 
 def test_seeds_are_the_same_in_every_process() -> None:
-    code = "from hf_mass.models.generation import row_seed; print(row_seed('solve', 3, 'task', 1.5))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert int(found) == row_seed("solve", 3, "task", 1.5)
+    assert row_seed("solve", 3, "task", 1.5) == 2890010434272091362  # written down, so also in every release
 
 
 @given(parts, parts)
@@ -203,5 +199,5 @@ def test_the_model_s_generation_settings_change_nothing(
 def test_sampling_needs_seeds() -> None:
     with pytest.raises(ValueError, match="needs a seed for each row"):
         complete(byte_base(), byte_tokenizer(), [[1, 2]], Sampling(2))
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         complete(byte_base(), byte_tokenizer(), [[1, 2]], Sampling(2), [1, 2])

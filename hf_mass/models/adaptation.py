@@ -173,7 +173,9 @@ class Adapter:
         Raises:
             DataError: If a task has no demonstrations.
         """
-        rows, groups, weights = [], [], []
+        rows: list[Row] = []
+        groups: list[int] = []
+        weights: list[float] = []
         encoder = self.encoder
         for n, (task, candidates) in enumerate(zip(tasks, derivations, strict=True)):
             if not task.demonstrations:

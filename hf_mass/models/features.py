@@ -91,7 +91,7 @@ def _model_features(
             ],
             1,
         )
-        log_prob[index] = picked.clamp(min=-6) / 2  # the scale of the other features
+        log_prob[index] = picked.float().clamp(min=-6) / 2  # the scale of the other features
         if hidden:
             states[index] = _last_hidden(model, batch.input_ids, batch.attention_mask).float()
     return {"log_prob": log_prob, "hidden": states}

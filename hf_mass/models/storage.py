@@ -97,8 +97,9 @@ def _replaced(target: Path) -> Path:
 def write_atomically(target: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a new folder, then put it in the place of `target`; an earlier one stays whole until then.
 
-    Two renames are needed to replace a folder. A kill between them leaves the earlier one under its `_replaced` name,
-    where `resolve_folder` finds it and the next writer puts it back.
+    Whatever else lies in `target` stays there (the checkpoints of a run, a README): then the files are moved in one by
+    one, each in one step. Otherwise the folders are exchanged, which takes two renames. A kill between them leaves the
+    earlier one under its `_replaced` name, where `resolve_folder` finds it and the next writer puts it back.
 
     Raises:
         CheckpointError: If the files could not be written (the earlier folder is untouched).
@@ -113,9 +114,12 @@ def write_atomically(target: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         os.chmod(temporary, 0o755)
         shutil.rmtree(replaced, ignore_errors=True)
-        if target.exists():
-            os.rename(target, replaced)
-        _move_in(temporary, target, replaced)
+        if target.is_dir() and {entry.name for entry in target.iterdir()} - {e.name for e in temporary.iterdir()}:
+            _move_files(temporary, target)
+        else:
+            if target.exists():
+                os.rename(target, replaced)
+            _move_in(temporary, target, replaced)
     except Exception as error:
         if not _is_disk_error(error):
             raise
@@ -123,6 +127,13 @@ def write_atomically(target: Path, write: Callable[[Path], None]) -> None:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move_files(temporary: Path, target: Path) -> None:
+    for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
+        place = target / file.relative_to(temporary)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, place)
 
 
 def _move_in(temporary: Path, target: Path, replaced: Path) -> None:

@@ -1,0 +1,75 @@
+"""The README is true: its commands run, its table is the one in the results folder, its file tree exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def main_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Output and folder of README's main command, made short."""
+    command = re.search(r"&& (accelerate launch examples/train\.py)", README)
+    assert command, "README must name the main job"
+    output = tmp_path_factory.mktemp("main-job")
+    arguments = ["--max_steps", "2", "--test_tasks", "5", "--output_dir", str(output)]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *command.group(1).split()[2:], *arguments]
+    done = subprocess.run(launch, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout, output
+
+
+def test_main_job_reports_and_saves(main_job: tuple[str, Path]) -> None:
+    text, output = main_job
+    for row in ("base", "TT-SS (raw self-generated)", "solver GRPO, equal wall time", "MASS, scored"):
+        assert re.search(rf"^{re.escape(row)}\s", text, re.MULTILINE), row
+    for name in ("results.json", "results.md", "results.png", "training.png", "adapters/mass_config.json"):
+        assert (output / name).is_file(), name
+    assert str(output / "adapters") in text
+
+
+def test_usage_example_runs(main_job: tuple[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    _, output = main_job
+    code = next(block for block in blocks("python") if "MassModel.from_pretrained" in block)
+    assert "outputs/conventions/adapters" in code
+    exec(code.replace("outputs/conventions/adapters", str(output / "adapters")), {})
+    assert "->" in capsys.readouterr().out
+
+
+def test_trainer_example_names_real_settings() -> None:
+    code = next(block for block in blocks("python") if "MetaAdaptTrainer(" in block)
+    from hf_mass.trainers.meta_adapt_config import MetaAdaptConfig
+
+    names = set(re.findall(r"(\w+)=", re.search(r"MetaAdaptConfig\((.*?)\)", code, re.DOTALL).group(1)))  # type: ignore[union-attr]
+    assert names <= set(MetaAdaptConfig.__dataclass_fields__)
+
+
+def test_results_table_is_the_measured_one() -> None:
+    shown = README.split("<!-- results:begin -->")[1].split("<!-- results:end -->")[0].strip()
+    assert shown, "README shows no results"
+    assert (ROOT / "examples" / "results" / "results.md").read_text().strip() in shown
+
+
+def test_file_tree_is_true() -> None:
+    tree = next(block for block in blocks("") if "hf_mass/core" in block)
+    listed = [line.split()[0] for line in tree.strip().splitlines()]
+    assert all((ROOT / path).exists() for path in listed)
+    folders = {f"hf_mass/{p.name}" for p in (ROOT / "hf_mass").iterdir() if p.is_dir() and p.name != "__pycache__"}
+    assert folders <= set(listed)
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
