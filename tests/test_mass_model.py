@@ -17,7 +17,6 @@ from model_fixtures import (
     as_tuples,
     byte_base,
     byte_model,
-    byte_tokenizer,
     conventions_config,
     conventions_model,
     equal_trees,
@@ -195,11 +194,9 @@ def test_a_record_of_one_task_does_not_help_another(mass: MassModel, tasks: list
     records = mass.adapt(tasks[:2], "uniform")
     swapped = mass.solve(tasks[:2], records[::-1], temperature=1.5)
     assert swapped[0] == solve(mass, tasks[0], records[1], temperature=1.5)
-    # A record keeps its own storage: changing one changes no other.
-    kept = {name: leaf.clone() for name, leaf in records[1].adapted.items()}
+    # A record has storage of its own: it neither shares memory with another task nor keeps the whole batch alive.
     for leaf in records[0].adapted.values():
-        leaf.fill_(7)
-    assert equal_trees(records[1].adapted, kept)
+        assert leaf.untyped_storage().nbytes() == leaf.nbytes
 
 
 def test_training_mode_and_the_random_state_are_put_back(tasks: list[Task]) -> None:
@@ -217,7 +214,7 @@ def test_training_mode_and_the_random_state_are_put_back(tasks: list[Task]) -> N
 @every_weighing
 @pytest.mark.parametrize("steps", [1, 2])
 def test_many_tasks_at_once_are_the_same_as_one_by_one(tasks: list[Task], weigh_by: str, steps: int) -> None:
-    mass = conventions_model(conventions_config(inner_steps=steps, inner_learning_rate=10.0), trained=True)
+    mass = conventions_model(conventions_config(inner_steps=steps, inner_learning_rate=10.0 / steps**3), trained=True)
     groups = mass.generate_auxiliary(tasks)
     groups[2] = [rejected(), *groups[2][1:]]
     groups[4] = [rejected()] * len(groups[4])
@@ -228,7 +225,7 @@ def test_many_tasks_at_once_are_the_same_as_one_by_one(tasks: list[Task], weigh_
         alone = adapt(mass, task, weigh_by, samples=[group])
         torch.testing.assert_close(record.weights, alone.weights, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(record.losses_before, alone.losses_before, rtol=1e-5, atol=1e-5, equal_nan=True)
-        torch.testing.assert_close(record.losses_after, alone.losses_after, rtol=1e-4, atol=1e-5, equal_nan=True)
+        torch.testing.assert_close(record.losses_after, alone.losses_after, rtol=1e-5, atol=1e-5, equal_nan=True)
         assert record.reason == alone.reason and (record.adapted is None) == (alone.adapted is None)
         if record.adapted is not None:
             moved = trees.add(record.adapted, start, -1)
@@ -495,7 +492,5 @@ def test_a_scorer_of_any_kind_is_saved(tmp_path: Path, tasks: list[Task]) -> Non
 
 
 def test_the_tokenizer_is_saved_with_the_model(saved: Path) -> None:
-    text = "Any text: 3 + 4"
-    assert byte_tokenizer().decode(byte_tokenizer()(text)["input_ids"]) == text
     again = MassModel.from_pretrained(saved)
     assert again.tokenizer.convert_ids_to_tokens(range(len(again.tokenizer))) == WORLD.vocabulary

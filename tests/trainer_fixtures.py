@@ -91,7 +91,12 @@ def written_samples(tasks: list[Task], tokenizer: Any, count: int = M, text: Can
     for task in tasks:
         prompt = CONVENTIONS_FORMAT.generator_prompt(task)
         texts = [text(prompt, index) for index in range(count)]
-        groups.append([read_sample(t, [*tokenizer(t, add_special_tokens=False)["input_ids"], 2], CONVENTIONS_FORMAT) for t in texts])
+        groups.append(
+            [
+                read_sample(t, [*tokenizer(t, add_special_tokens=False)["input_ids"], 2], CONVENTIONS_FORMAT)
+                for t in texts
+            ]
+        )
     return groups
 
 

@@ -81,7 +81,7 @@ class ConventionsWorld:
     families: int = 20
     held_out_families: int = 5
     demonstrations: int = 4
-    favourite: float = 0.35
+    favourite: float = 0.25
     seed: int = 0
     tables: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
     favourites: tuple[int, ...] = field(init=False, repr=False)

@@ -1,0 +1,262 @@
+"""Settings and bad input: what is refused, where, and what the message says."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from trainer_fixtures import BASE, M, chat_model, chat_tokenizer, make_trainer, settings
+from transformers import AutoModelForCausalLM, HfArgumentParser
+from trl import GRPOConfig
+
+from hf_mass.errors import ConfigError, DataError, VerifierError
+from hf_mass.tasks.conventions import CONVENTIONS_FORMAT
+from hf_mass.tasks.formats import PromptFormat
+from hf_mass.tasks.sources import Columns
+from hf_mass.tasks.task import Task
+from hf_mass.trainers.meta_adapt_config import MetaAdaptConfig
+from hf_mass.trainers.meta_adapt_trainer import MetaAdaptTrainer
+from hf_mass.trainers.presets import conventions_lora, conventions_settings
+
+
+def config(**changes: Any) -> MetaAdaptConfig:
+    base = {"output_dir": "unused", "use_cpu": True, "bf16": False, "report_to": "none"}
+    return MetaAdaptConfig(**{**base, **changes})
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_defaults_are_those_of_the_paper_and_fit_together() -> None:
+    args = config()
+    training, inference = args.mass_config(PromptFormat(), training=True), args.mass_config(PromptFormat())
+    assert (training.samples, training.inner.steps) == (12, 2)
+    assert (inference.samples, inference.inner.steps) == (6, 1)
+    assert args.outer_loss == "verifier" and args.generation_batch_size % 12 == 0
+    assert args.learning_rate == 5e-5 and args.scorer_learning_rate == 1e-3
+
+
+def test_settings_reach_the_model(tmp_path: Path) -> None:
+    args = config(
+        inner_target_modules=["q_proj"],
+        inner_lora_r=3,
+        inner_optimizer="momentum",
+        inner_momentum=0.5,
+        inner_microbatch=7,
+        meta_gradient="unrolled",
+        scorer_features=["overlap"],
+        scorer_width=0,
+        temperature=0.7,
+        weigh_by="uniform",
+        attribution_rounds=3,
+    )
+    mass = args.mass_config(CONVENTIONS_FORMAT)
+    inner = mass.inner
+    assert (inner.target_modules, inner.lora_rank, inner.microbatch) == (("q_proj",), 3, 7)
+    assert (inner.optimizer, inner.momentum, inner.rule) == ("momentum", 0.5, "unrolled")
+    assert (mass.scorer.features, mass.scorer.width) == (("overlap",), 0)
+    assert (mass.temperature, mass.weigh_by, mass.attribution.rounds) == (0.7, "uniform", 3)
+    assert mass.format is CONVENTIONS_FORMAT
+
+
+def test_the_preset_is_valid_and_can_be_changed() -> None:
+    args = MetaAdaptConfig(output_dir="unused", **conventions_settings(num_solutions=5))
+    assert args.num_solutions == 5 and args.inner_steps == 1 and conventions_settings()["num_solutions"] == 16
+
+
+REFUSED = [
+    ({"num_generations": 1}, "num_generations is 1"),
+    ({"num_generations": None}, "num_generations is None"),
+    ({"inner_steps": 0}, "MetaAdaptConfig.inner_steps is 0"),
+    ({"inner_steps": -1}, "MetaAdaptConfig.inner_steps is -1"),
+    ({"inference_steps": 0}, "MetaAdaptConfig.inference_steps is 0"),
+    ({"inference_samples": 0}, "MetaAdaptConfig.inference_samples is 0"),
+    ({"inner_learning_rate": 0.0}, "inner_learning_rate is 0.0"),
+    ({"inner_learning_rate": -0.1}, "inner_learning_rate is -0.1"),
+    ({"inner_learning_rate": math.nan}, "inner_learning_rate is nan"),
+    ({"inner_learning_rate": math.inf}, "inner_learning_rate is inf"),
+    ({"inner_optimizer": "adam"}, "inner_optimizer is 'adam'"),
+    ({"inner_optimizer": "momentum", "inner_momentum": 1.0}, "momentum is 1.0"),
+    ({"inner_lora_r": 0}, "inner_lora_r is 0"),
+    ({"inner_microbatch": 0}, "inner_microbatch is 0"),
+    ({"meta_gradient": "exact"}, "meta_gradient is 'exact'"),
+    ({"outer_loss": "silver"}, "outer_loss is 'silver'"),
+    ({"num_solutions": 1}, "num_solutions is 1"),
+    ({"solution_temperature": 0.0}, "solution_temperature is 0.0"),
+    ({"solution_temperature": math.nan}, "solution_temperature is nan"),
+    ({"solve_coefficient": -0.1}, "solve_coefficient is -0.1"),
+    ({"solve_coefficient": math.nan}, "solve_coefficient is nan"),
+    ({"solve_gradient": "half"}, "solve_gradient is 'half'"),
+    ({"generator_reward": "plain"}, "generator_reward is 'plain'"),
+    ({"score_normalization": "sigmoid"}, "generator_reward='sample'"),
+    ({"score_normalization": "max", "generator_reward": "sample"}, "score_normalization is 'max'"),
+    ({"scorer_features": ["entropy"]}, "entropy"),
+    ({"scorer_features": []}, "at least one"),
+    ({"scorer_width": -1}, "scorer_width is -1"),
+    ({"scorer_learning_rate": -1.0}, "scorer_learning_rate is -1.0"),
+    ({"temperature": 0.0}, "temperature is 0.0"),
+    ({"weigh_by": "votes"}, "weigh_by is 'votes'"),
+    ({"attribution_temperature": 0.0}, "attribution_temperature is 0.0"),
+    ({"attribution_rounds": 0}, "attribution_rounds is 0"),
+    ({"prompt_format": "haiku"}, "prompt_format is 'haiku'"),
+    ({"max_length": 1}, "max_length is 1"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
+def test_settings_out_of_range_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(**changes)
+    assert message in str(caught.value) and isinstance(caught.value, ValueError)
+
+
+@given(st.one_of(st.integers(max_value=0), st.integers(1, 5)), st.floats())
+def test_exactly_the_possible_inner_loops_are_accepted(steps: int, rate: float) -> None:
+    if steps >= 1 and 0 < rate < math.inf:
+        assert config(inner_steps=steps, inner_learning_rate=rate).inner_steps == steps
+    else:
+        with pytest.raises(ConfigError, match="inner_steps|inner_learning_rate"):
+            config(inner_steps=steps, inner_learning_rate=rate)
+
+
+def test_every_setting_of_its_own_is_documented_and_has_a_help_text() -> None:
+    inherited = {f.name for f in fields(GRPOConfig)}
+    own = [f for f in fields(MetaAdaptConfig) if f.name not in inherited]
+    assert len(own) > 20
+    for f in own:
+        assert f.metadata.get("help"), f.name
+        assert f"        {f.name}: " in str(MetaAdaptConfig.__doc__), f.name
+
+
+def test_settings_are_read_from_a_command_line(capsys: Any) -> None:
+    parser = HfArgumentParser(MetaAdaptConfig)
+    words = "--output_dir x --use_cpu True --bf16 False --outer_loss gold --inner_steps 3 --inner_learning_rate 0.5"
+    words += " --scorer_features hidden overlap --inner_target_modules q_proj v_proj --train_scorer False"
+    (args,) = parser.parse_args_into_dataclasses(words.split())
+    assert (args.outer_loss, args.inner_steps, args.inner_learning_rate) == ("gold", 3, 0.5)
+    assert args.scorer_features == ["hidden", "overlap"] and args.inner_target_modules == ["q_proj", "v_proj"]
+    assert args.train_scorer is False
+    with pytest.raises(SystemExit):
+        parser.parse_args_into_dataclasses(["--help"])
+    assert "--solve_coefficient" in capsys.readouterr().out
+
+
+def test_settings_are_logged_as_json() -> None:
+    assert json.loads(config(outer_loss="gold").to_json_string())["outer_loss"] == "gold"
+
+
+# -- data and models -------------------------------------------------------------------------------------------------
+
+
+def rows(**columns: list[Any]) -> dict[str, Any]:
+    return {"train_dataset": Dataset.from_dict(columns), "prompt_format": PromptFormat()}
+
+
+BAD_DATA: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
+    ({"train_dataset": None}, {}, ["train_dataset is None"]),
+    ({"train_dataset": []}, {}, ["non-empty", "list", "0 items"]),
+    ({"train_dataset": ["a problem"]}, {}, ["Tasks", "1 items"]),
+    (rows(problem=[]), {}, ["non-empty", "0 items"]),
+    (rows(question=["1+1?"], answer=["2"]), {}, ["'problem'", "'question'", "'answer'", "Columns.problem"]),
+    (rows(problem=["1+1?", " "], answer=["2", "3"]), {}, ["Row 1", "'problem'", "empty"]),
+    (rows(problem=["1+1?"], answer=[""]), {}, ["Row 0", "'answer'", "empty"]),
+    (
+        {**rows(problem=["1+1?"], answer=["2"]), "columns": Columns(solution="worked")},
+        {},
+        ["'worked'", "'problem'", "'answer'", "Columns.solution"],
+    ),
+    (rows(problem=["1+1?"]), {"outer_loss": "gold"}, ["neither solution nor answer"]),
+    (
+        {"train_dataset": [Task("p", answer="a"), Task("q", id="seventh")], "prompt_format": PromptFormat()},
+        {"outer_loss": "gold"},
+        ["seventh", "neither solution nor answer"],
+    ),
+    (
+        {"train_dataset": [Task("p", answer="a")], "prompt_format": PromptFormat()},
+        {"scorer_features": ["attribution"]},
+        ["no demonstrations"],
+    ),
+    (
+        {"train_dataset": [Task("p"), Task("q", conversational=True)], "prompt_format": PromptFormat()},
+        {},
+        ["conversational and plain"],
+    ),
+    ({"train_dataset": [Task("p")]}, {}, ["family"]),
+    ({"eval_dataset": []}, {}, ["non-empty", "0 items"]),
+    (
+        {"eval_dataset": {"a": [Task("p", fields={"family": "ada"})]}},
+        {"weigh_by": "demonstrations"},
+        ["demonstrations"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "changes", "messages"), BAD_DATA)
+def test_bad_data_is_refused_before_anything_is_loaded(
+    tmp_path: Path, options: dict[str, Any], changes: dict[str, Any], messages: list[str]
+) -> None:
+    plain = {"scorer_features": ["overlap"], **changes}
+    with pytest.raises(DataError) as caught:
+        make_trainer(tmp_path, options={"model": "no-such-model", **options}, **plain)
+    for message in messages:
+        assert message in str(caught.value)
+
+
+def test_an_unknown_verifier_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(VerifierError, match="oracle"):
+        make_trainer(tmp_path, options={"model": "no-such-model"}, verifier="oracle")
+    tasks = [Task("p", verifier="jury", fields={"family": "ada"})]
+    with pytest.raises(VerifierError, match="jury"):
+        make_trainer(tmp_path, options={"model": "no-such-model", "train_dataset": tasks}, scorer_features=["overlap"])
+
+
+def test_conversations_need_a_chat_template(tmp_path: Path) -> None:
+    def build(template: str | None) -> MetaAdaptTrainer:
+        options = {
+            "model": chat_model(),
+            "processing_class": chat_tokenizer(template),
+            "train_dataset": [Task("1+1?", answer="2", conversational=True, id="sum")],
+            "prompt_format": PromptFormat(),
+            "peft_config": None,
+        }
+        return make_trainer(tmp_path, options=options, scorer_features=["overlap"])
+
+    with pytest.raises(DataError, match=r"'sum' is conversational.*chat_template"):
+        build(None)
+    assert build("{{ messages }}").train_tasks[0].conversational
+
+
+@pytest.mark.parametrize("model", [str(BASE), None])
+def test_lora_targets_of_the_generator_that_match_nothing(tmp_path: Path, model: str | None) -> None:
+    targets = LoraConfig(target_modules=["query", "value"], task_type="CAUSAL_LM")
+    options = {"model": model or AutoModelForCausalLM.from_pretrained(BASE), "peft_config": targets}
+    with pytest.raises(ConfigError) as caught:
+        make_trainer(tmp_path, options=options)
+    assert "peft_config.target_modules" in str(caught.value) and "'query'" in str(caught.value)
+    assert "all-linear" in str(caught.value)
+
+
+def test_lora_targets_of_the_inner_adapter_that_match_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_trainer(tmp_path, inner_target_modules=["query"])
+    assert "'query'" in str(caught.value) and "q_proj" in str(caught.value)
+
+
+def test_the_adapter_of_a_peft_model_must_have_the_generators_name(tmp_path: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(BASE)
+    named = get_peft_model(base, conventions_lora(), adapter_name="mine")
+    with pytest.raises(ConfigError, match=r"\['mine'\].*'default'"):
+        make_trainer(tmp_path, options={"model": named, "peft_config": None})
+
+
+def test_groups_must_fill_a_batch(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="generation_batch_size"):
+        settings(tmp_path, per_device_train_batch_size=M + 1)
