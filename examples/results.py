@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training and sampling seeds")
     parser.add_argument("--tasks", type=int, default=400, help="test tasks of each split")
-    parser.add_argument("--validation_tasks", type=int, default=200, help="tasks on which inner rates are chosen")
+    parser.add_argument("--validation_tasks", type=int, default=100, help="tasks on which inner rates are chosen")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--work", type=Path, default=Path("outputs/results"), help="where trainers write")
     parser.add_argument("--report_only", action="store_true", help="make the table from the files that are there")

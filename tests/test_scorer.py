@@ -247,6 +247,12 @@ def test_overlap_and_agreement_by_hand(mass: MassModel) -> None:
     # Question, answer, rationale alike, as a share of the four others, doubled; unusable samples agree with nobody.
     expected = [[1.0, 1.0, 1.5], [1.0, 1.0, 1.5], [1.0, 0.0, 1.5], [0.0, 1.0, 1.5], [0.0, 0.0, 0.0]]
     assert found["agreement"][0].tolist() == expected
+    # What was rejected does not vouch for its like, even where it could be read.
+    alike = [group[0], replace(group[0], reason="filtered out")]
+    assert (
+        scorer_features(("agreement",), mass.model, mass.encoder, [task], [alike])["agreement"][0, 0].tolist()
+        == [0.0] * 3
+    )
     colour = 0.5 * ("red" in shown)  # a convention's name is in no prompt
     assert found["overlap"][0, :, 0].tolist() == [1.0, 1.0, 1.0, 0.5, 0.0]
     assert found["overlap"][0, [0, 1, 3], 1].tolist() == [colour] * 3

@@ -138,6 +138,7 @@ class MassModel:
         def write(folder: Path) -> None:
             self.model.save_pretrained(folder / "generator", selected_adapters=[GENERATOR])
             self.model.save_pretrained(folder, selected_adapters=[INNER])
+            (folder / "README.md").unlink(missing_ok=True)  # PEFT's card would take the place of the repository's own
             self.scorer.save(folder / "scorer")
             self.tokenizer.save_pretrained(folder)
             write_config(self.config, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -13,7 +14,8 @@ from hf_mass.models.mass_model import MassModel
 from hf_mass.models.scorer import Scorer
 from hf_mass.models.storage import write_config
 
-ADAPTERS = ("adapter_model.safetensors", "inner/adapter_model.safetensors", "scorer/scorer.safetensors")
+TENSORS = ("adapter_model.safetensors", "inner/adapter_model.safetensors", "scorer/scorer.safetensors")
+VALUES = ("adapter_config.json", "inner/adapter_config.json", "scorer/scorer_config.json", "trainer_state.json")
 
 
 def save_scorer(mass: MassModel, folder: str | Path) -> None:
@@ -30,22 +32,27 @@ def load_scorer(mass: MassModel, folder: str | Path) -> None:
 def problem_of(folder: str | Path) -> str | None:
     """What is wrong with a checkpoint, or None if it is whole.
 
-    trainer_state.json is the last file that the Trainer writes, so a checkpoint that has it and whose tensors can be
-    opened was written to its end.
+    trainer_state.json is the last file that the Trainer writes, so a checkpoint that has it was written to its end;
+    what was cut off afterwards shows in each file's own structure.
     """
     folder = Path(folder)
-    for name in ADAPTERS:
+    for name in (*TENSORS, *VALUES):
         if not (folder / name).is_file():
             return f"{name} is missing"
+    for name in TENSORS:
         try:
             with safe_open(folder / name, framework="pt") as file:
                 file.keys()
         except (SafetensorError, OSError) as error:
             return f"{name} is damaged ({error})"
-    try:
-        json.loads((folder / "trainer_state.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        return f"trainer_state.json cannot be read ({error})"
+    for name in VALUES:
+        try:
+            json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            return f"{name} cannot be read ({error})"
+    for path in sorted([*folder.glob("*.pt"), *folder.glob("*.pth")]):
+        if not zipfile.is_zipfile(path):  # what torch.save writes; its directory stands at the end
+            return f"{path.name} is damaged (its end is missing)"
     return None
 
 

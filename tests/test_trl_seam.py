@@ -1,0 +1,229 @@
+"""What `MetaAdaptTrainer` relies on in TRL, transformers and PEFT, most of it private: an update must fail here first.
+
+Names and signatures are compared as they are written; behaviour that no signature shows is tried out.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from packaging.version import Version
+from peft import PeftModel
+from trainer_fixtures import CannedTrainer, M, make_trainer
+from transformers import Trainer, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+from trl import __version__ as trl_version
+
+import hf_mass.trainers.meta_adapt_trainer as module
+from hf_mass.trainers.meta_adapt_trainer import MetaAdaptTrainer
+
+# Method → its parameters, as the overriding or calling code takes them for granted.
+SIGNATURES: list[tuple[type, str, list[str]]] = [
+    (GRPOTrainer, "compute_loss", ["self", "model", "inputs", "return_outputs", "num_items_in_batch"]),
+    (GRPOTrainer, "_calculate_rewards", ["self", "inputs", "prompts", "completions", "completion_ids_list"]),
+    (GRPOTrainer, "_log_completion_extra", ["self", "column", "values"]),
+    (GRPOTrainer, "_log_metric", ["self", "name", "value"]),
+    (GRPOTrainer, "log", ["self", "logs", "start_time"]),
+    (Trainer, "create_optimizer", ["self", "model"]),
+    (Trainer, "save_model", ["self", "output_dir", "_internal_call"]),
+    (Trainer, "train", ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"]),
+    (Trainer, "evaluate", ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"]),
+    (Trainer, "_load_from_checkpoint", ["self", "resume_from_checkpoint", "model"]),
+    (Trainer, "_load_best_model", ["self"]),
+    (Trainer, "_save_checkpoint", ["self", "model", "trial"]),
+    (TrainerCallback, "on_pre_optimizer_step", ["self", "args", "state", "control", "kwargs"]),
+    (TrainerCallback, "on_optimizer_step", ["self", "args", "state", "control", "kwargs"]),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "parameters"), SIGNATURES)
+def test_methods_have_the_names_and_parameters_relied_on(owner: type, name: str, parameters: list[str]) -> None:
+    assert list(inspect.signature(getattr(owner, name)).parameters) == parameters
+
+
+def test_the_constructor_takes_what_is_passed_on() -> None:
+    taken = set(inspect.signature(GRPOTrainer.__init__).parameters)
+    passed = {"model", "reward_funcs", "args", "train_dataset", "eval_dataset", "processing_class"}
+    assert passed | {"peft_config", "callbacks", "optimizers"} <= taken
+
+
+def test_every_override_overrides_something() -> None:
+    """A method that TRL renames would silently become one that nobody calls."""
+    own = {name for name, value in vars(MetaAdaptTrainer).items() if inspect.isfunction(value)}
+    mine = {"_to_tasks", "_eval_tasks", "_prompt_dataset", "_attribution_reward", "_rewards", "_outer"}
+    mine |= {"_share_metrics", "_share_gradients", "_reduced"}
+    overridden = {name for name in own - mine if hasattr(GRPOTrainer, name)}
+    assert overridden == own - mine
+    assert not {name for name in mine if hasattr(GRPOTrainer, name)}, "a helper shadows one of TRL's methods"
+    mass_only = {"train_tasks", "eval_tasks", "mass", "outer_loop", "columns", "prompt_format"}
+    assert not {name for name in mass_only if hasattr(GRPOTrainer, name)}
+
+
+def test_settings_relied_on_exist_with_their_defaults() -> None:
+    known = {f.name: f.default for f in fields(GRPOConfig)}
+    for name in ("num_generations", "num_generations_eval", "max_completion_length", "temperature", "scale_rewards"):
+        assert name in known, name
+    for name in ("steps_per_generation", "generation_batch_size", "num_iterations", "beta", "log_completions"):
+        assert name in known, name
+    assert known["num_iterations"] == 1 and known["scale_rewards"] == "group"
+
+
+def test_the_installed_minor_version_is_the_one_that_is_pinned(root: Path) -> None:
+    pin = next(line for line in (root / "pyproject.toml").read_text().splitlines() if '"trl>' in line)
+    version = Version(trl_version)
+    assert f"trl>={version.major}.{version.minor}," in pin and f"<{version.major}.{version.minor + 1}" in pin
+
+
+def test_reward_functions_are_called_as_expected(tmp_path: Path, monkeypatch: Any) -> None:
+    """Keyword arguments, all lists of this process's rows; task_index is a column of the dataset that was passed on."""
+    seen: dict[str, Any] = {}
+    original = MetaAdaptTrainer._attribution_reward
+
+    def spying(self: MetaAdaptTrainer) -> Any:
+        attribution = original(self)
+
+        def spy(**kwargs: Any) -> Any:
+            seen.update(kwargs)
+            return attribution(**kwargs)
+
+        spy.__name__ = attribution.__name__
+        return spy
+
+    monkeypatch.setattr(MetaAdaptTrainer, "_attribution_reward", spying)
+    trainer = make_trainer(tmp_path, trainer=CannedTrainer, outer_loss="gold", max_steps=1)
+    trainer.train()
+    assert {"prompts", "completions", "completion_ids", "task_index", "log_extra", "log_metric"} <= seen.keys()
+    assert callable(seen["log_extra"]) and callable(seen["log_metric"])
+    assert [len(seen[name]) for name in ("prompts", "completions", "completion_ids", "task_index")] == [3 * M] * 4
+    assert all(len(set(seen["task_index"][start : start + M])) == 1 for start in range(0, 3 * M, M))
+    assert all(isinstance(ids, list) and isinstance(ids[0], int) for ids in seen["completion_ids"])
+    assert "rewards/attribution/mean" in trainer.state.log_history[0]  # named after the function
+
+
+def test_rewards_of_none_are_left_out_of_the_group(tmp_path: Path) -> None:
+    """A skipped task's None becomes NaN and then an advantage of zero, and does not touch the other groups."""
+    trainer = make_trainer(tmp_path, trainer=CannedTrainer, outer_loss="gold", max_steps=1, scale_rewards="group")
+    original = trainer.outer_loop
+
+    def skipping(*args: Any) -> Any:
+        step = original(*args)
+        step.rewards[1] = torch.nan
+        return step
+
+    trainer.outer_loop = skipping  # type: ignore[assignment]
+    trainer.train()
+    advantages = torch.tensor(list(trainer._logs["advantages"])).view(3, M)
+    assert not advantages[1].any() and advantages[0].any() and advantages[2].any()
+    assert trainer.seen_rewards[0].view(3, M)[1].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("accumulation", "per_generation", "generated"),
+    [(1, None, [True, True]), (2, None, [True, False, True, False]), (2, 1, [True] * 4), (1, 2, [True, False])],
+)
+def test_generations_losses_and_optimizer_steps_interleave_as_expected(
+    tmp_path: Path, monkeypatch: Any, accumulation: int, per_generation: int | None, generated: list[bool]
+) -> None:
+    """Rewards are calculated every steps_per_generation losses; the shares of a window's losses add up to one."""
+    events: list[str] = []
+    shares: list[float] = []
+    rewards, loss = GRPOTrainer._calculate_rewards, GRPOTrainer.compute_loss
+
+    def spy_rewards(self: Any, *args: Any) -> Any:
+        events.append("generate")
+        return rewards(self, *args)
+
+    def spy_loss(self: Any, *args: Any, **kwargs: Any) -> Any:
+        events.append("loss")
+        shares.append(1 / self.current_gradient_accumulation_steps)
+        return loss(self, *args, **kwargs)
+
+    class Steps(TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            events.append("clipped")  # after the Trainer clipped, before it steps
+            assert any(p.grad is not None for p in trainer.mass.scorer.parameters())
+
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            events.append("stepped")
+
+    monkeypatch.setattr(GRPOTrainer, "_calculate_rewards", spy_rewards)
+    monkeypatch.setattr(GRPOTrainer, "compute_loss", spy_loss)
+    trainer = make_trainer(
+        tmp_path,
+        tasks=2,
+        trainer=CannedTrainer,
+        options={"callbacks": [Steps()]},
+        outer_loss="gold",
+        per_device_train_batch_size=M,
+        gradient_accumulation_steps=accumulation,
+        steps_per_generation=per_generation,
+    )
+    trainer.train()
+    expected: list[str] = []
+    for number, new in enumerate(generated, start=1):
+        expected += ["generate"] * new + ["loss"] + ["clipped", "stepped"] * (number % accumulation == 0)
+    assert events == expected
+    assert sum(shares) == trainer.state.global_step == 2
+
+
+def test_two_losses_of_one_generation_reuse_its_gradients(tmp_path: Path) -> None:
+    """With two optimizer steps per generation each gets the whole mean gradient, as it does of the policy loss."""
+    given: list[torch.Tensor] = []
+
+    class Spy(TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            given.append(trainer.mass.scorer.output.weight.grad.clone())
+
+    trainer = make_trainer(
+        tmp_path,
+        tasks=2,
+        trainer=CannedTrainer,
+        options={"callbacks": [Spy()]},
+        outer_loss="gold",
+        per_device_train_batch_size=M,
+        gradient_accumulation_steps=1,
+        steps_per_generation=2,
+        max_grad_norm=0.0,
+    )
+    trainer.train()
+    assert len(given) == 2 and torch.equal(given[0], given[1])
+
+
+def test_log_takes_the_metrics_of_the_mode_that_the_model_is_in(tmp_path: Path) -> None:
+    """Why `evaluate` logs in evaluation mode: in training mode TRL would put its training metrics into the entry."""
+    trainer = make_trainer(tmp_path)
+    trainer._metrics["train"]["reward"].append(0.5)
+    trainer.model.eval()
+    trainer.log({"eval_x": 1.0})
+    assert "reward" not in trainer.state.log_history[-1] and trainer._metrics["train"]["reward"] == [0.5]
+    trainer.model.train()
+    trainer.log({"x": 1.0})
+    assert trainer.state.log_history[-1]["reward"] == 0.5
+
+
+def test_the_trainers_state_is_the_last_file_of_a_checkpoint(tmp_path: Path) -> None:
+    """By its presence a checkpoint is known to be whole."""
+    trainer = make_trainer(tmp_path, outer_loss="gold", max_steps=1, save_strategy="steps", save_steps=1)
+    trainer.train()
+    times = {
+        str(path.relative_to(tmp_path)): path.stat().st_mtime_ns
+        for path in (tmp_path / "checkpoint-1").rglob("*")
+        if path.is_file()
+    }
+    state = times.pop("checkpoint-1/trainer_state.json")
+    assert len(times) > 5 and all(state >= time for time in times.values())
+
+
+def test_peft_keeps_adapters_apart(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    assert isinstance(trainer.model, PeftModel) and trainer.model.active_adapter == "default"
+    assert set(trainer.model.peft_config) == {"default", "inner"}
+    assert module.GENERATOR == "default"
+    assert list(inspect.signature(PeftModel.save_pretrained).parameters)[:4] == [
+        *("self", "save_directory", "safe_serialization", "selected_adapters")
+    ]
