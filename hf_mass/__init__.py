@@ -1,3 +1,32 @@
 """Hugging Face language models that adapt themselves at test time, and meta-learn to do it better."""
 
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+
+# The names most programs need, found when they are first asked for: `import hf_mass.tasks` must not load torch.
+_PUBLIC = {
+    "Columns": "hf_mass.tasks.sources",
+    "Demonstration": "hf_mass.tasks.task",
+    "FORMATS": "hf_mass.tasks.formats",
+    "MassConfig": "hf_mass.models.config",
+    "MassModel": "hf_mass.models.mass_model",
+    "MetaAdaptConfig": "hf_mass.trainers.meta_adapt_config",
+    "MetaAdaptTrainer": "hf_mass.trainers.meta_adapt_trainer",
+    "PromptFormat": "hf_mass.tasks.formats",
+    "Task": "hf_mass.tasks.task",
+    "load_tasks": "hf_mass.tasks.sources",
+    "register_verifier": "hf_mass.tasks.verifiers",
+}
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'hf_mass' has no attribute {name!r}; it has {sorted(_PUBLIC)}.")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

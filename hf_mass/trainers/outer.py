@@ -79,6 +79,7 @@ class OuterLoop:
             outer, metrics = self._outer_loss(problem, adapted, kept, step)
             attributions = torch.zeros(problem.usable.shape, device=self.mass.device)
             generator: dict[str, Tensor] = {}
+            metrics["outer_loss"] = [0.0] * int(kept.sum())  # of tasks whose solutions all agree
             if outer is not None:
                 losses, gradient, raw = self._differentiate(problem, trajectory, adapted, outer)
                 kept = kept & finite_outcomes(losses, gradient, raw)

@@ -1,0 +1,27 @@
+"""The names of the package's face."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import hf_mass
+
+
+@pytest.mark.parametrize("name", [name for name in hf_mass.__all__ if name != "__version__"])
+def test_public_name_is_the_thing_itself(name: str) -> None:
+    thing = getattr(hf_mass, name)
+    assert name in dir(hf_mass)
+    assert name == "FORMATS" or thing.__name__ == name
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Mass'"):
+        _ = hf_mass.Mass
+
+
+def test_tasks_do_not_load_torch() -> None:
+    code = "import sys, hf_mass.tasks.conventions, hf_mass.tasks.verifiers; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
