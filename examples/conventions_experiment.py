@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
@@ -168,6 +168,10 @@ def rows(world: ConventionsWorld, seed: int) -> list[Row]:
     def keeps(task: Task, sample: Any) -> bool:
         return fits(task, sample.question, sample.answer)
 
+    def elsewhere(task: Task, sample: Any) -> bool:
+        """A sample on the very item that is asked could hand over the answer; this leaves such samples out."""
+        return sample.question != as_question(task)
+
     own = partial(adapt_on_samples, count=M_TRAIN)
     return [
         Row("base", "base", answer_greedily, adapts=False),
@@ -181,6 +185,11 @@ def rows(world: ConventionsWorld, seed: int) -> list[Row]:
             "attribution to demonstrations, base generator, m = 24",
             "base",
             adapt_on_samples("demonstrations", count=M_TEST),
+        ),
+        Row(
+            "the same without samples on the queried item",
+            "base",
+            adapt_on_samples("demonstrations", count=M_TEST, keep=elsewhere),
         ),
         Row("solver GRPO, equal steps", "grpo_steps", answer_greedily, adapts=False),
         Row("solver GRPO, equal wall time", "grpo_wall", answer_greedily, adapts=False),
@@ -208,8 +217,9 @@ def evaluate_rows(
     validation_tasks: int,
     report: Callable[[str], None],
     quick: bool = False,
+    known: Collection[str] = (),
 ) -> dict[str, dict[str, tuple[Outcome, float | None]]]:
-    """Row name → split → (outcome, inner rate). Rows whose model is not in `models` are left out.
+    """Row name → split → (outcome, inner rate). Rows whose model is not in `models`, or that are `known`, are left out.
 
     `quick` tries two inner rates instead of four.
     """
@@ -218,7 +228,7 @@ def evaluate_rows(
     test = {split: world.tasks(split, tasks, seed=100) for split in SPLITS}
     validation = {split: world.tasks(chosen_on, validation_tasks, seed=200) for split, chosen_on in SPLITS.items()}
     for row in rows(world, seed):
-        if row.model not in models:
+        if row.model not in models or row.name in known:
             continue
         mass = models[row.model]
         found[row.name] = {}

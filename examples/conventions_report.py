@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from conventions_experiment import load_world
+from conventions_experiment import rows as experiment_rows
 
 from hf_mass.errors import DataError
 from hf_mass.evaluation.plots import accuracy_plot, training_plot
@@ -40,7 +42,9 @@ def results(found: Sequence[Found], method: str, split: str) -> np.ndarray:
 def build_table(found: Sequence[Found], command: str, **meta: Any) -> ResultTable:
     """One row per method, intervals over tasks and seeds."""
     rows = []
-    for method, outcomes in found[0].items():
+    order = [row.name for row in experiment_rows(load_world(), 0)]
+    for method in sorted(found[0], key=order.index):
+        outcomes = found[0][method]
         accuracy = {SPLITS[split]: mean_interval(results(found, method, split)) for split in outcomes}
         every = [seed[method][split][0] for seed in found for split in outcomes]
         rates = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +35,26 @@ CHAT_TEMPLATE = (
 Canned = Callable[[str, int], str]
 
 
+@cache
 def world() -> ConventionsWorld:
     """The world that the shipped base knows."""
     return ConventionsWorld(**json.loads((BASE / "world.json").read_text()))
 
 
 def settings(output_dir: Path | str, tasks: int = 3, **changes: Any) -> MetaAdaptConfig:
-    """`tasks` tasks a step, m = 4, k = 4, K = 1, two steps, everything logged."""
+    """`tasks` tasks a step, m = 4, k = 4, K = 1, two steps, everything logged; no rate is left to the preset."""
     small: dict[str, Any] = {
         "output_dir": str(output_dir),
         "per_device_train_batch_size": tasks * M,
         "num_generations": M,
         "num_solutions": 4,
+        "learning_rate": 2e-3,
+        "scorer_learning_rate": 1e-2,
+        "scorer_features": ["log_prob", "overlap", "agreement", "attribution"],
+        "inner_learning_rate": 40.0,
+        "solve_coefficient": 0.1,
+        "scale_rewards": "batch",
+        "weigh_by": "scorer",
         "max_steps": 2,
         "warmup_steps": 0,
         "logging_steps": 1,
@@ -78,11 +87,12 @@ def written(prompt: str, index: int) -> str:
     draw = random.Random(f"{prompt}|{index}")
     words = prompt.split()
     item, colour = draw.choice([(words[i - 1], words[i + 1]) for i, word in enumerate(words) if word == ">"])
+    known = world()
     if draw.random() < 0.4:
-        item, colour = draw.choice(ITEMS), draw.choice(COLOURS[:6])
+        item, colour = draw.choice(ITEMS), draw.choice(COLOURS[: known.colours])
     if draw.random() < 0.2:
         return f"{words[0]} {item}"
-    return f"{words[0]} {item} {colour} rule{draw.randrange(24):02d}"
+    return f"{words[0]} {item} {colour} {known.convention_name(draw.randrange(known.conventions))}"
 
 
 def written_samples(tasks: list[Task], tokenizer: Any, count: int = M, text: Canned = written) -> list[Any]:
