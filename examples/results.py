@@ -3,7 +3,7 @@
     python examples/results.py --seeds 0 1 2 --tasks 400
 
 Writes examples/results/: one file of raw outcomes per seed as soon as the seed is done (a run that was interrupted goes
-on with the next seed; rows of the base that a file lacks are added to it), then results.json, results.md and results.png.
+on with the next seed; rows of the base that a file lacks are added to it), then results.json, .md and .png.
 About 20 minutes a seed on one CPU thread.
 """
 

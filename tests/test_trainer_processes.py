@@ -90,7 +90,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, root: Path) -> dict[str, lis
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # On a machine without accelerators `--num_processes 2` alone, and `--cpu`, start a single process (accelerate 1.15).
+    # Without accelerators `--num_processes 2` alone, or with `--cpu`, starts a single process (accelerate 1.15).
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port), __file__, str(folder)]

@@ -130,15 +130,18 @@ DAMAGED = [
 ]
 
 
-@pytest.mark.parametrize("how", ["truncated", "missing"])
-@pytest.mark.parametrize("name", DAMAGED)
+# Without optimizer state a checkpoint is whole: save_only_model writes it so.
+DAMAGES = [
+    (name, how) for name in DAMAGED for how in ("truncated", "missing") if how == "truncated" or ".pt" not in name
+]
+
+
+@pytest.mark.parametrize(("name", "how"), DAMAGES)
 def test_a_damaged_checkpoint_is_recognised_by_every_file(copied: Path, name: str, how: str) -> None:
     file = copied / "checkpoint-4" / name
     assert problem_of(copied / "checkpoint-4") is None
     if how == "truncated":
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    elif file.suffix in (".pt", ".pth"):
-        pytest.skip("a checkpoint without optimizer state is what save_only_model writes")
     else:
         file.unlink()
     assert name in str(problem_of(copied / "checkpoint-4"))
