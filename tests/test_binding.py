@@ -228,7 +228,7 @@ def test_targets_that_match_nothing_are_named() -> None:
     model = get_peft_model(base_model("llama"), lora_config("llama"), adapter_name="generator")
     with pytest.raises(ConfigError, match=r"called \['down_proj', 'gate_proj', 'k_proj', 'lm_head',") as caught:
         add_lora(model, "inner", lora_config("llama", target_modules=["c_attn"]))
-    assert "{'c_attn'} of the 'inner' adapter match no module" in str(caught.value)
+    assert "(of the 'inner' adapter) {'c_attn'} match no module" in str(caught.value)
 
 
 def test_linear_maps_of_gpt2_are_named() -> None:

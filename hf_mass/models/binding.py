@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
 from torch import Tensor, nn
@@ -22,22 +22,38 @@ from hf_mass.core.trees import Tree
 from hf_mass.errors import ConfigError, UnsupportedModelError
 
 
+@contextmanager
+def clear_target_errors(setting: str, config: PeftConfig | None, model: nn.Module | None = None) -> Iterator[None]:
+    """Within this context PEFT's error for LoRA targets that match nothing becomes one that names the setting.
+
+    Args:
+        setting: What the user calls it.
+        config: Holds the targets.
+        model: For the names to choose from, where it is loaded already.
+
+    Raises:
+        ConfigError: In the place of PEFT's error.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "arget modules" not in str(error):
+            raise
+        known = f" Its linear modules are called {sorted(set(_linear_maps(model)))}." if model is not None else ""
+        raise ConfigError(
+            f"{setting} {getattr(config, 'target_modules', None)!r} match no module of the model.{known} Name some of "
+            "its linear modules, or use 'all-linear'."
+        ) from error
+
+
 def add_lora(model: PeftModel, name: str, config: LoraConfig) -> None:
     """Add an adapter that PEFT does not train and that is not active.
 
     Raises:
         ConfigError: If its target_modules match nothing in the model.
     """
-    try:
+    with clear_target_errors(f"lora_target_modules (of the {name!r} adapter)", config, model):
         model.add_adapter(name, config)
-    except ValueError as error:
-        if "arget modules" not in str(error):
-            raise
-        linear = sorted(set(_linear_maps(model)))
-        raise ConfigError(
-            f"lora_target_modules {config.target_modules!r} of the {name!r} adapter match no module of the model. "
-            f"Its linear modules are called {linear}; name some of them, or use 'all-linear'."
-        ) from error
     for module in model.modules():
         if isinstance(module, LoraLayer) and name in module.lora_A:
             module.lora_A[name].requires_grad_(False)

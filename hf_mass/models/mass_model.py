@@ -17,7 +17,7 @@ from hf_mass.core.trees import Tree, tree_map
 from hf_mass.core.weights import uniform_weights
 from hf_mass.errors import CheckpointError, ConfigError, DataError
 from hf_mass.models.adaptation import Adapter, InnerProblem
-from hf_mass.models.binding import add_lora, deterministic
+from hf_mass.models.binding import add_lora, clear_target_errors, deterministic
 from hf_mass.models.config import WEIGHINGS, MassConfig
 from hf_mass.models.encoding import TextEncoder
 from hf_mass.models.features import scorer_features
@@ -88,7 +88,8 @@ class MassModel:
         generator = generator or LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(row_seed("generator", seed))
-            model = get_peft_model(base, generator)
+            with clear_target_errors("generator.target_modules", generator, base):
+                model = get_peft_model(base, generator)
         return cls(model, tokenizer, config, seed=seed)
 
     @classmethod

@@ -8,8 +8,7 @@ gradient and the generator's adapter that of γ·L_solve.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -21,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import GRPOTrainer
 
 from hf_mass.errors import ConfigError, DataError
-from hf_mass.models.binding import deterministic
+from hf_mass.models.binding import clear_target_errors, deterministic
 from hf_mass.models.mass_model import GENERATOR, MassModel
 from hf_mass.models.samples import AuxiliarySample, read_sample
 from hf_mass.tasks.formats import FORMATS, PromptFormat
@@ -95,7 +94,7 @@ class MetaAdaptTrainer(GRPOTrainer):
         if not isinstance(model, PeftModel) and peft_config is None:
             peft_config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
         extra = [] if reward_funcs is None else reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-        with _clear_target_errors(peft_config):
+        with clear_target_errors("peft_config.target_modules", peft_config):
             super().__init__(
                 model=model,
                 reward_funcs=[self._attribution_reward(), *extra],
@@ -352,18 +351,3 @@ class MetaAdaptTrainer(GRPOTrainer):
     def _load_best_model(self) -> None:
         super()._load_best_model()
         load_scorer(self.mass, self.state.best_model_checkpoint)
-
-
-@contextmanager
-def _clear_target_errors(config: PeftConfig | None) -> Iterator[None]:
-    """Within this context PEFT's error for LoRA targets that match nothing becomes one that names the setting."""
-    try:
-        yield
-    except ValueError as error:
-        if "arget modules" not in str(error):
-            raise
-        targets = getattr(config, "target_modules", None)
-        raise ConfigError(
-            f"peft_config.target_modules {targets!r} match no module of the model. Name some of its linear modules, or "
-            "use 'all-linear'."
-        ) from error
