@@ -15,7 +15,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, TrainerCallback
@@ -94,7 +93,13 @@ def train_mass(
 
 
 def train_solver(
-    world: ConventionsWorld, seed: int, output_dir: Path, steps: int, generations: int = 32, base: Path = BASE
+    world: ConventionsWorld,
+    seed: int,
+    output_dir: Path,
+    steps: int,
+    generations: int = 32,
+    base: Path = BASE,
+    **changes: Any,
 ) -> Trained:
     """The baseline: TRL's GRPO on the solver, on the same tasks and rewards, 24 tasks a step.
 
@@ -111,18 +116,17 @@ def train_solver(
 
     settings = conventions_settings()
     shared = ("learning_rate", "lr_scheduler_type", "warmup_steps", "beta", "save_strategy", "report_to", "use_cpu")
-    args = GRPOConfig(
-        output_dir=str(output_dir),
-        seed=seed,
-        max_steps=steps,
-        num_generations=generations,
-        per_device_train_batch_size=24 * generations,
-        max_completion_length=4,
-        logging_steps=50,
-        bf16=False,
-        gradient_checkpointing=False,
+    solver: dict[str, Any] = {
         **{name: settings[name] for name in shared},
-    )
+        "num_generations": generations,
+        "per_device_train_batch_size": 24 * generations,
+        "max_completion_length": 4,
+        "logging_steps": 50,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        **changes,
+    }
+    args = GRPOConfig(output_dir=str(output_dir), seed=seed, max_steps=steps, **solver)
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(base),
         reward_funcs=verified,
@@ -244,39 +248,61 @@ def evaluate_rows(
     return found
 
 
+MODELS = ("mass", "gold", "grpo_steps", "grpo_wall", "grpo_mass")
+QUICK_MODELS = ("mass", "grpo_steps", "grpo_wall")
+SOLVER_AT_WALL_TIME: dict[str, Any] = {"generations": 8}
+"""How the solver spends equal wall time; see results/LOG.md for what was tried on validation tasks."""
+
+
 def train_models(
     world: ConventionsWorld,
     seed: int,
     output_dir: Path,
-    full: bool,
+    wanted: Collection[str],
     report: Callable[[str], None],
+    known: dict[str, Any] | None = None,
     **changes: Any,
-) -> tuple[dict[str, MassModel], dict[str, Trained]]:
-    """Everything that the rows need: MASS first, since its wall time is the budget of the others.
+) -> tuple[dict[str, MassModel], dict[str, Any], dict[str, Trained]]:
+    """Train the models wanted.
+
+    The wall time and the steps of MASS are the budget of the others, so it is trained first unless `known` has them.
 
     Args:
         world: The world.
         seed: Of training.
         output_dir: Where trainers write.
-        full: Also MASS-gold and GRPO followed by MASS.
+        wanted: Of `MODELS`.
         report: Gets a line for each model.
+        known: What earlier training took, model → {"seconds", "steps"}.
         changes: Settings of MASS that differ from the preset.
+
+    Returns:
+        (the models and the base by name, what training took, how it went).
     """
     trained: dict[str, Trained] = {}
+    took = dict(known or {})
 
     def keep(name: str, result: Trained) -> None:
         trained[name] = result
+        took[name] = {"seconds": result.seconds, "steps": result.steps}
         report(f"trained {name}: {result.steps} steps in {result.seconds:.0f} s")
 
-    keep("mass", train_mass(world, seed, output_dir / "mass", **changes))
-    budget, steps = trained["mass"].seconds, trained["mass"].steps
-    keep("grpo_steps", train_solver(world, seed, output_dir / "grpo_steps", steps))
-    # At equal wall time the solver gets cheap steps: 8 solutions of a task, and as many steps as fit the time.
-    pace = train_solver(world, seed, output_dir / "pace", 20, generations=8).seconds / 20
-    keep("grpo_wall", train_solver(world, seed, output_dir / "grpo_wall", max(1, int(budget / pace)), generations=8))
-    if full:
+    def solver(name: str, seconds: float) -> Trained:
+        """As many steps as fit the time, by the pace of twenty."""
+        pace = train_solver(world, seed, output_dir / "pace", 20, **SOLVER_AT_WALL_TIME).seconds / 20
+        return train_solver(world, seed, output_dir / name, max(1, int(seconds / pace)), **SOLVER_AT_WALL_TIME)
+
+    if "mass" in wanted or "mass" not in took:
+        keep("mass", train_mass(world, seed, output_dir / "mass", **changes))
+    budget, steps = took["mass"]["seconds"], took["mass"]["steps"]
+    if "grpo_steps" in wanted:
+        keep("grpo_steps", train_solver(world, seed, output_dir / "grpo_steps", steps))
+    if "grpo_wall" in wanted:
+        keep("grpo_wall", solver("grpo_wall", budget))
+    if "gold" in wanted:
         keep("gold", train_mass(world, seed, output_dir / "gold", outer_loss="gold", **changes))
-        half = train_solver(world, seed, output_dir / "grpo_half", max(1, int(budget / 2 / pace)), generations=8)
+    if "grpo_mass" in wanted:
+        half = solver("grpo_half", budget / 2)
         model = half.mass.model
         model.delete_adapter("inner")
         changes = {**changes, "max_steps": max(1, steps // 2)}
@@ -285,5 +311,4 @@ def train_models(
     models = {"base": base_model(seed), **{name: result.mass for name, result in trained.items()}}
     for mass in models.values():
         mass.model.eval()
-    torch.manual_seed(seed)
-    return models, trained
+    return models, took, trained

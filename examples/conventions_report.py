@@ -126,8 +126,8 @@ def write_report(table: ResultTable, folder: Path, checked: Sequence[Goal]) -> d
     return {"json": table.save(folder / "results.json"), "markdown": folder / "results.md", "plot": plot}
 
 
-def save_outcomes(found: Found, path: Path) -> None:
-    """Every single result, so that a table can be made again without running anything."""
+def save_outcomes(found: Found, training: Mapping[str, Any], path: Path) -> None:
+    """Every single result, so that a table can be made again without running anything, and what training took."""
     values = {
         method: {
             split: {
@@ -141,18 +141,18 @@ def save_outcomes(found: Found, path: Path) -> None:
         for method, splits in found.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values) + "\n")
+    path.write_text(json.dumps({"training": dict(training), "rows": values}) + "\n")
 
 
-def load_outcomes(path: Path) -> Found:
-    """What `save_outcomes` wrote.
+def load_outcomes(path: Path) -> tuple[Found, dict[str, Any]]:
+    """What `save_outcomes` wrote: (rows, training).
 
     Raises:
         DataError: If the file is no such thing.
     """
     try:
         values = json.loads(path.read_text())
-        return {
+        found = {
             method: {
                 split: (
                     Outcome(np.array(v["correct"], float), v["sampled_tokens"], v["latency_s"], []),
@@ -160,7 +160,8 @@ def load_outcomes(path: Path) -> Found:
                 )
                 for split, v in splits.items()
             }
-            for method, splits in values.items()
+            for method, splits in values["rows"].items()
         }
+        return found, values["training"]
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise DataError(f"{path} holds no saved outcomes: {error}. Run results.py without --report_only.") from error

@@ -2,19 +2,19 @@
 
     python examples/results.py --seeds 0 1 2 --tasks 400
 
-Writes examples/results/: one file of raw outcomes per seed as soon as the seed is done (a run that was interrupted goes
-on with the next seed; rows of the base that a file lacks are added to it), then results.json, .md and .png.
-About 20 minutes a seed on one CPU thread.
+Writes examples/results/: one file of raw outcomes per seed (a second run trains and answers only what a file lacks),
+then results.json, results.md and results.png. About 20 minutes a seed on one CPU thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from conventions_experiment import base_model, evaluate_rows, load_world, train_models
+from conventions_experiment import evaluate_rows, load_world, rows, train_models
 from conventions_report import (
     BASE_ATTRIBUTION,
     SPLITS,
@@ -25,6 +25,22 @@ from conventions_report import (
     save_outcomes,
     write_report,
 )
+
+from hf_mass.tasks.conventions import ConventionsWorld
+
+
+def run_seed(world: ConventionsWorld, seed: int, arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """Train and answer whatever the seed's file lacks, and add it to the file."""
+    path = arguments.output / f"seed{seed}.json"
+    found, took = load_outcomes(path) if path.is_file() else ({}, {})
+    missing = [row for row in rows(world, seed) if row.name not in found]
+    say(f"seed {seed}: {len(missing)} rows to answer")
+    if not missing:
+        return
+    wanted = {row.model for row in missing} - {"base"}
+    models, took, _ = train_models(world, seed, arguments.work / f"seed{seed}", wanted, say, took)
+    added = evaluate_rows(models, world, seed, arguments.tasks, arguments.validation_tasks, say, known=found)
+    save_outcomes({**found, **added}, took, path)
 
 
 def main() -> None:
@@ -44,18 +60,9 @@ def main() -> None:
         print(text, flush=True)
 
     for seed in arguments.seeds:
-        path = arguments.output / f"seed{seed}.json"
-        if arguments.report_only:
-            continue
-        say(f"seed {seed}")
-        found = load_outcomes(path) if path.is_file() else {}
-        models = {"base": base_model(seed)}
-        if not found:
-            models, _ = train_models(world, seed, arguments.work / f"seed{seed}", full=True, report=say)
-        added = evaluate_rows(models, world, seed, arguments.tasks, arguments.validation_tasks, say, known=found)
-        if added:
-            save_outcomes({**found, **added}, path)
-    every = [load_outcomes(arguments.output / f"seed{seed}.json") for seed in arguments.seeds]
+        if not arguments.report_only:
+            run_seed(world, seed, arguments, say)
+    every = [load_outcomes(arguments.output / f"seed{seed}.json")[0] for seed in arguments.seeds]
     table = build_table(every, command="python " + " ".join(sys.argv), seeds=arguments.seeds, tasks=arguments.tasks)
     checked = goals(table, every)
     write_report(table, arguments.output, checked)

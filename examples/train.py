@@ -16,10 +16,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
-from conventions_experiment import BASE, evaluate_rows, load_world, train_models
+from conventions_experiment import BASE, QUICK_MODELS, evaluate_rows, load_world, train_models
 from conventions_report import build_table, goals, plot_training, write_report
 from peft import LoraConfig
 from transformers import AutoTokenizer, HfArgumentParser
@@ -93,8 +94,8 @@ def run_embedded(arguments: EmbeddedArguments) -> None:
     folder, seed = Path(arguments.output_dir), arguments.seed
     world = load_world()
     say(f"base: {BASE} (a designed base of 0.13M parameters in a designed world; see its card)")
-    changes = {} if arguments.max_steps is None else {"max_steps": arguments.max_steps}
-    models, trained = train_models(world, seed, folder, full=False, report=say, **changes)
+    changes: dict[str, Any] = {} if arguments.max_steps is None else {"max_steps": arguments.max_steps}
+    models, _, trained = train_models(world, seed, folder, QUICK_MODELS, say, **changes)
     adapters = folder / "adapters"
     trained["mass"].mass.save_pretrained(adapters)
     plot_training(trained["mass"].history, folder / "training.png")
