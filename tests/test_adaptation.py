@@ -46,7 +46,7 @@ def precise(steps: int = 1, microbatch: int | None = None, rule: str = "adjoint"
     model = lora_model("llama", torch.float64, adapters=("default", "inner"))
     randomise_lora(model, scale=0.2)
     inner = InnerConfig(steps=steps, learning_rate=0.3, microbatch=microbatch, rule=rule)
-    config = MassConfig(format=CONVENTIONS_FORMAT, inner=inner, max_length=32)
+    config = MassConfig(format=CONVENTIONS_FORMAT, inner=inner, max_length=32, max_sample_tokens=6, max_answer_tokens=4)
     return MassModel(model, build_word_tokenizer(WORDS), config)
 
 

@@ -33,9 +33,9 @@ configs = st.builds(
     MassConfig,
     samples=st.integers(1, 99),
     temperature=positive,
-    max_sample_tokens=st.integers(1, 9999),
-    max_answer_tokens=st.integers(1, 9999),
-    max_length=st.integers(2, 9999),
+    max_sample_tokens=st.integers(1, 999),
+    max_answer_tokens=st.integers(1, 999),
+    max_length=st.integers(1000, 9999),
     weigh_by=st.sampled_from(WEIGHINGS),
     format=st.sampled_from([*FORMATS.values(), PromptFormat(solver_template="Löse: {problem} →")]),
     inner=st.builds(

@@ -139,8 +139,12 @@ class MassConfig:
         for name in ("samples", "max_sample_tokens", "max_answer_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"MassConfig.{name} is {getattr(self, name)}; choose at least 1.")
-        if self.max_length < 2:
-            raise ConfigError(f"MassConfig.max_length is {self.max_length}; choose at least 2 tokens.")
+        longest = max(self.max_sample_tokens, self.max_answer_tokens)
+        if self.max_length <= longest:
+            raise ConfigError(
+                f"MassConfig.max_length is {self.max_length}, which leaves no prompt beside {longest} generated tokens "
+                "(the larger of max_sample_tokens and max_answer_tokens). Raise max_length, or lower those."
+            )
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ConfigError(f"MassConfig.temperature is {self.temperature}; choose a finite number above 0.")
         if self.weigh_by not in WEIGHINGS:

@@ -38,17 +38,27 @@ class TextEncoder:
         tokenizer: Needs an end-of-sequence token; a missing padding token is set to it.
         fmt: The prompt format.
         max_length: Longest row in tokens; longer prompts are cut on the left, since the question stands at their end.
+        sample_room: Tokens kept free behind a generator prompt, so that what is generated fits max_length too.
+        answer_room: The same behind a solver prompt.
 
     Raises:
         DataError: If the tokenizer has no end-of-sequence token.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, fmt: PromptFormat, max_length: int) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        fmt: PromptFormat,
+        max_length: int,
+        sample_room: int = 0,
+        answer_room: int = 0,
+    ) -> None:
         if tokenizer.eos_token_id is None:
             raise DataError("tokenizer.eos_token is None; answers need an end. Set tokenizer.eos_token.")
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.tokenizer, self.format, self.max_length = tokenizer, fmt, max_length
+        self.sample_room, self.answer_room = sample_room, answer_room
         # The same prompts come back for every sample, demonstration and round of one task.
         self._plain_ids = lru_cache(maxsize=65536)(self._tokenize)
 
@@ -81,13 +91,13 @@ class TextEncoder:
             raise DataError(f"max_length {self.max_length} leaves no prompt beside {room} answer tokens; raise it.")
         return list(ids[-kept:])
 
-    def generator_prompt_ids(self, task: Task, room: int = 0) -> list[int]:
+    def generator_prompt_ids(self, task: Task) -> list[int]:
         """Token ids on which the generator writes a sample (see `prompt_ids`)."""
-        return self.prompt_ids(task, self.format.generator_prompt(task), room)
+        return self.prompt_ids(task, self.format.generator_prompt(task), self.sample_room)
 
-    def solver_prompt_ids(self, task: Task, room: int = 0) -> list[int]:
+    def solver_prompt_ids(self, task: Task) -> list[int]:
         """Token ids on which the task is solved (see `prompt_ids`)."""
-        return self.prompt_ids(task, self.format.solver_prompt(task), room)
+        return self.prompt_ids(task, self.format.solver_prompt(task), self.answer_room)
 
     def answer_ids(self, answer: str, end: bool = True) -> list[int]:
         """Token ids of an answer, with the end-of-sequence token behind it where it `end`s."""

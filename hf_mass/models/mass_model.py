@@ -56,7 +56,9 @@ class MassModel:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(row_seed("inner", seed))
                 add_lora(model, INNER, inner_lora_config(config))
-        self.encoder = TextEncoder(tokenizer, config.format, config.max_length)
+        self.encoder = TextEncoder(
+            tokenizer, config.format, config.max_length, config.max_sample_tokens, config.max_answer_tokens
+        )
         self.adapter = Adapter(model, self.encoder, config, INNER)
         if scorer is None:
             with torch.random.fork_rng(devices=[]):
