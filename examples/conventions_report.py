@@ -82,7 +82,7 @@ def goals(table: ResultTable, found: Sequence[Found]) -> list[Goal]:
         (scored, "TT-SS (raw self-generated)", FAMILIES, 1.0),
         (scored, "hand-written filter (equal tokens)", FAMILIES, 1.0),
         (scored, "solver GRPO, equal steps", FAMILIES, 1.0),
-        ("GRPO then MASS, attribution to demonstrations, m = 24", wall, FAMILIES, 1.0),
+        (scored, wall, FAMILIES, 1.0),
         (BASE_ATTRIBUTION, "base", CONVENTIONS, 2.5),
         (BASE_ATTRIBUTION, "solver GRPO, equal steps", CONVENTIONS, 1.0),
         (BASE_ATTRIBUTION, wall, CONVENTIONS, 1.0),
