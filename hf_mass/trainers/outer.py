@@ -227,10 +227,10 @@ class OuterLoop:
             shares = [sum(s.reason == reason for s in group) / len(group) for group in problem.samples]
             metrics[f"samples/{reason}"] = shares
         if trajectory is not None:
-            metrics["inner_loss/before"] = _finite(trajectory.losses[0])
+            metrics["inner_loss/before"] = _inner_objectives(problem, trajectory.losses[0], weights)
         if detailed and trajectory is not None:
             with self.mass.adapter.lora.inactive():
-                metrics["inner_loss/after"] = _finite(trajectory.final_losses())
+                metrics["inner_loss/after"] = _inner_objectives(problem, trajectory.final_losses(), weights)
         if detailed and self.config.outer_loss == "verifier":
             metrics["reward/unadapted"] = self._unadapted_rewards(problem.tasks, step)
         return metrics
@@ -240,6 +240,12 @@ class OuterLoop:
         assert isinstance(solved, list)
         judged = self.mass.judge(tasks, [solution.text for solution in solved], always=True)
         return [float(solution.reward or 0.0) for solution in judged]
+
+
+def _inner_objectives(problem: InnerProblem, losses: Tensor, weights: Tensor) -> list[float]:
+    """Σ_i s_i ℓ_i of every task that has a usable sample: what its inner loop descends."""
+    totals = (problem.to_samples(losses) * weights).sum(1)
+    return _finite(totals[problem.usable.any(1)])
 
 
 def _finite(losses: Tensor) -> list[float]:
