@@ -63,7 +63,7 @@ def test_results_table_is_the_measured_one() -> None:
 
 
 def test_file_tree_is_true() -> None:
-    tree = next(block for block in blocks("") if "hf_mass/core" in block)
+    tree = next(block for block in blocks("text") if "hf_mass/core" in block)
     listed = [line.split()[0] for line in tree.strip().splitlines()]
     assert all((ROOT / path).exists() for path in listed)
     folders = {f"hf_mass/{p.name}" for p in (ROOT / "hf_mass").iterdir() if p.is_dir() and p.name != "__pycache__"}
