@@ -88,6 +88,8 @@ def goals(table: ResultTable, found: Sequence[Found]) -> list[Goal]:
         (BASE_ATTRIBUTION, wall, CONVENTIONS, 1.0),
         (BASE_ATTRIBUTION, "TTT: one step on the demonstrations", CONVENTIONS, 1.0),
         (scored, "MASS, uniform", CONVENTIONS, 1.0),
+        (scored, "attribution to demonstrations, base generator, m = 8", FAMILIES, 1.0),
+        (scored, "attribution to demonstrations, base generator, m = 8", CONVENTIONS, 1.0),
     ]
     names = {row.method for row in table}
     checked = []

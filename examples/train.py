@@ -25,6 +25,7 @@ from conventions_report import build_table, goals, plot_training, write_report
 from peft import LoraConfig
 from transformers import AutoTokenizer, HfArgumentParser
 
+from hf_mass.errors import ConfigError, DataError
 from hf_mass.evaluation.statistics import mean_interval
 from hf_mass.evaluation.tables import ResultRow, ResultTable
 from hf_mass.tasks.formats import FORMATS
@@ -117,9 +118,12 @@ def run_embedded(arguments: EmbeddedArguments) -> None:
 
 def run_own(script: ScriptArguments, args: MetaAdaptConfig) -> None:
     """Train on a user's model and data; evaluate before and after; save."""
+    for option in ("model_name_or_path", "dataset_name"):
+        if getattr(script, option) is None:
+            raise ConfigError(f"--{option} is missing. A model and data of one's own go together; give both.")
     train, held_out = own_tasks(script, args)
     say(f"{len(train)} training tasks, {len(held_out)} evaluation tasks")
-    model = script.model_name_or_path or str(BASE)
+    model = str(script.model_name_or_path)
     args.model_init_kwargs = {**(args.model_init_kwargs or {}), "dtype": script.dtype}
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
     trainer = MetaAdaptTrainer(
@@ -177,7 +181,9 @@ def own_tasks(script: ScriptArguments, args: MetaAdaptConfig) -> tuple[list[Task
     tasks = load(str(script.dataset_name), script.dataset_split, limit)
     if script.eval_dataset_name is not None:
         return tasks, load(script.eval_dataset_name, script.eval_dataset_split, script.eval_tasks)
-    held_out = min(script.eval_tasks, max(1, len(tasks) // 5))
+    if len(tasks) < 2:
+        raise DataError(f"{script.dataset_name!r} has {len(tasks)} task; at least 2 are needed, one to hold out.")
+    held_out = min(script.eval_tasks, len(tasks) - 1 if limit else max(1, len(tasks) // 5))
     return tasks[:-held_out], tasks[-held_out:]
 
 

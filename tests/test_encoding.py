@@ -43,7 +43,6 @@ def test_plain_prompts_are_the_format_s_text(encoder: TextEncoder) -> None:
     task = text_task()
     assert encoder.tokenizer.decode(encoder.solver_prompt_ids(task)) == FORMAT.solver_prompt(task)
     assert encoder.tokenizer.decode(encoder.generator_prompt_ids(task)) == FORMAT.generator_prompt(task)
-    assert encoder.prompt(task, "any text") == "any text"
 
 
 def test_word_prompts_begin_with_the_beginning_token(world_encoder: TextEncoder) -> None:
@@ -64,12 +63,6 @@ def test_conversational_tasks_go_through_the_chat_template(chat_encoder: TextEnc
     text = FORMAT.solver_prompt(task)
     expected = f"<system>Be brief.</system><user>Hi</user><assistant>Hello</assistant><user>{text}</user><assistant>"
     assert chat_encoder.tokenizer.decode(chat_encoder.solver_prompt_ids(task)) == expected
-    assert chat_encoder.prompt(task, text) == [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": "Hello"},
-        {"role": "user", "content": text},
-    ]
     plain = replace(task, conversational=False, history=())
     assert chat_encoder.tokenizer.decode(chat_encoder.solver_prompt_ids(plain)) == FORMAT.solver_prompt(plain)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import HfArgumentParser
 
 ROOT = Path(__file__).parent.parent
@@ -15,6 +17,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 import byte_model  # noqa: E402
 import train  # noqa: E402
 
+from hf_mass.errors import ConfigError  # noqa: E402
 from hf_mass.models.mass_model import MassModel  # noqa: E402
 from hf_mass.models.samples import AuxiliarySample  # noqa: E402
 from hf_mass.trainers import meta_adapt_trainer  # noqa: E402
@@ -32,7 +35,8 @@ COMMON = (
 def byte_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("byte-model")
     tokenizer = byte_model.build_tokenizer()
-    byte_model.build_model(tokenizer, width=32, layers=1).save_pretrained(folder)
+    torch.manual_seed(0)
+    byte_model.build_model(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -89,7 +93,7 @@ def test_gsm8k_in_gold_mode(
     )
     losses = [entry["outer_loss"] for entry in logged if "outer_loss" in entry]
     assert len(losses) == 12
-    assert sum(losses[-3:]) < sum(losses[:3]) - 0.3
+    assert sum(losses[-3:]) / 3 < sum(losses[:3]) / 3 - 0.05  # batches differ by about .02
     first = logged[0]
     assert first["samples/parse_rate"] == pytest.approx(0.5)
     assert first["samples/no_match"] == pytest.approx(0.5)
@@ -127,3 +131,34 @@ def test_1d_arc(byte_folder: Path, shared_data: Path, tmp_path: Path, logged: li
     assert losses[-1] < losses[0]
     reasons = {key for entry in logged for key, value in entry.items() if key.startswith("samples/") and value}
     assert reasons - {"samples/parse_rate"}
+
+
+def own(line: str) -> tuple[train.ScriptArguments, MetaAdaptConfig]:
+    common = f"--output_dir unused {COMMON.replace('--eval_tasks 2', '')} {line}"
+    return HfArgumentParser((train.ScriptArguments, MetaAdaptConfig)).parse_args_into_dataclasses(common.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "counts"),
+    [
+        ("--max_train_tasks 20 --eval_tasks 10", (20, 10)),
+        ("--max_train_tasks 4 --eval_tasks 2", (4, 2)),
+        ("--eval_tasks 5", (35, 5)),
+        ("--eval_tasks 100", (32, 8)),
+    ],
+)
+def test_the_numbers_of_tasks_are_those_asked_for(options: str, counts: tuple[int, int], tmp_path: Path) -> None:
+    rows = [{"problem": f"{i} + 1?", "answer": i + 1} for i in range(40)]
+    (tmp_path / "data.json").write_text(json.dumps(rows))
+    script, args = own(f"--model_name_or_path unused --dataset_name {tmp_path / 'data.json'} {options}")
+    found, held_out = train.own_tasks(script, args)
+    assert (len(found), len(held_out)) == counts
+    assert not {task.problem for task in found} & {task.problem for task in held_out}
+
+
+@pytest.mark.parametrize("given", ["model_name_or_path", "dataset_name"])
+def test_model_and_data_go_together(given: str) -> None:
+    script, args = own(f"--{given} something")
+    missing = {"model_name_or_path": "dataset_name", "dataset_name": "model_name_or_path"}[given]
+    with pytest.raises(ConfigError, match=f"--{missing} is missing"):
+        train.run_own(script, args)

@@ -227,7 +227,7 @@ def test_conversations_need_a_chat_template(tmp_path: Path) -> None:
             "prompt_format": PromptFormat(),
             "peft_config": None,
         }
-        return make_trainer(tmp_path, options=options, scorer_features=["overlap"])
+        return make_trainer(tmp_path, options=options, scorer_features=["overlap"], max_length=512)
 
     with pytest.raises(DataError, match=r"'sum' is conversational.*chat_template"):
         build(None)

@@ -15,6 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from trainer_fixtures import BASE, CannedTrainer, largest_difference, logged, make_trainer, trained_values, world
 from transformers import AutoModelForCausalLM
+from trl import GRPOTrainer
 
 from hf_mass.errors import CheckpointError
 from hf_mass.models.mass_model import MassModel
@@ -318,3 +319,20 @@ def test_a_process_killed_while_saving_leaves_the_earlier_saved_model_whole(
 def test_a_checkpoint_names_its_settings(run: MetaAdaptTrainer) -> None:
     settings = json.loads((Path(run.args.output_dir) / "checkpoint-4" / "mass_config.json").read_text())
     assert settings["format_version"] == 1 and settings["samples"] == run.args.inference_samples
+
+
+@pytest.mark.parametrize(("spelled", "expected"), [("True", "checkpoint-4"), ("true", "checkpoint-4"), ("False", None)])
+def test_resuming_may_be_spelled_as_on_a_command_line(
+    run: MetaAdaptTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelled: str, expected: str | None
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(GRPOTrainer, "train", lambda self, resume=None, *args, **kwargs: seen.append(resume))
+    trainer = make_trainer(tmp_path, **RUN)
+    trainer.args.output_dir = run.args.output_dir
+    trainer.train(resume_from_checkpoint=spelled)
+    assert [Path(seen[0]).name if seen[0] else None] == [expected]
+
+
+def test_the_card_names_no_model_that_is_not_there(run: MetaAdaptTrainer) -> None:
+    card = (Path(run.args.output_dir) / "README.md").read_text()
+    assert "MassModel.from_pretrained" in card and "None" not in card

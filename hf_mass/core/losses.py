@@ -217,7 +217,7 @@ def hessian_product(loss: RowLoss, params: Tree, coefficients: Tensor, direction
             except NotImplementedError as error:
                 raise UnsupportedModelError(
                     f"An operation of the model has no forward-mode derivative, which K > 1 needs: {error} "
-                    'Use attn_implementation="eager", inner_steps=1, or meta_gradient="unrolled".'
+                    'Use meta_gradient="unrolled", inner_steps=1, or attn_implementation="eager".'
                 ) from error
             for sum_, gradient in zip(total.values(), gradients, strict=True):
                 sum_ += _tangent(gradient).detach()

@@ -114,6 +114,8 @@ class MassConfig:
     Args:
         samples: m, auxiliary samples of one task at inference (6 in arXiv 2603.03524).
         temperature: Sampling temperature of the generator.
+        top_p: Nucleus mass that the generator samples from.
+        top_k: Number of tokens that it samples from; 0 for all.
         max_sample_tokens: Longest auxiliary sample.
         max_answer_tokens: Longest solution.
         max_length: Longest training row.
@@ -126,6 +128,8 @@ class MassConfig:
 
     samples: int = 6
     temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
     max_sample_tokens: int = 512
     max_answer_tokens: int = 512
     max_length: int = 2048
@@ -147,6 +151,8 @@ class MassConfig:
             )
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ConfigError(f"MassConfig.temperature is {self.temperature}; choose a finite number above 0.")
+        if not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ConfigError(f"MassConfig.top_p is {self.top_p} and top_k {self.top_k}; choose 0 < p ≤ 1 and k ≥ 0.")
         if self.weigh_by not in WEIGHINGS:
             raise ConfigError(f"weigh_by is {self.weigh_by!r}; choose one of {list(WEIGHINGS)}.")
 

@@ -65,15 +65,22 @@ class TextEncoder:
     def _tokenize(self, text: str, special: bool) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
 
-    def prompt(self, task: Task, text: str) -> str | list[dict[str, str]]:
-        """What a trainer takes as prompt: the text itself, or messages for a conversational task."""
-        return self.format.messages(task, text) if task.conversational else text
-
     def prompt_ids(self, task: Task, text: str, room: int = 0) -> list[int]:
-        """Token ids of a rendered prompt, leaving `room` tokens up to max_length.
+        """The last token ids of a rendered prompt, leaving `room` tokens up to max_length.
 
         Raises:
             DataError: If the task is conversational and the tokenizer has no chat template, or no room is left.
+        """
+        kept = self.max_length - room
+        if kept < 1:
+            raise DataError(f"max_length {self.max_length} leaves no prompt beside {room} answer tokens; raise it.")
+        return self.full_prompt_ids(task, text)[-kept:]
+
+    def full_prompt_ids(self, task: Task, text: str) -> list[int]:
+        """All token ids of a rendered prompt, through the chat template where the task is conversational.
+
+        Raises:
+            DataError: If the task is conversational and the tokenizer has no chat template.
         """
         if task.conversational:
             if not self.tokenizer.chat_template:
@@ -86,10 +93,7 @@ class TextEncoder:
             )["input_ids"]
         else:
             ids = self._plain_ids(text, True)
-        kept = self.max_length - room
-        if kept < 1:
-            raise DataError(f"max_length {self.max_length} leaves no prompt beside {room} answer tokens; raise it.")
-        return list(ids[-kept:])
+        return list(ids)
 
     def generator_prompt_ids(self, task: Task) -> list[int]:
         """Token ids on which the generator writes a sample (see `prompt_ids`)."""

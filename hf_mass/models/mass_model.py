@@ -164,7 +164,9 @@ class MassModel:
             raise ConfigError(f"MassModel.generate_auxiliary: count is {count}; choose at least 1.")
         if not listed:
             raise DataError("MassModel.generate_auxiliary: tasks is empty; give at least one task.")
-        sampling = Sampling(self.config.max_sample_tokens, self.config.temperature)
+        sampling = Sampling(
+            self.config.max_sample_tokens, self.config.temperature, self.config.top_p, self.config.top_k
+        )
         with deterministic(self.model):
             return write_samples(self.model, self.encoder, listed, count, sampling, seed)
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from hf_mass.core.trees import Tree
@@ -41,7 +38,6 @@ class AdaptationRecord:
     reason: str | None = None
     sampled_tokens: int = 0
     seconds: float = 0.0
-    details: Mapping[str, Any] = field(default_factory=dict)
 
     def table(self) -> list[dict[str, object]]:
         """One row per sample: question, answer, weight, attribution, reason."""
@@ -76,8 +72,3 @@ class Solution:
     answer: str | None
     reward: float | None
     sampled_tokens: int
-
-
-def non_finite(losses: Tensor) -> Tensor:
-    """Which losses are NaN or infinite."""
-    return ~torch.isfinite(losses)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from transformers.utils import is_torch_bf16_gpu_available
 from trl import GRPOConfig
 
 from hf_mass.errors import ConfigError
@@ -103,6 +104,12 @@ class MetaAdaptConfig(GRPOConfig):
                 f"MetaAdaptConfig.num_generations is {self.num_generations}; m must be at least 2, since the samples "
                 "of a task are compared with each other."
             )
+        if self.fp16:
+            raise ConfigError(
+                "MetaAdaptConfig.fp16 is True; its loss scaling would not reach the scorer. Use bf16=True, or float32."
+            )
+        if getattr(self, "bf16", None) is None and not is_torch_bf16_gpu_available():
+            self.bf16 = False  # TRL's default of True is refused by a machine without such an accelerator
         self._check_choice("outer_loss", OUTER_LOSSES)
         self._check_choice("generator_reward", GENERATOR_REWARDS)
         self._check_choice("solve_gradient", ("direct", "full"))
@@ -141,6 +148,8 @@ class MetaAdaptConfig(GRPOConfig):
         return MassConfig(
             samples=int(self.num_generations or 0) if training else self.inference_samples,
             temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
             max_sample_tokens=self.max_completion_length or 512,
             max_answer_tokens=self.max_solution_length,
             max_length=self.max_length,

@@ -33,6 +33,7 @@ from hf_mass.trainers.checkpoints import last_whole_checkpoint, load_scorer, req
 from hf_mass.trainers.generator_gradient import trainable_parameters
 from hf_mass.trainers.meta_adapt_config import MetaAdaptConfig
 from hf_mass.trainers.outer import OuterLoop, OuterStep
+from hf_mass.trainers.task_data import fitting_tasks, prompt_dataset
 
 TaskData: TypeAlias = Dataset | Sequence[Task]
 
@@ -90,7 +91,9 @@ class MetaAdaptTrainer(GRPOTrainer):
         validate_tasks(self.train_tasks, need_gold=args.outer_loss == "gold", need_demonstrations=False)
         self.eval_tasks = {} if eval_dataset is None else self._eval_tasks(eval_dataset, args)
         # For the Trainer, which checks that there is one where eval_strategy asks for it; `evaluate` takes the tasks.
-        eval_prompts = {name: self._prompt_dataset(tasks) for name, tasks in self.eval_tasks.items()} or None
+        eval_prompts = {
+            name: prompt_dataset(tasks, self.prompt_format) for name, tasks in self.eval_tasks.items()
+        } or None
         if not isinstance(model, PeftModel) and peft_config is None:
             peft_config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
         extra = [] if reward_funcs is None else reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
@@ -99,18 +102,14 @@ class MetaAdaptTrainer(GRPOTrainer):
                 model=model,
                 reward_funcs=[self._attribution_reward(), *extra],
                 args=args,
-                train_dataset=self._prompt_dataset(self.train_tasks),
+                train_dataset=prompt_dataset(self.train_tasks, self.prompt_format),
                 eval_dataset=eval_prompts,
                 processing_class=processing_class,
                 peft_config=peft_config,
                 callbacks=callbacks,
                 optimizers=optimizers,
             )
-        if GENERATOR not in self.model.peft_config:
-            raise ConfigError(
-                f"The PEFT model has adapters {sorted(self.model.peft_config)}; the generator's must be called "
-                f"{GENERATOR!r}. Load it with adapter_name={GENERATOR!r}."
-            )
+        self._check_adapter()
         self.mass = MassModel(self.model, self.processing_class, args.mass_config(self.prompt_format), seed=args.seed)
         training = MassModel(
             self.model, self.processing_class, args.mass_config(self.prompt_format, training=True), self.mass.scorer
@@ -120,7 +119,21 @@ class MetaAdaptTrainer(GRPOTrainer):
         self._outer_step: OuterStep | None = None
         self._scorer_gradient: list[torch.Tensor] = []
         self._generator_gradient: dict[str, torch.Tensor] = {}
-        self.mass.encoder.generator_prompt_ids(self.train_tasks[0])  # a missing chat template shows before training
+        kept = fitting_tasks(self.train_tasks, self.outer_loop.mass.encoder)
+        if len(kept) < len(self.train_tasks):
+            self.train_dataset: Dataset = self.train_dataset.select(kept)
+
+    def _check_adapter(self) -> None:
+        if GENERATOR not in self.model.peft_config:
+            raise ConfigError(
+                f"The PEFT model has adapters {sorted(self.model.peft_config)}; the generator's must be called "
+                f"{GENERATOR!r}. Load it with adapter_name={GENERATOR!r}."
+            )
+        if not trainable_parameters(self.model):
+            raise ConfigError(
+                f"The PEFT model's adapter {GENERATOR!r} has no trainable parameters. Load it with "
+                "PeftModel.from_pretrained(..., is_trainable=True)."
+            )
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
@@ -145,17 +158,6 @@ class MetaAdaptTrainer(GRPOTrainer):
         for tasks in sets.values():
             validate_tasks(tasks, need_gold=False, need_demonstrations=args.weigh_by == "demonstrations")
         return sets
-
-    def _prompt_dataset(self, tasks: Sequence[Task]) -> Dataset:
-        """Rows for TRL: the generator's prompt (text or messages), and which task it belongs to."""
-        texts = [self.prompt_format.generator_prompt(task) for task in tasks]
-        conversational = {task.conversational for task in tasks}
-        if len(conversational) > 1:
-            raise DataError("A dataset mixes conversational and plain problems; use one kind.")
-        prompts: list[Any] = list(texts)
-        if conversational == {True}:
-            prompts = [self.prompt_format.messages(task, text) for task, text in zip(tasks, texts, strict=True)]
-        return Dataset.from_dict({"prompt": prompts, "task_index": list(range(len(tasks)))})
 
     # -- the reward of the generator ----------------------------------------------------------------------------------
 
@@ -336,8 +338,22 @@ class MetaAdaptTrainer(GRPOTrainer):
         elif self.args.should_save:
             self.mass.save_pretrained(folder)
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """A short README.md beside a checkpoint: how to load what was trained. Nothing measured is claimed."""
+        if not self.is_world_process_zero():
+            return
+        folder = Path(str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(
+            "---\nlibrary_name: peft\ntags:\n- hf_mass\n- trl\n- test-time-training\n---\n\n"
+            "A MASS generator adapter, inner adapter and scorer, trained with `hf_mass.MetaAdaptTrainer`.\n\n"
+            '```python\nfrom hf_mass import MassModel\n\nmass = MassModel.from_pretrained("path/or/id")\n```\n'
+        )
+
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in the Trainer; resuming takes the last whole checkpoint and refuses one that was cut off while saving."""
+        if isinstance(resume_from_checkpoint, str) and resume_from_checkpoint.lower() in ("true", "false"):
+            resume_from_checkpoint = resume_from_checkpoint.lower() == "true"  # as a command line spells it
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
         elif isinstance(resume_from_checkpoint, str | Path):
