@@ -141,14 +141,19 @@ class Adapter:
 
     # -- outer losses -------------------------------------------------------------------------------------------------
 
-    def gold_loss(self, tasks: Sequence[Task]) -> WeightedLoss:
+    def gold_loss(self, tasks: Sequence[Task], chosen: Sequence[int] | None = None) -> WeightedLoss:
         """Cross-entropy on each task's gold solution.
+
+        Args:
+            tasks: N tasks.
+            chosen: Which of them count; None for all.
 
         Raises:
             DataError: If a task has neither a solution nor an answer.
         """
         rows = []
-        for n, task in enumerate(tasks):
+        for n in range(len(tasks)) if chosen is None else chosen:
+            task = tasks[n]
             gold = task.solution if task.solution is not None else task.answer
             if gold is None:
                 raise DataError(
@@ -156,8 +161,7 @@ class Adapter:
                     "column, or use outer_loss='verifier' with a verifier of your own."
                 )
             rows.append(Row(n, self.encoder.solver_prompt_ids(task), self.encoder.answer_ids(gold)))
-        loss = self.token_loss(rows)
-        return WeightedLoss(loss, torch.ones(len(rows), device=self.device))
+        return WeightedLoss(self.token_loss(rows), torch.ones(len(rows), device=self.device))
 
     def demonstration_loss(self, tasks: Sequence[Task], derivations: Sequence[Sequence[str]]) -> MixtureLoss:
         """−Σ_j log Σ_{r ∈ U} p(r, y_j | x_j) / J over a task's J demonstrations (x_j, y_j).

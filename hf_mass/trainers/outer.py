@@ -138,15 +138,8 @@ class OuterLoop:
         if self.config.outer_loss == "gold":
             if not index:
                 return None, {}
-            rows = [self._gold_row(n, problem.tasks[n]) for n in index]
-            loss = self.mass.adapter.token_loss(rows)
-            return WeightedLoss(loss, torch.ones(len(rows), device=self.mass.device)), {}
+            return self.mass.adapter.gold_loss(problem.tasks, index), {}
         return self._verifier_loss(problem, adapted, index, step)
-
-    def _gold_row(self, n: int, task: Task) -> Row:
-        encoder = self.mass.encoder
-        gold = task.solution if task.solution is not None else str(task.answer)
-        return Row(n, encoder.solver_prompt_ids(task), encoder.answer_ids(gold))
 
     def _verifier_loss(
         self, problem: InnerProblem, adapted: Tree, index: list[int], step: int
