@@ -55,7 +55,7 @@ def test_the_constructor_takes_what_is_passed_on() -> None:
 def test_every_override_overrides_something() -> None:
     """A method that TRL renames would silently become one that nobody calls."""
     own = {name for name, value in vars(MetaAdaptTrainer).items() if inspect.isfunction(value)}
-    mine = {"_to_tasks", "_eval_tasks", "_prompt_dataset", "_attribution_reward", "_rewards", "_outer"}
+    mine = {"_to_tasks", "_eval_tasks", "_check_adapter", "_attribution_reward", "_rewards", "_outer"}
     mine |= {"_share_metrics", "_share_gradients", "_reduced"}
     overridden = {name for name in own - mine if hasattr(GRPOTrainer, name)}
     assert overridden == own - mine
