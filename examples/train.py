@@ -69,7 +69,7 @@ class EmbeddedArguments:
     output_dir: str = field(default="outputs/conventions", metadata={"help": "Where everything is written."})
     seed: int = field(default=0, metadata={"help": "Seed of training and sampling."})
     max_steps: int | None = field(default=None, metadata={"help": "Training steps; default: the preset's."})
-    test_tasks: int = field(default=200, metadata={"help": "Test tasks of each split."})
+    test_tasks: int = field(default=150, metadata={"help": "Test tasks of each split."})
 
 
 def main() -> None:
