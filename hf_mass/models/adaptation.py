@@ -68,17 +68,13 @@ class Adapter:
     def __init__(self, model: PeftModel, encoder: TextEncoder, config: MassConfig, inner: str = "inner") -> None:
         self.model, self.encoder, self.config = model, encoder, config
         self.lora = BoundLora(model, inner)
-        self.inner_loop = self.make_loop(config.inner.steps, config.inner.learning_rate)
+        inner_optimizer = make_optimizer(config.inner.optimizer, config.inner.learning_rate, config.inner.momentum)
+        self.inner_loop = InnerLoop(config.inner.steps, inner_optimizer)
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
-
-    def make_loop(self, steps: int, learning_rate: float) -> InnerLoop:
-        """An inner loop with the configured optimizer and another number of steps or rate."""
-        inner = self.config.inner
-        return InnerLoop(steps, make_optimizer(inner.optimizer, learning_rate, inner.momentum))
 
     def token_loss(self, rows: Sequence[Row], reduction: str = "mean") -> TokenLoss:
         """Row losses of text under the inner adapter's updates."""
@@ -109,7 +105,7 @@ class Adapter:
         ]
         return InnerProblem(tasks, samples, self.token_loss(rows) if rows else None, usable_mask(samples, self.device))
 
-    def run(self, problem: InnerProblem, weights: Tensor, loop: InnerLoop | None = None) -> Trajectory:
+    def run(self, problem: InnerProblem, weights: Tensor) -> Trajectory:
         """The inner loop under weights s [N, m].
 
         Raises:
@@ -119,7 +115,7 @@ class Adapter:
             raise DataError("No task of the batch has a usable auxiliary sample; there is nothing to adapt on.")
         with self.lora.inactive():
             start = self.lora.start(len(problem.tasks))
-            return (loop or self.inner_loop).run(problem.loss, start, problem.to_rows(weights))
+            return self.inner_loop.run(problem.loss, start, problem.to_rows(weights))
 
     def meta_gradient(self, trajectory: Trajectory, outer: OuterLoss) -> MetaGradient:
         """∂L_outer/∂s of every row, by the configured rule."""

@@ -280,10 +280,11 @@ class MassModel:
         adapted: AdaptationRecord | Sequence[AdaptationRecord] | None = None,
         temperature: float = 0.0,
         seed: int = 0,
+        always: bool = False,
     ) -> Solution | list[Solution]:
         """Solve one task or many: at the weights of the records given, else at the model's own.
 
-        A task whose record has no adapted weights is solved at the model's own.
+        A task whose record has no adapted weights is solved at the model's own. `always` is that of `judge`.
 
         Raises:
             DataError: If there are not as many records as tasks.
@@ -309,7 +310,7 @@ class MassModel:
                     ids = complete(self.model, self.tokenizer, prompts, sampling, seeds)
                 for i, row in zip(index, ids, strict=True):
                     texts[i], lengths[i] = self.tokenizer.decode(row, skip_special_tokens=True), len(row)
-        solutions = self.judge(listed, texts, lengths)
+        solutions = self.judge(listed, texts, lengths, always)
         return solutions[0] if isinstance(tasks, Task) else solutions
 
     def judge(

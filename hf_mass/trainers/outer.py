@@ -229,10 +229,10 @@ class OuterLoop:
         return metrics
 
     def _unadapted_rewards(self, tasks: Sequence[Task], step: int) -> list[float]:
-        solved = self.mass.solve(list(tasks), temperature=self.config.solution_temperature, seed=step)
+        temperature = self.config.solution_temperature
+        solved = self.mass.solve(list(tasks), temperature=temperature, seed=step, always=True)
         assert isinstance(solved, list)
-        judged = self.mass.judge(tasks, [solution.text for solution in solved], always=True)
-        return [float(solution.reward or 0.0) for solution in judged]
+        return [float(solution.reward or 0.0) for solution in solved]
 
 
 def _inner_objectives(problem: InnerProblem, losses: Tensor, weights: Tensor) -> list[float]:
