@@ -97,7 +97,7 @@ def test_the_demonstration_loss_is_the_marginal(proposed: list[list[str]], micro
     outer = mass.adapter.demonstration_loss(tasks, proposed)
     params = random_point(mass, len(tasks), seed)
     with mass.adapter.lora.inactive():
-        losses, gradient = outer.gradient(params)
+        losses, gradient, _ = outer.gradient(params)
         graph = outer.value(params)
     point = trees.leaves(params)
     by_hand = marginal(mass, point, tasks, proposed)
@@ -111,10 +111,10 @@ def test_the_loss_of_each_task_is_its_own() -> None:
     mass, tasks, proposed = precise(), [small_task(0), small_task(1)], [["r1", "r2"], ["r3"]]
     params = random_point(mass, 2, 0)
     with mass.adapter.lora.inactive():
-        losses, _ = mass.adapter.demonstration_loss(tasks, proposed).gradient(params)
+        losses = mass.adapter.demonstration_loss(tasks, proposed).gradient(params).losses
         for n in range(2):
             one = trees.tree_map(lambda x, n=n: x[n : n + 1], params)
-            alone, _ = mass.adapter.demonstration_loss([tasks[n]], [proposed[n]]).gradient(one)
+            alone = mass.adapter.demonstration_loss([tasks[n]], [proposed[n]]).gradient(one).losses
             assert relative_error(losses[n : n + 1], alone) < 1e-12
 
 
@@ -157,7 +157,7 @@ def test_the_gold_loss_is_the_loss_of_the_solution() -> None:
     tasks = [small_task(0), replace(small_task(1), solution=None)]
     params = random_point(mass, 2, 2)
     with mass.adapter.lora.inactive():
-        losses, _ = mass.adapter.gold_loss(tasks).gradient(params)
+        losses = mass.adapter.gold_loss(tasks).gradient(params).losses
     for n, gold in enumerate(["r1 c1 <eos>", "c2 <eos>"]):  # a derivation where there is one, else the answer
         prompt = CONVENTIONS_FORMAT.solver_prompt(tasks[n])
         with torch.no_grad():

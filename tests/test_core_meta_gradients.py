@@ -10,6 +10,7 @@ import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from hf_mass.core.inner_loop import InnerLoop, Trajectory
 from hf_mass.core.losses import RowLoss, WeightedLoss
 from hf_mass.core.meta_gradients import RULES, MetaGradient, MetaGradientRule, get_rule
 from hf_mass.core.optimizers import SGD, make_optimizer
+from hf_mass.core.second_order import hessian_product
 from hf_mass.core.token_loss import IGNORED, TokenBatch, TokenLoss
 from hf_mass.core.trees import Tree
 from hf_mass.errors import ConfigError, UnsupportedModelError
@@ -461,7 +463,7 @@ def test_one_step_needs_no_second_order_pass() -> None:
     assert inner.second_order == [False] and outer.second_order == [False]
 
 
-@pytest.mark.parametrize(("steps", "start_gradient", "passes"), [(1, True, 1), (3, False, 3), (3, True, 3)])
+@pytest.mark.parametrize(("steps", "start_gradient", "passes"), [(1, True, 1), (3, False, 2), (3, True, 3)])
 def test_one_second_order_pass_for_each_step_gone_back_through(steps: int, start_gradient: bool, passes: int) -> None:
     inner, outer = toy(4, 2, 0), toy(2, 2, 1)
     trajectory = InnerLoop(steps, SGD(0.1)).run(inner, toy_start(2, 0), torch.rand(4).double())
@@ -485,14 +487,43 @@ def test_gradients_do_not_leak_into_the_arguments(rule: MetaGradientRule) -> Non
     assert all(torch.equal(start[name].detach(), leaf) for name, leaf in before.items())
 
 
-def test_an_operation_without_a_forward_mode_rule_is_named() -> None:
-    inner: RowLoss = toy(4, 1, 0, curve=functional.silu)
+class OnlyOnce(torch.autograd.Function):
+    """x², with a backward pass that cannot be differentiated."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        context.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return 2 * context.saved_tensors[0] * gradient
+
+
+def test_an_operation_without_a_second_derivative_is_named() -> None:
+    inner: RowLoss = toy(4, 1, 0, curve=OnlyOnce.apply)
     outer = WeightedLoss(toy(2, 1, 1), torch.ones(2).double())
     one, two = (InnerLoop(k, SGD(0.1)).run(inner, toy_start(1, 0), torch.rand(4).double()) for k in (1, 2))
     get_rule("adjoint")(one, outer)
-    get_rule("unrolled")(two, outer)
-    with pytest.raises(UnsupportedModelError, match=r'silu_backward.*meta_gradient="unrolled", inner_steps=1'):
+    with pytest.raises(UnsupportedModelError, match=r"no second derivative, which K > 1 needs.*once_differentiable"):
         get_rule("adjoint")(two, outer)
+
+
+def test_an_operation_without_a_forward_mode_rule_is_named() -> None:
+    inner: RowLoss = toy(4, 1, 0, curve=OnlyOnce.apply, keep_row_gradients=False)
+    outer = WeightedLoss(toy(2, 1, 1), torch.ones(2).double())
+    with pytest.raises(UnsupportedModelError, match=r"no second derivative"):
+        get_rule("adjoint")(InnerLoop(1, SGD(0.1)).run(inner, toy_start(1, 0), torch.rand(4).double()), outer)
+
+
+def test_errors_of_another_kind_pass() -> None:
+    def broken(x: Tensor) -> Tensor:
+        raise RuntimeError("CUDA out of memory")
+
+    loss = toy(4, 1, 0, curve=broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        hessian_product(loss, toy_start(1, 0), torch.rand(4).double(), toy_start(1, 1))
 
 
 def test_settings_are_checked() -> None:

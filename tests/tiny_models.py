@@ -9,20 +9,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
+from hf_mass.core.losses import Curvature
+from hf_mass.core.second_order import double_backward
 from hf_mass.core.token_loss import IGNORED, TokenBatch
 from hf_mass.core.trees import Tree
 
@@ -32,6 +43,19 @@ TARGETS = {
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "qwen2": ["q_proj", "v_proj", "down_proj"],
     "gpt2": ["c_attn", "c_proj", "c_fc"],
+    "mistral": "all-linear",
+    "qwen3": "all-linear",
+    "gemma3": "all-linear",
+    "phi3": "all-linear",
+}
+ARCHITECTURES = tuple(TARGETS)
+
+
+MODERN: dict[str, tuple[Any, Any]] = {
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM),
+    "phi3": (Phi3Config, Phi3ForCausalLM),
 }
 
 
@@ -60,8 +84,10 @@ class WideRotaryEmbedding(nn.Module):
         return angles.cos() * self.scale, angles.sin() * self.scale
 
 
-def base_model(kind: str, dtype: torch.dtype = torch.float64, layers: int = 2, hidden: int = 16) -> PreTrainedModel:
-    """A randomly initialised model ("llama", "qwen2" or "gpt2") in evaluation mode; the same weights at every call."""
+def base_model(
+    kind: str, dtype: torch.dtype = torch.float64, layers: int = 2, hidden: int = 16, **changes: object
+) -> PreTrainedModel:
+    """A randomly initialised model of one of `ARCHITECTURES` in evaluation mode; the same weights at every call."""
     shape = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     modern = {
         "hidden_size": hidden,
@@ -74,7 +100,7 @@ def base_model(kind: str, dtype: torch.dtype = torch.float64, layers: int = 2, h
     with torch.random.fork_rng():
         torch.manual_seed(20)
         if kind == "llama":
-            model = LlamaForCausalLM(LlamaConfig(**shape, **modern, initializer_range=0.3))
+            model = LlamaForCausalLM(LlamaConfig(**shape, **modern, initializer_range=0.3, **changes))
         elif kind == "qwen2":
             model = Qwen2ForCausalLM(Qwen2Config(**shape, **modern, initializer_range=0.3, tie_word_embeddings=True))
         elif kind == "gpt2":
@@ -82,7 +108,10 @@ def base_model(kind: str, dtype: torch.dtype = torch.float64, layers: int = 2, h
             dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
             model = GPT2LMHeadModel(GPT2Config(**shape, **config, **dropout))
         else:
-            raise ValueError(f"no tiny model of kind {kind!r}")
+            own = {"gemma3": {"sliding_window": 4, "head_dim": 8}, "mistral": {"sliding_window": 4}}
+            own["qwen3"] = {"head_dim": 8}
+            config_class, model_class = MODERN[kind]
+            model = model_class(config_class(**shape, **modern, **own.get(kind, {}), initializer_range=0.3))
     if dtype == torch.float64:
         _widen(model)
     return model.to(dtype).eval()
@@ -91,9 +120,9 @@ def base_model(kind: str, dtype: torch.dtype = torch.float64, layers: int = 2, h
 def _widen(model: nn.Module) -> None:
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child).__name__.endswith("RMSNorm"):
+            if type(child).__name__.endswith("RMSNorm") and hasattr(child, "variance_epsilon"):
                 setattr(parent, name, WideRMSNorm(child.weight, child.variance_epsilon))
-            elif type(child).__name__.endswith("RotaryEmbedding"):
+            elif type(child).__name__.endswith("RotaryEmbedding") and hasattr(child, "inv_freq"):
                 setattr(parent, name, WideRotaryEmbedding(child.inv_freq, child.attention_scaling))
 
 
@@ -186,7 +215,9 @@ class ToyLoss:
     curve: Callable[[Tensor], Tensor] = torch.positive
     second_order: list[bool] = field(default_factory=list)
 
-    def microbatches(self) -> Iterator[Tensor]:
+    keep_row_gradients: bool = True
+
+    def microbatches(self, second_order: bool = False) -> Iterator[Tensor]:
         yield from torch.arange(len(self.targets)).split(self.microbatch or max(1, len(self.targets)))
 
     @contextmanager
@@ -194,3 +225,11 @@ class ToyLoss:
         self.second_order.append(second_order)
         prediction = (self.inputs[rows] * params["w"][row_task]).sum(1) + params["b"][row_task]
         yield 0.5 * (self.curve(prediction) - self.targets[rows]).square()
+
+    def at_step(self, step: int) -> ToyLoss:
+        return self
+
+    def curvature(
+        self, params: Tree, rows: Tensor, coefficients: Tensor, direction: Tree, also: Sequence[Tensor] = ()
+    ) -> Curvature:
+        return double_backward(self, params, rows, coefficients, direction, also)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -11,6 +11,8 @@ from hf_mass.core.losses import RowLoss, row_values, sample_gradients, weighted_
 from hf_mass.core.optimizers import InnerOptimizer
 from hf_mass.core.trees import Tree
 from hf_mass.errors import ConfigError
+
+RowGradients = tuple[Tensor, Tree]  # (ℓ(θ_0) [R], ∇ℓ_r(θ_0) of every row, leaves [R, ...])
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,9 @@ class Trajectory:
         states: θ_0 … θ_K, leaves [N, ...].
         optimizer: The optimizer that made the steps.
         optimizer_states: Its state before each step, K of them.
+        gradients: Σ_r s_r ∇ℓ_r(θ_k) of each step; None where the optimizer is linear and nobody needs them.
         losses: ℓ(θ_k) [K, R].
-        last_gradients: ∇ℓ_r(θ_{K−1}) of every row, leaves [R, ...].
+        first: The row gradients of step 0, which do not depend on the weights; None where they were not kept.
     """
 
     loss: RowLoss
@@ -32,8 +35,9 @@ class Trajectory:
     states: tuple[Tree, ...]
     optimizer: InnerOptimizer
     optimizer_states: tuple[Tree, ...]
+    gradients: tuple[Tree | None, ...]
     losses: tuple[Tensor, ...]
-    last_gradients: Tree
+    first: RowGradients | None
 
     @property
     def adapted(self) -> Tree:
@@ -46,15 +50,8 @@ class Trajectory:
         return len(self.losses)
 
     def reweighted(self, weights: Tensor) -> Trajectory:
-        """The trajectory under other weights. For K = 1 the row gradients are reused, so it costs no pass at all."""
-        if self.num_steps > 1:
-            return InnerLoop(self.num_steps, self.optimizer).run(self.loss, self.states[0], weights)
-        start = self.states[0]
-        gradient = trees.scatter_rows(
-            trees.scale_rows(self.last_gradients, weights), self.loss.row_task, trees.num_tasks(start)
-        )
-        update, _ = self.optimizer.update(gradient, self.optimizer_states[0])
-        return replace(self, weights=weights, states=(start, trees.add(start, update)))
+        """The trajectory under other weights. Where the row gradients were kept its first step costs no pass at all."""
+        return InnerLoop(self.num_steps, self.optimizer).run(self.loss, self.states[0], weights, self.first)
 
     def final_losses(self) -> Tensor:
         """ℓ(θ_K) [R]: one forward pass more, for logs."""
@@ -77,33 +74,46 @@ class InnerLoop:
         if self.num_steps < 1:
             raise ConfigError(f"InnerLoop.num_steps is {self.num_steps}; the inner loop needs at least one step.")
 
-    def run(self, loss: RowLoss, start: Tree, weights: Tensor) -> Trajectory:
+    def run(self, loss: RowLoss, start: Tree, weights: Tensor, first: RowGradients | None = None) -> Trajectory:
         """Adapt N tasks.
 
-        The last step keeps the row gradients apart (K = 1 attributions are inner products with them); earlier steps
-        only keep their sum.
+        The first step keeps the row gradients apart where the loss allows it: its attributions are inner products with
+        them. Going back through the later steps takes a second-order pass each, which gives theirs.
 
         Args:
             loss: R rows.
             start: θ_0, leaves [N, ...].
             weights: s [R] ≥ 0.
+            first: Row gradients at θ_0, where they are known already.
         """
         weights = weights.detach()
-        states, optimizer_states, losses = [trees.detached(start)], [self.optimizer.init(start)], []
-        gradients: Tree = {}
+        states, optimizer_states = [trees.detached(start)], [self.optimizer.init(start)]
+        losses, gradients = list[Tensor](), list[Tree | None]()
         for step in range(self.num_steps):
             point = states[-1]
-            if step == self.num_steps - 1:
-                values, gradients = sample_gradients(loss, point)
-                gradient = trees.scatter_rows(
-                    trees.scale_rows(gradients, weights), loss.row_task, trees.num_tasks(point)
-                )
+            if step == 0 and first is None and loss.keep_row_gradients:
+                first = sample_gradients(loss.at_step(0), point)
+            if step == 0 and first is not None:
+                values, gradient = first[0], _weighted(first[1], weights, loss.row_task, trees.num_tasks(point))
             else:
-                values, gradient = weighted_gradient(loss, point, weights)
-            update, optimizer_state = self.optimizer.update(gradient, optimizer_states[-1])
-            states.append(trees.add(point, update))
+                values, gradient, _ = weighted_gradient(loss.at_step(step), point, weights)
+            state, optimizer_state = self.optimizer.update(point, gradient, optimizer_states[-1], step)
+            states.append(state)
             optimizer_states.append(optimizer_state)
+            gradients.append(None if self.optimizer.linear else gradient)
             losses.append(values)
         return Trajectory(
-            loss, weights, tuple(states), self.optimizer, tuple(optimizer_states[:-1]), tuple(losses), gradients
+            loss,
+            weights,
+            tuple(states),
+            self.optimizer,
+            tuple(optimizer_states[:-1]),
+            tuple(gradients),
+            tuple(losses),
+            first,
         )
+
+
+def _weighted(row_gradients: Tree, weights: Tensor, row_task: Tensor, tasks: int) -> Tree:
+    """Σ_r s_r ∇ℓ_r of each task."""
+    return trees.scatter_rows(trees.scale_rows(row_gradients, weights), row_task, tasks)

@@ -4,18 +4,20 @@ A site is a module whose output gets `scaling * B A x` added (LoRA, arXiv 2106.0
 `Tree` of stacked leaves A [N, r, d_in] and B [N, d_out, r], so one pass over the shared base serves N tasks, and the
 result is differentiable with respect to every task's matrices, in forward and in reverse mode.
 
-Left out on purpose: dropout on the low-rank path, DoRA, and sites that do not see [rows, length, features].
+Left out on purpose: DoRA, and sites that do not see [rows, length, features].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from hf_mass.core.dropout import LoraDropout
 from hf_mass.core.trees import Tree, num_tasks
 from hf_mass.errors import DataError, UnsupportedModelError
 
@@ -38,13 +40,26 @@ class LoraSite:
 
 
 class LoraFunction:
-    """Applies a tree of low-rank updates to a model for the length of a context."""
+    """Applies a tree of low-rank updates to a model for the length of a context.
 
-    def __init__(self, sites: Mapping[str, LoraSite]) -> None:
-        self.sites = dict(sites)
+    Args:
+        sites: Where the updates are added, by name.
+        layers: The model's decoder layers in the order of its forward pass, for passes that take one at a time; empty
+            where it has none that could be told apart.
+    """
+
+    def __init__(self, sites: Mapping[str, LoraSite], layers: Sequence[nn.Module] = ()) -> None:
+        self.sites, self.layers = dict(sites), tuple(layers)
+
+    def leaves_of(self, layer: nn.Module) -> list[str]:
+        """Names of the parameters that a layer uses."""
+        inside = set(layer.modules())
+        return [leaf for site in self.sites.values() if site.module in inside for leaf in (site.a, site.b)]
 
     @contextmanager
-    def applied(self, params: Tree, row_task: Tensor) -> Iterator[None]:
+    def applied(
+        self, params: Tree, row_task: Tensor, dropout: LoraDropout | None = None, incomplete: bool = False
+    ) -> Iterator[None]:
         """Within this context the model answers row r with the updates of task `row_task[r]`.
 
         Backward passes must run inside the context: activation checkpointing recomputes the forward pass during
@@ -53,6 +68,8 @@ class LoraFunction:
         Args:
             params: Stacked leaves, [N, ...].
             row_task: [rows] int64 in [0, N).
+            dropout: Masks of the low-rank path; None for none.
+            incomplete: Leave sites without leaves among `params` as the model has them.
 
         Raises:
             DataError: When the model is called with another number of rows.
@@ -60,9 +77,11 @@ class LoraFunction:
         """
         grouped = _is_grouped(row_task, num_tasks(params))
         with ExitStack() as stack:
-            for name, site in self.sites.items():
-                hook = _update_hook(name, site, params[site.a], params[site.b], row_task, grouped)
-                stack.callback(site.module.register_forward_hook(hook).remove)
+            for index, (name, site) in enumerate(self.sites.items()):
+                if site.a in params or not incomplete:
+                    drop = partial(dropout.mask, index) if dropout else None
+                    hook = _update_hook(name, site, params[site.a], params[site.b], row_task, grouped, drop)
+                    stack.callback(site.module.register_forward_hook(hook).remove)
             yield
 
 
@@ -76,7 +95,13 @@ def _is_grouped(row_task: Tensor, tasks: int) -> bool:
 
 
 def _update_hook(
-    name: str, site: LoraSite, a: Tensor, b: Tensor, row_task: Tensor, grouped: bool
+    name: str,
+    site: LoraSite,
+    a: Tensor,
+    b: Tensor,
+    row_task: Tensor,
+    grouped: bool,
+    drop: Callable[[int], Tensor] | None,
 ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0]
@@ -92,7 +117,10 @@ def _update_hook(
                 "model with one row for each entry of row_task."
             )
         left, right = (a, b) if grouped else (a.index_select(0, row_task), b.index_select(0, row_task))
-        stacked = x.to(a.dtype).reshape(left.shape[0], -1, features)  # [N or rows, rows per task * length, d_in]
+        x = x.to(a.dtype)
+        if drop is not None:
+            x = x * drop(features).to(x.dtype)
+        stacked = x.reshape(left.shape[0], -1, features)  # [N or rows, rows per task * length, d_in]
         update = stacked.bmm(left.transpose(1, 2)).bmm(right.transpose(1, 2))  # [.., .., d_out]
         return output + (site.scaling * update).reshape(rows, length, -1).to(output.dtype)
 

@@ -11,18 +11,31 @@ which covers the inner loss (c = the weights s), the gold outer loss (c = 1), an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from hf_mass.core import trees
 from hf_mass.core.trees import Tree
-from hf_mass.errors import UnsupportedModelError
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """What a second-order pass over some rows gives, with L = Σ_r c_r ℓ_r over them and a direction v.
+
+    Args:
+        product: ∇²L v, leaves [N, ...].
+        row_products: ⟨∇ℓ_r, v⟩ [rows].
+        mixed: ∂/∂φ ⟨∇L, v⟩ for each further parameter φ that was asked for.
+    """
+
+    product: Tree
+    row_products: Tensor
+    mixed: tuple[Tensor, ...] = ()
 
 
 class RowLoss(Protocol):
@@ -30,7 +43,11 @@ class RowLoss(Protocol):
 
     row_task: Tensor  # [R] int64 in [0, N)
 
-    def microbatches(self) -> Iterable[Tensor]:
+    @property
+    def keep_row_gradients(self) -> bool:
+        """Whether the inner loop may hold R trees of parameters."""
+
+    def microbatches(self, second_order: bool = False) -> Iterable[Tensor]:
         """Row indices [rows] int64, chunk after chunk; together they cover every row once."""
 
     def evaluate(
@@ -38,15 +55,37 @@ class RowLoss(Protocol):
     ) -> AbstractContextManager[Tensor]:
         """Context that gives ℓ [rows], row i taken at parameters `row_task[i]`. Differentiate inside the context.
 
-        `second_order` says that the values will be differentiated twice, or once with forward-mode tangents.
+        `second_order` says that the values will be differentiated twice, or carry forward-mode tangents.
         """
+
+    def at_step(self, step: int) -> RowLoss:
+        """The losses as inner step `step` sees them: itself, unless there is noise to draw (dropout)."""
+
+    def curvature(
+        self, params: Tree, rows: Tensor, coefficients: Tensor, direction: Tree, also: Sequence[Tensor] = ()
+    ) -> Curvature:
+        """Second derivatives of Σ c_r ℓ_r over the rows given (see `hf_mass.core.second_order`)."""
+
+
+class OuterGradient(NamedTuple):
+    """The first derivatives of an outer loss.
+
+    Args:
+        losses: L of each task [N].
+        params: ∂L/∂θ, leaves [N, ...].
+        also: Σ_n ∂L_n/∂φ for each further parameter φ that was asked for.
+    """
+
+    losses: Tensor
+    params: Tree
+    also: tuple[Tensor, ...] = ()
 
 
 class OuterLoss(Protocol):
     """A loss of the adapted weights, differentiable in two ways."""
 
-    def gradient(self, params: Tree) -> tuple[Tensor, Tree]:
-        """(L of each task [N], ∂L/∂θ)."""
+    def gradient(self, params: Tree, also: Sequence[Tensor] = ()) -> OuterGradient:
+        """L of each task, ∂L/∂θ, and ∂L/∂φ for each further parameter φ of the model, from one pass."""
 
     def value(self, params: Tree) -> Tensor:
         """Σ over tasks of L, with a graph that can be differentiated."""
@@ -64,10 +103,11 @@ class WeightedLoss:
     loss: RowLoss
     coefficients: Tensor
 
-    def gradient(self, params: Tree) -> tuple[Tensor, Tree]:
-        """(L of each task [N], ∂L/∂θ)."""
-        values, gradient = weighted_gradient(self.loss, params, self.coefficients)
-        return _per_task(values * self.coefficients, self.loss.row_task, trees.num_tasks(params)), gradient
+    def gradient(self, params: Tree, also: Sequence[Tensor] = ()) -> OuterGradient:
+        """One backward pass per microbatch."""
+        values, gradient, extra = weighted_gradient(self.loss, params, self.coefficients, also)
+        losses = _per_task(values * self.coefficients, self.loss.row_task, trees.num_tasks(params))
+        return OuterGradient(losses, gradient, extra)
 
     def value(self, params: Tree) -> Tensor:
         """Σ over tasks of L, with a graph that can be differentiated (no microbatches; for the unrolled rule)."""
@@ -93,16 +133,18 @@ class MixtureLoss:
     row_group: Tensor
     group_weights: Tensor
 
-    def gradient(self, params: Tree) -> tuple[Tensor, Tree]:
-        """(L of each task [N], ∂L/∂θ): one pass over the rows, or two where they come in several microbatches."""
+    def gradient(self, params: Tree, also: Sequence[Tensor] = ()) -> OuterGradient:
+        """One pass over the rows, or two where they come in several microbatches."""
         chunks = list(self.loss.microbatches())
         if len(chunks) > 1:
-            values = row_values(self.loss, params)
-            values, gradient = weighted_gradient(self.loss, params, self._posterior(values))
+            posterior = self._posterior(row_values(self.loss, params))
+            values, gradient, extra = weighted_gradient(self.loss, params, posterior, also)
         else:
-            values, gradient = _gradient(self.loss, params, chunks[0], lambda chunk: self._posterior(chunk.detach()))
+            values, gradient, extra = _gradient(
+                self.loss, params, chunks[0], lambda chunk: self._posterior(chunk.detach()), also
+            )
         losses = _per_task(self._group_losses(values), self._group_task(), trees.num_tasks(params))
-        return losses, gradient
+        return OuterGradient(losses, gradient, extra)
 
     def value(self, params: Tree) -> Tensor:
         """Σ over tasks of L, with a graph that can be differentiated."""
@@ -136,7 +178,7 @@ def _per_task(values: Tensor, row_task: Tensor, tasks: int) -> Tensor:
 
 def row_values(loss: RowLoss, params: Tree) -> Tensor:
     """ℓ [R] without gradients."""
-    values = _row_buffer(loss, params)
+    values = row_buffer(loss, params)
     with torch.no_grad():
         for rows in loss.microbatches():
             with loss.evaluate(params, rows, loss.row_task[rows], second_order=False) as chunk:
@@ -144,27 +186,46 @@ def row_values(loss: RowLoss, params: Tree) -> Tensor:
     return values
 
 
-def weighted_gradient(loss: RowLoss, params: Tree, coefficients: Tensor) -> tuple[Tensor, Tree]:
-    """First order: (ℓ [R], ∂/∂θ Σ_r c_r ℓ_r(θ)), one backward pass per microbatch, summed in the dtype of θ."""
-    values, total = _row_buffer(loss, params), trees.zeros_like(params)
+def weighted_gradient(
+    loss: RowLoss, params: Tree, coefficients: Tensor, also: Sequence[Tensor] = ()
+) -> tuple[Tensor, Tree, tuple[Tensor, ...]]:
+    """First order: (ℓ [R], ∂L/∂θ, ∂L/∂φ for φ in `also`) of L = Σ_r c_r ℓ_r(θ).
+
+    One backward pass per microbatch, summed in the dtypes of θ and φ. A φ that the losses do not depend on gets zeros.
+    """
+    values, total = row_buffer(loss, params), trees.zeros_like(params)
+    extra = tuple(torch.zeros_like(x) for x in also)
     for rows in loss.microbatches():
-        chunk, gradients = _gradient(loss, params, rows, lambda _, rows=rows: coefficients[rows])  # type: ignore[misc]
+        chunk, gradients, more = _gradient(
+            loss,
+            params,
+            rows,
+            lambda _, rows=rows: coefficients[rows],  # type: ignore[misc]
+            also,
+        )
         values[rows] = chunk.to(values.dtype)
         for name, gradient in gradients.items():
             total[name] += gradient
-    return values, total
+        for sum_, gradient in zip(extra, more, strict=True):
+            sum_ += gradient
+    return values, total, extra
 
 
 @torch.enable_grad()
 def _gradient(
-    loss: RowLoss, params: Tree, rows: Tensor, coefficients: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tree]:
-    """(ℓ of the rows, ∂/∂θ Σ c ℓ) in one pass; the coefficients may be constants that depend on the values."""
+    loss: RowLoss,
+    params: Tree,
+    rows: Tensor,
+    coefficients: Callable[[Tensor], Tensor],
+    also: Sequence[Tensor] = (),
+) -> tuple[Tensor, Tree, tuple[Tensor, ...]]:
+    """(ℓ of the rows, ∂/∂θ Σ c ℓ, ∂/∂φ) in one pass; the coefficients may be constants that depend on the values."""
     point = trees.leaves(params)
     with loss.evaluate(point, rows, loss.row_task[rows], second_order=False) as chunk:
         objective = (coefficients(chunk).to(chunk.dtype) * chunk).sum()
-        gradients = torch.autograd.grad(objective, list(point.values()))
-    return chunk.detach(), dict(zip(point, gradients, strict=True))
+        wanted = [*point.values(), *also]
+        gradients = torch.autograd.grad(objective, wanted, allow_unused=True, materialize_grads=True)
+    return chunk.detach(), dict(zip(point, gradients[: len(point)], strict=True)), gradients[len(point) :]
 
 
 @torch.enable_grad()
@@ -175,7 +236,7 @@ def sample_gradients(loss: RowLoss, params: Tree) -> tuple[Tensor, Tree]:
     gradient in its own slot. For LoRA this costs the low-rank products alone: the base's share of the backward pass is
     that of plain training. Memory: R trees of parameters.
     """
-    values, chunks, order = _row_buffer(loss, params), [], []
+    values, chunks, order = row_buffer(loss, params), [], []
     for rows in loss.microbatches():
         point = trees.leaves(trees.gather_tasks(params, loss.row_task[rows]))
         own = torch.arange(rows.numel(), device=rows.device)
@@ -188,47 +249,7 @@ def sample_gradients(loss: RowLoss, params: Tree) -> tuple[Tensor, Tree]:
     return values, trees.tree_map(lambda x: x.index_select(0, back), trees.concatenate_rows(chunks))
 
 
-@torch.enable_grad()
-def hessian_product(loss: RowLoss, params: Tree, coefficients: Tensor, direction: Tree) -> tuple[Tree, Tensor]:
-    """Second order, forward over reverse: (H v, ⟨∇ℓ_r, v⟩ [R]) with H the Hessian of Σ_r c_r ℓ_r and v [N, ...].
-
-    θ is made dual, θ + εv. The ε-part of ℓ_r is ⟨∇ℓ_r, v⟩, and the ε-part of the gradient of Σ c_r ℓ_r is H v, both
-    from one forward and one backward pass. Each microbatch has a dual level of its own: tangents that require
-    gradients are only freed when their level ends.
-
-    Raises:
-        UnsupportedModelError: If an operation of the model has no forward-mode rule.
-    """
-    products, total = _row_buffer(loss, params), trees.zeros_like(params)
-    for rows in loss.microbatches():
-        with forward_ad.dual_level():
-            # Contiguous: θ_0 is an expanded view where tasks share it, and dual tensors may not overlap themselves.
-            point = {
-                name: forward_ad.make_dual(
-                    leaf.detach().contiguous().requires_grad_(), direction[name].detach().clone()
-                )
-                for name, leaf in params.items()
-            }
-            try:
-                with loss.evaluate(point, rows, loss.row_task[rows], second_order=True) as chunk:
-                    products[rows] = _tangent(chunk).detach().to(products.dtype)
-                    objective = (coefficients[rows].to(chunk.dtype) * chunk).sum()
-                    gradients = torch.autograd.grad(objective, list(point.values()))
-            except NotImplementedError as error:
-                raise UnsupportedModelError(
-                    f"An operation of the model has no forward-mode derivative, which K > 1 needs: {error} "
-                    'Use meta_gradient="unrolled", inner_steps=1, or attn_implementation="eager".'
-                ) from error
-            for sum_, gradient in zip(total.values(), gradients, strict=True):
-                sum_ += _tangent(gradient).detach()
-    return total, products
-
-
-def _tangent(dual: Tensor) -> Tensor:
-    tangent = forward_ad.unpack_dual(dual).tangent
-    return torch.zeros_like(dual) if tangent is None else tangent
-
-
-def _row_buffer(loss: RowLoss, params: Tree) -> Tensor:
+def row_buffer(loss: RowLoss, params: Tree) -> Tensor:
+    """Zeros [R] in the dtype of the parameters."""
     leaf = next(iter(params.values()))
     return torch.zeros(loss.row_task.numel(), dtype=leaf.dtype, device=leaf.device)

@@ -2,20 +2,21 @@
 
 Both give the attributions ∂L_outer/∂s_r and, on request, ∂L_outer/∂θ_0 (arXiv 2603.03524, outer loop).
 
-`AdjointRule` walks back through the stored states. With λ_K = ∇L_outer(θ_K), and ḡ_k the optimizer's pullback of
-λ_{k+1} (−α λ_{k+1} for SGD):
+`AdjointRule` walks back through the stored states. With λ_K = ∇L_outer(θ_K), and (ḡ_k, θ̄_k) the optimizer's pullback of
+λ_{k+1} ((−α λ_{k+1}, λ_{k+1}) for SGD):
 
-    ∂L/∂s_r = Σ_k ⟨∇ℓ_r(θ_k), ḡ_k⟩,        λ_k = λ_{k+1} + H_k ḡ_k,        H_k = ∇² Σ_r s_r ℓ_r(θ_k).
+    ∂L/∂s_r = Σ_k ⟨∇ℓ_r(θ_k), ḡ_k⟩,        λ_k = θ̄_k + H_k ḡ_k,        H_k = ∇² Σ_r s_r ℓ_r(θ_k).
 
-The inner products of the last step come from its row gradients, so K = 1 needs no second-order pass; each earlier step
-takes one dual-number pass that gives H_k ḡ_k and the inner products together. Memory does not grow with K beyond one
-parameter tree per step.
+Step 0 needs inner products alone: with the row gradients that the inner loop kept, or from one forward pass with
+tangents. So K = 1 costs no second-order pass at all, and each later step takes one, which gives H_k ḡ_k and the inner
+products together. Memory does not grow with K beyond one parameter tree per step.
 
 `UnrolledRule` keeps the graph of the whole inner loop and differentiates it: the reference, and the costlier one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,7 +26,8 @@ from torch.utils.checkpoint import CheckpointError
 
 from hf_mass.core import trees
 from hf_mass.core.inner_loop import Trajectory
-from hf_mass.core.losses import OuterLoss, hessian_product
+from hf_mass.core.losses import OuterLoss
+from hf_mass.core.second_order import hessian_product, require_second_derivatives, row_products
 from hf_mass.core.trees import Tree
 from hf_mass.errors import ConfigError, UnsupportedModelError
 
@@ -39,18 +41,26 @@ class MetaGradient:
         outer_losses: L_outer of each task at θ' [N].
         outer_gradient: ∇L_outer(θ') = λ_K, leaves [N, ...].
         start_gradient: ∂L_outer/∂θ_0, leaves [N, ...]; None unless asked for.
+        also: Σ_n ∂L_n/∂φ at fixed adapted weights, for each further parameter φ of the model that was asked for.
     """
 
     attributions: Tensor
     outer_losses: Tensor
     outer_gradient: Tree
     start_gradient: Tree | None
+    also: tuple[Tensor, ...] = ()
 
 
 class MetaGradientRule(Protocol):
     """One way to differentiate through an inner loop."""
 
-    def __call__(self, trajectory: Trajectory, outer: OuterLoss, start_gradient: bool = False) -> MetaGradient:
+    def __call__(
+        self,
+        trajectory: Trajectory,
+        outer: OuterLoss,
+        start_gradient: bool = False,
+        also: Sequence[Tensor] = (),
+    ) -> MetaGradient:
         """The meta-gradient of `outer` at the trajectory's adapted weights."""
 
 
@@ -58,33 +68,52 @@ class MetaGradientRule(Protocol):
 class AdjointRule:
     """Reverse sweep over the stored states (see the module's docstring)."""
 
-    def __call__(self, trajectory: Trajectory, outer: OuterLoss, start_gradient: bool = False) -> MetaGradient:
+    def __call__(
+        self,
+        trajectory: Trajectory,
+        outer: OuterLoss,
+        start_gradient: bool = False,
+        also: Sequence[Tensor] = (),
+    ) -> MetaGradient:
         """Go back through the trajectory; microbatches as the losses have them."""
-        outer_losses, outer_gradient = outer.gradient(trajectory.adapted)
-        params_bar, state_bar = outer_gradient, trees.zeros_like(trajectory.optimizer.init(trajectory.adapted))
-        attributions = torch.zeros_like(trajectory.weights, dtype=next(iter(outer_gradient.values())).dtype)
-        last = trajectory.num_steps - 1
-        for step in range(last, -1, -1):
-            gradient_bar, state_bar = trajectory.optimizer.pullback(params_bar, state_bar)
-            if step == last:
-                rows_bar = trees.gather_tasks(gradient_bar, trajectory.loss.row_task)
-                attributions += trees.row_dot(trajectory.last_gradients, rows_bar)
-                if step == 0 and not start_gradient:
-                    break  # K = 1: nothing of second order is needed
-            curvature, products = hessian_product(
-                trajectory.loss, trajectory.states[step], trajectory.weights, gradient_bar
+        gradient = outer.gradient(trajectory.adapted, also)
+        optimizer, params_bar = trajectory.optimizer, gradient.params
+        state_bar = trees.zeros_like(optimizer.init(trajectory.adapted))
+        attributions = torch.zeros_like(trajectory.weights, dtype=next(iter(params_bar.values())).dtype)
+        for step in range(trajectory.num_steps - 1, -1, -1):
+            gradient_bar, params_bar, state_bar = optimizer.pullback(
+                trajectory.gradients[step], trajectory.optimizer_states[step], step, params_bar, state_bar
             )
-            if step < last:
-                attributions += products
-            params_bar = trees.add(params_bar, curvature)
-        return MetaGradient(attributions, outer_losses, outer_gradient, params_bar if start_gradient else None)
+            if step == 0 and not start_gradient:
+                attributions += _first_products(trajectory, gradient_bar)
+                break
+            loss, point = trajectory.loss.at_step(step), trajectory.states[step]
+            curvature = hessian_product(loss, point, trajectory.weights, gradient_bar)
+            attributions += curvature.row_products
+            params_bar = trees.add(params_bar, curvature.product)
+        return MetaGradient(
+            attributions, gradient.losses, gradient.params, params_bar if start_gradient else None, gradient.also
+        )
+
+
+def _first_products(trajectory: Trajectory, direction: Tree) -> Tensor:
+    """⟨∇ℓ_r(θ_0), v⟩ [R]."""
+    if trajectory.first is None:
+        return row_products(trajectory.loss.at_step(0), trajectory.states[0], direction)
+    return trees.row_dot(trajectory.first[1], trees.gather_tasks(direction, trajectory.loss.row_task))
 
 
 @dataclass(frozen=True, slots=True)
 class UnrolledRule:
     """Reverse over reverse: the inner loop is run again with its graph kept. Microbatches are not used."""
 
-    def __call__(self, trajectory: Trajectory, outer: OuterLoss, start_gradient: bool = False) -> MetaGradient:
+    def __call__(
+        self,
+        trajectory: Trajectory,
+        outer: OuterLoss,
+        start_gradient: bool = False,
+        also: Sequence[Tensor] = (),
+    ) -> MetaGradient:
         """Run the inner loop again, all rows at once, and differentiate the outer loss through it.
 
         Raises:
@@ -96,23 +125,24 @@ class UnrolledRule:
         weights = trajectory.weights.clone().requires_grad_()
         start = trees.leaves(trajectory.states[0])
         point, state = start, optimizer.init(start)
-        for _ in range(trajectory.num_steps):
-            with loss.evaluate(point, rows, loss.row_task, second_order=True) as values:
+        for step in range(trajectory.num_steps):
+            with loss.at_step(step).evaluate(point, rows, loss.row_task, second_order=True) as values:
                 objective = (weights.to(values.dtype) * values).sum()
                 gradient = torch.autograd.grad(objective, list(point.values()), create_graph=True)
-            update, state = optimizer.update(dict(zip(point, gradient, strict=True)), state)
-            point = trees.add(point, update)
+            point, state = optimizer.update(point, dict(zip(point, gradient, strict=True)), state, step)
         wanted = [weights, *start.values()] if start_gradient else [weights]
+        value = outer.value(point)
+        require_second_derivatives(value)
         try:
-            derivatives = torch.autograd.grad(outer.value(point), wanted)
+            derivatives = torch.autograd.grad(value, wanted)
         except CheckpointError as error:
             raise UnsupportedModelError(
                 'meta_gradient="unrolled" does not work with activation checkpointing. Put the model in evaluation '
                 'mode, switch checkpointing off, or use meta_gradient="adjoint".'
             ) from error
-        outer_losses, outer_gradient = outer.gradient(trees.detached(point))
+        first = outer.gradient(trees.detached(point), also)
         start_bar = dict(zip(start, derivatives[1:], strict=True)) if start_gradient else None
-        return MetaGradient(derivatives[0].detach(), outer_losses, outer_gradient, start_bar)
+        return MetaGradient(derivatives[0].detach(), first.losses, first.params, start_bar, first.also)
 
 
 RULES: dict[str, MetaGradientRule] = {"adjoint": AdjointRule(), "unrolled": UnrolledRule()}

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hf_mass.core.dropout import LoraDropout
+from hf_mass.core.layer_sweep import checkpointed, swept_curvature
 from hf_mass.core.lora import LoraFunction
+from hf_mass.core.losses import Curvature
+from hf_mass.core.memory import FAST, MemoryPlan
+from hf_mass.core.second_order import double_backward
 from hf_mass.core.trees import Tree
-from hf_mass.errors import DataError
+from hf_mass.errors import DataError, UnsupportedModelError
 
 IGNORED = -100
 
@@ -52,6 +61,11 @@ class TokenBatch:
     def __len__(self) -> int:
         return self.input_ids.shape[0]
 
+    @property
+    def positions(self) -> Tensor:
+        """[R, S] int64, counted from each row's first real token, so the padding side does not matter."""
+        return (self.attention_mask.cumsum(1) - 1).clamp(min=0)
+
     def select(self, rows: Tensor) -> TokenBatch:
         """The rows given, cut to the columns that any of them uses."""
         mask = self.attention_mask[rows]
@@ -66,22 +80,43 @@ class TokenBatch:
         )
 
 
-def token_log_probs(model: nn.Module, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-    """(log p of every label token [R, S−1], mask of answer tokens [R, S−1] bool), float32 or wider.
+def token_log_probs(model: nn.Module, batch: TokenBatch, cut: bool = True) -> tuple[Tensor, Tensor]:
+    """(log p of every answer token [R, S−1], mask of answer tokens [R, S−1] bool), float32 or wider; 0 elsewhere.
 
-    Positions count from each row's first real token, so the padding side does not matter.
+    Args:
+        model: A causal language model.
+        batch: R rows with T answer tokens in all.
+        cut: Let the output head see the positions before answer tokens only: logits of the others, [V] wide each, are
+            never made. Not possible where the head carries a low-rank update of its own, which must tell rows apart.
     """
-    positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
-    logits = model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=positions, use_cache=False
-    ).logits[:, :-1]
-    labels = batch.labels[:, 1:]
-    mask = labels != IGNORED
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    nll = functional.cross_entropy(
-        wide.reshape(-1, wide.shape[-1]), labels.reshape(-1), ignore_index=IGNORED, reduction="none"
-    )
-    return -nll.view(labels.shape), mask
+    answers = batch.labels[:, 1:] != IGNORED  # [R, S − 1]
+    row, column = answers.nonzero(as_tuple=True)
+    head = getattr(model, "get_output_embeddings", lambda: None)() if cut else None
+
+    def select(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = inputs[0]
+        if hidden.shape[:2] != batch.input_ids.shape:
+            raise UnsupportedModelError(
+                f"{type(module).__name__}, the output head, got hidden states of shape {tuple(hidden.shape)} for "
+                f"input_ids {tuple(batch.input_ids.shape)}; a causal language model gives one for each token."
+            )
+        return (hidden[row, column][None], *inputs[1:])
+
+    handle = head.register_forward_pre_hook(select) if isinstance(head, nn.Module) else None
+    try:
+        logits = model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.positions,
+            use_cache=False,
+        ).logits
+    finally:
+        if handle is not None:
+            handle.remove()
+    chosen = logits[row, column] if handle is None else logits[0]  # [T, V]
+    wide = chosen if chosen.dtype == torch.float64 else chosen.float()
+    nll = functional.cross_entropy(wide, batch.labels[row, column + 1], reduction="none")  # [T]
+    return nll.new_zeros(answers.shape).index_put((row, column), -nll), answers
 
 
 class TokenLoss:
@@ -91,8 +126,14 @@ class TokenLoss:
         model: Called with input_ids, attention_mask, position_ids, use_cache; returns an object with `.logits`.
         lora: The low-rank updates that the parameters stand for.
         batch: R rows.
-        microbatch: Rows in one pass; None for all of them.
+        microbatch: Rows in one pass; None for what the memory plan says.
         reduction: "mean" or "sum" over a row's answer tokens.
+        memory: What the passes may keep.
+        dropout: Probability that an entry is dropped on the low-rank path.
+        seed: Of the dropout masks.
+
+    Raises:
+        UnsupportedModelError: If the memory plan asks for layers that the model does not have.
     """
 
     def __init__(
@@ -102,75 +143,140 @@ class TokenLoss:
         batch: TokenBatch,
         microbatch: int | None = None,
         reduction: str = "mean",
+        memory: MemoryPlan = FAST,
+        dropout: float = 0.0,
+        seed: int = 0,
     ) -> None:
-        self.model, self.lora, self.batch, self.microbatch, self.reduction = model, lora, batch, microbatch, reduction
+        self.model, self.lora, self.batch, self.reduction = model, lora, batch, reduction
+        self.use(replace(memory, microbatch=microbatch) if microbatch else memory)
         self.row_task = batch.row_task
+        self.dropout = (
+            LoraDropout(dropout, seed, keys_within_tasks(batch.row_task), batch.positions) if dropout else None
+        )
 
-    def microbatches(self) -> Iterator[Tensor]:
-        """Consecutive rows, `microbatch` at a time."""
+    def use(self, memory: MemoryPlan) -> None:
+        """Follow another memory plan from now on.
+
+        Raises:
+            UnsupportedModelError: If it asks for layers that the model does not have.
+        """
+        if memory.checkpoint and not self.lora.layers:
+            raise UnsupportedModelError(
+                f'memory="lean" takes one decoder layer at a time, but {type(self.model).__name__} has none that '
+                'transformers can checkpoint. Use memory="fast".'
+            )
+        self.memory = memory
+
+    @property
+    def keep_row_gradients(self) -> bool:
+        """Whether the inner loop may hold R trees of parameters."""
+        return self.memory.keep_row_gradients
+
+    def microbatches(self, second_order: bool = False) -> Iterator[Tensor]:
+        """Consecutive rows, as many at a time as the memory plan says."""
         rows = torch.arange(len(self.batch), device=self.row_task.device)
-        yield from rows.split(self.microbatch or max(1, len(self.batch)))
+        yield from rows.split(self.memory.rows(len(self.batch), second_order))
+
+    def at_step(self, step: int) -> TokenLoss:
+        """The losses under the dropout masks of an inner step."""
+        if self.dropout is None:
+            return self
+        other = copy.copy(self)
+        other.dropout = self.dropout.at_step(step)
+        return other
 
     @contextmanager
     def evaluate(self, params: Tree, rows: Tensor, row_task: Tensor, second_order: bool) -> Iterator[Tensor]:
         """Context that gives the losses [rows] (see `RowLoss.evaluate`)."""
+        batch = self.batch.select(rows)
+        with ExitStack() as stack:
+            stack.enter_context(self._applied(params, rows, row_task, batch.positions, second_order))
+            if self.memory.checkpoint and not second_order:
+                stack.enter_context(checkpointed(self.lora.layers))
+            log_probs, mask = token_log_probs(self.model, batch, self._head_is_plain)
+            total = -log_probs.sum(1)
+            yield total / mask.sum(1) if self.reduction == "mean" else total
+
+    def curvature(
+        self, params: Tree, rows: Tensor, coefficients: Tensor, direction: Tree, also: Sequence[Tensor] = ()
+    ) -> Curvature:
+        """Second derivatives over the rows given: of one layer at a time where the memory plan says so."""
+        checked = self.model in _TWICE_DIFFERENTIABLE
+        if not self.memory.checkpoint or also:
+            found = double_backward(self, params, rows, coefficients, direction, also, checked)
+        else:
+            found = self._swept_curvature(params, rows, coefficients, direction, checked)
+        _TWICE_DIFFERENTIABLE.add(self.model)
+        return found
+
+    def _swept_curvature(
+        self, params: Tree, rows: Tensor, coefficients: Tensor, direction: Tree, checked: bool
+    ) -> Curvature:
+        positions = self.batch.select(rows).positions
+        layers = {layer: self.lora.leaves_of(layer) for layer in self.lora.layers}
+        return swept_curvature(
+            self,
+            layers,
+            lambda leaves, row_task: self._applied(leaves, rows, row_task, positions, True, incomplete=True),
+            params,
+            rows,
+            coefficients,
+            direction,
+            checked,
+        )
+
+    @contextmanager
+    def _applied(
+        self,
+        params: Tree,
+        rows: Tensor,
+        row_task: Tensor,
+        positions: Tensor,
+        second_order: bool,
+        incomplete: bool = False,
+    ) -> Iterator[None]:
+        dropout = None
+        if self.dropout is not None:
+            dropout = replace(self.dropout, row_keys=self.dropout.row_keys[rows], positions=positions)
         with ExitStack() as stack:
             if second_order:
                 stack.enter_context(twice_differentiable(self.model))
-            stack.enter_context(self.lora.applied(params, row_task))
-            log_probs, mask = token_log_probs(self.model, self.batch.select(rows))
-            total = -(log_probs * mask).sum(1)
-            yield total / mask.sum(1) if self.reduction == "mean" else total
+            stack.enter_context(self.lora.applied(params, row_task, dropout, incomplete))
+            yield
+
+    @cached_property
+    def _head_is_plain(self) -> bool:
+        head = getattr(self.model, "get_output_embeddings", lambda: None)()
+        return all(site.module is not head for site in self.lora.sites.values())
 
 
-class _SmoothSiLU(nn.Module):
-    """x · sigmoid(x) from operations with every derivative rule (`aten::silu_backward` has no forward-mode one)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(x)
-
-
-class _SmoothGELU(nn.Module):
-    """x Φ(x) with the error function, for the same reason."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 0.5 * x * (1 + torch.erf(x * 0.7071067811865476))
-
-
-class _SmoothGELUTanh(nn.Module):
-    """The tanh form of GELU, for the same reason."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 0.5 * x * (1 + torch.tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
-
-
-_SMOOTH = {
-    "SiLU": _SmoothSiLU,
-    "SiLUActivation": _SmoothSiLU,
-    "GELUActivation": _SmoothGELU,
-    "GELUTanh": _SmoothGELUTanh,
-}
+def keys_within_tasks(row_task: Tensor) -> Tensor:
+    """[R] int64: 0, 1, … for the rows of each task, in their order."""
+    same = row_task[:, None] == row_task[None, :]
+    return same.tril(-1).sum(1)
 
 
 @contextmanager
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Within this context attention uses the math kernel and activations are written out.
+    """Within this context attention runs on the math kernel, whatever implementation the model is set to.
 
-    The fused attention kernel has neither a forward-mode nor a double-backward rule on a CPU. The values agree with the
-    fused ones up to rounding.
+    Fused kernels (sdpa's on a CPU, flash, flex) have no double-backward rule. The values agree up to rounding. The
+    backward passes must run inside the context too: recomputation happens there.
     """
-    replaced = []
-    for parent in model.modules():
-        for name, child in parent.named_children():
-            smooth = _SMOOTH.get(type(child).__name__)
-            if isinstance(child, nn.GELU):
-                smooth = _SmoothGELUTanh if child.approximate == "tanh" else _SmoothGELU
-            if smooth is not None:
-                replaced.append((parent, name, child))
-                setattr(parent, name, smooth())
+    configs: dict[int, Any] = {
+        id(c): c for m in model.modules() if hasattr(c := getattr(m, "config", None), "_attn_implementation")
+    }
+    fused = [(c, c._attn_implementation) for c in configs.values() if c._attn_implementation not in _TWICE]
     try:
+        for config, _ in fused:
+            config._attn_implementation = "sdpa"
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        for parent, name, child in replaced:
-            setattr(parent, name, child)
+        for config, implementation in fused:
+            config._attn_implementation = implementation
+
+
+_TWICE = ("sdpa", "eager", None)
+# Models whose operations were found twice differentiable: the search for those that are not is done once.
+_TWICE_DIFFERENTIABLE: WeakSet[nn.Module] = WeakSet()

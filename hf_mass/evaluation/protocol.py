@@ -157,7 +157,7 @@ def adapt_directly(derivations: Sequence[str]) -> Method:
             start = adapter.lora.start(len(tasks))
             outer = adapter.demonstration_loss(tasks, [list(derivations)] * len(tasks))
             with adapter.lora.inactive():
-                _, gradient = outer.gradient(start)
+                gradient = outer.gradient(start).params
             adapted = trees.add(start, gradient, -mass.config.inner.learning_rate)
         empty = torch.zeros(0)
         records = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,18 +13,21 @@ from torch import Tensor
 
 from hf_mass.core.inner_loop import InnerLoop, Trajectory
 from hf_mass.core.losses import MixtureLoss, OuterLoss, WeightedLoss
+from hf_mass.core.memory import FAST, MemoryPlan, choose_plan
 from hf_mass.core.meta_gradients import MetaGradient, get_rule
-from hf_mass.core.optimizers import make_optimizer
 from hf_mass.core.token_loss import TokenLoss
 from hf_mass.core.trees import Tree
 from hf_mass.core.weights import attribution_weights, uniform_weights
 from hf_mass.errors import DataError
-from hf_mass.models.binding import BoundLora
+from hf_mass.models.binding import BoundLora, deterministic
 from hf_mass.models.config import MassConfig
+from hf_mass.models.device_memory import free_bytes, graph_bytes_per_token
 from hf_mass.models.encoding import Row, TextEncoder
 from hf_mass.models.generation import Sampling, complete
 from hf_mass.models.samples import AuxiliarySample, usable_mask
 from hf_mass.tasks.task import Task
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,21 +72,43 @@ class Adapter:
     def __init__(self, model: PeftModel, encoder: TextEncoder, config: MassConfig, inner: str = "inner") -> None:
         self.model, self.encoder, self.config = model, encoder, config
         self.lora = BoundLora(model, inner)
-        inner_optimizer = make_optimizer(config.inner.optimizer, config.inner.learning_rate, config.inner.momentum)
-        self.inner_loop = InnerLoop(config.inner.steps, inner_optimizer)
+        self.inner_loop = InnerLoop(config.inner.steps, config.inner.make_optimizer())
+        self.memory: MemoryPlan | None = None  # of the last pass planned
+        self._bytes_per_token: float | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
 
-    def token_loss(self, rows: Sequence[Row], reduction: str = "mean") -> TokenLoss:
-        """Row losses of text under the inner adapter's updates."""
+    def token_loss(
+        self, rows: Sequence[Row], reduction: str = "mean", dropout: float = 0.0, seed: int = 0
+    ) -> TokenLoss:
+        """Row losses of text under the inner adapter's updates, in passes as large as the memory setting allows."""
         batch = self.encoder.batch(rows, self.device)
-        return TokenLoss(self.model, self.lora.function, batch, self.config.inner.microbatch, reduction)
+        loss = TokenLoss(self.model, self.lora.function, batch, None, reduction, FAST, dropout, seed)
+        loss.use(self._plan(loss))
+        return loss
 
-    def problem(self, tasks: Sequence[Task], samples: Sequence[Sequence[AuxiliarySample]]) -> InnerProblem:
-        """Rows for the usable samples of each task.
+    def _plan(self, loss: TokenLoss) -> MemoryPlan:
+        inner, start = self.config.inner, self.lora.start()
+        if inner.memory != "fast" and self._bytes_per_token is None:
+            with deterministic(self.model), self.lora.inactive():
+                self._bytes_per_token = graph_bytes_per_token(loss, start)
+        rows, length = loss.batch.input_ids.shape
+        row_bytes = int((self._bytes_per_token or 0) * length)
+        tree_bytes = sum(leaf[0].nbytes for leaf in start.values())
+        preference = inner.memory if self.lora.function.layers or inner.memory == "lean" else "fast"
+        plan = choose_plan(preference, rows, row_bytes, tree_bytes, free_bytes(self.device), inner.microbatch)
+        if self.memory is None or plan.checkpoint != self.memory.checkpoint:
+            logger.info("Inner loop: %s.", plan.reason)
+        self.memory = plan
+        return plan
+
+    def problem(
+        self, tasks: Sequence[Task], samples: Sequence[Sequence[AuxiliarySample]], seed: int = 0
+    ) -> InnerProblem:
+        """Rows for the usable samples of each task; `seed` draws the dropout masks.
 
         Raises:
             DataError: If the samples are not one group for each task, all of one size.
@@ -103,7 +129,8 @@ class Adapter:
             for sample in group
             if sample.usable
         ]
-        return InnerProblem(tasks, samples, self.token_loss(rows) if rows else None, usable_mask(samples, self.device))
+        loss = self.token_loss(rows, dropout=self.config.inner.dropout, seed=seed) if rows else None
+        return InnerProblem(tasks, samples, loss, usable_mask(samples, self.device))
 
     def run(self, problem: InnerProblem, weights: Tensor) -> Trajectory:
         """The inner loop under weights s [N, m].
@@ -117,10 +144,10 @@ class Adapter:
             start = self.lora.start(len(problem.tasks))
             return self.inner_loop.run(problem.loss, start, problem.to_rows(weights))
 
-    def meta_gradient(self, trajectory: Trajectory, outer: OuterLoss) -> MetaGradient:
-        """∂L_outer/∂s of every row, by the configured rule."""
+    def meta_gradient(self, trajectory: Trajectory, outer: OuterLoss, also: Sequence[Tensor] = ()) -> MetaGradient:
+        """∂L_outer/∂s of every row, by the configured rule, and ∂L_outer/∂φ for further parameters φ of the model."""
         with self.lora.inactive():
-            return get_rule(self.config.inner.rule)(trajectory, outer)
+            return get_rule(self.config.inner.rule)(trajectory, outer, also=also)
 
     @contextmanager
     def adapted(self, params: Tree, row_task: Tensor) -> Iterator[None]:

@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from hf_mass.core import trees
@@ -78,8 +79,8 @@ class BoundLora:
         adapter: Name of the adapter.
 
     Raises:
-        UnsupportedModelError: If the adapter is more than plain LoRA of linear maps (DoRA, dropout, embeddings, biases,
-            modules saved whole).
+        UnsupportedModelError: If the adapter is more than plain LoRA of linear maps (DoRA, dropout of its own,
+            embeddings, biases, modules saved whole).
         ConfigError: If the model has no such adapter.
     """
 
@@ -107,7 +108,7 @@ class BoundLora:
                 f"{name}.lora_B.{adapter}.weight",
                 float(layer.scaling[adapter]),
             )
-        self.function = LoraFunction(sites)
+        self.function = LoraFunction(sites, decoder_layers(model))
 
     def _check(self, name: str, layer: LoraLayer) -> None:
         base = type(layer.get_base_layer()).__name__
@@ -129,8 +130,8 @@ class BoundLora:
             )
         if getattr(layer.lora_dropout[self.adapter], "p", 0.0) > 0:
             raise UnsupportedModelError(
-                f"{name} has LoRA dropout {layer.lora_dropout[self.adapter].p} for adapter {self.adapter!r}; the inner "
-                "loop is deterministic. Set lora_dropout=0."
+                f"{name} has LoRA dropout {layer.lora_dropout[self.adapter].p} for adapter {self.adapter!r}, whose "
+                "masks could not be drawn again on the way back. Set lora_dropout=0 there and use inner_lora_dropout."
             )
 
     def start(self, num_tasks: int = 1) -> Tree:
@@ -164,6 +165,17 @@ class BoundLora:
         finally:
             for name, layer in self.layers.items():
                 layer._active_adapter = before[name]
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The model's decoder layers in their order: what transformers can checkpoint, outermost ones only."""
+    layers: list[nn.Module] = []
+    inside: set[nn.Module] = set()
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer) and module not in inside:
+            layers.append(module)
+            inside.update(module.modules())
+    return layers
 
 
 @contextmanager

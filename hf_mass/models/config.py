@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from hf_mass.core.memory import PREFERENCES
 from hf_mass.core.meta_gradients import get_rule
-from hf_mass.core.optimizers import make_optimizer
+from hf_mass.core.optimizers import InnerOptimizer, make_optimizer
 from hf_mass.core.weights import NORMALISATIONS
 from hf_mass.errors import ConfigError
 from hf_mass.tasks.formats import PromptFormat
@@ -51,12 +52,17 @@ class InnerConfig:
     Args:
         steps: K ≥ 1.
         learning_rate: α > 0, applied to the weighted mean loss of a task's samples.
-        optimizer: "sgd" or "momentum".
+        optimizer: "sgd", "momentum" or "adamw".
         momentum: For "momentum".
+        betas: For "adamw".
+        epsilon: For "adamw".
+        weight_decay: For "adamw".
         lora_rank: r of the inner adapter.
         lora_alpha: Its alpha; updates are scaled by alpha / rank.
         target_modules: Names of linear modules, or "all-linear".
-        microbatch: Rows in one pass; None for all.
+        dropout: Probability that an entry is dropped on the low-rank path, in the inner loop only.
+        microbatch: Rows in one pass; None leaves it to `memory`.
+        memory: "fast" (all activations kept), "lean" (one layer of a few rows at a time) or "auto" (by free memory).
         rule: "adjoint" or "unrolled", how meta-gradients are computed.
     """
 
@@ -64,15 +70,23 @@ class InnerConfig:
     learning_rate: float = 0.1
     optimizer: str = "sgd"
     momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
     lora_rank: int = 16
     lora_alpha: int = 32
     target_modules: str | tuple[str, ...] = "all-linear"
+    dropout: float = 0.0
     microbatch: int | None = None
+    memory: str = "auto"
     rule: str = "adjoint"
 
     def __post_init__(self) -> None:
         if not isinstance(self.target_modules, str):
             object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        object.__setattr__(self, "betas", tuple(self.betas))
+        if len(self.betas) != 2:
+            raise ConfigError(f"inner betas are {self.betas}; give two, β₁ and β₂ of AdamW.")
         if self.steps < 1:
             raise ConfigError(f"inner_steps is {self.steps}; the inner loop needs K ≥ 1.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
@@ -83,8 +97,18 @@ class InnerConfig:
             )
         if self.microbatch is not None and self.microbatch < 1:
             raise ConfigError(f"inner_microbatch is {self.microbatch}; choose at least 1 row, or None for all.")
-        make_optimizer(self.optimizer, self.learning_rate, self.momentum)
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"inner_lora_dropout is {self.dropout}; choose a probability in [0, 1).")
+        if self.memory not in PREFERENCES:
+            raise ConfigError(f"inner_memory is {self.memory!r}; choose one of {list(PREFERENCES)}.")
+        self.make_optimizer()
         get_rule(self.rule)
+
+    def make_optimizer(self) -> InnerOptimizer:
+        """The inner optimizer."""
+        return make_optimizer(
+            self.optimizer, self.learning_rate, self.momentum, self.betas, self.epsilon, self.weight_decay
+        )
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,7 @@ class MassModel:
         listed, start = as_list(tasks), time.perf_counter()
         if samples is None:
             samples = self.generate_auxiliary(listed, seed=seed)
-        problem = self.adapter.problem(listed, samples)
+        problem = self.adapter.problem(listed, samples, row_seed("dropout", seed))
         with deterministic(self.model):
             weights, attributions, trajectory = self._weigh(problem, weigh_by)
         seconds = (time.perf_counter() - start) / len(listed)

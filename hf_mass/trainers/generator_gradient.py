@@ -5,21 +5,18 @@ of the inner gradients (see `hf_mass.core.meta_gradients`),
 
     dL/dφ = ∂L/∂φ|_{θ'} + Σ_k ∂/∂φ Σ_r s_r ⟨∇_θ ℓ_r(θ_k; φ), ḡ_k⟩,
 
-where the inner product is the forward-mode tangent of Σ_r s_r ℓ_r along ḡ_k. Derivatives commute, so the second term is
-the tangent of ∂/∂φ Σ_r s_r ℓ_r along ḡ_k: one dual forward pass and one backward pass per inner step.
+where the second term comes out of the same second-order pass as the Hessian-vector product of the inner step.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from hf_mass.core import trees
 from hf_mass.core.inner_loop import Trajectory
-from hf_mass.core.losses import RowLoss, WeightedLoss, hessian_product
+from hf_mass.core.losses import RowLoss, WeightedLoss
 from hf_mass.core.trees import Tree
-from hf_mass.errors import UnsupportedModelError
 from hf_mass.models.adaptation import Adapter
 
 
@@ -55,7 +52,7 @@ def inner_steps_gradient(
         kept: [N] bool: tasks that count.
 
     Raises:
-        UnsupportedModelError: If an operation of the model has no forward-mode rule.
+        UnsupportedModelError: If an operation of the model cannot be differentiated twice.
     """
     parameters = trainable_parameters(adapter.model)
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
@@ -63,12 +60,15 @@ def inner_steps_gradient(
     state_bar = trees.zeros_like(optimizer.init(trajectory.adapted))
     with adapter.lora.inactive():
         for step in range(trajectory.num_steps - 1, -1, -1):
-            gradient_bar, state_bar = optimizer.pullback(params_bar, state_bar)
-            _add_mixed_product(total, parameters, trajectory, step, gradient_bar, kept)
-            if step > 0:
-                point = trajectory.states[step]
-                curvature, _ = hessian_product(trajectory.loss, point, trajectory.weights, gradient_bar)
-                params_bar = trees.add(params_bar, curvature)
+            gradient_bar, params_bar, state_bar = optimizer.pullback(
+                trajectory.gradients[step], trajectory.optimizer_states[step], step, params_bar, state_bar
+            )
+            loss, point, products = trajectory.loss.at_step(step), trajectory.states[step], trees.zeros_like(params_bar)
+            for rows in _kept_rows(loss, kept):
+                found = loss.curvature(point, rows, trajectory.weights[rows], gradient_bar, list(parameters.values()))
+                products = trees.add(products, found.product)
+                _accumulate(total, found.mixed)
+            params_bar = trees.add(params_bar, products)
     return total
 
 
@@ -79,35 +79,8 @@ def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter
 
 def _kept_rows(loss: RowLoss, kept: Tensor) -> list[Tensor]:
     """Microbatches without the rows of tasks that do not count: in a sum over tasks one NaN would take the others."""
-    parts = [rows[kept[loss.row_task[rows]]] for rows in loss.microbatches()]
+    parts = [rows[kept[loss.row_task[rows]]] for rows in loss.microbatches(second_order=True)]
     return [rows for rows in parts if rows.numel()]
-
-
-def _add_mixed_product(
-    total: dict[str, Tensor],
-    parameters: dict[str, torch.nn.Parameter],
-    trajectory: Trajectory,
-    step: int,
-    direction: Tree,
-    kept: Tensor,
-) -> None:
-    loss, weights, point = trajectory.loss, trajectory.weights, trajectory.states[step]
-    for rows in _kept_rows(loss, kept):
-        with forward_ad.dual_level():
-            dual = {
-                name: forward_ad.make_dual(leaf.detach().contiguous(), direction[name].detach().clone())
-                for name, leaf in point.items()
-            }
-            try:
-                with loss.evaluate(dual, rows, loss.row_task[rows], second_order=True) as values:
-                    objective = (weights[rows].to(values.dtype) * values).sum()
-                    gradients = torch.autograd.grad(objective, list(parameters.values()), allow_unused=True)
-            except NotImplementedError as error:
-                raise UnsupportedModelError(
-                    "An operation of the model has no forward-mode derivative, which solve_gradient='full' needs: "
-                    f"{error} Use attn_implementation=\"eager\", or solve_gradient='direct'."
-                ) from error
-            _accumulate(total, [None if g is None else forward_ad.unpack_dual(g).tangent for g in gradients])
 
 
 def _accumulate(total: dict[str, Tensor], gradients: tuple[Tensor | None, ...] | list[Tensor | None]) -> None:

@@ -34,12 +34,18 @@ class MetaAdaptConfig(GRPOConfig):
         generator_reward: "logit", w_i (R_i − Σ w R) at a softmax scorer's logit, or "sample", R_i = −∂L/∂s_i.
         inner_steps: K in training.
         inner_learning_rate: α of the inner loop.
-        inner_optimizer: "sgd" or "momentum".
+        inner_optimizer: "sgd", "momentum" or "adamw".
         inner_momentum: For "momentum".
+        inner_adam_beta1: For "adamw".
+        inner_adam_beta2: For "adamw".
+        inner_adam_epsilon: For "adamw".
+        inner_weight_decay: For "adamw".
         inner_lora_r: Rank of the inner adapter.
         inner_lora_alpha: Its alpha.
         inner_target_modules: Its target modules, "all-linear" or names.
+        inner_lora_dropout: Dropout of the inner adapter's low-rank path, in the inner loop only.
         inner_microbatch: Rows in one pass of the inner loop.
+        inner_memory: "fast" (all activations kept), "lean" (one layer of a few rows at a time) or "auto".
         meta_gradient: "adjoint" or "unrolled".
         inference_steps: K at inference (evaluation and the saved model).
         inference_samples: m at inference.
@@ -75,12 +81,18 @@ class MetaAdaptConfig(GRPOConfig):
     generator_reward: str = field(default="logit", metadata={"help": "'logit' or 'sample'."})
     inner_steps: int = field(default=2, metadata={"help": "K, inner steps in training."})
     inner_learning_rate: float = field(default=0.1, metadata={"help": "α of the inner loop."})
-    inner_optimizer: str = field(default="sgd", metadata={"help": "'sgd' or 'momentum'."})
+    inner_optimizer: str = field(default="sgd", metadata={"help": "'sgd', 'momentum' or 'adamw'."})
     inner_momentum: float = field(default=0.9, metadata={"help": "Momentum of the inner optimizer."})
+    inner_adam_beta1: float = field(default=0.9, metadata={"help": "β₁ of the inner AdamW."})
+    inner_adam_beta2: float = field(default=0.999, metadata={"help": "β₂ of the inner AdamW."})
+    inner_adam_epsilon: float = field(default=1e-8, metadata={"help": "ε of the inner AdamW."})
+    inner_weight_decay: float = field(default=0.0, metadata={"help": "Weight decay of the inner AdamW."})
     inner_lora_r: int = field(default=16, metadata={"help": "Rank of the inner LoRA."})
     inner_lora_alpha: int = field(default=32, metadata={"help": "Alpha of the inner LoRA."})
     inner_target_modules: list[str] | None = field(default=None, metadata={"help": "Default: all linear modules."})
+    inner_lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of the inner LoRA, inner loop only."})
     inner_microbatch: int | None = field(default=None, metadata={"help": "Rows in one pass of the inner loop."})
+    inner_memory: str = field(default="auto", metadata={"help": "'fast', 'lean' or 'auto'."})
     meta_gradient: str = field(default="adjoint", metadata={"help": "'adjoint' or 'unrolled'."})
     inference_steps: int = field(default=1, metadata={"help": "K at inference."})
     inference_samples: int = field(default=6, metadata={"help": "m at inference."})
@@ -160,10 +172,15 @@ class MetaAdaptConfig(GRPOConfig):
                 learning_rate=self.inner_learning_rate,
                 optimizer=self.inner_optimizer,
                 momentum=self.inner_momentum,
+                betas=(self.inner_adam_beta1, self.inner_adam_beta2),
+                epsilon=self.inner_adam_epsilon,
+                weight_decay=self.inner_weight_decay,
                 lora_rank=self.inner_lora_r,
                 lora_alpha=self.inner_lora_alpha,
                 target_modules=targets if isinstance(targets, str) else tuple(targets),
+                dropout=self.inner_lora_dropout,
                 microbatch=self.inner_microbatch,
+                memory=self.inner_memory,
                 rule=self.meta_gradient,
             ),
             scorer=ScorerConfig(tuple(self.scorer_features), self.scorer_width, self.score_normalization),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_mass.core import trees
 from hf_mass.core.inner_loop import Trajectory
-from hf_mass.core.losses import WeightedLoss
+from hf_mass.core.losses import OuterGradient, WeightedLoss
 from hf_mass.core.trees import Tree
 from hf_mass.core.weights import logit_attributions, uniform_weights
 from hf_mass.models.adaptation import InnerProblem
@@ -22,7 +22,7 @@ from hf_mass.models.mass_model import MassModel
 from hf_mass.models.samples import AuxiliarySample
 from hf_mass.tasks.formats import ParseFailure
 from hf_mass.tasks.task import Task
-from hf_mass.trainers.generator_gradient import direct_gradient, inner_steps_gradient
+from hf_mass.trainers.generator_gradient import direct_gradient, inner_steps_gradient, trainable_parameters
 from hf_mass.trainers.meta_adapt_config import MetaAdaptConfig
 
 
@@ -72,7 +72,7 @@ class OuterLoop:
             detailed: Also measure what costs extra passes (losses after the inner loop, unadapted reward).
         """
         with deterministic(self.mass.model):
-            problem = self.mass.adapter.problem(tasks, samples)
+            problem = self.mass.adapter.problem(tasks, samples, row_seed("dropout", self.config.seed, step))
             weights, trajectory = self._adapt(problem)
             adapted = self.mass.adapter.lora.start(len(tasks)) if trajectory is None else trajectory.adapted
             kept = finite_tasks(problem, trajectory)
@@ -81,11 +81,12 @@ class OuterLoop:
             generator: dict[str, Tensor] = {}
             metrics["outer_loss"] = [0.0] * int(kept.sum())  # of tasks whose solutions all agree
             if outer is not None:
-                losses, gradient, raw = self._differentiate(problem, trajectory, adapted, outer)
-                kept = kept & finite_outcomes(losses, gradient, raw)
+                found, raw = self._differentiate(problem, trajectory, adapted, outer)
+                good = kept & finite_outcomes(found.losses, found.params, raw)
+                generator = self._generator_gradient(trajectory, adapted, outer, found, good, bool(good.equal(kept)))
+                kept = good
                 attributions = torch.where(kept[:, None], raw, torch.zeros_like(raw))
-                metrics["outer_loss"] = losses[kept].tolist()
-                generator = self._generator_gradient(trajectory, adapted, outer, gradient, kept)
+                metrics["outer_loss"] = found.losses[kept].tolist()
             scorer = self._scorer_gradient(weights, attributions)
             weights = weights.detach()
             rewards = self._rewards(weights, attributions, problem.usable)
@@ -109,23 +110,34 @@ class OuterLoop:
 
     def _differentiate(
         self, problem: InnerProblem, trajectory: Trajectory | None, adapted: Tree, outer: WeightedLoss
-    ) -> tuple[Tensor, Tree, Tensor]:
-        """(L_outer of each task [N], ∇L_outer(θ'), ∂L_outer/∂s [N, m])."""
+    ) -> tuple[OuterGradient, Tensor]:
+        """(L_outer of each task with ∇L_outer(θ') and ∂L_outer/∂φ, ∂L_outer/∂s [N, m]), from one pass of each kind."""
+        also = list(trainable_parameters(self.mass.model).values()) if self.config.solve_coefficient else []
         if trajectory is None:
             with self.mass.adapter.lora.inactive():
-                losses, gradient = outer.gradient(adapted)
-            return losses, gradient, torch.zeros(problem.usable.shape, device=self.mass.device)
-        meta = self.mass.adapter.meta_gradient(trajectory, outer)
-        return meta.outer_losses, meta.outer_gradient, problem.to_samples(meta.attributions)
+                return outer.gradient(adapted, also), torch.zeros(problem.usable.shape, device=self.mass.device)
+        meta = self.mass.adapter.meta_gradient(trajectory, outer, also)
+        first = OuterGradient(meta.outer_losses, meta.outer_gradient, meta.also)
+        return first, problem.to_samples(meta.attributions)
 
     def _generator_gradient(
-        self, trajectory: Trajectory | None, adapted: Tree, outer: WeightedLoss, gradient: Tree, kept: Tensor
+        self,
+        trajectory: Trajectory | None,
+        adapted: Tree,
+        outer: WeightedLoss,
+        found: OuterGradient,
+        kept: Tensor,
+        all_kept: bool,
     ) -> dict[str, Tensor]:
+        """∂L_outer/∂φ of the tasks kept. Where one was lost its numbers are in the sum, which is made anew without."""
         if self.config.solve_coefficient == 0:
             return {}
-        total = direct_gradient(self.mass.adapter, outer, adapted, kept)
+        if all_kept:
+            total = dict(zip(trainable_parameters(self.mass.model), found.also, strict=True))
+        else:
+            total = direct_gradient(self.mass.adapter, outer, adapted, kept)
         if self.config.solve_gradient == "full" and trajectory is not None:
-            total = trees.add(total, inner_steps_gradient(self.mass.adapter, trajectory, gradient, kept))
+            total = trees.add(total, inner_steps_gradient(self.mass.adapter, trajectory, found.params, kept))
         return total
 
     # -- outer losses -------------------------------------------------------------------------------------------------

@@ -1,0 +1,60 @@
+"""Dropout on the low-rank path whose masks are a pure function of what they belong to.
+
+Going back through an inner step means running its forward pass again: row by row, in other microbatches, one layer at a
+time, on a recomputation. Each of these must drop the same entries, so a mask is not drawn from a stream of random
+numbers but computed, by hashing (seed, inner step, site, row, position, feature). A row's key counts within its task,
+and positions count from the first real token, so neither padding nor the other tasks of a batch change a mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+_WORD = 0xFFFFFFFF  # 32 bits, held in int64
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A bijection of 32-bit words in which every input bit reaches every output bit (xor-shift and multiply)."""
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _WORD
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & _WORD
+    return x ^ (x >> 16)
+
+
+@dataclass(frozen=True, eq=False)
+class LoraDropout:
+    """The masks of one pass.
+
+    Args:
+        probability: Share of entries dropped, in [0, 1); the others are scaled by 1 / (1 − probability).
+        seed: Any integer.
+        row_keys: [rows] int64, the row's number within its task.
+        positions: [rows, length] int64, counted from each row's first real token.
+        step: Inner step.
+    """
+
+    probability: float
+    seed: int
+    row_keys: Tensor
+    positions: Tensor
+    step: int = 0
+
+    def at_step(self, step: int) -> LoraDropout:
+        """The masks of another inner step."""
+        return replace(self, step=step)
+
+    def mask(self, site: int, features: int) -> Tensor:
+        """[rows, length, features] float32: 0 or 1 / (1 − probability), independent between sites and inner steps."""
+        device = self.row_keys.device
+        key = torch.tensor(self.seed & _WORD, device=device)
+        for part in (self.step, site):
+            key = _mix(key ^ ((part + 1) * 0x9E3779B1 & _WORD))
+        rows = _mix(key ^ _mix(self.row_keys & _WORD))
+        tokens = _mix(rows[:, None] ^ (self.positions * 0x85EBCA6B & _WORD))  # [rows, length]
+        columns = _mix(torch.arange(features, device=device) + 1)
+        words = ((tokens[..., None] ^ columns) * 0x7FEB352D) & _WORD
+        words = ((words ^ (words >> 15)) * 0x846CA68B) & _WORD
+        kept = (words >> 8) >= int(self.probability * 2**24)
+        return kept.float() / (1 - self.probability)

@@ -1,0 +1,96 @@
+"""How much memory the passes may take: everything at once, or one layer of a few rows at a time.
+
+Two plans, the same numbers. `FAST` keeps the activations of all rows for the backward pass, as plain training does.
+`LEAN` keeps each layer's input only and recomputes the rest one layer at a time, a quarter of the rows in one pass;
+its second-order passes do so too (`hf_mass.core.layer_sweep`). `choose_plan` decides between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hf_mass.errors import ConfigError
+
+PREFERENCES = ("auto", "fast", "lean")
+
+# A second-order pass keeps about three times what a first-order one does, so it takes a quarter of the rows.
+SECOND_ORDER_PARTS = 4
+LEAN_PARTS = 4
+# Share of the free memory that `choose_plan` lets a pass take: its estimate knows nothing of fragmentation.
+HEADROOM = 0.6
+# A row's lean pass takes a small part of what its whole graph does; this much less is safe to count on.
+LEAN_SHARE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """What the passes of an inner loop may keep.
+
+    Args:
+        checkpoint: Keep layer inputs only, and redo one layer at a time.
+        keep_row_gradients: Keep ∇ℓ_r(θ_0) of every row (R trees of parameters) for the attributions. Else one forward
+            pass with tangents takes their place.
+        microbatch: Rows of a first-order pass; None for all, or with `checkpoint` for a quarter of them.
+        reason: Why this plan was chosen.
+    """
+
+    checkpoint: bool = False
+    keep_row_gradients: bool = True
+    microbatch: int | None = None
+    reason: str = "set by hand"
+
+    def rows(self, total: int, second_order: bool) -> int:
+        """Rows of one pass over `total` rows (at least 1)."""
+        first = self.microbatch or (-(-total // LEAN_PARTS) if self.checkpoint else total)
+        rows = min(first, -(-total // SECOND_ORDER_PARTS)) if second_order else first
+        return max(1, rows)
+
+
+FAST = MemoryPlan()
+LEAN = MemoryPlan(checkpoint=True)
+
+
+def choose_plan(
+    preference: str, rows: int, row_bytes: int, tree_bytes: int, free_bytes: int, microbatch: int | None = None
+) -> MemoryPlan:
+    """The plan for a preference.
+
+    "fast" and "lean" are taken at their word; "auto" is fast where the graph of all rows and their gradients fit in
+    the free memory, else fast in microbatches where a row's graph fits several times, else lean. Lean keeps the rows'
+    gradients as long as they take less than a quarter of what the graph of the same rows would.
+
+    Args:
+        preference: "auto", "fast" or "lean".
+        rows: R.
+        row_bytes: What the graph of one row's first-order pass keeps.
+        tree_bytes: One task's parameters.
+        free_bytes: Free memory of the device.
+        microbatch: Rows of one pass where the user says so; never overruled.
+
+    Raises:
+        ConfigError: If the preference is unknown.
+    """
+    if preference == "fast":
+        return replace(FAST, microbatch=microbatch, reason='memory="fast"')
+    if preference == "lean":
+        return replace(
+            LEAN, microbatch=microbatch, keep_row_gradients=4 * tree_bytes <= row_bytes, reason='memory="lean"'
+        )
+    if preference != "auto":
+        raise ConfigError(f"inner_memory is {preference!r}; choose one of {list(PREFERENCES)}.")
+    gradients, budget = rows * tree_bytes, int(HEADROOM * free_bytes)
+    # While a microbatch's graph stands, its rows have copies of the parameters and of their gradients besides.
+    fitting = (budget - gradients) // (row_bytes + 2 * tree_bytes)
+    asked = microbatch or rows
+    measured = f"{rows} rows of {_megabytes(row_bytes)} each, {_megabytes(free_bytes)} free"
+    if fitting >= asked:
+        return replace(FAST, microbatch=microbatch, reason=f"fast: {measured}")
+    if microbatch is None and fitting >= 4:
+        return replace(FAST, microbatch=int(fitting), reason=f"fast, {int(fitting)} rows at a time: {measured}")
+    keep = 4 * tree_bytes <= row_bytes and 4 * gradients <= budget
+    fitting = max(1, min(rows, budget // max(1, row_bytes // LEAN_SHARE)))
+    return replace(LEAN, microbatch=microbatch or fitting, keep_row_gradients=keep, reason=f"lean: {measured}")
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB"

@@ -1,0 +1,153 @@
+"""Second derivatives of row losses: Hessian-vector products, and inner products with every row's gradient.
+
+With L = Σ_r c_r ℓ_r(θ) and a direction v, differentiating the scalar ⟨∇L(θ), v⟩ once more gives
+
+    ∂/∂θ ⟨∇L, v⟩ = ∇²L v,        ∂/∂c_r ⟨∇L, v⟩ = ⟨∇ℓ_r, v⟩,        ∂/∂φ ⟨∇L, v⟩  for any other parameter φ,
+
+all from one graph (reverse over reverse). On a CPU this takes about 2.5 first-order passes, against 3.5 to 4 for dual
+numbers (forward over reverse), whose tangents build a graph of their own; and operations without a forward-mode rule
+are no obstacle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
+
+from hf_mass.core import trees
+from hf_mass.core.losses import Curvature, RowLoss, row_buffer
+from hf_mass.core.trees import Tree
+from hf_mass.errors import UnsupportedModelError
+
+# How autograd says that an operation has no rule for a second derivative, or for forward mode.
+_NO_RULE = "An operation of the model has no second derivative, which K > 1 needs"
+_CURE = 'Use inner_steps=1, attn_implementation="eager" or another base model.'
+_MISSING_RULE = ("is not implemented", "forward AD", "forward mode", "forward-mode", "once_differentiable")
+
+
+@torch.enable_grad()
+def double_backward(
+    loss: RowLoss,
+    params: Tree,
+    rows: Tensor,
+    coefficients: Tensor,
+    direction: Tree,
+    also: Sequence[Tensor] = (),
+    checked: bool = False,
+) -> Curvature:
+    """The `Curvature` of some rows, their whole graph at once.
+
+    Args:
+        loss: The row losses.
+        params: θ, leaves [N, ...].
+        rows: [rows] int64.
+        coefficients: c [rows].
+        direction: v, leaves [N, ...].
+        also: Further parameters φ, which require gradients.
+        checked: Whether an earlier pass over the same model found all its operations twice differentiable.
+
+    Raises:
+        UnsupportedModelError: If an operation of the model cannot be differentiated twice.
+    """
+    point = trees.leaves(params)
+    factors = coefficients.detach().clone().requires_grad_()
+    with refusing(), loss.evaluate(point, rows, loss.row_task[rows], second_order=True) as values:
+        objective = (factors.to(values.dtype) * values).sum()
+        first = torch.autograd.grad(objective, list(point.values()), create_graph=True)
+        slope = inner_product(first, [direction[name] for name in point])
+        if not checked:
+            require_second_derivatives(slope)
+        wanted = [*point.values(), factors, *also]
+        second = torch.autograd.grad(slope, wanted, allow_unused=True, materialize_grads=True)
+    count = len(point)
+    return Curvature(
+        dict(zip(point, second[:count], strict=True)), second[count].to(coefficients.dtype), second[count + 1 :]
+    )
+
+
+def hessian_product(
+    loss: RowLoss, params: Tree, coefficients: Tensor, direction: Tree, also: Sequence[Tensor] = ()
+) -> Curvature:
+    """The `Curvature` of all R rows, microbatch after microbatch."""
+    products, total = row_buffer(loss, params), trees.zeros_like(params)
+    mixed = tuple(torch.zeros_like(x) for x in also)
+    for rows in loss.microbatches(second_order=True):
+        part = loss.curvature(params, rows, coefficients[rows], direction, also)
+        products[rows] = part.row_products.to(products.dtype)
+        for name, product in part.product.items():
+            total[name] += product
+        for sum_, product in zip(mixed, part.mixed, strict=True):
+            sum_ += product
+    return Curvature(total, products, mixed)
+
+
+@torch.no_grad()
+def row_products(loss: RowLoss, params: Tree, direction: Tree) -> Tensor:
+    """⟨∇ℓ_r(θ), v⟩ [R] without a backward pass: the tangents of ℓ at θ + εv (forward mode, no graph).
+
+    Raises:
+        UnsupportedModelError: If an operation of the model has no forward-mode rule.
+    """
+    products = row_buffer(loss, params)
+    for rows in loss.microbatches(second_order=True):
+        with refusing(), forward_ad.dual_level():
+            point = dual_tree(params, direction)
+            with loss.evaluate(point, rows, loss.row_task[rows], second_order=True) as values:
+                products[rows] = tangent(values).to(products.dtype)
+    return products
+
+
+def dual_tree(params: Tree, direction: Tree) -> Tree:
+    """θ + εv, within a dual level. Contiguous: dual tensors may not overlap themselves, as expanded views do."""
+    return trees.tree_map(lambda x, v: forward_ad.make_dual(x.detach().contiguous(), v.detach()), params, direction)
+
+
+def tangent(dual: Tensor) -> Tensor:
+    """The ε-part of a tensor; zeros where it has none."""
+    found = forward_ad.unpack_dual(dual).tangent
+    return torch.zeros_like(dual) if found is None else found
+
+
+def inner_product(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """Σ ⟨x, y⟩ in float32 or wider."""
+    wide = [x if x.dtype == torch.float64 else x.float() for x in first]
+    return torch.stack([(x * y.to(x.dtype)).sum() for x, y in zip(wide, second, strict=True)]).sum()
+
+
+def require_second_derivatives(value: Tensor) -> None:
+    """Refuse a value whose graph has an operation that can be differentiated only once.
+
+    `torch.autograd.grad` leaves such operations out without a sign (where `backward` raises): the derivatives through
+    them would be missing from the sum, and nobody would know.
+
+    Raises:
+        UnsupportedModelError: If there is one.
+    """
+    seen, open_nodes = set(), [value.grad_fn]
+    while open_nodes:
+        node = open_nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if type(node).__name__ in ("Error", "DelayedError"):
+            raise UnsupportedModelError(f"{_NO_RULE} (a custom autograd.Function marked once_differentiable). {_CURE}")
+        open_nodes.extend(following for following, _ in node.next_functions)
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Within this context autograd's complaint about a missing derivative rule becomes one that says what to do.
+
+    Raises:
+        UnsupportedModelError: In the place of autograd's error; any other error passes.
+    """
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        if not any(sign in str(error) for sign in _MISSING_RULE):
+            raise
+        raise UnsupportedModelError(f"{_NO_RULE}: {error} {_CURE}") from error

@@ -1,0 +1,49 @@
+"""How much memory a device has left, and how much the graph of one training row takes: both measured, not guessed."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+from torch import Tensor
+
+from hf_mass.core import trees
+from hf_mass.core.memory import FAST
+from hf_mass.core.token_loss import TokenLoss
+from hf_mass.core.trees import Tree
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that new tensors can have: of the GPU (what its allocator holds unused included), or of the machine."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(psutil.virtual_memory().available)
+
+
+@torch.enable_grad()
+def graph_bytes_per_token(loss: TokenLoss, start: Tree) -> float:
+    """What a first-order pass keeps for its backward pass, per token, from one forward pass over the longest row.
+
+    Counted are the storages that autograd saves, each once; parameters and buffers of the model are not among them.
+
+    Args:
+        loss: The row losses.
+        start: θ_0 of one task, leaves [1, ...].
+    """
+    row = loss.batch.attention_mask.sum(1).argmax()[None]
+    probe = TokenLoss(loss.model, loss.lora, loss.batch, reduction=loss.reduction, memory=FAST)
+    own = {p.untyped_storage().data_ptr() for p in [*loss.model.parameters(), *loss.model.buffers()]}
+    found: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        probe.evaluate(trees.leaves(start), row, row * 0, second_order=False),
+    ):
+        pass
+    return sum(found.values()) / int(loss.batch.attention_mask[row].sum())
