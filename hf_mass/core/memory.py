@@ -43,7 +43,7 @@ class MemoryPlan:
         """Rows of one pass over `total` rows (at least 1)."""
         first = self.microbatch or (-(-total // LEAN_PARTS) if self.checkpoint else total)
         rows = min(first, -(-total // SECOND_ORDER_PARTS)) if second_order else first
-        return max(1, rows)
+        return max(1, min(rows, total))
 
 
 FAST = MemoryPlan()

@@ -24,8 +24,8 @@ from hf_mass.core.trees import Tree
 from hf_mass.errors import UnsupportedModelError
 
 # How autograd says that an operation has no rule for a second derivative, or for forward mode.
-_NO_RULE = "An operation of the model has no second derivative, which K > 1 needs"
-_CURE = 'Use inner_steps=1, attn_implementation="eager" or another base model.'
+_NO_RULE = "An operation of the model has no second derivative, which K > 1 and solve_gradient='full' need"
+_CURE = 'Use memory="fast", inner_steps=1, attn_implementation="eager" or another base model.'
 _MISSING_RULE = ("is not implemented", "forward AD", "forward mode", "forward-mode", "once_differentiable")
 
 
