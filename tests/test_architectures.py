@@ -132,9 +132,8 @@ def unroll(model: PeftModel, side: str, steps: int, optimizer: str) -> tuple[Tre
             for step in range(steps):
                 rows = [r for r, owner in enumerate(TASKS) if owner == task]
                 total = sum(weights[r] * row_loss(model, theta, inner, r) for r in rows)
-                slopes = dict(
-                    zip(names, torch.autograd.grad(total, list(theta.values()), create_graph=True), strict=True)
-                )
+                gradient = torch.autograd.grad(total, list(theta.values()), create_graph=True)
+                slopes = dict(zip(names, gradient, strict=True))
                 if optimizer == "adamw":
                     theta = adamw(theta, slopes, moments, step)
                 else:

@@ -242,7 +242,7 @@ def test_full_gradient_without_a_second_derivative_names_the_cure(build: Any, mo
 
     setup, original = build(solve_gradient="full"), TokenLoss.evaluate
     monkeypatch.setattr(TokenLoss, "evaluate", evaluate)
-    with pytest.raises(UnsupportedModelError, match="solve_gradient='full' need.*inner_steps=1"):
+    with pytest.raises(UnsupportedModelError, match=r"solve_gradient='full' need.*inner_steps=1"):
         setup.step()
 
 
