@@ -506,7 +506,7 @@ def test_an_operation_without_a_second_derivative_is_named() -> None:
     outer = WeightedLoss(toy(2, 1, 1), torch.ones(2).double())
     one, two = (InnerLoop(k, SGD(0.1)).run(inner, toy_start(1, 0), torch.rand(4).double()) for k in (1, 2))
     get_rule("adjoint")(one, outer)
-    with pytest.raises(UnsupportedModelError, match=r"no second derivative, which K > 1 needs.*once_differentiable"):
+    with pytest.raises(UnsupportedModelError, match=r"no second derivative, which K > 1.*once_differentiable"):
         get_rule("adjoint")(two, outer)
 
 

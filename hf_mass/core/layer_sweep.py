@@ -33,7 +33,7 @@ from torch.utils.checkpoint import checkpoint
 from hf_mass.core import trees
 from hf_mass.core.losses import Curvature, RowLoss
 from hf_mass.core.second_order import dual_tree, inner_product, refusing, require_second_derivatives, tangent
-from hf_mass.core.trees import Tree
+from hf_mass.core.trees import TaskSubset, Tree
 from hf_mass.errors import UnsupportedModelError
 
 Applied = Callable[[Tree, Tensor], AbstractContextManager[None]]
@@ -124,7 +124,9 @@ def swept_curvature(
     Raises:
         UnsupportedModelError: If the model is not a chain of these layers, or an operation lacks a derivative rule.
     """
-    row_task, factors = loss.row_task[rows], coefficients.detach().clone().requires_grad_()
+    subset = TaskSubset.of(loss.row_task[rows], trees.num_tasks(params))
+    params, direction, row_task = subset.take(params), subset.take(direction), subset.local
+    factors = coefficients.detach().clone().requires_grad_()
     inside = {name for names in layers.values() for name in names}
     tail = trees.leaves({name: leaf for name, leaf in params.items() if name not in inside})
     recorder, product = _Recorder(list(layers)), trees.zeros_like(params)
@@ -144,7 +146,7 @@ def swept_curvature(
             down, part = _descend(call, down, {name: params[name] for name in names}, direction, at, row_task, checked)
             for name, leaf in part.items():
                 product[name] += leaf
-    return Curvature(product, products.to(coefficients.dtype))
+    return Curvature(product, subset, products.to(coefficients.dtype))
 
 
 Down = tuple[Tensor, Tensor]  # (c, ċ), each [rows, length, features]

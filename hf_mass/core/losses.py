@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from hf_mass.core import trees
-from hf_mass.core.trees import Tree
+from hf_mass.core.trees import TaskSubset, Tree
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class Curvature:
     """What a second-order pass over some rows gives, with L = Σ_r c_r ℓ_r over them and a direction v.
 
     Args:
-        product: ∇²L v, leaves [N, ...].
+        product: ∇²L v, leaves [P, ...], of the P tasks that the rows belong to.
+        subset: Which tasks these are.
         row_products: ⟨∇ℓ_r, v⟩ [rows].
         mixed: ∂/∂φ ⟨∇L, v⟩ for each further parameter φ that was asked for.
     """
 
     product: Tree
+    subset: TaskSubset
     row_products: Tensor
     mixed: tuple[Tensor, ...] = ()
 
@@ -140,8 +142,9 @@ class MixtureLoss:
             posterior = self._posterior(row_values(self.loss, params))
             values, gradient, extra = weighted_gradient(self.loss, params, posterior, also)
         else:
+            rows = chunks[0]
             values, gradient, extra = _gradient(
-                self.loss, params, chunks[0], lambda chunk: self._posterior(chunk.detach()), also
+                self.loss, params, rows, self.loss.row_task[rows], lambda chunk: self._posterior(chunk.detach()), also
             )
         losses = _per_task(self._group_losses(values), self._group_task(), trees.num_tasks(params))
         return OuterGradient(losses, gradient, extra)
@@ -196,16 +199,11 @@ def weighted_gradient(
     values, total = row_buffer(loss, params), trees.zeros_like(params)
     extra = tuple(torch.zeros_like(x) for x in also)
     for rows in loss.microbatches():
-        chunk, gradients, more = _gradient(
-            loss,
-            params,
-            rows,
-            lambda _, rows=rows: coefficients[rows],  # type: ignore[misc]
-            also,
-        )
+        subset = TaskSubset.of(loss.row_task[rows], trees.num_tasks(params))
+        fixed = coefficients[rows]
+        chunk, gradients, more = _gradient(loss, subset.take(params), rows, subset.local, lambda _, c=fixed: c, also)  # type: ignore[misc]
         values[rows] = chunk.to(values.dtype)
-        for name, gradient in gradients.items():
-            total[name] += gradient
+        subset.add_to(total, gradients)
         for sum_, gradient in zip(extra, more, strict=True):
             sum_ += gradient
     return values, total, extra
@@ -216,12 +214,13 @@ def _gradient(
     loss: RowLoss,
     params: Tree,
     rows: Tensor,
+    row_task: Tensor,
     coefficients: Callable[[Tensor], Tensor],
     also: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tree, tuple[Tensor, ...]]:
     """(ℓ of the rows, ∂/∂θ Σ c ℓ, ∂/∂φ) in one pass; the coefficients may be constants that depend on the values."""
     point = trees.leaves(params)
-    with loss.evaluate(point, rows, loss.row_task[rows], second_order=False) as chunk:
+    with loss.evaluate(point, rows, row_task, second_order=False) as chunk:
         objective = (coefficients(chunk).to(chunk.dtype) * chunk).sum()
         wanted = [*point.values(), *also]
         gradients = torch.autograd.grad(objective, wanted, allow_unused=True, materialize_grads=True)

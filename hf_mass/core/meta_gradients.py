@@ -88,9 +88,9 @@ class AdjointRule:
                 attributions += _first_products(trajectory, gradient_bar)
                 break
             loss, point = trajectory.loss.at_step(step), trajectory.states[step]
-            curvature = hessian_product(loss, point, trajectory.weights, gradient_bar)
-            attributions += curvature.row_products
-            params_bar = trees.add(params_bar, curvature.product)
+            curvature, products, _ = hessian_product(loss, point, trajectory.weights, gradient_bar)
+            attributions += products
+            params_bar = trees.add(params_bar, curvature)
         return MetaGradient(
             attributions, gradient.losses, gradient.params, params_bar if start_gradient else None, gradient.also
         )

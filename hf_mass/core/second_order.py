@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hf_mass.core import trees
 from hf_mass.core.losses import Curvature, RowLoss, row_buffer
-from hf_mass.core.trees import Tree
+from hf_mass.core.trees import TaskSubset, Tree
 from hf_mass.errors import UnsupportedModelError
 
 # How autograd says that an operation has no rule for a second derivative, or for forward mode.
@@ -53,9 +53,10 @@ def double_backward(
     Raises:
         UnsupportedModelError: If an operation of the model cannot be differentiated twice.
     """
-    point = trees.leaves(params)
+    subset = TaskSubset.of(loss.row_task[rows], trees.num_tasks(params))
+    point, direction = trees.leaves(subset.take(params)), subset.take(direction)
     factors = coefficients.detach().clone().requires_grad_()
-    with refusing(), loss.evaluate(point, rows, loss.row_task[rows], second_order=True) as values:
+    with refusing(), loss.evaluate(point, rows, subset.local, second_order=True) as values:
         objective = (factors.to(values.dtype) * values).sum()
         first = torch.autograd.grad(objective, list(point.values()), create_graph=True)
         slope = inner_product(first, [direction[name] for name in point])
@@ -64,25 +65,35 @@ def double_backward(
         wanted = [*point.values(), factors, *also]
         second = torch.autograd.grad(slope, wanted, allow_unused=True, materialize_grads=True)
     count = len(point)
-    return Curvature(
-        dict(zip(point, second[:count], strict=True)), second[count].to(coefficients.dtype), second[count + 1 :]
-    )
+    product = dict(zip(point, second[:count], strict=True))
+    return Curvature(product, subset, second[count].to(coefficients.dtype), second[count + 1 :])
 
 
 def hessian_product(
-    loss: RowLoss, params: Tree, coefficients: Tensor, direction: Tree, also: Sequence[Tensor] = ()
-) -> Curvature:
-    """The `Curvature` of all R rows, microbatch after microbatch."""
+    loss: RowLoss,
+    params: Tree,
+    coefficients: Tensor,
+    direction: Tree,
+    also: Sequence[Tensor] = (),
+    kept: Tensor | None = None,
+) -> tuple[Tree, Tensor, tuple[Tensor, ...]]:
+    """Microbatch after microbatch: (∇²L v, leaves [N, ...]; ⟨∇ℓ_r, v⟩ [R]; ∂/∂φ ⟨∇L, v⟩ for φ in `also`).
+
+    `kept` [N] bool leaves out the rows of other tasks, whose numbers may be NaN: in a sum over tasks, such as that of
+    ∂/∂φ, one NaN would take the others.
+    """
     products, total = row_buffer(loss, params), trees.zeros_like(params)
     mixed = tuple(torch.zeros_like(x) for x in also)
-    for rows in loss.microbatches(second_order=True):
+    for chunk in loss.microbatches(second_order=True):
+        rows = chunk if kept is None else chunk[kept[loss.row_task[chunk]]]
+        if not rows.numel():
+            continue
         part = loss.curvature(params, rows, coefficients[rows], direction, also)
         products[rows] = part.row_products.to(products.dtype)
-        for name, product in part.product.items():
-            total[name] += product
+        part.subset.add_to(total, part.product)
         for sum_, product in zip(mixed, part.mixed, strict=True):
             sum_ += product
-    return Curvature(total, products, mixed)
+    return total, products, mixed
 
 
 @torch.no_grad()
@@ -94,9 +105,10 @@ def row_products(loss: RowLoss, params: Tree, direction: Tree) -> Tensor:
     """
     products = row_buffer(loss, params)
     for rows in loss.microbatches(second_order=True):
+        subset = TaskSubset.of(loss.row_task[rows], trees.num_tasks(params))
         with refusing(), forward_ad.dual_level():
-            point = dual_tree(params, direction)
-            with loss.evaluate(point, rows, loss.row_task[rows], second_order=True) as values:
+            point = dual_tree(subset.take(params), subset.take(direction))
+            with loss.evaluate(point, rows, subset.local, second_order=True) as values:
                 products[rows] = tangent(values).to(products.dtype)
     return products
 

@@ -7,6 +7,7 @@ sum over tasks with respect to such a tree is each task's own gradient, stacked.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -52,6 +53,36 @@ def gather_tasks(tree: Tree, row_task: Tensor) -> Tree:
 def scatter_rows(tree: Tree, row_task: Tensor, num_tasks: int) -> Tree:
     """[R, ...] leaves summed into [num_tasks, ...] by the task of each row; the adjoint of `gather_tasks`."""
     return tree_map(lambda x: x.new_zeros(num_tasks, *x.shape[1:]).index_add_(0, row_task, x), tree)
+
+
+@dataclass(frozen=True)
+class TaskSubset:
+    """The tasks that some rows belong to, so that a pass over few rows handles the parameters of few tasks.
+
+    Args:
+        tasks: [P] int64, ascending.
+        local: [rows] int64 in [0, P): each row's task as a place in `tasks`.
+        everything: Whether these are all tasks.
+    """
+
+    tasks: Tensor
+    local: Tensor
+    everything: bool
+
+    @classmethod
+    def of(cls, row_task: Tensor, total: int) -> TaskSubset:
+        """The tasks of rows [rows] out of `total`."""
+        tasks, local = row_task.unique(return_inverse=True)
+        return cls(tasks, local, tasks.numel() == total)
+
+    def take(self, tree: Tree) -> Tree:
+        """[N, ...] leaves cut to [P, ...]."""
+        return tree if self.everything else gather_tasks(tree, self.tasks)
+
+    def add_to(self, total: Tree, part: Tree) -> None:
+        """Add leaves [P, ...] to those of their tasks in `total` [N, ...], in place."""
+        for name, leaf in part.items():
+            total[name].index_add_(0, self.tasks, leaf.to(total[name].dtype))
 
 
 def scale_rows(tree: Tree, factors: Tensor) -> Tree:

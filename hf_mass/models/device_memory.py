@@ -5,6 +5,7 @@ from __future__ import annotations
 import psutil
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from hf_mass.core import trees
 from hf_mass.core.memory import FAST
@@ -32,13 +33,15 @@ def graph_bytes_per_token(loss: TokenLoss, start: Tree) -> float:
     """
     row = loss.batch.attention_mask.sum(1).argmax()[None]
     probe = TokenLoss(loss.model, loss.lora, loss.batch, reduction=loss.reduction, memory=FAST)
-    own = {p.untyped_storage().data_ptr() for p in [*loss.model.parameters(), *loss.model.buffers()]}
+    weights = [x for x in (*loss.model.parameters(), *loss.model.buffers()) if not is_traceable_wrapper_subclass(x)]
+    own = {x.untyped_storage().data_ptr() for x in weights}
     found: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            found[storage.data_ptr()] = storage.nbytes()
+        if not is_traceable_wrapper_subclass(tensor):  # a quantised weight: a parameter, without a storage of its own
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                found[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with (

@@ -16,6 +16,7 @@ from torch import Tensor
 from hf_mass.core import trees
 from hf_mass.core.inner_loop import Trajectory
 from hf_mass.core.losses import RowLoss, WeightedLoss
+from hf_mass.core.second_order import hessian_product
 from hf_mass.core.trees import Tree
 from hf_mass.models.adaptation import Adapter
 
@@ -63,12 +64,10 @@ def inner_steps_gradient(
             gradient_bar, params_bar, state_bar = optimizer.pullback(
                 trajectory.gradients[step], trajectory.optimizer_states[step], step, params_bar, state_bar
             )
-            loss, point, products = trajectory.loss.at_step(step), trajectory.states[step], trees.zeros_like(params_bar)
-            for rows in _kept_rows(loss, kept):
-                found = loss.curvature(point, rows, trajectory.weights[rows], gradient_bar, list(parameters.values()))
-                products = trees.add(products, found.product)
-                _accumulate(total, found.mixed)
-            params_bar = trees.add(params_bar, products)
+            loss, point, also = trajectory.loss.at_step(step), trajectory.states[step], list(parameters.values())
+            curvature, _, mixed = hessian_product(loss, point, trajectory.weights, gradient_bar, also, kept)
+            _accumulate(total, mixed)
+            params_bar = trees.add(params_bar, curvature)
     return total
 
 
@@ -79,7 +78,7 @@ def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter
 
 def _kept_rows(loss: RowLoss, kept: Tensor) -> list[Tensor]:
     """Microbatches without the rows of tasks that do not count: in a sum over tasks one NaN would take the others."""
-    parts = [rows[kept[loss.row_task[rows]]] for rows in loss.microbatches(second_order=True)]
+    parts = [rows[kept[loss.row_task[rows]]] for rows in loss.microbatches()]
     return [rows for rows in parts if rows.numel()]
 
 
