@@ -1,0 +1,259 @@
+r"""How few-shot tasks and their training examples read, and which parts of the text the loss is on.
+
+A text is a list of segments: the instruction if there is one, then the inputs and outputs of the demonstrations in
+turn, then those of the query. Where a segment ends does not depend on the loss, so the prompt of a task and a training
+example with the same demonstrations begin alike.
+
+Applying a tokenizer's chat template is left to a callable, since no tokenizer is known here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Literal, get_args
+
+from hf_mass.errors import ConfigError, DataError
+from hf_mass.tasks.grids import GRID_FORMS, grid_text, parse_grid
+from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample
+from hf_mass.tasks.task import Demonstration, Task
+
+LossOn = Literal["query", "demonstrations", "outputs", "all"]
+LOSS_ON: tuple[LossOn, ...] = get_args(LossOn)
+"""On the query's output only; on all outputs but the first (the query's in any case); on all outputs; on inputs too."""
+
+Messages = list[dict[str, str]]
+ChatTemplate = Callable[[Messages, bool], str]
+"""Turns messages into text; the flag asks for the beginning of the assistant's next message after them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a text, and whether the loss is on it."""
+
+    text: str
+    trained: bool
+
+
+@dataclass(frozen=True)
+class FewShotFormat:
+    r"""How demonstrations and queries are written.
+
+    As plain text, a pair is input_prefix, input, output_prefix, answer_prefix, output, pair_separator. A prompt ends
+    with the query's output_prefix. The loss on an output includes its answer_prefix and pair_separator: that is how a
+    model learns to stop. In a chat, inputs are the user's messages and outputs the assistant's, bare.
+
+    Args:
+        instruction: Stands before everything, in a chat at the head of the first message. A task's own instruction
+            (`Task.fields["instruction"]`) takes its place.
+        instruction_separator: Follows the instruction, where there is one.
+        input_prefix: Before each input.
+        output_prefix: Between an input and its output.
+        answer_prefix: The first characters of each output, such as the space that tokenizers join to the next word.
+        pair_separator: Ends each output; no output may contain it.
+        grid_form: How grids are written (see `hf_mass.tasks.grids.grid_text`); None for texts, which stay as they are.
+        chat: Whether texts go through a chat template.
+
+    Raises:
+        ConfigError: If a text is no string or `chat` no bool, `pair_separator` is empty, or `grid_form` is unknown.
+    """
+
+    instruction: str = ""
+    instruction_separator: str = "\n\n"
+    input_prefix: str = "Input: "
+    output_prefix: str = "\nOutput:"
+    answer_prefix: str = " "
+    pair_separator: str = "\n\n"
+    grid_form: str | None = None
+    chat: bool = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in ("grid_form", "chat") and not isinstance(value, str):
+                raise ConfigError(f"FewShotFormat.{field.name} must be a string, got {value!r}.")
+        if not isinstance(self.chat, bool):
+            raise ConfigError(f"FewShotFormat.chat must be True or False, got {self.chat!r}.")
+        if not self.pair_separator:
+            raise ConfigError("FewShotFormat.pair_separator is empty, so no output would end. Use a line break, say.")
+        if self.grid_form is not None and self.grid_form not in GRID_FORMS:
+            raise ConfigError(
+                f"FewShotFormat.grid_form {self.grid_form!r} is unknown. Known: {', '.join(GRID_FORMS)}, and None."
+            )
+
+    @property
+    def stop(self) -> str | None:
+        """The text that ends a generated answer; None in a chat, where the end-of-turn token does."""
+        return None if self.chat else self.pair_separator
+
+    def render(
+        self,
+        shown: TrainingExample | Task,
+        loss_on: LossOn = "demonstrations",
+        template: ChatTemplate | None = None,
+    ) -> list[Segment]:
+        """The text of a training example, or the prompt of a task, which ends where the answer begins.
+
+        Args:
+            shown: What to write. A task's answer is not read, even where it is known.
+            loss_on: Where the loss is, one of `LOSS_ON`; it changes `Segment.trained` alone.
+            template: The chat template; needed if `chat` is set.
+
+        Returns:
+            The instruction (plain text only, if there is one), then inputs and outputs in turn.
+
+        Raises:
+            ConfigError: If `loss_on` is unknown, or the template is missing or of no use.
+            DataError: If a text is to be written as a grid and is none, an output contains `pair_separator`, or a task
+                has a conversation before it.
+        """
+        if loss_on not in LOSS_ON:
+            raise ConfigError(f"loss_on must be one of {', '.join(map(repr, LOSS_ON))}, got {loss_on!r}.")
+        contents = self._contents(shown)
+        trained = [_is_trained(place, len(shown.demonstrations), loss_on) for place in range(len(contents))]
+        if self.chat:
+            if template is None:
+                raise ConfigError("FewShotFormat.chat is set, but there is no chat template. Give one, or unset chat.")
+            texts = _through(template, [message["content"] for message in self.messages(shown)])
+            return [Segment(*pair) for pair in zip(texts, trained, strict=True)]
+        texts = [self._wrapped(content, place) for place, content in enumerate(contents)]
+        segments = [Segment(*pair) for pair in zip(texts, trained, strict=True)]
+        if head := self._head(shown):
+            segments.insert(0, Segment(head, False))
+        return segments
+
+    def prompt(self, shown: TrainingExample | Task, template: ChatTemplate | None = None) -> str:
+        """The text up to where the query's output begins; raises as `render` does."""
+        if isinstance(shown, TrainingExample):
+            shown = Task(
+                problem=shown.query.question,
+                demonstrations=shown.demonstrations,
+                fields={INSTRUCTION: shown.instruction},
+            )
+        return "".join(segment.text for segment in self.render(shown, template=template))
+
+    def messages(self, shown: TrainingExample | Task) -> Messages:
+        """The same as a chat: inputs from the user, outputs from the assistant; raises DataError as `render` does."""
+        contents = self._contents(shown)
+        contents[0] = self._head(shown) + contents[0]
+        return _as_messages(contents)
+
+    def read_answer(self, text: str) -> str | None:
+        """The answer in a generated text, grids in canonical form; None if there is none that can be read."""
+        answer = text if self.chat else text.partition(self.pair_separator)[0]
+        if self.grid_form is None:
+            return answer.strip() or None
+        grid = parse_grid(answer)
+        return None if grid is None else grid_text(grid)
+
+    def _head(self, shown: TrainingExample | Task) -> str:
+        own = shown.fields.get(INSTRUCTION, "") if isinstance(shown, Task) else shown.instruction
+        instruction = own or self.instruction
+        return instruction + self.instruction_separator if instruction else ""
+
+    def _contents(self, shown: TrainingExample | Task) -> list[str]:
+        """Inputs and outputs in turn, grids in their form; the last output is missing for a task."""
+        if isinstance(shown, Task) and shown.history:
+            raise DataError(
+                f"Task {shown.id!r} has a conversation before it, which a few-shot format does not show. Empty "
+                "Task.history."
+            )
+        pairs: list[Demonstration] = list(shown.demonstrations)
+        pairs.append(Demonstration(shown.problem, "") if isinstance(shown, Task) else shown.query)
+        texts = [text for pair in pairs for text in (pair.question, pair.answer)]
+        return [self._content(text) for text in (texts[:-1] if isinstance(shown, Task) else texts)]
+
+    def _content(self, text: str) -> str:
+        if self.grid_form is None:
+            return text
+        grid = parse_grid(text)
+        if grid is None:
+            raise DataError(
+                f"FewShotFormat.grid_form is {self.grid_form!r}, but this is no grid: {text[:60]!r}. Use None (as the "
+                "format 'plain' does) for tasks of text, or correct the grid."
+            )
+        return grid_text(grid, self.grid_form)
+
+    def _wrapped(self, content: str, place: int) -> str:
+        if place % 2 == 0:
+            return f"{self.input_prefix}{content}{self.output_prefix}"
+        if self.pair_separator in content:
+            raise DataError(
+                f"An output contains FewShotFormat.pair_separator {self.pair_separator!r}, so it would be cut there: "
+                f"{content[:60]!r}. Choose a separator that no output contains."
+            )
+        return f"{self.answer_prefix}{content}{self.pair_separator}"
+
+
+FEW_SHOT_FORMATS: dict[str, FewShotFormat] = {
+    "compact": FewShotFormat(
+        input_prefix="", output_prefix=">", answer_prefix="", pair_separator=";", grid_form="compact"
+    ),
+    "arc": FewShotFormat(
+        instruction=(
+            "One hidden rule turns each input grid into its output grid. Find the rule in the examples and apply it to "
+            "the last input. Answer with the output grid alone, in the form of the examples."
+        ),
+        input_prefix="",
+        output_prefix=" ->",
+        grid_form="list",
+    ),
+    "plain": FewShotFormat(),
+    "questions": FewShotFormat(input_prefix="Q: ", output_prefix="\nA:"),
+}
+"""Name → format: one token a cell; lists of lists; lines of input and output; and, as in the paper, of Q and A."""
+
+
+def resolve_format(named: str | FewShotFormat) -> FewShotFormat:
+    """The format of this name in `FEW_SHOT_FORMATS`, or the given one; ConfigError if there is none."""
+    if isinstance(named, FewShotFormat):
+        return named
+    if named not in FEW_SHOT_FORMATS:
+        raise ConfigError(f"few-shot format {named!r} is unknown. Known: {', '.join(FEW_SHOT_FORMATS)}.")
+    return FEW_SHOT_FORMATS[named]
+
+
+def _is_trained(place: int, demonstrations: int, loss_on: LossOn) -> bool:
+    """Whether the loss is on the text at this place among inputs and outputs in turn."""
+    pair, is_output = divmod(place, 2)
+    if loss_on == "all" or not is_output:
+        return loss_on == "all"
+    return pair == demonstrations or loss_on == "outputs" or (loss_on == "demonstrations" and pair > 0)
+
+
+# Chat templates
+
+
+def _as_messages(contents: Sequence[str]) -> Messages:
+    return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(contents)]
+
+
+def _through(template: ChatTemplate, contents: Sequence[str]) -> list[str]:
+    """The text of a chat, cut after each message: before an output begins, and after the end of its turn."""
+    around = _around(template, len(contents))
+    _, opening, end = _around(template, 2)
+    if (generating := _around(template, 1)[1]) != opening:
+        raise ConfigError(
+            f"The chat template begins an answer with {opening!r} where it is known and with {generating!r} where it "
+            "is to be generated, so training and prediction would differ. Set the template's options, such as "
+            "enable_thinking=False."
+        )
+    texts, rest = [], around[0]
+    for place, (content, after) in enumerate(zip(contents, around[1:], strict=True)):
+        # What follows an answer ends its turn; the beginning of the next one, where it can be told, belongs to that.
+        kept = end if place % 2 and after.startswith(end) else after
+        texts.append(f"{rest}{content}{kept}")
+        rest = after[len(kept) :]
+    return texts
+
+
+def _around(template: ChatTemplate, count: int) -> list[str]:
+    """What the template writes before, between and after `count` messages, found with marks in their place."""
+    marks = [f"\ue000{place}\ue001" for place in range(count)]
+    text = template(_as_messages(marks), count % 2 == 1)
+    places = [text.find(mark) for mark in marks]
+    if -1 in places or any(a >= b for a, b in pairwise(places)):
+        raise ConfigError("The chat template does not show every message, in order. Use another template.")
+    return re.split("\ue000[0-9]+\ue001", text)

@@ -1,0 +1,128 @@
+"""Grids of coloured cells, as in ARC: plain tuples of rows, and the texts that stand for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, TypeGuard
+
+import numpy as np
+
+from hf_mass.errors import ConfigError, DataError
+
+COLOURS = 10
+
+Grid = tuple[tuple[int, ...], ...]
+"""A non-empty rectangle of colours from 0 to 9, row by row."""
+
+GridForm = Literal["spaced", "compact", "list", "array"]
+GRID_FORMS: tuple[GridForm, ...] = ("spaced", "compact", "list", "array")
+
+# A row is spaced throughout or not at all: in "10 2" the 10 could be a colour that there is none of. [0-9] instead of
+# \d, which takes the digits of every script.
+_LINE = re.compile(r"[0-9]+|[0-9](?:[ \t]+[0-9])*")
+_GAP = r"(?:\s*,\s*|\s+)"
+_LIST_ROW = rf"\[\s*[0-9](?:{_GAP}[0-9])*\s*\]"
+_LIST = re.compile(rf"\[\s*{_LIST_ROW}(?:{_GAP}{_LIST_ROW})*\s*\]")
+
+
+def as_grid(value: Any, where: str = "grid") -> Grid:
+    """Checks and freezes a grid.
+
+    Args:
+        value: Rows of colours: lists, tuples or a two-dimensional numpy array of whole numbers.
+        where: What to call the grid in an error, such as its file and its place there.
+
+    Returns:
+        The grid as a tuple of rows.
+
+    Raises:
+        DataError: If it is no list of rows, is empty or ragged, or holds something other than a colour from 0 to 9.
+    """
+    rows = value.tolist() if isinstance(value, np.ndarray) else value
+    if not _is_sequence(rows):
+        raise DataError(f"{where} is no list of rows: {_shown(value)}. Give rows of whole numbers from 0 to 9.")
+    if not rows:
+        raise DataError(f"{where} is empty. Give at least one row with at least one cell.")
+    return _rectangle([_row(row, number, where) for number, row in enumerate(rows)], where)
+
+
+def _rectangle(rows: Sequence[tuple[int, ...]], where: str) -> Grid:
+    widths = [len(row) for row in rows]
+    if len(set(widths)) > 1:
+        odd = next(number for number, width in enumerate(widths) if width != widths[0])
+        raise DataError(
+            f"{where} is ragged: row 0 has {widths[0]} cells and row {odd} has {widths[odd]}. "
+            "Give rows of equal length."
+        )
+    return tuple(rows)
+
+
+def _row(row: Any, number: int, where: str) -> tuple[int, ...]:
+    cells = row.tolist() if isinstance(row, np.ndarray) else row
+    if not _is_sequence(cells):
+        raise DataError(
+            f"{where}: row {number} is no list of colours: {_shown(row)}. Give a list of rows, each a list of whole "
+            "numbers from 0 to 9."
+        )
+    if not cells:
+        raise DataError(f"{where}: row {number} is empty. Give every row at least one cell.")
+    for place, cell in enumerate(cells):
+        if isinstance(cell, bool) or not isinstance(cell, int | np.integer) or not 0 <= cell < COLOURS:
+            raise DataError(
+                f"{where}: row {number}, column {place} holds {_shown(cell)}, which is no colour. "
+                "Colours are whole numbers from 0 to 9."
+            )
+    return tuple(int(cell) for cell in cells)
+
+
+def _is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, list | tuple)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def parse_grid(text: str) -> Grid | None:
+    """Reads a grid from a text that is nothing else.
+
+    Args:
+        text: Lines of digits, with spaces between all digits of a line or none, or a list of lists with commas
+            or spaces between; space around it is ignored. Any form that `grid_text` writes is read back.
+
+    Returns:
+        The grid; None if the text is no grid, or one with rows of different length.
+    """
+    text = text.strip()
+    if text.startswith("["):
+        rows = re.findall(r"\[([^\[\]]+)\]", text) if _LIST.fullmatch(text) else []
+    else:
+        rows = [line.strip() for line in text.split("\n")]
+        if not all(_LINE.fullmatch(row) for row in rows):
+            return None
+    grid = tuple(tuple(int(cell) for cell in re.findall("[0-9]", row)) for row in rows)
+    return grid if grid and len({len(row) for row in grid}) == 1 else None
+
+
+def grid_text(grid: Grid, form: str = "spaced") -> str:
+    r"""Writes a grid as text.
+
+    Args:
+        grid: The grid.
+        form: "spaced" ("0 1\n2 3", the canonical form that a `Task` holds), "compact" ("01\n23", one character a cell),
+            "list" ("[[0, 1], [2, 3]]", as Python and JSON write it) or "array" ("[[0 1]\n [2 3]]", as numpy prints it).
+
+    Raises:
+        ConfigError: If there is no such form.
+    """
+    if form == "spaced":
+        return "\n".join(" ".join(map(str, row)) for row in grid)
+    if form == "compact":
+        return "\n".join("".join(map(str, row)) for row in grid)
+    if form == "list":
+        return str([list(row) for row in grid])
+    if form == "array":
+        return "[" + "\n ".join(f"[{' '.join(map(str, row))}]" for row in grid) + "]"
+    raise ConfigError(f"grid_text: form {form!r} is unknown. Known: {', '.join(GRID_FORMS)}.")

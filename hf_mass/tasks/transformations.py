@@ -1,0 +1,237 @@
+"""Grid transformations by name, in sets, and applied to whole tasks.
+
+The transformations themselves are in `hf_mass.tasks.grid_transformations`; their names are here as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from hf_mass.errors import ConfigError, DataError
+from hf_mass.tasks.grid_transformations import (
+    CHAIN_SEPARATOR,
+    AntiTranspose,
+    Chain,
+    Enlarge,
+    FlipColumns,
+    FlipRows,
+    Identity,
+    PermuteColours,
+    Reflect,
+    Repeat,
+    Rotate,
+    Stretch,
+    Transformation,
+    Translate,
+    Transpose,
+)
+from hf_mass.tasks.grids import grid_text, parse_grid
+from hf_mass.tasks.task import Demonstration, Task
+
+__all__ = [
+    "GEOMETRIC",
+    "INFERENCE",
+    "PRETRAINING",
+    "SIDES",
+    "STRIP",
+    "TRAINING",
+    "TRANSFORMATION_SETS",
+    "AntiTranspose",
+    "Chain",
+    "Enlarge",
+    "FlipColumns",
+    "FlipRows",
+    "Identity",
+    "PermuteColours",
+    "Reflect",
+    "Repeat",
+    "Rotate",
+    "Side",
+    "Stretch",
+    "Transformation",
+    "Translate",
+    "Transpose",
+    "resolve_transformations",
+    "transform_task",
+]
+
+Side = Literal["both", "input", "output"]
+SIDES: tuple[Side, ...] = ("both", "input", "output")
+
+_TURNS: tuple[Transformation, ...] = (Rotate(1), Rotate(2), Rotate(3))
+_FLIPS: tuple[Transformation, ...] = (FlipRows(), FlipColumns())
+_REFLECTIONS: tuple[Transformation, ...] = (
+    Reflect("rows"),
+    Reflect("rows", before=True),
+    Reflect("columns"),
+    Reflect("columns", before=True),
+)
+
+GEOMETRIC: tuple[Transformation, ...] = (Identity(), *_TURNS, *_FLIPS, Transpose(), AntiTranspose())
+"""The eight symmetries of a square: what inference may use, since a prediction can always be mapped back."""
+
+INFERENCE: tuple[Transformation, ...] = (Identity(), Transpose(), *_FLIPS, Rotate(1), Rotate(2))
+"""The symmetries that arXiv 2411.07279 predicts under, those of its published code."""
+
+STRIP: tuple[Transformation, ...] = (Identity(), FlipColumns())
+"""The symmetries of grids of one row."""
+
+TRAINING: tuple[Transformation, ...] = (
+    Identity(),
+    *_TURNS,
+    *_FLIPS,
+    *_REFLECTIONS,
+    Translate(1, 1),
+    Transpose(),
+    Enlarge(2),
+    Stretch("rows", 2),
+    Stretch("columns", 2),
+    *(Chain((part, Enlarge(2))) for part in (*_TURNS, *_FLIPS, Transpose())),
+    Repeat("rows", 2),
+    Repeat("columns", 2),
+    Repeat("both", 2),
+)
+"""What arXiv 2411.07279 trains with at test time, each on inputs and outputs alike, as in its published code.
+
+There, however, each task has a random shift by up to three cells in place of `Translate(1, 1)`.
+"""
+
+_LARGER: tuple[Transformation, ...] = (
+    *(Enlarge(factor) for factor in (2, 3)),
+    *(Stretch(axis, factor) for factor in (2, 3) for axis in ("rows", "columns")),
+)
+
+PRETRAINING: tuple[tuple[Transformation, Side], ...] = (
+    *((part, "input") for part in _LARGER),
+    *((part, "output") for part in (*_TURNS, *_FLIPS, *_REFLECTIONS, Enlarge(2), Enlarge(3))),
+    *((part, "output") for part in (Stretch("rows", 2), Stretch("columns", 2), Transpose(), Translate(1, 1))),
+    *((Repeat(axis, count), "output") for count in (2, 3) for axis in ("rows", "columns", "both")),
+    *((part, "both") for part in _LARGER),
+)
+"""What the same code augments the tasks with that a base is trained on beforehand, and which side of a pair it changes.
+
+A change of one side makes a new rule out of a known one, which teaches a base but says little about the task at hand.
+"""
+
+TRANSFORMATION_SETS: dict[str, tuple[Transformation, ...]] = {
+    "none": (Identity(),),
+    "geometric": GEOMETRIC,
+    "inference": INFERENCE,
+    "strip": STRIP,
+    "paper": TRAINING,
+}
+
+# How the name of a transformation is read back.
+_AXIS = "(rows|columns)"
+_READERS: tuple[tuple[str, Callable[..., Transformation]], ...] = (
+    ("identity", Identity),
+    ("rotate (90|180|270)", lambda degrees: Rotate(int(degrees) // 90)),
+    ("flip rows", FlipRows),
+    ("flip columns", FlipColumns),
+    ("transpose", Transpose),
+    ("anti-transpose", AntiTranspose),
+    ("translate (-?[0-9]+) (-?[0-9]+)", lambda rows, columns: Translate(int(rows), int(columns))),
+    ("enlarge ([0-9]+)", lambda factor: Enlarge(int(factor))),
+    (f"stretch {_AXIS} ([0-9]+)", lambda axis, factor: Stretch(axis, int(factor))),
+    ("repeat (rows|columns|both) ([0-9]+)", lambda axis, count: Repeat(axis, int(count))),
+    (f"reflect {_AXIS}( before)?", lambda axis, before: Reflect(axis, before is not None)),
+    ("colours ([0-9]{10})", lambda mapping: PermuteColours(tuple(map(int, mapping)))),
+)
+
+
+def resolve_transformations(
+    names: str | Transformation | Sequence[str | Transformation],
+) -> tuple[Transformation, ...]:
+    """The transformations that a config names.
+
+    Args:
+        names: One of `TRANSFORMATION_SETS` ("none" is the identity alone), the name of a transformation ("rotate 90",
+            "flip rows then enlarge 2"), a transformation, or several of these.
+
+    Returns:
+        The transformations in this order, each once. The identity is there only if it is named or in a set.
+
+    Raises:
+        ConfigError: If a name is unknown, a name's numbers are out of range, or there are no names.
+    """
+    several = [names] if isinstance(names, str) or not isinstance(names, Sequence) else names
+    found: dict[str, Transformation] = {}
+    for item in several:
+        if isinstance(item, str):
+            parts = TRANSFORMATION_SETS.get(item) or (_read(item),)
+        elif isinstance(item, Transformation):
+            parts = (item,)
+        else:
+            raise ConfigError(f"transformations: {item!r} is neither a name nor a transformation. Give one of them.")
+        for part in parts:
+            found.setdefault(part.name, part)
+    if not found:
+        raise ConfigError(f"transformations: got {names!r}, which names none. Give 'none' for the identity alone.")
+    return tuple(found.values())
+
+
+def _read(name: str) -> Transformation:
+    """The transformation of this name."""
+    parts = name.split(CHAIN_SEPARATOR)
+    if len(parts) > 1:
+        return Chain(tuple(_read(part) for part in parts))
+    for pattern, make in _READERS:
+        if match := re.fullmatch(pattern, name):
+            return make(*match.groups())
+    raise ConfigError(
+        f"transformations: {name!r} is unknown. Known sets: {', '.join(TRANSFORMATION_SETS)}. Known transformations: "
+        "identity, rotate 90 (180, 270), flip rows (columns), transpose, anti-transpose, translate 1 2, enlarge 2, "
+        "stretch rows 2 (columns), repeat rows 2 (columns, both), reflect rows (columns), reflect rows before "
+        "(columns), colours 0213456789; chains with ' then ' between."
+    )
+
+
+def transform_task(task: Task, transformation: Transformation, side: str = "both") -> Task:
+    """The task with its grids transformed: those of the demonstrations, the problem's, and the answer's where known.
+
+    Args:
+        task: A task whose texts are grids; with the identity, any task.
+        transformation: What to do to each grid.
+        side: Change the "input" grids, the "output" grids, or "both".
+
+    Returns:
+        The task, with the grids that changed in canonical text. It has no `solution`, whose derivation would no longer
+        fit; its other fields, the id among them, stay. The identity returns the task itself.
+
+    Raises:
+        ConfigError: If there is no such side.
+        DataError: If a text that must change is no grid.
+    """
+    if side not in SIDES:
+        raise ConfigError(f"transform_task: side must be one of {', '.join(map(repr, SIDES))}, got {side!r}.")
+    if isinstance(transformation, Identity):
+        return task
+
+    def change(text: str, what: str, where: Side) -> str:
+        if side not in (where, "both"):
+            return text
+        grid = parse_grid(text)
+        if grid is None:
+            raise DataError(
+                f"transform_task: {what} of task {task.id!r} is no grid, so {transformation.name!r} cannot change it: "
+                f"{text[:60]!r}. Use the transformations 'none' for tasks of text, or correct the grid."
+            )
+        return grid_text(transformation.apply(grid))
+
+    demonstrations = tuple(
+        Demonstration(
+            change(demonstration.question, f"the input of demonstration {number}", "input"),
+            change(demonstration.answer, f"the output of demonstration {number}", "output"),
+        )
+        for number, demonstration in enumerate(task.demonstrations)
+    )
+    return replace(
+        task,
+        problem=change(task.problem, "the problem", "input"),
+        demonstrations=demonstrations,
+        answer=None if task.answer is None else change(task.answer, "the answer", "output"),
+        solution=None,
+    )

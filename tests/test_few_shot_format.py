@@ -1,0 +1,300 @@
+"""How few-shot tasks read: plain and through chat templates, where the loss is, and how answers are read back."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+
+import grid_world
+
+from hf_mass.errors import ConfigError, DataError
+from hf_mass.tasks.few_shot_format import (
+    FEW_SHOT_FORMATS,
+    LOSS_ON,
+    FewShotFormat,
+    Messages,
+    resolve_format,
+)
+from hf_mass.tasks.grids import grid_text, parse_grid
+from hf_mass.tasks.leave_one_out import TrainingExample
+from hf_mass.tasks.task import Demonstration, Task
+
+COMPACT, ARC, PLAIN = (FEW_SHOT_FORMATS[name] for name in ("compact", "arc", "plain"))
+GRIDS = TrainingExample(
+    (Demonstration("0 1 2\n3 4 0", "1 1 1\n1 1 1"), Demonstration("0 0 0", "3 4 0")), Demonstration("2 2 0", "3 4 5")
+)
+WORDS = TrainingExample((Demonstration("cat", "cats"), Demonstration("ox", "oxen")), Demonstration("mouse", "mice"))
+
+
+def as_task(example: TrainingExample, **more: Any) -> Task:
+    return Task(example.query.question, example.demonstrations, answer=example.query.answer, **more)
+
+
+def text(example: TrainingExample | Task, format: FewShotFormat, **more: Any) -> str:
+    return "".join(segment.text for segment in format.render(example, **more))
+
+
+# Plain text
+
+
+def test_compact_is_one_character_a_cell() -> None:
+    assert text(GRIDS, COMPACT) == "012\n340>111\n111;000>340;220>345;"
+    assert text(as_task(GRIDS), COMPACT) == "012\n340>111\n111;000>340;220>"
+
+
+@given(st.integers(0, 200))
+def test_compact_is_the_text_of_the_grid_world(seed: int) -> None:
+    pairs = grid_world.draw_task(random.Random(seed), grid_world.curriculum(0.5)).pairs
+    texts = [Demonstration(*(grid_text(tuple(map(tuple, grid))) for grid in pair)) for pair in pairs]
+    example = TrainingExample(tuple(texts[:-1]), texts[-1])
+    expected = grid_world.render_task(pairs)
+    assert text(example, COMPACT) == expected
+    prompt = text(as_task(example), COMPACT)
+    assert prompt == COMPACT.prompt(example)
+    assert prompt.endswith(">")
+    assert COMPACT.read_answer(expected.removeprefix(prompt) + "123>") == texts[-1].answer
+
+
+def test_arc_is_lists_after_an_instruction() -> None:
+    head, _, rest = text(GRIDS, ARC).partition("\n\n")
+    assert head == ARC.instruction
+    assert rest.split("\n\n") == [
+        "[[0, 1, 2], [3, 4, 0]] -> [[1, 1, 1], [1, 1, 1]]",
+        "[[0, 0, 0]] -> [[3, 4, 0]]",
+        "[[2, 2, 0]] -> [[3, 4, 5]]",
+        "",
+    ]
+    assert text(as_task(GRIDS), ARC).endswith("\n\n[[2, 2, 0]] ->")
+
+
+def test_plain_is_lines_of_input_and_output() -> None:
+    assert text(WORDS, PLAIN) == (
+        "Input: cat\nOutput: cats\n\nInput: ox\nOutput: oxen\n\nInput: mouse\nOutput: mice\n\n"
+    )
+    assert text(as_task(WORDS), PLAIN).endswith("oxen\n\nInput: mouse\nOutput:")
+    assert text(as_task(WORDS), FEW_SHOT_FORMATS["questions"]).endswith("A: oxen\n\nQ: mouse\nA:")
+
+
+def test_the_instruction_of_a_task_takes_the_place_of_the_formats() -> None:
+    formatted = replace(PLAIN, instruction="Answer.")
+    assert text(WORDS, formatted).startswith("Answer.\n\nInput: cat")
+    own = replace(WORDS, instruction="Give the plural.")
+    assert text(own, formatted).startswith("Give the plural.\n\nInput: cat")
+    task = as_task(WORDS, fields={"instruction": "Give the plural."})
+    assert formatted.prompt(own) == formatted.prompt(task) == text(task, formatted)
+    assert text(task, formatted).startswith("Give the plural.\n\nInput: cat")
+
+
+# Loss
+
+
+@pytest.mark.parametrize(
+    ("loss_on", "expected"),
+    [
+        ("query", ["mice"]),
+        ("demonstrations", ["oxen", "mice"]),
+        ("outputs", ["cats", "oxen", "mice"]),
+        ("all", ["cat", "cats", "ox", "oxen", "mouse", "mice"]),
+    ],
+)
+def test_where_the_loss_is(loss_on: Any, expected: list[str]) -> None:
+    format = replace(PLAIN, instruction="Answer.")
+    segments = format.render(WORDS, loss_on)
+    assert trained_words(segments) == expected
+    assert not segments[0].trained  # the instruction
+    direct = format.render(replace(WORDS, demonstrations=()), loss_on)
+    assert trained_words(direct) == (["mouse", "mice"] if loss_on == "all" else ["mice"])
+
+
+def trained_words(segments: list[Any]) -> list[str]:
+    trained = "".join(segment.text for segment in segments if segment.trained)
+    return trained.replace("Input: ", " ").replace("\nOutput:", " ").split()
+
+
+def test_the_loss_is_on_the_end_of_an_output_and_not_on_what_leads_to_it() -> None:
+    trained = [segment.text for segment in PLAIN.render(WORDS) if segment.trained]
+    assert trained == [" oxen\n\n", " mice\n\n"]
+    assert [segment.text for segment in COMPACT.render(GRIDS, "outputs") if segment.trained] == [
+        "111\n111;",
+        "340;",
+        "345;",
+    ]
+
+
+@pytest.mark.parametrize("name", FEW_SHOT_FORMATS)
+@pytest.mark.parametrize("loss_on", LOSS_ON)
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_prompt_is_the_beginning_of_the_example(name: str, loss_on: Any, chat: bool) -> None:
+    format = replace(FEW_SHOT_FORMATS[name], chat=chat)
+    more = {"template": chatml} if chat else {}
+    segments = format.render(GRIDS, loss_on, **more)
+    assert format.render(as_task(GRIDS), loss_on, **more) == segments[:-1]
+    assert format.prompt(GRIDS, **more) == "".join(segment.text for segment in segments[:-1])
+    assert [segment.text for segment in segments] == [segment.text for segment in format.render(GRIDS, **more)]
+    assert segments[-1].trained
+
+
+# Reading answers
+
+
+def test_answers_end_at_the_separator() -> None:
+    assert PLAIN.stop == "\n\n"
+    assert PLAIN.read_answer(" mice\n\nInput: louse\nOutput: lice") == "mice"
+    assert PLAIN.read_answer("two\nlines") == "two\nlines"
+    assert PLAIN.read_answer(" \n\nInput:") is PLAIN.read_answer("") is None
+    assert COMPACT.read_answer("12\n34;0>") == "1 2\n3 4"
+    assert COMPACT.read_answer("12\n3") is COMPACT.read_answer(";12") is COMPACT.read_answer("12>3;") is None
+    assert ARC.read_answer(" [[1, 2], [3, 4]]\n\n[[0]] -> [[1]]") == "1 2\n3 4"
+    assert ARC.read_answer(" [[1, 2], [3") is None
+
+
+def test_in_a_chat_the_whole_text_is_the_answer() -> None:
+    format = replace(PLAIN, chat=True)
+    assert format.stop is None
+    assert format.read_answer("one\n\ntwo ") == "one\n\ntwo"
+    assert replace(ARC, chat=True).read_answer("[[1, 2]]\n") == "1 2"
+
+
+@given(st.sampled_from(["compact", "arc"]), st.booleans(), st.data())
+def test_grids_are_read_back_as_they_were_written(name: str, chat: bool, data: st.DataObject) -> None:
+    width = data.draw(st.integers(1, 4))
+    rows = st.lists(st.integers(0, 9), min_size=width, max_size=width).map(tuple)
+    answer = grid_text(tuple(data.draw(st.lists(rows, min_size=1, max_size=4))))
+    format = replace(FEW_SHOT_FORMATS[name], chat=chat)
+    example = TrainingExample((), Demonstration("0", answer))
+    written = format.render(example, template=bare)[-1].text
+    assert format.read_answer(written) == answer
+    assert parse_grid(answer) is not None
+
+
+# Chat templates
+
+
+def chatml(messages: Messages, generate: bool) -> str:
+    shown = "".join(f"<|im_start|>{one['role']}\n{one['content']}<|im_end|>\n" for one in messages)
+    return shown + ("<|im_start|>assistant\n" if generate else "")
+
+
+def bare(messages: Messages, generate: bool) -> str:
+    return "".join(one["content"] for one in messages)
+
+
+def trimming(messages: Messages, generate: bool) -> str:
+    """With a system message of its own, and contents without the space around them."""
+    shown = "".join(f"<h>{one['role']}</h>\n\n{one['content'].strip()}<eot>" for one in messages)
+    return "<bos><h>system</h>\n\nIt is 1 May 2020.<eot>" + shown + ("<h>assistant</h>\n\n" if generate else "")
+
+
+def ending(messages: Messages, generate: bool) -> str:
+    """With another end after the last message than between them."""
+    shown = "".join(f"<|{one['role']}|>\n{one['content']}<|end|>\n" for one in messages)
+    return shown + ("<|assistant|>\n" if generate else "<|endoftext|>")
+
+
+def thinking(messages: Messages, generate: bool, enabled: bool = False) -> str:
+    """With empty thoughts before the last answer."""
+    *before, last = messages
+    if generate:
+        return chatml(messages, True) + ("" if enabled else "<think></think>")
+    return chatml([*before, {**last, "content": f"<think></think>{last['content']}"}], False)
+
+
+def test_messages_take_turns() -> None:
+    format = replace(PLAIN, instruction="Give the plural.", chat=True)
+    assert format.messages(as_task(WORDS)) == [
+        {"role": "user", "content": "Give the plural.\n\ncat"},
+        {"role": "assistant", "content": "cats"},
+        {"role": "user", "content": "ox"},
+        {"role": "assistant", "content": "oxen"},
+        {"role": "user", "content": "mouse"},
+    ]
+    assert format.messages(WORDS)[-1] == {"role": "assistant", "content": "mice"}
+    assert COMPACT.messages(GRIDS)[1]["content"] == "111\n111"
+
+
+@pytest.mark.parametrize("template", [chatml, trimming, ending, thinking, bare])
+@pytest.mark.parametrize("example", [WORDS, as_task(WORDS), replace(WORDS, demonstrations=())])
+def test_segments_of_a_chat_make_up_its_text(template: Callable[..., str], example: TrainingExample | Task) -> None:
+    format = replace(PLAIN, chat=True)
+    whole = template(format.messages(example), isinstance(example, Task))
+    assert text(example, format, template=template) == whole
+
+
+def test_the_loss_in_a_chat_is_on_answers_and_the_ends_of_their_turns() -> None:
+    format = replace(PLAIN, chat=True, instruction="Give the plural.")
+
+    def trained(template: Callable[..., str], loss_on: Any = "outputs") -> list[str]:
+        return [segment.text for segment in format.render(WORDS, loss_on, template) if segment.trained]
+
+    assert trained(chatml) == ["cats<|im_end|>\n", "oxen<|im_end|>\n", "mice<|im_end|>\n"]
+    assert trained(chatml, "query") == ["mice<|im_end|>\n"]
+    assert trained(trimming) == ["cats<eot>", "oxen<eot>", "mice<eot>"]
+    assert trained(thinking) == ["cats<|im_end|>\n", "oxen<|im_end|>\n", "mice<|im_end|>\n"]
+    # Where the end of a turn cannot be told from the beginning of the next, both count: no token is cut in two.
+    assert trained(ending) == ["cats<|end|>\n<|user|>\n", "oxen<|end|>\n<|user|>\n", "mice<|end|>\n<|endoftext|>"]
+    assert trained(chatml, "all")[0] == "<|im_start|>user\nGive the plural.\n\ncat<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_templates_of_no_use_are_refused() -> None:
+    format = replace(PLAIN, chat=True)
+    with pytest.raises(ConfigError, match="chat is set, but there is no chat template"):
+        format.render(WORDS)
+    with pytest.raises(ConfigError, match=r"<think></think>.*enable_thinking=False"):
+        format.render(WORDS, template=lambda messages, generate: thinking(messages, generate, enabled=True))
+    with pytest.raises(ConfigError, match="does not show every message, in order"):
+        format.render(WORDS, template=lambda messages, generate: chatml(messages[-1:], generate))
+    with pytest.raises(ConfigError, match="does not show every message, in order"):
+        format.render(WORDS, template=lambda messages, generate: chatml(messages[1:], generate))
+    with pytest.raises(ConfigError, match="does not show every message, in order"):
+        format.render(WORDS, template=lambda messages, generate: chatml(messages[::-1], generate))
+
+
+# Bad input
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(DataError, match=r"grid_form is 'compact'.*no grid: 'cat'.*'plain'"):
+        COMPACT.render(WORDS)
+    with pytest.raises(DataError, match="no grid: '1 2\\\\n3'"):
+        ARC.messages(Task("1 2\n3", GRIDS.demonstrations))
+    cut = replace(WORDS, query=Demonstration("x", "one\n\ntwo"))
+    with pytest.raises(DataError, match=r"pair_separator '\\n\\n'.*'one\\n\\ntwo'"):
+        PLAIN.render(cut)
+    assert replace(PLAIN, chat=True).render(cut, template=chatml)
+    with pytest.raises(DataError, match="'id7' has a conversation before it"):
+        PLAIN.render(as_task(WORDS, history=(("user", "hello"),), id="id7"))
+    with pytest.raises(ConfigError, match=r"loss_on must be one of 'query', .*got 'input'"):
+        PLAIN.render(WORDS, "input")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"pair_separator": ""}, "pair_separator is empty"),
+        ({"grid_form": "png"}, "grid_form 'png' is unknown. Known: spaced, compact"),
+        ({"input_prefix": None}, "FewShotFormat.input_prefix must be a string, got None"),
+        ({"instruction": 3}, "instruction must be a string"),
+        ({"chat": "yes"}, "FewShotFormat.chat must be True or False, got 'yes'"),
+    ],
+)
+def test_bad_settings_are_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        FewShotFormat(**setting)
+
+
+def test_formats_by_name() -> None:
+    assert resolve_format("arc") is ARC
+    assert resolve_format(PLAIN) is PLAIN
+    with pytest.raises(ConfigError, match=r"'json' is unknown\. Known: compact, arc, plain"):
+        resolve_format("json")
+    assert FewShotFormat(**asdict(ARC)) == ARC
