@@ -142,8 +142,9 @@ def swept_curvature(
     with refusing():
         while recorder.calls:
             call = recorder.calls.pop()
-            names = layers[call.layer]
-            down, part = _descend(call, down, {name: params[name] for name in names}, direction, at, row_task, checked)
+            point = {name: params[name] for name in layers[call.layer]}
+            bottom = not recorder.calls
+            down, part = _descend(call, down, point, direction, at, row_task, checked, bottom)
             for name, leaf in part.items():
                 product[name] += leaf
     return Curvature(product, subset, products.to(coefficients.dtype))
@@ -168,24 +169,36 @@ def _turn(
 
 
 def _descend(
-    call: LayerCall, down: Down, point: Tree, direction: Tree, apply: Applied, row_task: Tensor, checked: bool
+    call: LayerCall,
+    down: Down,
+    point: Tree,
+    direction: Tree,
+    apply: Applied,
+    row_task: Tensor,
+    checked: bool,
+    bottom: bool,
 ) -> tuple[Down, Tree]:
     """Through one layer: ((c, ċ) at its input, its part of the product)."""
     leaves = trees.leaves(point)
-    hidden = call.hidden.requires_grad_()
-    wanted = [hidden, *leaves.values()]
+    # Below the first layer nothing depends on θ: ḣ is 0 there, and nobody asks for (c, ċ).
+    moving = () if bottom else (call.tangent,)
+    hidden = call.hidden.requires_grad_(not bottom)
+    wanted = [*leaves.values()] if bottom else [hidden, *leaves.values()]
+    if not wanted:
+        return down, {}
     with apply(leaves, row_task):
         output = call.again(hidden)
         first = torch.autograd.grad(
             output, wanted, down[0], create_graph=True, allow_unused=True, materialize_grads=True
         )
-        slope = inner_product(first, [call.tangent, *(direction[name] for name in leaves)])
+        slope = inner_product(first, [*moving, *(direction[name] for name in leaves)])
         if not checked:
             require_second_derivatives(slope)
         second = torch.autograd.grad(
             [slope, output], wanted, [torch.ones_like(slope), down[1]], allow_unused=True, materialize_grads=True
         )
-    return (first[0].detach(), second[0]), dict(zip(leaves, second[1:], strict=True))
+    products = dict(zip(leaves, second[len(moving) :], strict=True))
+    return (down if bottom else (first[0].detach(), second[0])), products
 
 
 # -- first order -------------------------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def _update_hook(
                 f"LoRA site {name!r} got an input of shape {tuple(x.shape)}; [rows, length, features] is needed to "
                 "tell the tasks of a batch apart. Take this module out of the inner adapter's target_modules."
             )
-        rows, length, features = x.shape
+        rows, _, features = x.shape
         if rows != row_task.numel():  # would otherwise be spread over the wrong tasks without a sign
             raise DataError(
                 f"LoRA site {name!r} got {rows} rows, but row_task names the tasks of {row_task.numel()}. Call the "
@@ -121,7 +121,11 @@ def _update_hook(
         if drop is not None:
             x = x * drop(features).to(x.dtype)
         stacked = x.reshape(left.shape[0], -1, features)  # [N or rows, rows per task * length, d_in]
-        update = stacked.bmm(left.transpose(1, 2)).bmm(right.transpose(1, 2))  # [.., .., d_out]
-        return output + (site.scaling * update).reshape(rows, length, -1).to(output.dtype)
+        low = stacked.bmm(left.transpose(1, 2))  # [.., .., r]
+        if output.dtype == low.dtype:  # one pass over the output, where scaling and adding apart would take three
+            base = output.reshape(left.shape[0], -1, output.shape[-1])
+            return torch.baddbmm(base, low, right.transpose(1, 2), alpha=site.scaling).view(output.shape)
+        update = low.bmm(right.transpose(1, 2))  # [.., .., d_out]
+        return output + (site.scaling * update).reshape(output.shape).to(output.dtype)
 
     return hook

@@ -33,12 +33,12 @@ def graph_bytes_per_token(loss: TokenLoss, start: Tree) -> float:
     """
     row = loss.batch.attention_mask.sum(1).argmax()[None]
     probe = TokenLoss(loss.model, loss.lora, loss.batch, reduction=loss.reduction, memory=FAST)
-    weights = [x for x in (*loss.model.parameters(), *loss.model.buffers()) if not is_traceable_wrapper_subclass(x)]
+    weights = [x for x in (*loss.model.parameters(), *loss.model.buffers()) if _has_storage(x)]
     own = {x.untyped_storage().data_ptr() for x in weights}
     found: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        if not is_traceable_wrapper_subclass(tensor):  # a quantised weight: a parameter, without a storage of its own
+        if _has_storage(tensor):
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in own:
                 found[storage.data_ptr()] = storage.nbytes()
@@ -50,3 +50,8 @@ def graph_bytes_per_token(loss: TokenLoss, start: Tree) -> float:
     ):
         pass
     return sum(found.values()) / int(loss.batch.attention_mask[row].sum())
+
+
+def _has_storage(tensor: object) -> bool:
+    """False for a quantised weight: a parameter that wraps others and has no storage of its own."""
+    return not is_traceable_wrapper_subclass(tensor)
