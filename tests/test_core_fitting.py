@@ -65,8 +65,8 @@ def test_each_task_ends_where_it_would_alone(max_norm: float | None, lengths: li
                     torch.cat([p.row_task for p in parts]),
                     curve=torch.tanh,
                 ),
-                torch.cat([torch.full((len(p.targets),), 1 / len(p.targets)) for p in parts]).double(),
-                torch.tensor([rates[n][k] if n in present else 0.0 for n in range(len(lengths))]).double(),
+                torch.cat([torch.full((len(p.targets),), 1 / len(p.targets), dtype=torch.float64) for p in parts]),
+                torch.tensor([rates[n][k] if n in present else 0.0 for n in range(len(lengths))], dtype=torch.float64),
             )
         )
     found = fit(steps, start, AdamW(0.1, weight_decay=0.05), max_norm)
