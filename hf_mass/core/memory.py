@@ -1,7 +1,7 @@
 """How much memory the passes may take: everything at once, or one layer of a few rows at a time.
 
 Two plans, the same numbers. `FAST` keeps the activations of all rows for the backward pass, as plain training does.
-`LEAN` keeps each layer's input only and recomputes the rest one layer at a time, a quarter of the rows in one pass;
+`LEAN` keeps each layer's input only and recomputes the rest one layer at a time, a third of the rows in one pass;
 its second-order passes do so too (`hf_mass.core.layer_sweep`). `choose_plan` decides between them.
 """
 
@@ -15,7 +15,7 @@ PREFERENCES = ("auto", "fast", "lean")
 
 # A second-order pass keeps four to five times what a first-order one does, so it takes a sixth of the rows.
 SECOND_ORDER_PARTS = 6
-LEAN_PARTS = 4
+LEAN_PARTS = 3
 # Share of the free memory that `choose_plan` lets a pass take: its estimate knows nothing of fragmentation.
 HEADROOM = 0.6
 # A row's lean pass takes a small part of what its whole graph does; this much less is safe to count on.
@@ -30,7 +30,7 @@ class MemoryPlan:
         checkpoint: Keep layer inputs only, and redo one layer at a time.
         keep_row_gradients: Keep ∇ℓ_r(θ_0) of every row (R trees of parameters) for the attributions. Else one forward
             pass with tangents takes their place.
-        microbatch: Rows of a first-order pass; None for all, or with `checkpoint` for a quarter of them.
+        microbatch: Rows of a first-order pass; None for all, or with `checkpoint` for a third of them.
         reason: Why this plan was chosen.
     """
 
@@ -51,7 +51,13 @@ LEAN = MemoryPlan(checkpoint=True)
 
 
 def choose_plan(
-    preference: str, rows: int, row_bytes: int, tree_bytes: int, free_bytes: int, microbatch: int | None = None
+    preference: str,
+    rows: int,
+    row_bytes: int,
+    tree_bytes: int,
+    free_bytes: int,
+    microbatch: int | None = None,
+    pass_bytes: int | None = None,
 ) -> MemoryPlan:
     """The plan for a preference.
 
@@ -66,12 +72,15 @@ def choose_plan(
         tree_bytes: One task's parameters.
         free_bytes: Free memory of the device.
         microbatch: Rows of one pass where the user says so; never overruled.
+        pass_bytes: The graph of a pass beyond which larger passes gain nothing, as on a CPU; None where they do.
 
     Raises:
         ConfigError: If the preference is unknown.
     """
+    enough = rows if pass_bytes is None else max(1, min(rows, pass_bytes // max(1, row_bytes)))
+    asked = microbatch or enough
     if preference == "fast":
-        return replace(FAST, microbatch=microbatch, reason='memory="fast"')
+        return replace(FAST, microbatch=asked, reason='memory="fast"')
     if preference == "lean":
         return replace(
             LEAN, microbatch=microbatch, keep_row_gradients=4 * tree_bytes <= row_bytes, reason='memory="lean"'
@@ -81,10 +90,9 @@ def choose_plan(
     gradients, budget = rows * tree_bytes, int(HEADROOM * free_bytes)
     # While a microbatch's graph stands, its rows have copies of the parameters and of their gradients besides.
     fitting = (budget - gradients) // (row_bytes + 2 * tree_bytes)
-    asked = microbatch or rows
     measured = f"{rows} rows of {_megabytes(row_bytes)} each, {_megabytes(free_bytes)} free"
     if fitting >= asked:
-        return replace(FAST, microbatch=microbatch, reason=f"fast: {measured}")
+        return replace(FAST, microbatch=asked, reason=f"fast: {measured}")
     if microbatch is None and fitting >= 4:
         return replace(FAST, microbatch=int(fitting), reason=f"fast, {int(fitting)} rows at a time: {measured}")
     keep = 4 * tree_bytes <= row_bytes and 4 * gradients <= budget

@@ -241,7 +241,7 @@ class TokenLoss:
         with ExitStack() as stack:
             if second_order:
                 stack.enter_context(twice_differentiable(self.model))
-            stack.enter_context(self.lora.applied(params, row_task, dropout, incomplete))
+            stack.enter_context(self.lora.applied(params, row_task, dropout, incomplete, not second_order))
             yield
 
     @cached_property

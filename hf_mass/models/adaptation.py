@@ -21,7 +21,7 @@ from hf_mass.core.weights import attribution_weights, uniform_weights
 from hf_mass.errors import DataError
 from hf_mass.models.binding import BoundLora, deterministic
 from hf_mass.models.config import MassConfig
-from hf_mass.models.device_memory import free_bytes, graph_bytes_per_token
+from hf_mass.models.device_memory import free_bytes, graph_bytes_per_token, pass_bytes
 from hf_mass.models.encoding import Row, TextEncoder
 from hf_mass.models.generation import Sampling, complete
 from hf_mass.models.samples import AuxiliarySample, usable_mask
@@ -92,14 +92,15 @@ class Adapter:
 
     def _plan(self, loss: TokenLoss) -> MemoryPlan:
         inner, start = self.config.inner, self.lora.start()
-        if inner.memory != "fast" and self._bytes_per_token is None:
+        if self._bytes_per_token is None:
             with deterministic(self.model), self.lora.inactive():
                 self._bytes_per_token = graph_bytes_per_token(loss, start)
         rows, length = loss.batch.input_ids.shape
-        row_bytes = int((self._bytes_per_token or 0) * length)
+        row_bytes = int(self._bytes_per_token * length)
         tree_bytes = sum(leaf[0].nbytes for leaf in start.values())
         preference = inner.memory if self.lora.function.layers or inner.memory == "lean" else "fast"
-        plan = choose_plan(preference, rows, row_bytes, tree_bytes, free_bytes(self.device), inner.microbatch)
+        free, enough = free_bytes(self.device), pass_bytes(self.device)
+        plan = choose_plan(preference, rows, row_bytes, tree_bytes, free, inner.microbatch, enough)
         if self.memory is None or plan.checkpoint != self.memory.checkpoint:
             logger.info("Inner loop: %s.", plan.reason)
         self.memory = plan
