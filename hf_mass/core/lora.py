@@ -9,6 +9,7 @@ Left out on purpose: DoRA, and sites that do not see [rows, length, features].
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ class LoraFunction:
             DataError: When the model is called with another number of rows.
             UnsupportedModelError: When a site is called with anything but [rows, length, features].
         """
-        grouped = _is_grouped(row_task, num_tasks(params))
+        chunks = _chunk_tasks(row_task, num_tasks(params))
         update: Callable[..., Tensor] = _updated
         if only_once and torch.is_grad_enabled():
             update = _FreshUpdate.apply if self._is_fresh(params) else _OnceUpdate.apply
@@ -90,7 +91,7 @@ class LoraFunction:
             for index, (name, site) in enumerate(self.sites.items()):
                 if site.a in params or not incomplete:
                     drop = partial(dropout.mask, index) if dropout else None
-                    hook = _update_hook(name, site, params[site.a], params[site.b], row_task, grouped, drop, update)
+                    hook = _update_hook(name, site, params[site.a], params[site.b], row_task, chunks, drop, update)
                     stack.callback(site.module.register_forward_hook(hook).remove)
             yield
 
@@ -99,13 +100,16 @@ class LoraFunction:
         return not any(bool(params[site.b].any()) for site in self.sites.values() if site.b in params)
 
 
-def _is_grouped(row_task: Tensor, tasks: int) -> bool:
-    """Whether rows lie task by task, equally many for each: then no gather of the matrices is needed."""
-    rows = row_task.numel()
-    if rows % tasks:
-        return False
-    expected = torch.arange(tasks, device=row_task.device).repeat_interleave(rows // tasks)
-    return bool(torch.equal(row_task, expected))
+def _chunk_tasks(row_task: Tensor, tasks: int) -> Tensor | None:
+    """The task of each chunk [chunks], where rows are cut into equal chunks of one task each, as large as can be.
+
+    One product serves a chunk, and a copy of its task's matrices is gathered for it. None where each task has one
+    chunk, in order: then the matrices serve as they are.
+    """
+    _, counts = torch.unique_consecutive(row_task, return_counts=True)
+    chunks = row_task[:: math.gcd(*counts.tolist())]
+    own = torch.arange(tasks, device=chunks.device)
+    return None if torch.equal(chunks, own) else chunks
 
 
 def _update_hook(
@@ -114,7 +118,7 @@ def _update_hook(
     a: Tensor,
     b: Tensor,
     row_task: Tensor,
-    grouped: bool,
+    chunks: Tensor | None,
     drop: Callable[[int], Tensor] | None,
     update: Callable[..., Tensor],
 ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
@@ -131,11 +135,11 @@ def _update_hook(
                 f"LoRA site {name!r} got {rows} rows, but row_task names the tasks of {row_task.numel()}. Call the "
                 "model with one row for each entry of row_task."
             )
-        left, right = (a, b) if grouped else (a.index_select(0, row_task), b.index_select(0, row_task))
+        left, right = (a, b) if chunks is None else (a.index_select(0, chunks), b.index_select(0, chunks))
         x = x.to(a.dtype)
         if drop is not None:
             x = x * drop(features).to(x.dtype)
-        stacked = x.reshape(left.shape[0], -1, features)  # [N or rows, rows per task * length, d_in]
+        stacked = x.reshape(left.shape[0], -1, features)  # [chunks, rows of a chunk * length, d_in]
         base = output.reshape(left.shape[0], -1, output.shape[-1])  # [.., .., d_out]
         return update(base, stacked, left, right, site.scaling).view(output.shape)
 

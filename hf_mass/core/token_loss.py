@@ -62,8 +62,18 @@ class TokenBatch:
         return self.input_ids.shape[0]
 
     @property
+    def right_padded(self) -> bool:
+        """Whether all padding lies behind the text, where no real token looks: such a batch needs no attention mask."""
+        return bool(self.attention_mask[:, 0].all() and (self.attention_mask.diff(dim=1) <= 0).all())
+
+    @property
     def positions(self) -> Tensor:
-        """[R, S] int64, counted from each row's first real token, so the padding side does not matter."""
+        """[R, S] int64, counted from each row's first real token, so the padding side does not matter.
+
+        On padding behind the text they go on: transformers takes positions that do not rise for packed sequences.
+        """
+        if self.right_padded:
+            return torch.arange(self.input_ids.shape[1], device=self.input_ids.device).expand(self.input_ids.shape)
         return (self.attention_mask.cumsum(1) - 1).clamp(min=0)
 
     def select(self, rows: Tensor) -> TokenBatch:
@@ -106,7 +116,8 @@ def token_log_probs(model: nn.Module, batch: TokenBatch, cut: bool = True) -> tu
     try:
         logits = model(
             input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
+            # Without a mask attention is causal and takes the fast path of its kernel.
+            attention_mask=None if batch.right_padded else batch.attention_mask,
             position_ids=batch.positions,
             use_cache=False,
         ).logits
@@ -173,9 +184,15 @@ class TokenLoss:
         return self.memory.keep_row_gradients
 
     def microbatches(self, second_order: bool = False) -> Iterator[Tensor]:
-        """Consecutive rows, as many at a time as the memory plan says."""
+        """As many rows at a time as the memory plan says; in several passes, rows of like length go together."""
+        at_once = self.memory.rows(len(self.batch), second_order)
         rows = torch.arange(len(self.batch), device=self.row_task.device)
-        yield from rows.split(self.memory.rows(len(self.batch), second_order))
+        if at_once < len(self.batch):
+            # Task by task within a pass: its rows then share one product.
+            chunks = self.batch.attention_mask.sum(1).argsort(stable=True).split(at_once)
+            yield from (chunk.sort().values for chunk in chunks)
+        else:
+            yield rows
 
     def at_step(self, step: int) -> TokenLoss:
         """The losses under the dropout masks of an inner step."""

@@ -182,8 +182,9 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
 def deterministic(model: nn.Module) -> Iterator[None]:
     """Within this context the model runs in evaluation mode (no dropout); its modes are put back afterwards."""
     training = [module for module in model.modules() if module.training]
-    model.eval()
     try:
+        for module in training:
+            module.training = False
         yield
     finally:
         for module in training:

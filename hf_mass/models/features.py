@@ -108,7 +108,7 @@ def _overlap_features(
     encoder: TextEncoder, tasks: Sequence[Task], samples: Sequence[Sequence[AuxiliarySample]]
 ) -> Tensor:
     def ids(text: str) -> list[int]:
-        return encoder.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        return encoder.answer_ids(text, end=False) if text else []
 
     values = []
     for task, group in zip(tasks, samples, strict=True):
