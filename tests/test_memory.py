@@ -76,7 +76,7 @@ def test_a_preference_is_taken_at_its_word() -> None:
 
 @pytest.mark.parametrize(
     ("plan", "first", "second"),
-    [(FAST, 12, 2), (LEAN, 4, 2), (MemoryPlan(microbatch=1), 1, 1), (MemoryPlan(True, microbatch=5), 5, 2)],
+    [(FAST, 12, 2), (LEAN, 3, 1), (MemoryPlan(microbatch=1), 1, 1), (MemoryPlan(True, microbatch=5), 5, 1)],
 )
 def test_rows_of_a_pass(plan: MemoryPlan, first: int, second: int) -> None:
     assert (plan.rows(12, False), plan.rows(12, True)) == (first, second)

@@ -62,6 +62,15 @@ def test_results_table_is_the_measured_one() -> None:
     assert (ROOT / "examples" / "results" / "results.md").read_text().strip() in shown
 
 
+def test_cost_tables_are_the_measured_ones() -> None:
+    """Each row shown is a row of a file that a benchmark wrote."""
+    files = "metagrad.md", "metagrad_memory.md", "tasks.md"
+    measured = "".join((ROOT / "examples" / "results" / name).read_text() for name in files).splitlines()
+    shown = README.split("<!-- cost:begin -->")[1].split("<!-- cost:end -->")[0].splitlines()
+    rows = [line for line in shown if line.startswith("|")]
+    assert len(rows) > 10 and set(rows) <= set(measured)
+
+
 def test_file_tree_is_true() -> None:
     tree = next(block for block in blocks("text") if "hf_mass/core" in block)
     listed = [line.split()[0] for line in tree.strip().splitlines()]

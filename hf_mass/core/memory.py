@@ -1,7 +1,7 @@
 """How much memory the passes may take: everything at once, or one layer of a few rows at a time.
 
 Two plans, the same numbers. `FAST` keeps the activations of all rows for the backward pass, as plain training does.
-`LEAN` keeps each layer's input only and recomputes the rest one layer at a time, a third of the rows in one pass;
+`LEAN` keeps each layer's input only and recomputes the rest one layer at a time, a quarter of the rows in one pass;
 its second-order passes do so too (`hf_mass.core.layer_sweep`). `choose_plan` decides between them.
 """
 
@@ -13,9 +13,11 @@ from hf_mass.errors import ConfigError
 
 PREFERENCES = ("auto", "fast", "lean")
 
-# A second-order pass keeps four to five times what a first-order one does, so it takes a sixth of the rows.
+# A second-order pass keeps four to five times what a first-order one does (a layer and its tangents three times what a
+# layer does), so it takes fewer rows: memory then does not grow with K.
 SECOND_ORDER_PARTS = 6
-LEAN_PARTS = 3
+LEAN_PARTS = 4
+LEAN_SECOND_ORDER_PARTS = 12
 # Share of the free memory that `choose_plan` lets a pass take: its estimate knows nothing of fragmentation.
 HEADROOM = 0.6
 # A row's lean pass takes a small part of what its whole graph does; this much less is safe to count on.
@@ -30,7 +32,7 @@ class MemoryPlan:
         checkpoint: Keep layer inputs only, and redo one layer at a time.
         keep_row_gradients: Keep ∇ℓ_r(θ_0) of every row (R trees of parameters) for the attributions. Else one forward
             pass with tangents takes their place.
-        microbatch: Rows of a first-order pass; None for all, or with `checkpoint` for a third of them.
+        microbatch: Rows of a first-order pass; None for all, or with `checkpoint` for a quarter of them.
         reason: Why this plan was chosen.
     """
 
@@ -42,7 +44,8 @@ class MemoryPlan:
     def rows(self, total: int, second_order: bool) -> int:
         """Rows of one pass over `total` rows (at least 1)."""
         first = self.microbatch or (-(-total // LEAN_PARTS) if self.checkpoint else total)
-        rows = min(first, -(-total // SECOND_ORDER_PARTS)) if second_order else first
+        parts = LEAN_SECOND_ORDER_PARTS if self.checkpoint else SECOND_ORDER_PARTS
+        rows = min(first, -(-total // parts)) if second_order else first
         return max(1, min(rows, total))
 
 

@@ -100,6 +100,7 @@ def complete(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     seeds: Sequence[int] | None = None,
+    stop: str | None = None,
 ) -> list[list[int]]:
     """Completions of token prompts, each up to and including its end-of-sequence token.
 
@@ -113,6 +114,7 @@ def complete(
         prompts: Token ids of each row, at least one row.
         sampling: How to draw.
         seeds: One per row; needed unless greedy.
+        stop: A text that ends a completion too, and is then part of it.
     """
     device = next(model.parameters()).device
     ids, mask = pad_rows(prompts, tokenizer.pad_token_id, device, side="left")
@@ -131,6 +133,7 @@ def complete(
             attention_mask=mask,
             generation_config=config,
             logits_processor=sampling.processors(seeds),
+            **({} if stop is None else {"stop_strings": [stop], "tokenizer": tokenizer}),
         )
     completions = []
     for row in output[:, ids.shape[1] :].tolist():
