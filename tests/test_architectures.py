@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as functional
+from accelerate import Accelerator
 from peft import PeftModel, get_peft_model
 from tiny_models import (
     ARCHITECTURES,
+    VOCABULARY,
     base_model,
     lora_config,
     lora_model,
@@ -29,6 +31,7 @@ from tiny_models import (
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import OPTConfig, OPTForCausalLM
 
 from hf_mass.core import trees
 from hf_mass.core.inner_loop import InnerLoop
@@ -359,6 +362,62 @@ def test_an_update_before_the_layers_is_not_left_out() -> None:
     base.embed_tokens.register_forward_hook(lambda module, inputs, output: output + layer(output))
     with pytest.raises(UnsupportedModelError, match="is the first one, and what it gets depends on the adapted"):
         curvature(model)
+
+
+def test_a_site_before_the_layers_is_not_left_out() -> None:
+    """OPT projects its embeddings: an update there reaches the loss through the layers, below which a sweep stops."""
+    shape = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 16,
+        "ffn_dim": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        base = OPTForCausalLM(OPTConfig(**shape, word_embed_proj_dim=8, max_position_embeddings=32, init_std=0.3))
+    config = lora_config("llama", target_modules=["project_in", "q_proj", "v_proj"])
+    model = get_peft_model(base.double(), config, adapter_name="inner").eval()
+    randomise_lora(model)
+    with pytest.raises(UnsupportedModelError, match="is the first one, and what it gets depends on the adapted"):
+        curvature(model)
+    solve(model, FAST)
+
+
+@pytest.mark.parametrize("layers", [[0], [2], [0, 2]])
+def test_layers_without_a_site(layers: list[int]) -> None:
+    base = base_model("llama", layers=3)
+    config = lora_config("llama", layers_to_transform=layers)
+    model = get_peft_model(base, config, adapter_name="inner").eval()
+    randomise_lora(model)
+    for plan in ("lean", "lean, no row gradients"):
+        _, found = solve(model, PLANS[plan])
+        _, expected = solve(model, FAST)
+        assert found.start_gradient is not None and expected.start_gradient is not None
+        assert relative_error(found.attributions, expected.attributions) < 1e-9
+        assert tree_error(found.start_gradient, expected.start_gradient) < 1e-9
+
+
+@pytest.mark.parametrize("zero_b", [False, True])
+@pytest.mark.parametrize("plan", ["fast", "lean"])
+def test_a_model_under_autocast_keeps_its_low_rank_path_in_float32(plan: str, zero_b: bool) -> None:
+    """As a trainer with bf16=True prepares it: forward runs under autocast, backward outside of it."""
+    plain, wrapped = (lora_model("llama", torch.float32) for _ in range(2))
+    for model in (plain, wrapped) if zero_b else ():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data.zero_()
+    wrapped = Accelerator(cpu=True, mixed_precision="bf16").prepare_model(wrapped, evaluation_mode=True)
+    adapted, found = solve(wrapped, PLANS[plan], rate=0.01)
+    expected, exact = solve(plain, FAST, rate=0.01)
+    assert {leaf.dtype for leaf in adapted.values()} == {torch.float32}
+    assert functional.cosine_similarity(found.attributions, exact.attributions, dim=0) > 0.99
+    moved = [flat(adapted) - flat(start_of(plain)), flat(expected) - flat(start_of(plain))]
+    assert functional.cosine_similarity(*moved, dim=0) > 0.99
+
+
+def start_of(model: PeftModel) -> Tree:
+    return trees.tree_map(torch.clone, BoundLora(model, "inner").start(2))
 
 
 def test_the_sweep_equals_the_whole_graph_for_any_direction() -> None:

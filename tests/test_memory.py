@@ -39,6 +39,12 @@ def test_fewer_rows_at_a_time_before_anything_is_recomputed() -> None:
     assert "rows at a time" in plan.reason
 
 
+def test_a_second_order_pass_over_one_row_must_fit_too() -> None:
+    assert not choose_plan("auto", 1, 100 * MIB, MIB, 300 * MIB).checkpoint
+    assert choose_plan("auto", 1, 100 * MIB, MIB, 300 * MIB, second_order=True).checkpoint
+    assert not choose_plan("auto", 1, 100 * MIB, MIB, 1000 * MIB, second_order=True).checkpoint
+
+
 def test_layer_by_layer_where_little_is_free() -> None:
     plan = choose_plan("auto", rows=12, row_bytes=10 * MIB, tree_bytes=MIB, free_bytes=30 * MIB)
     assert plan.checkpoint and plan.rows(12, False) < 12 and plan.reason.startswith("lean")

@@ -57,7 +57,8 @@ class LayerCall:
 class _Recorder:
     """Runs layers without a graph, keeps their inputs and tangents, and cuts the graph behind the last one."""
 
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
+    def __init__(self, layers: Sequence[nn.Module], tail: Tree) -> None:
+        self.tail = list(tail.values())
         self.layers, self.calls, self.outputs = layers, list[LayerCall](), list[Tensor]()
         self.top: Tensor | None = None  # h behind the last layer, a leaf
         self.top_tangent: Tensor | None = None
@@ -67,6 +68,15 @@ class _Recorder:
         with _forwards_replaced(self.layers, self._record):
             yield self
 
+    def _depends_on_tail(self, value: Tensor) -> bool:
+        """Whether parameters outside of the layers have a part in a value that a layer gets: it would be cut off."""
+        if not self.tail or not value.requires_grad:
+            return False
+        zeros = torch.zeros_like(value)
+        with torch.enable_grad():
+            found = torch.autograd.grad(value, self.tail, zeros, allow_unused=True, retain_graph=True)
+        return any(gradient is not None for gradient in found)
+
     def _record(self, layer: nn.Module, forward: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         hidden, rest, keywords = _split(arguments, keywords)
         if self.top is not None:
@@ -74,9 +84,12 @@ class _Recorder:
         if self.outputs and hidden is not self.outputs[-1]:
             raise _not_a_chain(layer, "is not called with the output of the layer before it")
         carried = forward_ad.unpack_dual(hidden).tangent
-        if carried is not None and not self.outputs:
+        if not self.outputs and (carried is not None or self._depends_on_tail(hidden)):
             raise _not_a_chain(layer, "is the first one, and what it gets depends on the adapted weights already")
-        if any(forward_ad.unpack_dual(x).tangent is not None for x in _tensors((rest, keywords))):
+        if any(
+            forward_ad.unpack_dual(x).tangent is not None or self._depends_on_tail(x)
+            for x in _tensors((rest, keywords))
+        ):
             raise _not_a_chain(layer, "gets more than its hidden states from the layers before it")
         plain = forward_ad.unpack_dual(hidden).primal.detach()
         moving = torch.zeros_like(plain) if carried is None else carried.detach()
@@ -129,14 +142,14 @@ def swept_curvature(
     factors = coefficients.detach().clone().requires_grad_()
     inside = {name for names in layers.values() for name in names}
     tail = trees.leaves({name: leaf for name, leaf in params.items() if name not in inside})
-    recorder, product = _Recorder(list(layers)), trees.zeros_like(params)
+    recorder, product = _Recorder(list(layers), tail), trees.zeros_like(params)
     with refusing(), forward_ad.dual_level():
         dual = dual_tree(*({name: tree[name] for name in inside} for tree in (params, direction)))
         mixed = {name: tail[name] if name in tail else dual[name] for name in params}
         with recorder.recording(), loss.evaluate(mixed, rows, row_task, second_order=True) as values:
             if recorder.top is None or forward_ad.unpack_dual(values).tangent is not None:
                 raise _not_a_chain(recorder.layers[-1], "is not the only way from the layers to the loss")
-            down, part, products = _turn(values, factors, recorder, tail, direction)
+            down, part, products = _turn(values, factors, recorder, tail, direction, checked)
         del dual, mixed, values
     product.update(part)
     with refusing():
@@ -154,7 +167,7 @@ Down = tuple[Tensor, Tensor]  # (c, ċ), each [rows, length, features]
 
 
 def _turn(
-    values: Tensor, factors: Tensor, recorder: _Recorder, tail: Tree, direction: Tree
+    values: Tensor, factors: Tensor, recorder: _Recorder, tail: Tree, direction: Tree, checked: bool
 ) -> tuple[Down, Tree, Tensor]:
     """At the top: ((c, ċ) behind the last layer, the tail's part of the product, ⟨∇ℓ_r, v⟩ [rows])."""
     top, moving = recorder.top, recorder.top_tangent
@@ -164,6 +177,8 @@ def _turn(
         (factors.to(values.dtype) * values).sum(), wanted, create_graph=True, allow_unused=True, materialize_grads=True
     )
     slope = inner_product(first, [moving, *(direction[name] for name in tail)])
+    if not checked:
+        require_second_derivatives(slope)
     second = torch.autograd.grad(slope, [*wanted, factors], allow_unused=True, materialize_grads=True)
     return (first[0].detach(), second[0]), dict(zip(tail, second[1:-1], strict=True)), second[-1]
 

@@ -83,6 +83,9 @@ class LoraFunction:
             DataError: When the model is called with another number of rows.
             UnsupportedModelError: When a site is called with anything but [rows, length, features].
         """
+        if not params:  # a layer without a site
+            yield
+            return
         chunks = _chunk_tasks(row_task, num_tasks(params))
         update: Callable[..., Tensor] = _updated
         if only_once and torch.is_grad_enabled():
@@ -141,7 +144,9 @@ def _update_hook(
             x = x * drop(features).to(x.dtype)
         stacked = x.reshape(left.shape[0], -1, features)  # [chunks, rows of a chunk * length, d_in]
         base = output.reshape(left.shape[0], -1, output.shape[-1])  # [.., .., d_out]
-        return update(base, stacked, left, right, site.scaling).view(output.shape)
+        # The low-rank path keeps its own dtype, float32 on a bfloat16 base, where the model runs under autocast too.
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            return update(base, stacked, left, right, site.scaling).view(output.shape)
 
     return hook
 

@@ -18,6 +18,7 @@ PREFERENCES = ("auto", "fast", "lean")
 SECOND_ORDER_PARTS = 6
 LEAN_PARTS = 4
 LEAN_SECOND_ORDER_PARTS = 12
+SECOND_ORDER_COST = 5
 # Share of the free memory that `choose_plan` lets a pass take: its estimate knows nothing of fragmentation.
 HEADROOM = 0.6
 # A row's lean pass takes a small part of what its whole graph does; this much less is safe to count on.
@@ -61,6 +62,7 @@ def choose_plan(
     free_bytes: int,
     microbatch: int | None = None,
     pass_bytes: int | None = None,
+    second_order: bool = False,
 ) -> MemoryPlan:
     """The plan for a preference.
 
@@ -76,6 +78,7 @@ def choose_plan(
         free_bytes: Free memory of the device.
         microbatch: Rows of one pass where the user says so; never overruled.
         pass_bytes: The graph of a pass beyond which larger passes gain nothing, as on a CPU; None where they do.
+        second_order: Whether there will be second-order passes (K > 1).
 
     Raises:
         ConfigError: If the preference is unknown.
@@ -94,9 +97,11 @@ def choose_plan(
     # While a microbatch's graph stands, its rows have copies of the parameters and of their gradients besides.
     fitting = (budget - gradients) // (row_bytes + 2 * tree_bytes)
     measured = f"{rows} rows of {_megabytes(row_bytes)} each, {_megabytes(free_bytes)} free"
-    if fitting >= asked:
+    # A second-order pass of one row takes as much as SECOND_ORDER_COST first-order ones, however few the rows are.
+    least = SECOND_ORDER_COST * MemoryPlan(microbatch=asked).rows(rows, True) if second_order else 1
+    if fitting >= max(asked, least):
         return replace(FAST, microbatch=asked, reason=f"fast: {measured}")
-    if microbatch is None and fitting >= 4:
+    if microbatch is None and fitting >= max(4, least):
         return replace(FAST, microbatch=int(fitting), reason=f"fast, {int(fitting)} rows at a time: {measured}")
     keep = 4 * tree_bytes <= row_bytes and 4 * gradients <= budget
     fitting = max(1, min(rows, budget // max(1, row_bytes // LEAN_SHARE)))

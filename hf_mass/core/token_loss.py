@@ -103,8 +103,11 @@ def token_log_probs(model: nn.Module, batch: TokenBatch, cut: bool = True) -> tu
     row, column = answers.nonzero(as_tuple=True)
     head = getattr(model, "get_output_embeddings", lambda: None)() if cut else None
 
+    calls = 0
+
     def select(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden = inputs[0]
+        nonlocal calls
+        calls, hidden = calls + 1, inputs[0]
         if hidden.shape[:2] != batch.input_ids.shape:
             raise UnsupportedModelError(
                 f"{type(module).__name__}, the output head, got hidden states of shape {tuple(hidden.shape)} for "
@@ -124,6 +127,11 @@ def token_log_probs(model: nn.Module, batch: TokenBatch, cut: bool = True) -> tu
     finally:
         if handle is not None:
             handle.remove()
+    if handle is not None and calls != 1:
+        raise UnsupportedModelError(
+            f"{type(head).__name__}, the output head, was called {calls} times in a forward pass; logits come from one "
+            "call of it."
+        )
     chosen = logits[row, column] if handle is None else logits[0]  # [T, V]
     wide = chosen if chosen.dtype == torch.float64 else chosen.float()
     nll = functional.cross_entropy(wide, batch.labels[row, column + 1], reduction="none")  # [T]
@@ -280,13 +288,18 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
     Fused kernels (sdpa's on a CPU, flash, flex) have no double-backward rule. The values agree up to rounding. The
     backward passes must run inside the context too: recomputation happens there.
     """
-    configs: dict[int, Any] = {
-        id(c): c for m in model.modules() if hasattr(c := getattr(m, "config", None), "_attn_implementation")
-    }
+    written_out: dict[int, str] = {}  # by configuration: what takes the place of a fused kernel
+    configs: dict[int, Any] = {}
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if hasattr(config, "_attn_implementation"):
+            configs[id(config)] = config
+            if getattr(module, "_supports_sdpa", False):
+                written_out[id(config)] = "sdpa"
     fused = [(c, c._attn_implementation) for c in configs.values() if c._attn_implementation not in _TWICE]
     try:
         for config, _ in fused:
-            config._attn_implementation = "sdpa"
+            config._attn_implementation = written_out.get(id(config), "eager")
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:

@@ -100,7 +100,7 @@ class Adapter:
         tree_bytes = sum(leaf[0].nbytes for leaf in start.values())
         preference = inner.memory if self.lora.function.layers or inner.memory == "lean" else "fast"
         free, enough = free_bytes(self.device), pass_bytes(self.device)
-        plan = choose_plan(preference, rows, row_bytes, tree_bytes, free, inner.microbatch, enough)
+        plan = choose_plan(preference, rows, row_bytes, tree_bytes, free, inner.microbatch, enough, inner.steps > 1)
         if self.memory is None or plan.checkpoint != self.memory.checkpoint:
             logger.info("Inner loop: %s.", plan.reason)
         self.memory = plan

@@ -9,8 +9,10 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from hf_mass.core import trees
 from hf_mass.core.memory import FAST
-from hf_mass.core.token_loss import TokenLoss
+from hf_mass.core.token_loss import TokenBatch, TokenLoss
 from hf_mass.core.trees import Tree
+
+PROBED_TOKENS = 128  # a piece this long is enough to measure, and small beside any row that memory is short for
 
 
 def free_bytes(device: torch.device) -> int:
@@ -32,16 +34,22 @@ def pass_bytes(device: torch.device) -> int | None:
 
 @torch.enable_grad()
 def graph_bytes_per_token(loss: TokenLoss, start: Tree) -> float:
-    """What a first-order pass keeps for its backward pass, per token, from one forward pass over the longest row.
+    """What a first-order pass keeps for its backward pass, per token, from one forward pass over a piece of a row.
 
     Counted are the storages that autograd saves, each once; parameters and buffers of the model are not among them.
+    Every token of the piece counts as an answer token, so the estimate errs on the safe side for rows with prompts.
+    What grows with the square of the length (attention that is not fused) is left out.
 
     Args:
         loss: The row losses.
         start: θ_0 of one task, leaves [1, ...].
     """
-    row = loss.batch.attention_mask.sum(1).argmax()[None]
-    probe = TokenLoss(loss.model, loss.lora, loss.batch, reduction=loss.reduction, memory=FAST)
+    longest = loss.batch.attention_mask.sum(1).argmax()
+    ids = loss.batch.input_ids[longest][loss.batch.attention_mask[longest].bool()][:PROBED_TOKENS][None]
+    row = torch.zeros(1, dtype=torch.long, device=ids.device)
+    piece = TokenBatch(ids, torch.ones_like(ids), ids, row)
+    dropout = loss.dropout.probability if loss.dropout else 0.0
+    probe = TokenLoss(loss.model, loss.lora, piece, reduction=loss.reduction, memory=FAST, dropout=dropout)
     weights = [x for x in (*loss.model.parameters(), *loss.model.buffers()) if _has_storage(x)]
     own = {x.untyped_storage().data_ptr() for x in weights}
     found: dict[int, int] = {}
@@ -55,10 +63,10 @@ def graph_bytes_per_token(loss: TokenLoss, start: Tree) -> float:
 
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-        probe.evaluate(trees.leaves(start), row, row * 0, second_order=False),
+        probe.evaluate(trees.leaves(start), row, row, second_order=False),
     ):
         pass
-    return sum(found.values()) / int(loss.batch.attention_mask[row].sum())
+    return sum(found.values()) / ids.numel()
 
 
 def _has_storage(tensor: object) -> bool:

@@ -21,6 +21,7 @@ from hf_mass.core.trees import Tree
 from hf_mass.models.adaptation import Adapter
 
 
+@torch.enable_grad()
 def direct_gradient(adapter: Adapter, outer: WeightedLoss, params: Tree, kept: Tensor) -> dict[str, Tensor]:
     """Σ_n ∂L_n/∂φ at fixed adapted weights, by name, over the parameters of the model that require gradients.
 
