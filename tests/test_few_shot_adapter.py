@@ -1,0 +1,155 @@
+"""Test-time training on few-shot tasks: what is learned, side by side as alone, and answers mapped back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from model_fixtures import byte_base, byte_tokenizer, equal_trees, largest_difference
+from peft import LoraConfig, get_peft_model
+
+from hf_mass.errors import ConfigError
+from hf_mass.models.few_shot import FewShotAdapter, FewShotEncoder
+from hf_mass.models.few_shot_config import FitConfig, PredictConfig
+from hf_mass.tasks.few_shot_format import resolve_format
+from hf_mass.tasks.leave_one_out import DataConfig, TrainingExample
+from hf_mass.tasks.task import Demonstration, Task
+from hf_mass.tasks.transformations import FlipColumns, Identity, PermuteColours
+from hf_mass.tasks.voting import flat_vote
+
+COMPACT = resolve_format("compact")
+SWAP = PermuteColours((0, 2, 1, 3, 4, 5, 6, 7, 8, 9))
+
+
+def copy_task(name: str, rows: tuple[str, ...] = ("1 0 0", "0 2 0", "0 0 3")) -> Task:
+    """Output = input."""
+    return Task("0 4 4", tuple(Demonstration(row, row) for row in rows), answer="0 4 4", id=name)
+
+
+def adapter(fit: FitConfig | None = None, predict: PredictConfig | None = None) -> FewShotAdapter:
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(byte_base(), config).eval()
+    fit = fit or FitConfig(4, 8, learning_rate=0.02, epochs=6, batch_size=2, data=DataConfig(), format=COMPACT)
+    return FewShotAdapter(model, byte_tokenizer(), fit, predict or PredictConfig(max_new_tokens=6))
+
+
+def test_only_what_the_setting_says_is_learned() -> None:
+    encoder = FewShotEncoder(byte_tokenizer(), COMPACT)
+    shown = TrainingExample((Demonstration("1 2", "2 1"), Demonstration("0 3", "3 0")), Demonstration("4 5", "5 4"))
+    learned = {}
+    for loss_on in ("query", "demonstrations", "outputs", "all"):
+        ids, flags = encoder.example(shown, loss_on)
+        text = [byte_tokenizer().decode([i]) for i, flag in zip(ids, flags, strict=True) if flag]
+        learned[loss_on] = "".join(text)
+    assert learned == {
+        "query": "54;",
+        "demonstrations": "30;54;",
+        "outputs": "21;30;54;",
+        "all": "12>21;03>30;45>54;",
+    }
+
+
+def test_a_prompt_begins_as_its_example_does() -> None:
+    encoder, task = FewShotEncoder(byte_tokenizer(), COMPACT), copy_task("a")
+    prompt = encoder.prompt(task)
+    ids, _ = encoder.example(TrainingExample(task.demonstrations, Demonstration(task.problem, "0 4 4")), "query")
+    assert ids[: len(prompt)] == prompt and byte_tokenizer().decode(ids[len(prompt) :]) == "044;"
+
+
+def test_training_learns_the_rule_of_the_task() -> None:
+    data = DataConfig(limit=6)
+    few = adapter(FitConfig(4, 8, learning_rate=0.02, epochs=40, batch_size=3, data=data, format=COMPACT))
+    (record,) = few.adapt([copy_task("a")])
+    assert record.reason is None and record.examples == 6 and len(record.losses) == 80
+    assert record.losses[-1] < 0.7 * record.losses[0]
+    before, after = few.predict([copy_task("a", ("1 0 0", "0 2 0"))]), few.predict([copy_task("a")], [record])
+    assert before[0][0].answer != "0 4 4" and after[0][0].transformation == "identity"
+
+
+def test_tasks_end_where_they_would_alone() -> None:
+    """Of different numbers of demonstrations, so of different numbers of steps."""
+    few = adapter()
+    tasks = [copy_task("a"), copy_task("b", ("5 0", "0 6"))]
+    together = few.adapt(tasks)
+    for task, record in zip(tasks, together, strict=True):
+        (alone,) = few.adapt([task])
+        assert alone.examples == record.examples and len(alone.losses) == len(record.losses)
+        assert record.params is not None and alone.params is not None
+        # The order of examples is drawn by place in the run; the first place is that of a run alone.
+        if record is together[0]:
+            assert largest_difference(record.params, alone.params) < 1e-4
+
+
+def test_the_model_is_left_as_it_was_and_seeds_decide() -> None:
+    few = adapter()
+    before = {name: p.detach().clone() for name, p in few.model.named_parameters()}
+    first, second, other = (few.adapt([copy_task("a")], seed)[0] for seed in (0, 0, 1))
+    assert all(torch.equal(p, before[name]) for name, p in few.model.named_parameters())
+    assert equal_trees(first.params, second.params) and not equal_trees(first.params, other.params)
+
+
+def test_one_adapter_for_all() -> None:
+    few = adapter()
+    records = few.adapt([copy_task("a"), copy_task("b")], shared=True)
+    assert equal_trees(records[0].params, records[1].params)
+    assert not equal_trees(records[0].params, few.adapt([copy_task("a")])[0].params)
+
+
+def test_a_task_that_cannot_be_trained_does_not_end_the_others() -> None:
+    few = adapter(replace(adapter().fit_config, data=DataConfig(single="refuse")))
+    single = copy_task("one", ("1 0 0",))
+    bad, good = few.adapt([single, copy_task("a")])
+    assert bad.params is None and bad.reason is not None and "one demonstration" in bad.reason
+    assert good.params is not None
+    predictions = few.predict([single, copy_task("a")], [bad, good])
+    assert len(predictions[0]) == len(predictions[1]) == 1
+
+
+def test_a_loss_that_is_not_finite_is_a_reason() -> None:
+    few = adapter(FitConfig(4, 8, learning_rate=1e30, epochs=4, data=DataConfig(), format=COMPACT, max_grad_norm=None))
+    (record,) = few.adapt([copy_task("a")])
+    assert record.params is None and record.reason is not None and "not finite" in record.reason
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_answers_are_mapped_back(monkeypatch: pytest.MonkeyPatch, stacked: bool) -> None:
+    """A model that copies the query's input, whatever the view of the task is."""
+    few = adapter(predict=PredictConfig((Identity(), FlipColumns(), SWAP), permutations=2, max_new_tokens=6))
+    seen = []
+
+    def copying(model: object, tokenizer: object, prompts: list[list[int]], *rest: object) -> list[list[int]]:
+        texts = [byte_tokenizer().decode(prompt, skip_special_tokens=True) for prompt in prompts]
+        seen.extend(texts)
+        return [
+            byte_tokenizer()(text.split(";")[-1][:-1] + ";", add_special_tokens=False)["input_ids"] for text in texts
+        ]
+
+    monkeypatch.setattr("hf_mass.models.few_shot.complete", copying)
+    task = Task("0 1 2", copy_task("a").demonstrations, answer="0 1 2", id="a")
+    records = few.adapt([task]) if stacked else None
+    (predictions,) = few.predict([task], records)
+    assert [p.answer for p in predictions] == ["0 1 2"] * 6 and flat_vote(predictions) == ["0 1 2"]
+    assert [p.transformation for p in predictions] == [n for n in ("identity", "flip columns", SWAP.name) for _ in "ab"]
+    assert {text.split(";")[-1] for text in seen} == {"012>", "210>", "021>"} and len(set(seen)) == 6
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        (FitConfig, {"lora_rank": 0}, r"FitConfig.lora_rank is 0; choose at least 1"),
+        (FitConfig, {"loss_on": "inputs"}, r"FitConfig.loss_on is 'inputs'; choose one of"),
+        (FitConfig, {"warmup_ratio": 1.0}, r"FitConfig.warmup_ratio is 1.0"),
+        (FitConfig, {"max_grad_norm": 0.0}, r"FitConfig.max_grad_norm is 0.0"),
+        (FitConfig, {"lr_scheduler_type": "step"}, r"lr_scheduler_type is 'step'"),
+        (FitConfig, {"learning_rate": 0.0}, r"learning_rate is 0.0"),
+        (PredictConfig, {"permutations": 0}, r"PredictConfig.permutations is 0"),
+        (PredictConfig, {"transformations": ()}, r"PredictConfig.transformations is empty"),
+        (PredictConfig, {"temperature": -1.0}, r"PredictConfig.temperature is -1.0"),
+        (PredictConfig, {"samples": 2}, r"PredictConfig.samples is 2 at temperature 0"),
+    ],
+)
+def test_settings_are_checked(kind: type, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        kind(**changes)
