@@ -12,7 +12,7 @@ adapters. "trainer": a step of `MetaAdaptTrainer` against one of TRL's `GRPOTrai
 (--profile says where the time goes). "latency": one problem, answered greedily, by majority vote at equal sampled
 tokens, and by generating, scoring, adapting and answering. The last two run on the CPU.
 
-Writes JSON, and beside it the tables in markdown and a plot. Rows have the fields: method, label, seconds (of each
+Writes JSON, and beside it the tables in markdown and plots. Rows have the fields: method, label, seconds (of each
 repeat), seconds_median, time_ratio, time_ratio_range (ratios within one repeat); "adapt" also peak_mib, peak_source and
 error, "generate" equal (share of tokens), "trainer" and "latency" tokens, "latency" the share of each stage.
 """
@@ -55,6 +55,7 @@ from bench_trainer import StepSetting, trainer_tables
 from conventions_experiment import base_model, load_world
 from transformers.utils.logging import disable_progress_bar
 
+OURS = " (hf_mass)"  # behind the labels of rows to set off
 TABLES = ("adapt", "generate", "trainer", "latency")
 PRESETS: dict[str, dict[str, Any]] = {
     "toy": {
@@ -170,19 +171,24 @@ def generate_table(many: Many, arguments: argparse.Namespace) -> Table:
     return Table(title, columns, rows)
 
 
-def plot(tables: Mapping[str, Table], path: Path) -> Path | None:
-    """All ratios: each of a table's rows against that table's baseline."""
-    bars, ours = {}, []
-    for name in TABLES:
-        for row in tables[name].rows if name in tables else ():
-            if row["time_ratio_range"] != [1.0, 1.0]:
-                label = f"{name}: {row['label']}"
-                bars[label] = Bar(row["time_ratio"], tuple(row["time_ratio_range"]))
-                ours += [label] if "hf_mass" in label else []
-    if not bars:
-        return None
-    heading = "adapt, generate: loop over PEFT adapters = 1; trainer: GRPO = 1; latency: majority vote = 1"
-    return bar_plot([[(heading, bars)]], path, title="Time as a multiple of the usual way", highlight=ours)
+def plot(tables: Mapping[str, Table], output: Path) -> list[Path]:
+    """The ratios of all rows to their table's baseline; those of latency, which are larger, in a file of their own."""
+    ratios = [name for name in TABLES if name in tables and name != "latency"]
+    panels = {output.with_suffix(".png"): ("Time, the usual way = 1", ratios)}
+    panels[output.with_name(f"{output.stem}-latency.png")] = ("One problem, majority vote = 1", ["latency"])
+    written = []
+    for path, (title, names) in panels.items():
+        bars, ours = {}, []
+        for name in names:
+            for row in tables[name].rows if name in tables else ():
+                if row["time_ratio_range"] != [1.0, 1.0]:  # the baseline
+                    label = row["label"].replace(OURS, "")
+                    label = label if name == "latency" else f"{name}: {label}"
+                    bars[label] = Bar(row["time_ratio"], tuple(row["time_ratio_range"]))
+                    ours += [label] if row["label"].endswith(OURS) else []
+        if bars:
+            written.append(bar_plot([[("", bars)]], path, title=title, highlight=ours))
+    return written
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -258,7 +264,7 @@ def main() -> None:
     tables = measure_tables(arguments)
     options = {key: value for key, value in vars(arguments).items() if key != "output"}
     write_report(arguments.output, "Many tasks at once", tables, machine, options)
-    plot(tables, arguments.output.with_suffix(".png"))
+    plot(tables, arguments.output)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,8 @@ class LoraFunction:
 
     def _is_fresh(self, params: Tree) -> bool:
         """Whether B is zero everywhere, as LoRA starts."""
-        return not any(bool(params[site.b].any()) for site in self.sites.values() if site.b in params)
+        found = [params[site.b].any() for site in self.sites.values() if site.b in params]
+        return not bool(torch.stack(found).any())  # one transfer from a device, not one for each site
 
 
 def _chunk_tasks(row_task: Tensor, tasks: int) -> Tensor | None:

@@ -82,15 +82,23 @@ class Adapter:
         return next(self.model.parameters()).device
 
     def token_loss(
-        self, rows: Sequence[Row], reduction: str = "mean", dropout: float = 0.0, seed: int = 0
+        self,
+        rows: Sequence[Row],
+        reduction: str = "mean",
+        dropout: float = 0.0,
+        seed: int = 0,
+        whole: bool = False,
     ) -> TokenLoss:
-        """Row losses of text under the inner adapter's updates, in passes as large as the memory setting allows."""
+        """Row losses of text under the inner adapter's updates, in passes as large as the memory setting allows.
+
+        `whole` keeps a CPU, too, from cutting passes that would fit: a mixture over rows takes one pass more if cut.
+        """
         batch = self.encoder.batch(rows, self.device)
         loss = TokenLoss(self.model, self.lora.function, batch, None, reduction, FAST, dropout, seed)
-        loss.use(self._plan(loss))
+        loss.use(self._plan(loss, whole))
         return loss
 
-    def _plan(self, loss: TokenLoss) -> MemoryPlan:
+    def _plan(self, loss: TokenLoss, whole: bool) -> MemoryPlan:
         inner, start = self.config.inner, self.lora.start()
         if self._bytes_per_token is None:
             with deterministic(self.model), self.lora.inactive():
@@ -99,7 +107,7 @@ class Adapter:
         row_bytes = int(self._bytes_per_token * length)
         tree_bytes = sum(leaf[0].nbytes for leaf in start.values())
         preference = inner.memory if self.lora.function.layers or inner.memory == "lean" else "fast"
-        free, enough = free_bytes(self.device), pass_bytes(self.device)
+        free, enough = free_bytes(self.device), None if whole else pass_bytes(self.device)
         plan = choose_plan(preference, rows, row_bytes, tree_bytes, free, inner.microbatch, enough, inner.steps > 1)
         if self.memory is None or plan.checkpoint != self.memory.checkpoint:
             logger.info("Inner loop: %s.", plan.reason)
@@ -218,7 +226,7 @@ class Adapter:
                     rows.append(Row(n, prompt, encoder.answer_ids(solution, end=False)))
                     groups.append(len(weights))
                 weights.append(1 / len(task.demonstrations))
-        loss = self.token_loss(rows, reduction="sum")
+        loss = self.token_loss(rows, reduction="sum", whole=True)
         device = self.device
         return MixtureLoss(loss, torch.tensor(groups, device=device), torch.tensor(weights, device=device))
 

@@ -42,7 +42,7 @@ def graph_bytes_per_token(loss: TokenLoss, start: Tree) -> float:
 
     Args:
         loss: The row losses.
-        start: θ_0 of one task, leaves [1, ...].
+        start: Parameters of one task, leaves [1, ...]; only their shapes matter.
     """
     longest = loss.batch.attention_mask.sum(1).argmax()
     ids = loss.batch.input_ids[longest][loss.batch.attention_mask[longest].bool()][:PROBED_TOKENS][None]
@@ -63,7 +63,8 @@ def graph_bytes_per_token(loss: TokenLoss, start: Tree) -> float:
 
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-        probe.evaluate(trees.leaves(start), row, row, second_order=False),
+        # Ones, since a pass at B = 0 keeps less than the later ones do; the values do not matter here.
+        probe.evaluate(trees.leaves(trees.tree_map(torch.ones_like, start)), row, row, second_order=False),
     ):
         pass
     return sum(found.values()) / ids.numel()
