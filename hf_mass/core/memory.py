@@ -19,6 +19,7 @@ SECOND_ORDER_PARTS = 6
 LEAN_PARTS = 4
 LEAN_SECOND_ORDER_PARTS = 12
 SECOND_ORDER_COST = 5
+FULL_PASS_TOKENS = 256
 # Share of the free memory that `choose_plan` lets a pass take: its estimate knows nothing of fragmentation.
 HEADROOM = 0.6
 # A row's lean pass takes a small part of what its whole graph does; this much less is safe to count on.
@@ -42,11 +43,12 @@ class MemoryPlan:
     microbatch: int | None = None
     reason: str = "set by hand"
 
-    def rows(self, total: int, second_order: bool) -> int:
-        """Rows of one pass over `total` rows (at least 1)."""
+    def rows(self, total: int, second_order: bool, length: int = FULL_PASS_TOKENS) -> int:
+        """Rows of one pass over `total` rows of `length` tokens (at least 1)."""
         first = self.microbatch or (-(-total // LEAN_PARTS) if self.checkpoint else total)
         parts = LEAN_SECOND_ORDER_PARTS if self.checkpoint else SECOND_ORDER_PARTS
-        rows = min(first, -(-total // parts)) if second_order else first
+        # Passes of few tokens are all overhead, and small whatever they keep.
+        rows = min(first, max(-(-total // parts), FULL_PASS_TOKENS // length)) if second_order else first
         return max(1, min(rows, total))
 
 

@@ -193,7 +193,7 @@ class TokenLoss:
 
     def microbatches(self, second_order: bool = False) -> Iterator[Tensor]:
         """As many rows at a time as the memory plan says; in several passes, rows of like length go together."""
-        at_once = self.memory.rows(len(self.batch), second_order)
+        at_once = self.memory.rows(len(self.batch), second_order, self.batch.input_ids.shape[1])
         rows = torch.arange(len(self.batch), device=self.row_task.device)
         if at_once < len(self.batch):
             # Task by task within a pass: its rows then share one product.
