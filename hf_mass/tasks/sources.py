@@ -16,6 +16,7 @@ from datasets import Dataset, load_dataset
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.tasks.formats import FORMATS, PromptFormat
+from hf_mass.tasks.grids import as_grid, grid_text
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.verifiers import get_verifier
 
@@ -389,10 +390,9 @@ def _arc_rows(file: Path) -> list[dict[str, Any]]:
 
 def _grid_text(grid: Any, file: Path) -> str:
     """A grid as lines of digits with spaces between them."""
-    if isinstance(grid, list) and grid and all(isinstance(row, list) and row for row in grid):
-        cells = [cell for row in grid for cell in row]
-        if all(type(cell) is int and 0 <= cell <= 9 for cell in cells) and len({len(row) for row in grid}) == 1:
-            return "\n".join(" ".join(map(str, row)) for row in grid)
-    raise DataError(
-        f"{str(file)!r} has a grid that is no rectangle of digits from 0 to 9: {str(grid)[:80]}. Correct it."
-    )
+    try:
+        return grid_text(as_grid(grid))
+    except DataError as error:
+        raise DataError(
+            f"{str(file)!r} has a grid that is no rectangle of digits from 0 to 9: {str(grid)[:80]}. Correct it."
+        ) from error
