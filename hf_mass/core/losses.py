@@ -11,7 +11,7 @@ which covers the inner loss (c = the weights s), the gold outer loss (c = 1), an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -179,6 +179,14 @@ def _per_task(values: Tensor, row_task: Tensor, tasks: int) -> Tensor:
     return values.new_zeros(tasks).index_add_(0, row_task, values)
 
 
+def kept_rows(loss: RowLoss, kept: Tensor | None, second_order: bool = False) -> Iterator[Tensor]:
+    """The microbatches without the rows of tasks that do not count; `kept` [N] bool, None for all tasks."""
+    for chunk in loss.microbatches(second_order):
+        rows = chunk if kept is None else chunk[kept[loss.row_task[chunk]]]
+        if rows.numel():
+            yield rows
+
+
 def row_values(loss: RowLoss, params: Tree) -> Tensor:
     """ℓ [R] without gradients."""
     values = row_buffer(loss, params)
@@ -190,15 +198,21 @@ def row_values(loss: RowLoss, params: Tree) -> Tensor:
 
 
 def weighted_gradient(
-    loss: RowLoss, params: Tree, coefficients: Tensor, also: Sequence[Tensor] = ()
+    loss: RowLoss,
+    params: Tree,
+    coefficients: Tensor,
+    also: Sequence[Tensor] = (),
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, Tree, tuple[Tensor, ...]]:
     """First order: (ℓ [R], ∂L/∂θ, ∂L/∂φ for φ in `also`) of L = Σ_r c_r ℓ_r(θ).
 
     One backward pass per microbatch, summed in the dtypes of θ and φ. A φ that the losses do not depend on gets zeros.
+    `kept` [N] bool leaves out the rows of other tasks, whose numbers may be NaN: in the sum that ∂L/∂φ is, one NaN
+    would take the others.
     """
     values, total = row_buffer(loss, params), trees.zeros_like(params)
     extra = tuple(torch.zeros_like(x) for x in also)
-    for rows in loss.microbatches():
+    for rows in kept_rows(loss, kept):
         subset = TaskSubset.of(loss.row_task[rows], trees.num_tasks(params))
         fixed = coefficients[rows]
         chunk, gradients, more = _gradient(loss, subset.take(params), rows, subset.local, lambda _, c=fixed: c, also)  # type: ignore[misc]

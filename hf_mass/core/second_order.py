@@ -19,7 +19,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from hf_mass.core import trees
-from hf_mass.core.losses import Curvature, RowLoss, row_buffer
+from hf_mass.core.losses import Curvature, RowLoss, kept_rows, row_buffer
 from hf_mass.core.trees import TaskSubset, Tree
 from hf_mass.errors import UnsupportedModelError
 
@@ -79,15 +79,11 @@ def hessian_product(
 ) -> tuple[Tree, Tensor, tuple[Tensor, ...]]:
     """Microbatch after microbatch: (∇²L v, leaves [N, ...]; ⟨∇ℓ_r, v⟩ [R]; ∂/∂φ ⟨∇L, v⟩ for φ in `also`).
 
-    `kept` [N] bool leaves out the rows of other tasks, whose numbers may be NaN: in a sum over tasks, such as that of
-    ∂/∂φ, one NaN would take the others.
+    `kept` is that of `weighted_gradient`.
     """
     products, total = row_buffer(loss, params), trees.zeros_like(params)
     mixed = tuple(torch.zeros_like(x) for x in also)
-    for chunk in loss.microbatches(second_order=True):
-        rows = chunk if kept is None else chunk[kept[loss.row_task[chunk]]]
-        if not rows.numel():
-            continue
+    for rows in kept_rows(loss, kept, second_order=True):
         part = loss.curvature(params, rows, coefficients[rows], direction, also)
         products[rows] = part.row_products.to(products.dtype)
         part.subset.add_to(total, part.product)

@@ -15,13 +15,12 @@ from torch import Tensor
 
 from hf_mass.core import trees
 from hf_mass.core.inner_loop import Trajectory
-from hf_mass.core.losses import RowLoss, WeightedLoss
+from hf_mass.core.losses import WeightedLoss, weighted_gradient
 from hf_mass.core.second_order import hessian_product
 from hf_mass.core.trees import Tree
 from hf_mass.models.adaptation import Adapter
 
 
-@torch.enable_grad()
 def direct_gradient(adapter: Adapter, outer: WeightedLoss, params: Tree, kept: Tensor) -> dict[str, Tensor]:
     """Σ_n ∂L_n/∂φ at fixed adapted weights, by name, over the parameters of the model that require gradients.
 
@@ -32,14 +31,9 @@ def direct_gradient(adapter: Adapter, outer: WeightedLoss, params: Tree, kept: T
         kept: [N] bool: tasks that count; the others' numbers may be NaN.
     """
     parameters = trainable_parameters(adapter.model)
-    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     with adapter.lora.inactive():
-        for rows in _kept_rows(outer.loss, kept):
-            with outer.loss.evaluate(params, rows, outer.loss.row_task[rows], second_order=False) as values:
-                objective = (outer.coefficients[rows].to(values.dtype) * values).sum()
-                gradients = torch.autograd.grad(objective, list(parameters.values()), allow_unused=True)
-            _accumulate(total, gradients)
-    return total
+        _, _, gradients = weighted_gradient(outer.loss, params, outer.coefficients, list(parameters.values()), kept)
+    return dict(zip(parameters, gradients, strict=True))
 
 
 def inner_steps_gradient(
@@ -67,7 +61,7 @@ def inner_steps_gradient(
             )
             loss, point, also = trajectory.loss.at_step(step), trajectory.states[step], list(parameters.values())
             curvature, _, mixed = hessian_product(loss, point, trajectory.weights, gradient_bar, also, kept)
-            _accumulate(total, mixed)
+            total = {name: sum_ + part for (name, sum_), part in zip(total.items(), mixed, strict=True)}
             params_bar = trees.add(params_bar, curvature)
     return total
 
@@ -75,15 +69,3 @@ def inner_steps_gradient(
 def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The parameters that require gradients, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _kept_rows(loss: RowLoss, kept: Tensor) -> list[Tensor]:
-    """Microbatches without the rows of tasks that do not count: in a sum over tasks one NaN would take the others."""
-    parts = [rows[kept[loss.row_task[rows]]] for rows in loss.microbatches()]
-    return [rows for rows in parts if rows.numel()]
-
-
-def _accumulate(total: dict[str, Tensor], gradients: tuple[Tensor | None, ...] | list[Tensor | None]) -> None:
-    for sum_, gradient in zip(total.values(), gradients, strict=True):
-        if gradient is not None:
-            sum_ += gradient.detach()
