@@ -1,6 +1,6 @@
 """Pretrain the small base for strips and grids from scratch and write it as an ordinary `from_pretrained` folder.
 
-    python examples/pretrain_grids.py --output hf_mass/assets/grids-base --minutes 110
+    python examples/pretrain_grids.py --output hf_mass/assets/grids-base --minutes 75 --learning_rate 4e-3 --compile
 
 One CPU thread. The budget is training time: the sum of the steps' durations, each capped, so the process may be
 stopped and continued (SIGSTOP, SIGCONT), or killed and started again with the same command, which resumes at the last
@@ -296,6 +296,8 @@ def train(arguments: argparse.Namespace) -> None:
     model = build_model(tokenizer, arguments.width, arguments.layers)
     optimizers = build_optimizers(model, arguments.learning_rate)
     progress = load_checkpoint(arguments.output / "resume", model, optimizers)
+    if arguments.compile:
+        model.model.compile(dynamic=True)
     budget = arguments.minutes * 60
     print(f"{model.num_parameters()} parameters, {len(FAMILIES)} families, from step {progress.step}", flush=True)
     saved, losses, queue = progress.seconds, deque[float](maxlen=100), list[list[GridTask]]()
@@ -357,6 +359,9 @@ def main() -> None:
     parser.add_argument("--checkpoint_minutes", type=float, default=3)
     parser.add_argument("--validation_per_family", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile: 1.4 times the speed, needs a C++ compiler"
+    )
     parser.add_argument("--seed", type=int, default=0, help="draws the weights and the tasks")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -217,6 +217,7 @@ def test_a_run_writes_a_base_and_resumes(
         checkpoint_minutes=1,
         validation_per_family=1,
         threads=1,
+        compile=False,
         seed=0,
     )
     pretrain_grids.train(arguments)

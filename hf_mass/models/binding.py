@@ -144,6 +144,14 @@ class BoundLora:
         wide = trees.tree_map(lambda x: x if x.dtype == torch.float64 else x.float(), tree)
         return trees.repeat_tasks(wide, num_tasks)
 
+    def load(self, params: Tree, task: int = 0) -> None:
+        """Put one task's matrices into the PEFT adapter itself, in its own dtype."""
+        with torch.no_grad():
+            for name, layer in self.layers.items():
+                site = self.function.sites[name]
+                layer.lora_A[self.adapter].weight.copy_(params[site.a][task])
+                layer.lora_B[self.adapter].weight.copy_(params[site.b][task])
+
     def state_dict(self, params: Tree, task: int) -> dict[str, Tensor]:
         """One task's matrices under PEFT's names, ready to be written as an adapter file."""
         return {name.replace(f".{self.adapter}.", "."): leaf[task].contiguous() for name, leaf in params.items()}

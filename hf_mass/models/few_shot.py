@@ -1,7 +1,8 @@
 """Test-time training on few-shot tasks (arXiv 2411.07279): a LoRA for each task, trained on its own demonstrations.
 
 Many tasks are trained side by side in the same passes over the base, and answered in one batch; each ends where it
-would have ended alone.
+would have ended alone. Tasks with the same demonstrations (the queries of one benchmark task, the test inputs of one
+puzzle) share one adapter.
 """
 
 from __future__ import annotations
@@ -17,18 +18,15 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_mass.core import trees
 from hf_mass.core.fitting import FitStep, fit, schedule_factor
-from hf_mass.core.token_loss import IGNORED, TokenBatch, TokenLoss
+from hf_mass.core.token_loss import TokenBatch, TokenLoss, token_log_probs
 from hf_mass.core.trees import Tree
 from hf_mass.errors import DataError
 from hf_mass.models.binding import BoundLora, deterministic
-from hf_mass.models.encoding import pad_rows
 from hf_mass.models.few_shot_config import FitConfig, PredictConfig
+from hf_mass.models.few_shot_encoding import ExampleRows, FewShotEncoder, task_views, token_batch
 from hf_mass.models.generation import Sampling, complete, row_seed
-from hf_mass.tasks.few_shot_format import FewShotFormat, Messages
-from hf_mass.tasks.grids import grid_text, parse_grid
-from hf_mass.tasks.leave_one_out import TrainingExample, demonstration_orders, training_examples
+from hf_mass.tasks.leave_one_out import INSTRUCTION, training_examples
 from hf_mass.tasks.task import Task
-from hf_mass.tasks.transformations import Transformation, transform_task
 from hf_mass.tasks.voting import Prediction
 
 
@@ -38,7 +36,8 @@ class FitRecord:
 
     Args:
         task: The task.
-        params: Its trained matrices, leaves [1, ...]; None where there are none.
+        params: Its trained matrices, leaves [1, ...]; None where there are none. Tasks with the same demonstrations
+            have the same object.
         reason: Why there are none.
         examples: Number of training examples.
         losses: Mean loss of each step.
@@ -46,56 +45,9 @@ class FitRecord:
 
     task: Task
     params: Tree | None
-    reason: str | None
-    examples: int
-    losses: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The training data of one task as tokens: ids and which of them are learned."""
-
-    sequences: list[list[int]]
-    learned: list[list[bool]]
-
-
-class FewShotEncoder:
-    """Turns few-shot tasks and training examples into token ids.
-
-    Args:
-        tokenizer: A missing padding token is set to the end of sequence.
-        fmt: How they read.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, fmt: FewShotFormat) -> None:
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        self.tokenizer, self.format = tokenizer, fmt
-
-    def example(self, example: TrainingExample, loss_on: str) -> tuple[list[int], list[bool]]:
-        """(ids, whether each is learned). Segment by segment, so that a task's prompt begins as its examples do."""
-        ids, learned = self._start()
-        for segment in self.format.render(example, loss_on, self._template):  # type: ignore[arg-type]
-            part = self.tokenizer(segment.text, add_special_tokens=False)["input_ids"]
-            ids.extend(part)
-            learned.extend([segment.trained] * len(part))
-        return ids, learned
-
-    def prompt(self, task: Task) -> list[int]:
-        """Token ids of a task, up to where its answer begins."""
-        ids, _ = self._start()
-        for segment in self.format.render(task, template=self._template):
-            ids.extend(self.tokenizer(segment.text, add_special_tokens=False)["input_ids"])
-        return ids
-
-    def _start(self) -> tuple[list[int], list[bool]]:
-        first = self.tokenizer.bos_token_id
-        return ([], []) if first is None or self.format.chat else ([first], [False])
-
-    def _template(self, messages: Messages, add_generation_prompt: bool) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-        )
+    reason: str | None = None
+    examples: int = 0
+    losses: tuple[float, ...] = ()
 
 
 class FewShotAdapter:
@@ -134,54 +86,75 @@ class FewShotAdapter:
 
         A task whose data cannot be made, or whose loss is not finite, gets a record with the reason; the others go on.
         """
-        data: list[_Rows | None] = []
-        reasons: list[str | None] = []
-        for task in tasks:
+        places: dict[tuple[object, ...], int] = {}
+        owners = [places.setdefault(_data_key(task), len(places)) for task in tasks]
+        different = [tasks[owners.index(place)] for place in range(len(places))]
+        found: list[FitRecord] = [FitRecord(task, None) for task in different]
+        parts: dict[int, ExampleRows] = {}
+        for place, task in enumerate(different):
             try:
-                data.append(self._rows(task, seed))
-                reasons.append(None)
+                parts[place] = self.example_rows(task, seed)
             except DataError as error:
-                data.append(None)
-                reasons.append(str(error))
-        usable = [i for i, rows in enumerate(data) if rows is not None]
-        parts = [rows for rows in data if rows is not None]
-        if not parts:
-            return [FitRecord(task, None, reason, 0, ()) for task, reason in zip(tasks, reasons, strict=True)]
-        if shared:
-            joined = _Rows([s for p in parts for s in p.sequences], [m for p in parts for m in p.learned])
-            trained, losses = self._fit([joined], seed)
-            owners = [0] * len(parts)
-        else:
-            trained, losses = self._fit(parts, seed)
-            owners = list(range(len(parts)))
-        records = [FitRecord(task, None, reason, 0, ()) for task, reason in zip(tasks, reasons, strict=True)]
-        for place, index, owner in zip(range(len(usable)), usable, owners, strict=True):
-            params = trees.tree_map(lambda x, n=owner: x[n : n + 1].clone(), trained)
-            finite = all(bool(leaf.isfinite().all()) for leaf in params.values())
-            records[index] = FitRecord(
-                tasks[index],
-                params if finite else None,
-                None if finite else "the training loss is not finite; lower learning_rate",
-                len(parts[place].sequences),
-                tuple(losses[owner]),
-            )
-        return records
+                found[place] = FitRecord(task, None, str(error))
+        if parts:
+            trained, losses, rows = self._train(list(parts.values()), [different[n] for n in parts], seed, shared)
+            for place, row, part in zip(parts, rows, parts.values(), strict=True):
+                found[place] = _record(different[place], trained, row, len(part), losses[row])
+            if shared:  # one object, as tasks with the same demonstrations have
+                whole = found[next(iter(parts))].params
+                found = [replace(r, params=whole) if n in parts else r for n, r in enumerate(found)]
+        return [replace(found[owner], task=task) for task, owner in zip(tasks, owners, strict=True)]
 
-    def _rows(self, task: Task, seed: int) -> _Rows:
-        config = self.fit_config
+    @property
+    def context(self) -> int | None:
+        """Longest sequence in tokens that the model was made for; None where its config does not say."""
+        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return longest if isinstance(longest, int) and longest > 0 else None
+
+    def require_room(self, task: Task) -> None:
+        """Checks that a task and an answer of one token fit into the model's context.
+
+        Raises:
+            DataError: If they do not.
+        """
+        length = len(self.encoder.prompt(task))
+        if self.context is not None and length >= self.context:
+            raise DataError(
+                f"Task {task.id!r} with its {len(task.demonstrations)} demonstrations has {length} tokens, and the "
+                f"model's context {self.context}. Give fewer or shorter demonstrations, or a more compact format."
+            )
+
+    def example_rows(self, task: Task, seed: int = 0) -> ExampleRows:
+        """The training examples of a task as tokens.
+
+        Raises:
+            DataError: If none can be made.
+        """
+        config, limits = self.fit_config, [self.fit_config.data.max_tokens, self.context]
+        data = replace(config.data, max_tokens=min((n for n in limits if n is not None), default=None))
         examples = training_examples(
             task,
-            config.data,
-            row_seed("few-shot", seed, task.id),
+            data,
+            row_seed("few-shot", seed, *_data_key(task)),
             lambda e: len(self.encoder.example(e, config.loss_on)[0]),
         )
         pairs = [self.encoder.example(example, config.loss_on) for example in examples]
-        return _Rows([ids for ids, _ in pairs], [learned for _, learned in pairs])
+        return ExampleRows([ids for ids, _ in pairs], [learned for _, learned in pairs])
 
-    def _fit(self, parts: Sequence[_Rows], seed: int) -> tuple[Tree, list[list[float]]]:
+    def _train(
+        self, parts: list[ExampleRows], tasks: list[Task], seed: int, shared: bool
+    ) -> tuple[Tree, list[list[float]], list[int]]:
+        """(matrices, leaves [N, ...]; losses of each of the N; which of the N each part has)."""
+        if not shared:
+            seeds = [row_seed("order", seed, *_data_key(task)) for task in tasks]
+            return *self._fit(parts, seeds), list(range(len(parts)))
+        joined = ExampleRows([s for p in parts for s in p.sequences], [m for p in parts for m in p.learned])
+        return *self._fit([joined], [row_seed("order", seed)]), [0] * len(parts)
+
+    def _fit(self, parts: Sequence[ExampleRows], seeds: Sequence[int]) -> tuple[Tree, list[list[float]]]:
         """(matrices, leaves [N, ...]; mean loss of each step of each of the N parts)."""
         config, losses = self.fit_config, [list[float]() for _ in parts]
-        plans = [_batches(len(rows.sequences), config, row_seed("order", seed, n)) for n, rows in enumerate(parts)]
+        plans = [_batches(len(rows), config, one) for rows, one in zip(parts, seeds, strict=True)]
         owners: list[list[int]] = []
 
         def steps() -> Iterator[FitStep]:
@@ -202,26 +175,20 @@ class FewShotAdapter:
         return trained, losses
 
     def _step(
-        self, parts: Sequence[_Rows], plans: Sequence[Sequence[Sequence[int]]], present: Sequence[int], index: int
+        self, parts: Sequence[ExampleRows], plans: Sequence[Sequence[Sequence[int]]], present: Sequence[int], index: int
     ) -> FitStep:
         config = self.fit_config
         sequences = [parts[n].sequences[r] for n in present for r in plans[n][index]]
         learned = [parts[n].learned[r] for n in present for r in plans[n][index]]
-        row_task = torch.tensor([n for n in present for _ in plans[n][index]], device=self.device)
-        loss = TokenLoss(self.model, self.lora.function, self._batch(sequences, learned, row_task))
+        batch = self._batch(sequences, learned, [n for n in present for _ in plans[n][index]])
         counts = torch.tensor([1 / len(plans[n][index]) for n in present for _ in plans[n][index]], device=self.device)
         rates = torch.zeros(len(parts), device=self.device)
         for n in present:
             rates[n] = schedule_factor(config.lr_scheduler_type, index, len(plans[n]), config.warmup_ratio)
-        return FitStep(loss, counts, rates)
+        return FitStep(TokenLoss(self.model, self.lora.function, batch), counts, rates)
 
-    def _batch(self, sequences: list[list[int]], learned: list[list[bool]], row_task: Tensor) -> TokenBatch:
-        ids, mask = pad_rows(sequences, int(self.tokenizer.pad_token_id), self.device, side="right")
-        labels = torch.full_like(ids, IGNORED)
-        for row, flags in enumerate(learned):
-            chosen = torch.tensor(flags, device=self.device).nonzero()[:, 0]
-            labels[row, chosen] = ids[row, chosen]
-        return TokenBatch(ids, mask, labels, row_task)
+    def _batch(self, sequences: list[list[int]], learned: list[list[bool]], row_task: list[int]) -> TokenBatch:
+        return token_batch(sequences, learned, row_task, int(self.tokenizer.pad_token_id), self.device)
 
     # -- prediction ---------------------------------------------------------------------------------------------------
 
@@ -234,69 +201,122 @@ class FewShotAdapter:
             tasks: The tasks.
             records: Their adapters; None, or a record without one, for the model as it is.
             seed: Draws the orders and the samples.
+
+        Returns:
+            The predictions of each task. A view that is longer than the model's context has no answer.
         """
-        views = [view for n, task in enumerate(tasks) for view in self._views(n, task, seed)]
-        texts = [""] * len(views)
-        adapted = [records is not None and records[view.owner].params is not None for view in views]
-        for chosen in (True, False):
-            index = [i for i, flag in enumerate(adapted) if flag == chosen]
-            for start in range(0, len(index), self.predict_config.batch_size):
-                part = index[start : start + self.predict_config.batch_size]
-                for i, text in zip(
-                    part, self._answers([views[i] for i in part], records if chosen else None), strict=True
-                ):
-                    texts[i] = text
+        views = [view for n, task in enumerate(tasks) for view in task_views(n, task, self.predict_config, seed)]
         found: list[list[Prediction]] = [[] for _ in tasks]
-        for view, text in zip(views, texts, strict=True):
-            found[view.owner].append(view.read(self.encoder.format, text))
+        texts: dict[int, str] = {}
+        prompts = [self.encoder.prompt(view.task) for view in views]
+        fitting = [n for n, prompt in enumerate(prompts) if self.context is None or len(prompt) < self.context]
+        owners, lengths = [views[n].owner for n in fitting], [len(prompts[n]) for n in fitting]
+        for rows, params, row_task in self._passes(owners, lengths, records):
+            part = [fitting[r] for r in rows]
+            answers = self._answers([prompts[n] for n in part], [views[n].seed for n in part], params, row_task)
+            texts.update(zip(part, answers, strict=True))
+        for number, view in enumerate(views):
+            found[view.owner].append(view.read(self.encoder.format, texts.get(number, "")))
         return found
 
-    def _views(self, owner: int, task: Task, seed: int) -> Iterator[_View]:
-        config, rng = self.predict_config, random.Random(row_seed("orders", seed, task.id))
-        for transformation in config.transformations:
-            changed = transform_task(task, transformation)
-            for number, order in enumerate(demonstration_orders(len(task.demonstrations), config.permutations, rng)):
-                shown = replace(changed, demonstrations=tuple(changed.demonstrations[i] for i in order))
-                for sample in range(config.samples):
-                    row = row_seed("predict", seed, task.id, transformation.name, number, sample)
-                    yield _View(owner, shown, transformation, number, row)
+    def score(
+        self,
+        tasks: Sequence[Task],
+        candidates: Sequence[Sequence[str]],
+        records: Sequence[FitRecord] | None = None,
+        seed: int = 0,
+    ) -> list[dict[str, list[float]]]:
+        """Log-probabilities of answers, in nats, under each view of the task that `predict` asks.
 
-    def _answers(self, views: Sequence[_View], records: Sequence[FitRecord] | None) -> list[str]:
-        prompts = [self.encoder.prompt(view.task) for view in views]
-        sampling = Sampling(self.predict_config.max_new_tokens, self.predict_config.temperature)
-        seeds, stop = [view.seed for view in views], self.encoder.format.stop
+        Args:
+            tasks: The tasks.
+            candidates: Answers to each of them, in the task's own orientation and colours.
+            records: As for `predict`.
+            seed: Draws the orders, as for `predict`.
+
+        Returns:
+            For each task answer → the log-probability of the answer as it reads in each view.
+        """
+        rows: list[tuple[int, str, list[int], list[bool]]] = []
+        for n, (task, answers) in enumerate(zip(tasks, candidates, strict=True)):
+            views = {(v.transformation.name, v.number): v for v in task_views(n, task, self.predict_config, seed)}
+            for answer in dict.fromkeys(answers):
+                for view in views.values():
+                    shown = view.show(answer, self.encoder.format)
+                    rows.append((n, answer, *self.encoder.answered(view.task, shown)))
+        values: dict[int, float] = {}
+        for part, params, row_task in self._passes([r[0] for r in rows], [len(r[2]) for r in rows], records):
+            chosen = self._batch([rows[r][2] for r in part], [rows[r][3] for r in part], row_task)
+            values.update(zip(part, self._log_probs(chosen, params), strict=True))
+        found: list[dict[str, list[float]]] = [{} for _ in tasks]
+        for number, (n, answer, _, _) in enumerate(rows):
+            found[n].setdefault(answer, []).append(values[number])
+        return found
+
+    def _passes(
+        self, owners: Sequence[int], lengths: Sequence[int], records: Sequence[FitRecord] | None
+    ) -> Iterator[tuple[list[int], Tree | None, list[int]]]:
+        """Rows that go through the model together, with stacked matrices and which of them each row takes.
+
+        Rows of like length share a pass. Those without an adapter go through the model as it is.
+        """
+        adapters = [None if records is None else records[n].params for n in owners]
+        size = self.predict_config.batch_size
+        for bare in (True, False):
+            rows = [r for r in range(len(owners)) if (adapters[r] is None) == bare]
+            rows.sort(key=lambda r: -lengths[r])
+            for start in range(0, len(rows), size):
+                part = sorted(rows[start : start + size], key=lambda r: owners[r])  # a task's rows share its products
+                trees_of = {id(a): a for r in part if (a := adapters[r]) is not None}
+                if bare:
+                    yield part, None, [0] * len(part)
+                else:
+                    order = {key: n for n, key in enumerate(trees_of)}
+                    stacked = {
+                        name: torch.cat([tree[name] for tree in trees_of.values()])
+                        for name in next(iter(trees_of.values()))
+                    }
+                    yield part, stacked, [order[id(adapters[r])] for r in part]
+
+    def _answers(
+        self, prompts: list[list[int]], seeds: list[int], params: Tree | None, row_task: list[int]
+    ) -> list[str]:
+        room = [] if self.context is None else [self.context - max(map(len, prompts))]
+        sampling = Sampling(min([self.predict_config.max_new_tokens, *room]), self.predict_config.temperature)
+        arguments = (self.model, self.tokenizer, prompts, sampling, seeds, self.encoder.format.stop)
         with deterministic(self.model):
-            if records is None:
-                with self.lora.inactive():
-                    ids = complete(self.model, self.tokenizer, prompts, sampling, seeds, stop)
+            if params is None:
+                ids = complete(*arguments)
             else:
-                owners = sorted({view.owner for view in views})
-                params = [records[n].params for n in owners]
-                stacked = {name: torch.cat([p[name] for p in params if p is not None]) for name in params[0] or {}}
-                row_task = torch.tensor([owners.index(view.owner) for view in views], device=self.device)
-                with self.lora.applied(stacked, row_task):
-                    ids = complete(self.model, self.tokenizer, prompts, sampling, seeds, stop)
-        return [self.tokenizer.decode(row, skip_special_tokens=False) for row in ids]
+                with self.lora.applied(params, torch.tensor(row_task, device=self.device)):
+                    ids = complete(*arguments)
+        ends = set(self.tokenizer.all_special_ids)
+        bodies = [row[:-1] if row and row[-1] in ends else row for row in ids]
+        # In a chat the template's own marks are no part of an answer; elsewhere an unknown token must stay visible.
+        return [self.tokenizer.decode(row, skip_special_tokens=self.encoder.format.chat) for row in bodies]
+
+    @torch.no_grad()
+    def _log_probs(self, batch: TokenBatch, params: Tree | None) -> list[float]:
+        with deterministic(self.model):
+            if params is None:
+                values, _ = token_log_probs(self.model, batch)
+            else:
+                with self.lora.applied(params, batch.row_task):
+                    values, _ = token_log_probs(self.model, batch, cut=False)
+        return [float(value) for value in values.double().sum(1)]
 
 
-@dataclass(frozen=True)
-class _View:
-    """One way of asking a task."""
+def _record(task: Task, trained: Tree, row: int, examples: int, losses: list[float]) -> FitRecord:
+    params = trees.tree_map(lambda x: x[row : row + 1].clone(), trained)
+    if not all(bool(leaf.isfinite().all()) for leaf in params.values()):
+        return FitRecord(task, None, "the training loss is not finite; lower learning_rate", examples, tuple(losses))
+    return FitRecord(task, params, None, examples, tuple(losses))
 
-    owner: int
-    task: Task
-    transformation: Transformation
-    permutation: int
-    seed: int
 
-    def read(self, fmt: FewShotFormat, text: str) -> Prediction:
-        """The answer in a text, mapped back; None where it cannot be read or mapped back."""
-        answer = fmt.read_answer(text)
-        if answer is not None and fmt.grid_form is not None:
-            grid = parse_grid(answer)
-            back = None if grid is None else self.transformation.invert(grid)
-            answer = None if back is None else grid_text(back)
-        return Prediction(answer, self.transformation.name, self.permutation)
+def _data_key(task: Task) -> tuple[object, ...]:
+    """What a task's training data depend on."""
+    pairs = tuple(text for shown in task.demonstrations for text in (shown.question, shown.answer))
+    return task.fields.get(INSTRUCTION, ""), *pairs
 
 
 def _batches(count: int, config: FitConfig, seed: int) -> list[list[int]]:

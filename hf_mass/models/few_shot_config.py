@@ -22,6 +22,8 @@ class FitConfig:
         lora_alpha: Its alpha; updates are scaled by alpha / rank.
         target_modules: Names of linear modules, or "all-linear".
         learning_rate: Highest rate of the schedule.
+        betas: β₁ and β₂ of AdamW.
+        epsilon: ε of AdamW.
         epochs: Passes over the task's examples.
         batch_size: Examples of one step.
         lr_scheduler_type: "cosine", "linear" or "constant".
@@ -37,6 +39,8 @@ class FitConfig:
     lora_alpha: int = 16
     target_modules: str | tuple[str, ...] = "all-linear"
     learning_rate: float = 5e-5
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
     epochs: int = 2
     batch_size: int = 2
     lr_scheduler_type: str = "cosine"
@@ -62,7 +66,9 @@ class FitConfig:
 
     def make_optimizer(self) -> InnerOptimizer:
         """AdamW at the highest rate; the schedule scales its updates."""
-        return make_optimizer("adamw", self.learning_rate, weight_decay=self.weight_decay)
+        return make_optimizer(
+            "adamw", self.learning_rate, betas=self.betas, epsilon=self.epsilon, weight_decay=self.weight_decay
+        )
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,10 @@ class PredictConfig:
 
     Args:
         transformations: Those to ask under; answers are mapped back.
-        permutations: Orders of the demonstrations under each.
+        permutations: Views under each: the given order of the demonstrations, then random ones, as many as differ.
+        recolour: Also recolour all views but the first of a transformation at random; then `permutations` views are
+            made, however few orders there are.
+        keep_background: Whether recolouring leaves colour 0 as it is.
         samples: Answers to each question; more than one needs a temperature.
         temperature: 0 for greedy answers.
         max_new_tokens: Longest answer.
@@ -80,6 +89,8 @@ class PredictConfig:
 
     transformations: tuple[Transformation, ...] = (Identity(),)
     permutations: int = 1
+    recolour: bool = False
+    keep_background: bool = True
     samples: int = 1
     temperature: float = 0.0
     max_new_tokens: int = 512

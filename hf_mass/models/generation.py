@@ -127,6 +127,8 @@ def complete(
         eos_token_id=sorted(ends),
         disable_compile=True,
     )
+    if stop is not None and tokenizer(stop, add_special_tokens=False)["input_ids"] in [[end] for end in ends]:
+        stop = None  # the end-of-sequence token does it
     with _own_settings_aside(model):
         output = model.generate(
             input_ids=ids,
@@ -140,3 +142,14 @@ def complete(
         end = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
         completions.append(row[: end + 1])
     return completions
+
+
+def tokens_up_to(tokenizer: PreTrainedTokenizerBase, ids: list[int], stop: str) -> int:
+    """Number of tokens up to and including the one that completes `stop`; all where it does not occur."""
+    low, high = 1, len(ids)
+    if stop not in tokenizer.decode(ids):
+        return high
+    while low < high:  # the shortest beginning that contains it
+        middle = (low + high) // 2
+        low, high = (low, middle) if stop in tokenizer.decode(ids[:middle]) else (middle + 1, high)
+    return low

@@ -46,6 +46,9 @@ from hf_mass.tasks.verifiers import register_verifier
 
 AnswerKind = Literal["word", "letter", "sequence"]
 
+ANSWER_KIND = "answer_kind"
+"""The key of `Task.fields` that says how an answer is found in a generated text."""
+
 BBH_STOP = "\nQ:"
 """Text that ends a generated answer."""
 
@@ -295,7 +298,7 @@ def _queries(file: Path, name: str, demonstrations: int, seed: int) -> list[Task
             verifier="short_answer",
             domain=name,
             id=f"{name}_{number}",
-            fields={"source": "bbh", "file": name, "instruction": spec.instruction, "answer_kind": spec.kind},
+            fields={"source": "bbh", "file": name, "instruction": spec.instruction, ANSWER_KIND: spec.kind},
         )
         for number in rest
     ]

@@ -55,3 +55,18 @@ def fitting_tasks(tasks: Sequence[Task], encoder: TextEncoder) -> list[int]:
             *(len(tasks) - len(kept), len(tasks), room, limits),
         )
     return kept
+
+
+def require_tasks(tasks: Any, name: str) -> list[Task]:
+    """The tasks as a list.
+
+    Raises:
+        DataError: If there are none, or something else is among them.
+    """
+    listed = list(tasks)
+    if not listed or not all(isinstance(task, Task) for task in listed):
+        raise DataError(
+            f"TTTTrainer.{name} must be a non-empty list of hf_mass Tasks, got {type(tasks).__name__} of {len(listed)} "
+            "items. Load them with load_grid_tasks, load_bbh or load_few_shot_file."
+        )
+    return listed

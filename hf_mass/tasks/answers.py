@@ -1,0 +1,122 @@
+"""From the predictions for a task to ranked answers, and from these to metrics, for grids and texts alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from hf_mass.errors import ConfigError
+from hf_mass.tasks.grids import grid_text, parse_grid
+from hf_mass.tasks.task import Task
+from hf_mass.tasks.verifiers import verify_batch
+from hf_mass.tasks.voting import (
+    IDENTITY,
+    Prediction,
+    cell_accuracy,
+    flat_vote,
+    hierarchical_vote,
+    rescore,
+    self_consistency,
+)
+
+VOTES = ("hierarchical", "flat", "self_consistency", "rescore", "first")
+"""Ways to rank answers; "first" takes the predictions without a transformation as they come."""
+
+
+def rank_answers(
+    predictions: Sequence[Prediction],
+    vote: str,
+    within: int = 3,
+    top: int = 2,
+    scores: Mapping[str, Sequence[float]] | None = None,
+) -> list[str]:
+    """The best answers by one of `VOTES`, best first.
+
+    Args:
+        predictions: The predictions for one task.
+        vote: How to rank.
+        within: For "hierarchical": answers that each transformation puts forward.
+        top: Answers to return at most.
+        scores: For "rescore": answer → its log-probabilities under the task's views.
+
+    Raises:
+        ConfigError: If the vote is unknown, or scores are missing.
+    """
+    if vote == "rescore":
+        if scores is None:
+            raise ConfigError("rank_answers: vote='rescore' needs scores. Give the candidates' log-probabilities.")
+        return rescore(scores)[:top]
+    if vote == "first":
+        plain = [p.answer for p in predictions if p.transformation == IDENTITY and p.answer is not None]
+        return list(dict.fromkeys(plain))[:top]
+    votes: dict[str, Callable[[], list[str]]] = {
+        "hierarchical": lambda: hierarchical_vote(predictions, within, top),
+        "flat": lambda: flat_vote(predictions, top),
+        "self_consistency": lambda: self_consistency(predictions, top),
+    }
+    if vote not in votes:
+        raise ConfigError(f"vote is {vote!r}; choose one of {list(VOTES)}.")
+    return votes[vote]()
+
+
+def candidates(predictions: Sequence[Prediction]) -> list[str]:
+    """The distinct answers, as first seen."""
+    return list(dict.fromkeys(p.answer for p in predictions if p.answer is not None))
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """How good the answers to one task with a known answer are.
+
+    Args:
+        pass_1: Whether the first answer is right.
+        pass_2: Whether one of the first two is.
+        oracle: Whether any prediction is right: the best that a vote could reach.
+        cells: Share of the first answer's cells that are right, for grids; None for texts.
+    """
+
+    pass_1: bool
+    pass_2: bool
+    oracle: bool
+    cells: float | None
+
+
+def score_answers(task: Task, answers: Sequence[str], predictions: Sequence[Prediction]) -> TaskScore | None:
+    """Judges ranked answers and the predictions behind them; None for a task whose answer is not known.
+
+    Grids are right if all cells are; texts are judged by the task's verifier.
+
+    Raises:
+        VerifierError: If the task's verifier cannot judge it.
+    """
+    if task.answer is None:
+        return None
+    gold = parse_grid(task.answer)
+    is_grid = gold is not None and grid_text(gold) == task.answer
+    distinct = list(dict.fromkeys([*answers, *candidates(predictions)]))
+    if is_grid:
+        right = {answer: answer == task.answer for answer in distinct}
+    else:
+        rewards = verify_batch([task] * len(distinct), distinct)
+        right = {answer: reward >= 1.0 for answer, reward in zip(distinct, rewards, strict=True)}
+    return TaskScore(
+        pass_1=any(right[answer] for answer in answers[:1]),
+        pass_2=any(right[answer] for answer in answers[:2]),
+        oracle=any(right[p.answer] for p in predictions if p.answer is not None),
+        cells=cell_accuracy(answers[0] if answers else None, task.answer) if is_grid else None,
+    )
+
+
+def mean_scores(scores: Sequence[TaskScore | None]) -> dict[str, float]:
+    """pass@1, pass@2, oracle, and cell accuracy where there are grids, over the tasks with a known answer."""
+    known = [score for score in scores if score is not None]
+    if not known:
+        return {}
+    means = {
+        "pass@1": fmean(score.pass_1 for score in known),
+        "pass@2": fmean(score.pass_2 for score in known),
+        "oracle": fmean(score.oracle for score in known),
+    }
+    cells = [score.cells for score in known if score.cells is not None]
+    return means | ({"cell_accuracy": fmean(cells)} if cells else {})
