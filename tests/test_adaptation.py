@@ -107,6 +107,29 @@ def test_the_demonstration_loss_is_the_marginal(proposed: list[list[str]], micro
     assert tree_error(gradient, {name: leaf.grad for name, leaf in point.items()}) < 1e-9
 
 
+@pytest.mark.parametrize("field", ["demonstration_prompt_template", "inner_template", "solver_template"])
+def test_a_demonstration_is_asked_for_beside_the_others_only(field: str) -> None:
+    """Where prompts show demonstrations; the problem that they may show, too, stays the task's own."""
+    mass, tasks = precise(), [small_task(0, shown=3), small_task(1, shown=1)]
+    plain = {"demonstration_template": "{question} = {answer}", "demonstrations_header": "", "inner_template": None}
+    plain |= {"demonstration_separator": " ", "demonstrations_footer": " > ", "demonstration_prompt_template": None}
+    question = "{problem}" if field == "solver_template" else "write {problem} > {question}"
+    template = f"{{demonstrations}}{question} ="
+    mass.encoder.format = replace(CONVENTIONS_FORMAT, **{**plain, field: template})
+    batch = mass.adapter.demonstration_loss(tasks, [["r1"], ["r2"]]).loss.batch  # type: ignore[attr-defined]
+    rows = zip(batch.input_ids, batch.attention_mask, strict=True)
+    texts = [mass.tokenizer.decode(ids[mask.bool()]) for ids, mask in rows]
+    if field == "solver_template":  # inner prompts that are solver prompts show no demonstrations
+        assert texts[0] == "<bos> i1 = r1 c1"
+        return
+    assert texts == [
+        "<bos> i2 = c2 i3 = c3 > write i4 > i1 = r1 c1",
+        "<bos> i1 = c1 i3 = c3 > write i4 > i2 = r1 c2",
+        "<bos> i1 = c1 i2 = c2 > write i4 > i3 = r1 c3",
+        "<bos> write i4 > i1 = r2 c2",
+    ]
+
+
 def test_the_loss_of_each_task_is_its_own() -> None:
     mass, tasks, proposed = precise(), [small_task(0), small_task(1)], [["r1", "r2"], ["r3"]]
     params = random_point(mass, 2, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hf_mass.errors import ConfigError, DataError
-from hf_mass.tasks.formats import FORMATS, PromptFormat
+from hf_mass.tasks.formats import FORMATS, ParsedSample, PromptFormat, SolutionParts
 from hf_mass.tasks.task import Demonstration, Task
 
 NAMES = sorted(FORMATS)
@@ -27,6 +28,8 @@ LINE = st.text(st.sampled_from("abcxyz 019+-=,"), min_size=1, max_size=20).map(s
 @pytest.mark.parametrize("ask", [PromptFormat.generator_prompt, PromptFormat.solver_prompt])
 def test_braces_of_inserted_text_survive(name: str, ask: Callable[[PromptFormat, Task], str]) -> None:
     task = Task(LATEX, demonstrations=(Demonstration("d1 {answer}", "{question}"), Demonstration("d2", r"\boxed{2}")))
+    if "{problem}" not in FORMATS[name].generator_template and ask is PromptFormat.generator_prompt:
+        task = replace(task, demonstrations=(*task.demonstrations, Demonstration(LATEX, "x")))
     prompt = ask(FORMATS[name], task)
     for text in (LATEX, "d1 {answer}", "{question}", "d2", r"\boxed{2}"):
         assert prompt.count(text) >= 1
@@ -59,7 +62,9 @@ def test_header_separator_and_footer() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_inner_prompt_is_the_solver_prompt_of_the_question_by_default(name: str) -> None:
     task = Task("P", demonstrations=(Demonstration("Q", "A"),))
-    assert FORMATS[name].inner_prompt("q {x}", task) == FORMATS[name].solver_prompt(Task("q {x}"))
+    shown = task if FORMATS[name].inner_template else Task("P")
+    expected = FORMATS[name].solver_prompt(replace(shown, problem="q {x}"))
+    assert FORMATS[name].inner_prompt("q {x}", task) == expected
 
 
 def test_inner_template_and_task_fields() -> None:
@@ -143,15 +148,50 @@ def test_grids_are_read() -> None:
     assert fmt.split_solution("no idea") is None
 
 
+@pytest.mark.parametrize("gap", ["", " "])
+def test_compact_grids_are_written_closely_and_read_in_canonical_form(gap: str) -> None:
+    fmt = FORMATS["compact_grid"]
+    a, b, c, d = (text.replace(" ", gap) for text in ("0 1\n2 3", "4 5\n6 7", "1 1 1", "2 2 2"))
+    task = Task(a, (Demonstration(b, a), Demonstration(c, d)), answer=d)
+    shown = "45\n67>01\n23;111>222;"
+    assert fmt.generator_prompt(task) == shown
+    assert fmt.solver_prompt(task) == f"{shown}01\n23>"
+    assert fmt.inner_prompt(b, task) == fmt.demonstration_prompt(b, task) == f"{shown}45\n67>"
+    assert fmt.compose_solution("", a) == "01\n23"
+    assert fmt.parse_sample("01\n23>111;") == ParsedSample("0 1\n2 3", "1 1 1")
+    assert fmt.split_solution("01\n23;45>6") == SolutionParts("", "0 1\n2 3")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("01\n2>111", "no_match"),
+        ("01>11\n1", "no_match"),
+        ("01>1>1", "no_match"),
+        ("01;1", "no_match"),
+        (">1", "no_question"),
+        ("01>;", "no_answer"),
+        ("", "empty"),
+    ],
+)
+def test_compact_text_that_shows_no_two_grids_is_no_sample(text: str, reason: str) -> None:
+    fmt = FORMATS["compact_grid"]
+    assert fmt.parse_sample(text).reason == reason
+    assert fmt.split_solution("01\n2") is None and fmt.split_solution("01>2") is None
+
+
 @pytest.mark.parametrize("name", NAMES)
 @given(question=LINE, answer=LINE)
 def test_what_the_prompt_asks_for_is_what_is_read(name: str, question: str, answer: str) -> None:
     # Grids hold digits only.
-    if name == "grid":
+    if "grid" in name:
         question, answer = ("".join(c for c in text if c in "019 ").strip() for text in (question, answer))
         assume(question and answer)
         text = f"{question}\nOutput:\n{answer}"
-    else:
+    if name == "compact_grid":
+        text = f"{question.replace(' ', '')}>{answer.replace(' ', '')};"
+        question, answer = (" ".join(text.replace(" ", "")) for text in (question, answer))
+    elif name != "grid":
         text = f"{question}\nAnswer: {answer}"
     sample = FORMATS[name].parse_sample(text)
     assert (sample.question, sample.answer, sample.reason) == (question, answer, None)
@@ -261,6 +301,7 @@ def test_json_round_trip(name: str) -> None:
         ("solution_pattern", "(?P<answer>", "no regular expression"),
         ("solution_format", "{rationale}", r"lacks the placeholder \{answer\}"),
         ("solution_format", "{answer}{x}", r"unknown placeholder \{x\}"),
+        ("grid_form", "dense", "choose one of"),
     ],
 )
 def test_bad_settings_name_the_field(field: str, value: Any, message: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from peft import PeftModel
@@ -200,7 +200,8 @@ class Adapter:
 
         A solution may state a derivation r before its answer, and a demonstration shows the answer only. U are
         candidate derivations, such as those that the task's own samples propose: a demonstration counts as explained
-        as far as any of them leads to it. With U = {""} this is the plain loss on the answers.
+        as far as any of them leads to it. With U = {""} this is the plain loss on the answers. Where a prompt shows
+        the task's demonstrations, that of x_j shows all but the j-th.
 
         Args:
             tasks: N tasks.
@@ -219,8 +220,9 @@ class Adapter:
                     f"Task {task.id!r} has no demonstrations to attribute samples to. Use weigh_by='scorer' or "
                     "'uniform' for such tasks."
                 )
-            for shown in task.demonstrations:
-                prompt = encoder.prompt_ids(task, encoder.format.demonstration_prompt(shown.question, task))
+            for j, shown in enumerate(task.demonstrations):
+                others = replace(task, demonstrations=task.leave_one_out(j).demonstrations)
+                prompt = encoder.prompt_ids(others, encoder.format.demonstration_prompt(shown.question, others))
                 for derivation in candidates:
                     solution = encoder.format.compose_solution(derivation, shown.answer)
                     rows.append(Row(n, prompt, encoder.answer_ids(solution, end=False)))

@@ -105,7 +105,7 @@ class TextEncoder:
 
     def answer_ids(self, answer: str, end: bool = True) -> list[int]:
         """Token ids of an answer, with the end-of-sequence token behind it where it `end`s."""
-        ids = self._plain_ids(answer, False)
+        ids = self._plain_ids(self.format.written(answer), False)
         return [*ids, self.tokenizer.eos_token_id] if end else list(ids)
 
     def batch(self, rows: Sequence[Row], device: torch.device | str) -> TokenBatch:
