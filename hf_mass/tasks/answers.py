@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+import hf_mass.tasks.bbh  # noqa: F401 - makes its verifier known
 from hf_mass.errors import ConfigError
 from hf_mass.tasks.grids import grid_text, parse_grid
 from hf_mass.tasks.task import Task
