@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from transformers import SchedulerType
+from transformers.trainer_utils import SaveStrategy
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import GRPOConfig
 
@@ -69,11 +71,15 @@ class TTTConfig(GRPOConfig):
     learning_rate: float = field(default=5e-5, metadata={"help": "Highest learning rate of one task's training."})
     num_train_epochs: float = field(default=2.0, metadata={"help": "Passes over one task's examples."})
     per_device_train_batch_size: int = field(default=2, metadata={"help": "Examples of one step of one task."})
-    lr_scheduler_type: Any = field(default="cosine", metadata={"help": "'cosine', 'linear' or 'constant'."})
+    lr_scheduler_type: SchedulerType | str = field(
+        default="cosine", metadata={"help": "'cosine', 'linear' or 'constant'."}
+    )
     num_generations: int | None = field(default=8, metadata={"help": "Answers of one GRPO group; not used by 'sft'."})
     num_generations_eval: int | None = field(default=1, metadata={"help": "Not used."})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "As in TRL."})
-    save_strategy: Any = field(default="no", metadata={"help": "Each finished task is saved, steps are not."})
+    save_strategy: SaveStrategy | str = field(
+        default="no", metadata={"help": "Each finished task is saved, steps are not."}
+    )
     log_completions: bool = field(default=False, metadata={"help": "As in TRL."})
     objective: str = field(default="sft", metadata={"help": "'sft' or 'grpo'."})
     ttt_reward: str = field(default="exact_match", metadata={"help": "'exact_match' or 'majority'."})
@@ -169,11 +175,11 @@ class TTTConfig(GRPOConfig):
 
     def result_settings(self) -> dict[str, Any]:
         """The settings that results depend on, as JSON values: a run may be resumed with the same ones only."""
-        own = set(TTTConfig.__annotations__) - _WITHOUT_EFFECT
+        own = set(TTTConfig.__annotations__) - _WITHOUT_EFFECT - (_GRPO_ONLY if self.objective == "sft" else set())
         names = {*own, *("seed", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")}
         names |= {"max_grad_norm", "max_completion_length"}
         if self.objective == "grpo":
-            names |= {"max_steps", "beta", "temperature", "top_p", "top_k", "scale_rewards", "loss_type"}
+            names |= _OF_TRL
         values = {name: getattr(self, name) for name in sorted(names)}
         return json.loads(json.dumps(values, default=lambda value: getattr(value, "value", str(value))))
 
@@ -195,7 +201,7 @@ class TTTConfig(GRPOConfig):
             learning_rate=self.learning_rate,
             betas=(self.adam_beta1, self.adam_beta2),
             epsilon=self.adam_epsilon,
-            epochs=max(1, int(self.num_train_epochs)),
+            epochs=int(self.num_train_epochs) if self.objective == "sft" else 1,
             batch_size=self.per_device_train_batch_size,
             lr_scheduler_type=scheduler if self.objective == "sft" else "constant",
             warmup_ratio=self.warmup_steps if self.objective == "sft" else 0.0,
@@ -233,6 +239,11 @@ class TTTConfig(GRPOConfig):
 
 _WITHOUT_EFFECT = {"tasks_per_pass", "predict_batch_size", "keep_adapters", "num_generations_eval", "save_strategy"}
 _WITHOUT_EFFECT |= {"gradient_checkpointing", "log_completions"}
+_GRPO_ONLY = {"ttt_reward", "num_generations"}
+# What TRL's loop depends on beside the settings above.
+_OF_TRL = {"max_steps", "beta", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "scale_rewards"}
+_OF_TRL |= {"loss_type", "epsilon", "epsilon_high", "num_iterations", "steps_per_generation", "shuffle_dataset"}
+_OF_TRL |= {"gradient_accumulation_steps", "optim", "bf16", "fp16"}
 
 _TEXT: dict[str, Any] = {"transformations": ["none"], "colour_permutations": 0, "predict_transformations": ["none"]}
 

@@ -1,0 +1,318 @@
+"""Settings of test-time training: the papers' values, what reaches the engine, and what is refused with which words."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import HfArgumentParser
+from trl import GRPOConfig
+
+from hf_mass.errors import ConfigError
+from hf_mass.models.few_shot_config import FitConfig, PredictConfig
+from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS
+from hf_mass.tasks.leave_one_out import DataConfig, training_examples
+from hf_mass.tasks.task import Demonstration, Task
+from hf_mass.tasks.transformations import GEOMETRIC, INFERENCE, FlipRows, Identity, Rotate
+from hf_mass.trainers.ttt_config import TTT_PRESETS, TTTConfig
+
+
+def config(**changes: Any) -> TTTConfig:
+    return TTTConfig(**{"output_dir": "unused", "use_cpu": True, "report_to": "none", **changes})
+
+
+def preset(name: str, **changes: Any) -> TTTConfig:
+    return TTTConfig.preset(name, output_dir="unused", use_cpu=True, **changes)
+
+
+# -- presets -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args", [config(), preset("arc")], ids=["defaults", "preset"])
+def test_the_defaults_are_the_papers_for_arc(args: TTTConfig) -> None:
+    fit = args.fit_config()
+    assert (fit.lora_rank, fit.lora_alpha, fit.target_modules) == (128, 16, "all-linear")
+    assert (fit.learning_rate, fit.epochs, fit.batch_size, fit.lr_scheduler_type) == (5e-5, 2, 2, "cosine")
+    assert (fit.warmup_ratio, fit.weight_decay, fit.loss_on) == (0.0, 0.0, "demonstrations")
+    assert fit.data.limit == 250 and fit.data.leave_two_out and not fit.data.direct
+    assert fit.data.transformations == GEOMETRIC and fit.data.colour_permutations == 1
+    predict = args.predict_config()
+    assert (predict.transformations, predict.permutations) == (INFERENCE, 2)
+    assert (predict.temperature, predict.samples) == (0.0, 1)
+    assert (args.vote, args.vote_within, args.objective, args.adapters) == ("hierarchical", 3, "sft", "per_task")
+
+
+def test_the_preset_of_big_bench_hard_makes_forty_sequences_of_ten_demonstrations() -> None:
+    args = preset("bbh")
+    fit = args.fit_config()
+    assert (fit.lora_rank, fit.lora_alpha, fit.learning_rate) == (64, 64, 1e-4)
+    assert (fit.epochs, fit.batch_size, fit.format) == (1, 5, FEW_SHOT_FORMATS["questions"])
+    shown = tuple(Demonstration(f"question {n}", f"answer {n}") for n in range(10))
+    examples = training_examples(Task("query", shown, id="bbh"), fit.data)
+    assert len(examples) == 40 and all(len(example.demonstrations) == 9 for example in examples)
+    assert {example.query for example in examples} == set(shown)
+    predict = args.predict_config()
+    assert (predict.transformations, predict.permutations, predict.max_new_tokens) == ((Identity(),), 1, 50)
+    assert args.vote == "flat"
+
+
+@pytest.mark.parametrize("name", sorted(TTT_PRESETS))
+def test_presets_are_valid_and_can_be_changed(name: str) -> None:
+    args = preset(name, lora_r=3, seed=7)
+    assert (args.lora_r, args.seed, args.fit_config().lora_rank) == (3, 7, 3)
+    for setting, value in TTT_PRESETS[name].items():
+        if setting != "lora_r":
+            assert getattr(args, setting) == value, setting
+
+
+def test_a_preset_of_texts_makes_examples_of_texts() -> None:
+    task = Task("c?", (Demonstration("a?", "a"), Demonstration("b?", "b"), Demonstration("d?", "d")), id="text")
+    examples = training_examples(task, preset("text").fit_config().data)
+    assert {example.query.answer for example in examples} == {"a", "b", "d"}
+
+
+# -- what reaches the engine -------------------------------------------------------------------------------------------
+
+
+def test_every_setting_reaches_training() -> None:
+    args = config(
+        lora_r=3,
+        lora_alpha=5,
+        lora_target_modules=["q_proj", "up_proj"],
+        learning_rate=0.25,
+        num_train_epochs=7,
+        per_device_train_batch_size=6,
+        lr_scheduler_type="linear",
+        warmup_steps=0.25,
+        weight_decay=0.125,
+        adam_beta1=0.5,
+        adam_beta2=0.75,
+        adam_epsilon=1e-3,
+        max_grad_norm=2.0,
+        loss_on="all",
+        few_shot_format="compact",
+        leave_two_out=False,
+        direct=True,
+        permutations=4,
+        transformations=["flip rows", "rotate 90"],
+        colour_permutations=2,
+        keep_background=False,
+        max_examples=9,
+        max_grid_side=8,
+        max_length=77,
+        single_demonstration="refuse",
+    )
+    data = DataConfig(False, True, 4, (FlipRows(), Rotate(1)), 2, False, 9, 8, 77, "refuse")
+    rates = {"learning_rate": 0.25, "betas": (0.5, 0.75), "epsilon": 1e-3, "weight_decay": 0.125, "max_grad_norm": 2.0}
+    expected = FitConfig(
+        *(3, 5, ("q_proj", "up_proj")),
+        **rates,
+        epochs=7,
+        batch_size=6,
+        lr_scheduler_type="linear",
+        warmup_ratio=0.25,
+        loss_on="all",
+        data=data,
+        format=FEW_SHOT_FORMATS["compact"],
+    )
+    assert args.fit_config() == expected
+    different = {f.name for f in fields(FitConfig) if getattr(expected, f.name) != getattr(FitConfig(), f.name)}
+    assert different == {f.name for f in fields(FitConfig)}  # no setting was left at its default, so none can be lost
+
+
+def test_every_setting_reaches_prediction() -> None:
+    args = config(
+        predict_transformations=["rotate 90"],
+        predict_permutations=3,
+        predict_recolour=True,
+        keep_background=False,
+        predict_samples=4,
+        predict_temperature=0.5,
+        max_completion_length=33,
+        predict_batch_size=11,
+    )
+    expected = PredictConfig((Rotate(1),), 3, True, False, 4, 0.5, 33, 11)
+    assert args.predict_config() == expected
+    defaults = PredictConfig()
+    assert all(getattr(expected, f.name) != getattr(defaults, f.name) for f in fields(PredictConfig))
+
+
+def test_no_limit_and_no_transformation_can_be_asked_for() -> None:
+    assert config(max_grad_norm=0.0).fit_config().max_grad_norm is None
+    for names in ([], ["none"]):
+        assert config(transformations=names, colour_permutations=0).fit_config().data.transformations == ()
+
+
+def test_chat_formats_keep_everything_but_the_flag() -> None:
+    plain, chat = config(few_shot_format="arc").format, config(few_shot_format="arc", chat=True).format
+    assert plain == FEW_SHOT_FORMATS["arc"] and chat.chat and chat.stop is None
+    assert (chat.instruction, chat.grid_form) == (plain.instruction, plain.grid_form)
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"objective": "dpo"}, r"TTTConfig\.objective is 'dpo'; choose one of \['sft', 'grpo'\]"),
+    ({"ttt_reward": "length"}, r"TTTConfig\.ttt_reward is 'length'; choose one of \['exact_match', 'majority'\]"),
+    ({"adapters": "none"}, r"TTTConfig\.adapters is 'none'; choose one of \['per_task', 'shared'\]"),
+    ({"vote": "mean"}, r"TTTConfig\.vote is 'mean'; choose one of \['hierarchical', 'flat', .*'first'\]"),
+    ({"few_shot_format": "xml"}, r"TTTConfig\.few_shot_format is 'xml'; choose one of \['arc', 'compact', .*\]"),
+    ({"tasks_per_pass": 0}, r"TTTConfig\.tasks_per_pass is 0; it must be at least 1"),
+    ({"vote_within": 0}, r"TTTConfig\.vote_within is 0; it must be at least 1"),
+    ({"num_generations": 1}, r"TTTConfig\.num_generations is 1; a GRPO group has at least 2"),
+    ({"num_generations": None}, r"TTTConfig\.num_generations is None; a GRPO group has at least 2"),
+    ({"max_completion_length": 0}, r"TTTConfig\.max_completion_length is 0; choose at least 1"),
+    ({"max_completion_length": None}, r"TTTConfig\.max_completion_length is None; choose at least 1"),
+    ({"num_train_epochs": 1.5}, r"TTTConfig\.num_train_epochs is 1\.5; objective='sft' takes whole passes"),
+    ({"warmup_steps": 10}, r"TTTConfig\.warmup_steps is 10; objective='sft' takes a share of the steps in \[0, 1\)"),
+    ({"gradient_accumulation_steps": 2}, r"TTTConfig\.gradient_accumulation_steps is 2.*per_device_train_batch_size"),
+    ({"max_steps": 5}, r"TTTConfig\.max_steps is 5; objective='sft' counts num_train_epochs over max_examples"),
+    ({"lora_r": 0}, r"lora_rank is 0; choose at least 1"),
+    ({"num_train_epochs": 0}, r"epochs is 0; choose at least 1"),
+    ({"loss_on": "inputs"}, r"loss_on is 'inputs'; choose one of \['query', 'demonstrations', 'outputs', 'all'\]"),
+    ({"lr_scheduler_type": "polynomial"}, r"lr_scheduler_type is 'polynomial'; choose one of"),
+    ({"learning_rate": -1.0}, r"learning_rate is -1\.0"),
+    ({"transformations": ["spin"]}, r"transformations: 'spin' is unknown\. Known sets"),
+    ({"predict_transformations": []}, r"transformations: got \[\], which names none"),
+    ({"permutations": 0}, r"permutations must be a whole number of at least 1, got 0"),
+    ({"single_demonstration": "skip"}, r"single must be 'direct' or 'refuse', got 'skip'"),
+    ({"predict_permutations": 0}, r"permutations is 0; choose at least 1"),
+    ({"predict_samples": 2}, r"samples is 2 at temperature 0.*Set a temperature"),
+    ({"predict_temperature": -0.5}, r"temperature is -0\.5; choose a finite number, 0 or more"),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), REFUSED, ids=[next(iter(c)) + str(n) for n, (c, _) in enumerate(REFUSED)]
+)
+def test_wrong_settings_are_refused_by_name_value_and_cure(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(**changes)
+
+
+def test_unknown_presets_and_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"preset 'mnist' is unknown; choose one of \['arc', 'bbh'"):
+        TTTConfig.preset("mnist")
+    with pytest.raises(ConfigError, match=r"TTTConfig has no setting 'rank'"):
+        TTTConfig.preset("arc", rank=3)
+
+
+def test_what_only_sft_refuses_is_taken_for_reinforcement_learning() -> None:
+    args = config(
+        objective="grpo", num_train_epochs=1.5, warmup_steps=10, max_steps=5, lr_scheduler_type="constant_with_warmup"
+    )
+    assert (args.num_train_epochs, args.warmup_steps, args.max_steps) == (1.5, 10, 5)
+
+
+# -- TRL and transformers ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("batch", "group"), [(1, 8), (2, 8), (3, 8), (5, 4), (7, 2), (8, 8), (12, 8), (16, 8)])
+@pytest.mark.parametrize("objective", ["sft", "grpo"])
+def test_any_batch_size_makes_whole_groups(batch: int, group: int, objective: str) -> None:
+    args = config(per_device_train_batch_size=batch, num_generations=group, objective=objective)
+    assert args.generation_batch_size is not None and args.generation_batch_size % group == 0
+    assert args.generation_batch_size == batch * args.steps_per_generation
+    smallest = next(n for n in range(1, group + 1) if batch * n % group == 0)
+    assert args.steps_per_generation == smallest
+
+
+def test_own_numbers_of_generation_steps_are_kept() -> None:
+    assert config(objective="grpo", num_generations=4, steps_per_generation=6).generation_batch_size == 12
+    assert config(objective="grpo", num_generations=4, generation_batch_size=8).steps_per_generation == 4
+
+
+def test_a_machine_without_an_accelerator_needs_no_more_than_use_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_mass.trainers.ttt_config.is_torch_bf16_gpu_available", lambda: False)
+    args = TTTConfig(output_dir="unused", use_cpu=True)
+    assert args.bf16 is False and args.device.type == "cpu"
+    assert config(bf16=True).bf16 is True  # asked for
+
+
+def test_settings_can_be_given_on_a_command_line() -> None:
+    line = [
+        "--output_dir",
+        "x",
+        "--use_cpu",
+        "True",
+        "--objective",
+        "grpo",
+        "--lora_target_modules",
+        "q_proj",
+        "v_proj",
+    ]
+    (args,) = HfArgumentParser(TTTConfig).parse_args_into_dataclasses([*line, "--transformations", "none"])
+    assert (args.objective, args.lora_target_modules, args.transformations) == ("grpo", ["q_proj", "v_proj"], ["none"])
+
+
+def test_lists_are_not_shared_between_configs() -> None:
+    first, second = config(), config()
+    first.transformations.append("transpose")
+    assert second.transformations == ["geometric"]
+
+
+# -- resuming ----------------------------------------------------------------------------------------------------------
+
+WITHOUT_EFFECT: dict[str, Any] = {
+    "output_dir": "elsewhere",
+    "tasks_per_pass": 3,
+    "predict_batch_size": 5,
+    "keep_adapters": True,
+    "gradient_checkpointing": True,
+    "log_completions": True,
+    "logging_steps": 3,
+    "disable_tqdm": True,
+    "num_generations": 4,
+    "ttt_reward": "majority",
+}
+WITH_EFFECT: dict[str, Any] = {
+    "seed": 1,
+    "lora_r": 4,
+    "learning_rate": 1e-3,
+    "max_examples": 3,
+    "transformations": ["none"],
+    "vote": "flat",
+    "predict_permutations": 1,
+    "max_completion_length": 9,
+    "weight_decay": 0.5,
+    "chat": True,
+    "adapters": "shared",
+    "lr_scheduler_type": "constant",
+}
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_EFFECT))
+def test_settings_without_effect_on_results_do_not_count(name: str) -> None:
+    assert config(**{name: WITHOUT_EFFECT[name]}).result_settings() == config().result_settings()
+
+
+@pytest.mark.parametrize("name", sorted(WITH_EFFECT))
+def test_settings_with_an_effect_on_results_count_by_their_name(name: str) -> None:
+    one, other = config(**{name: WITH_EFFECT[name]}).result_settings(), config().result_settings()
+    assert {key for key in one if one[key] != other[key]} == {name}
+
+
+@pytest.mark.parametrize("name", ["temperature", "beta", "num_generations", "ttt_reward", "num_iterations", "epsilon"])
+def test_settings_of_trls_loop_count_where_it_is_used(name: str) -> None:
+    value = {"num_generations": 4, "ttt_reward": "majority", "num_iterations": 2}.get(name, 0.5)
+    shared = {"objective": "grpo", "per_device_train_batch_size": 8, "steps_per_generation": 1}
+    one, other = (config(**{**shared, **change}).result_settings() for change in ({name: value}, {}))
+    assert {key for key in one if one[key] != other[key]} == {name}
+    assert name not in config().result_settings()
+
+
+def test_settings_that_results_depend_on_are_json_and_survive_a_file(tmp_path: Path) -> None:
+    for objective in ("sft", "grpo"):
+        values = config(objective=objective, lora_target_modules=["q_proj"]).result_settings()
+        path = tmp_path / "settings.json"
+        path.write_text(json.dumps(values))
+        assert json.loads(path.read_text()) == values and values["lr_scheduler_type"] == "cosine"
+
+
+def test_every_setting_of_its_own_either_counts_or_is_known_not_to() -> None:
+    own = {f.name for f in fields(TTTConfig)} - {f.name for f in fields(GRPOConfig)}
+    counted = set(config(objective="grpo").result_settings())
+    assert own - counted == {"tasks_per_pass", "predict_batch_size", "keep_adapters"}
