@@ -209,12 +209,13 @@ class FewShotAdapter:
         found: list[list[Prediction]] = [[] for _ in tasks]
         texts: dict[int, str] = {}
         prompts = [self.encoder.prompt(view.task) for view in views]
-        fitting = [n for n, prompt in enumerate(prompts) if self.context is None or len(prompt) < self.context]
-        owners, lengths = [views[n].owner for n in fitting], [len(prompts[n]) for n in fitting]
-        for rows, params, row_task in self._passes(owners, lengths, records):
-            part = [fitting[r] for r in rows]
-            answers = self._answers([prompts[n] for n in part], [views[n].seed for n in part], params, row_task)
-            texts.update(zip(part, answers, strict=True))
+        for room, fitting in self._by_room(prompts).items():
+            owners, lengths = [views[n].owner for n in fitting], [len(prompts[n]) for n in fitting]
+            for rows, params, row_task in self._passes(owners, lengths, records):
+                part = [fitting[r] for r in rows]
+                seeds = [views[n].seed for n in part]
+                answers = self._answers([prompts[n] for n in part], seeds, room, params, row_task)
+                texts.update(zip(part, answers, strict=True))
         for number, view in enumerate(views):
             found[view.owner].append(view.read(self.encoder.format, texts.get(number, "")))
         return found
@@ -253,6 +254,14 @@ class FewShotAdapter:
             found[n].setdefault(answer, []).append(values[number])
         return found
 
+    def _by_room(self, prompts: Sequence[list[int]]) -> dict[int, list[int]]:
+        """Longest answer → prompts that have room for it: one near the context's end must not cut the others' short."""
+        found: dict[int, list[int]] = {}
+        for number, prompt in enumerate(prompts):
+            left = [] if self.context is None else [self.context - len(prompt)]
+            found.setdefault(min([self.predict_config.max_new_tokens, *left]), []).append(number)
+        return {room: numbers for room, numbers in found.items() if room > 0}
+
     def _passes(
         self, owners: Sequence[int], lengths: Sequence[int], records: Sequence[FitRecord] | None
     ) -> Iterator[tuple[list[int], Tree | None, list[int]]]:
@@ -279,10 +288,9 @@ class FewShotAdapter:
                     yield part, stacked, [order[id(adapters[r])] for r in part]
 
     def _answers(
-        self, prompts: list[list[int]], seeds: list[int], params: Tree | None, row_task: list[int]
+        self, prompts: list[list[int]], seeds: list[int], room: int, params: Tree | None, row_task: list[int]
     ) -> list[str]:
-        room = [] if self.context is None else [self.context - max(map(len, prompts))]
-        sampling = Sampling(min([self.predict_config.max_new_tokens, *room]), self.predict_config.temperature)
+        sampling = Sampling(room, self.predict_config.temperature)
         arguments = (self.model, self.tokenizer, prompts, sampling, seeds, self.encoder.format.stop)
         with deterministic(self.model):
             if params is None:
@@ -290,8 +298,12 @@ class FewShotAdapter:
             else:
                 with self.lora.applied(params, torch.tensor(row_task, device=self.device)):
                     ids = complete(*arguments)
+        return self.texts(ids)
+
+    def texts(self, completions: Sequence[list[int]]) -> list[str]:
+        """Completions as text, without the token that ends them."""
         ends = set(self.tokenizer.all_special_ids)
-        bodies = [row[:-1] if row and row[-1] in ends else row for row in ids]
+        bodies = [row[:-1] if row and row[-1] in ends else row for row in completions]
         # In a chat the template's own marks are no part of an answer; elsewhere an unknown token must stay visible.
         return [self.tokenizer.decode(row, skip_special_tokens=self.encoder.format.chat) for row in bodies]
 
