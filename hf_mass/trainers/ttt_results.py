@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from hf_mass.core.trees import Tree
 from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.models.storage import write_atomically
 from hf_mass.tasks.answers import TaskScore, score_answers
+from hf_mass.tasks.leave_one_out import INSTRUCTION
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.voting import Prediction
 
@@ -76,6 +78,7 @@ class ResultStore:
 
     def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
         self.folder, self.settings = Path(folder), dict(settings)
+        self._digest = _digest(json.dumps(self.settings, sort_keys=True))
 
     def begin(self, resume: bool) -> None:
         """Start a run, or go on with the one that is there.
@@ -96,20 +99,19 @@ class ResultStore:
                 )
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{RUN_NAME}.tmp")
+        temporary = path.with_name(f".{RUN_NAME}.{os.getpid()}")  # every process of a run writes it
         temporary.write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
         temporary.replace(path)
 
     def place(self, task: Task) -> Path:
         """The folder of a task: its id, and a digest of what it asks."""
-        content = json.dumps([task.id, task.problem, *[[d.question, d.answer] for d in task.demonstrations]])
-        digest = hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
-        return (
-            self.folder / "tasks" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', task.id)[:60].lstrip('.') or 'task'}-{digest}"
-        )
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", task.id)[:60].lstrip(".") or "task"
+        return self.folder / "tasks" / f"{name}-{tasks_digest([task])}"
 
     def load(self, task: Task) -> TaskResult | None:
         """A finished task's result; None if it is not finished.
+
+        One that was trained on but never answered is not, nor is what a run with other settings left here.
 
         Raises:
             CheckpointError: If its folder is damaged.
@@ -120,6 +122,8 @@ class ResultStore:
         values = _read_json(folder / RESULT_NAME)
         if values.pop("format_version", None) != FORMAT_VERSION:
             raise CheckpointError(f"{folder / RESULT_NAME} is of another format version. Remove {folder}, and resume.")
+        if values.pop("settings", None) != self._digest or values.get("predictions") == []:
+            return None
         kept = values.pop("adapter_kept", False)
         if kept:
             require_adapter(folder)
@@ -137,7 +141,7 @@ class ResultStore:
         """Write one task's folder, with its adapter if there are weights; the result, with the adapter's place."""
         folder = self.place(result.task)
         values = {k: v for k, v in asdict(result).items() if k not in ("task", "adapter")}
-        values |= {"format_version": FORMAT_VERSION, "adapter_kept": weights is not None}
+        values |= {"format_version": FORMAT_VERSION, "settings": self._digest, "adapter_kept": weights is not None}
 
         def write(temporary: Path) -> None:
             (temporary / RESULT_NAME).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
@@ -169,12 +173,23 @@ def require_adapter(folder: Path) -> None:
             )
 
 
+def tasks_digest(tasks: Sequence[Task]) -> str:
+    """A digest of what tasks ask, their known answers apart."""
+    shown = [[[d.question, d.answer] for d in task.demonstrations] for task in tasks]
+    asked = [[task.id, task.problem, task.fields.get(INSTRUCTION, "")] for task in tasks]
+    return _digest(json.dumps([asked, shown]))
+
+
 def weights_digest(tree: Tree) -> str:
     """A digest of matrices: equal ones have the same."""
     digest = hashlib.blake2b(digest_size=8)
     for name in sorted(tree):
         digest.update(name.encode() + tree[name].detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

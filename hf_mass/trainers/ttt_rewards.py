@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from accelerate.utils import gather_object
 
@@ -90,14 +89,14 @@ def _prompt(few_shot: FewShotAdapter, view: View, gold: str | None) -> Reinforce
 
 
 def ttt_reward(
-    prompts: Sequence[ReinforcedPrompt], few_shot: FewShotAdapter, completions: Sequence[Any], numbers: Sequence[int]
+    prompts: Sequence[ReinforcedPrompt], few_shot: FewShotAdapter, completions: Sequence[str], numbers: Sequence[int]
 ) -> list[float]:
     """Rewards of this process's completions, each to the prompt of that number.
 
     The majority is that of all processes' completions of a prompt; of equally frequent answers the first one. A
     completion that cannot be read earns nothing and has no vote.
     """
-    read = [prompts[n].read(str(text), few_shot) for n, text in zip(numbers, completions, strict=True)]
+    read = [prompts[n].read(text, few_shot) for n, text in zip(numbers, completions, strict=True)]
     votes: dict[int, Counter[str]] = {}
     for n, answer in gather_object(list(zip(numbers, read, strict=True))):
         if answer is not None:

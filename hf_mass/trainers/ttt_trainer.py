@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, set_seed
 from datasets import Dataset
 from peft import LoraConfig, PeftConfig, PeftModel
 from tqdm.auto import tqdm
@@ -34,14 +34,18 @@ from hf_mass.errors import CheckpointError, ConfigError, DataError
 from hf_mass.models.binding import clear_target_errors, deterministic
 from hf_mass.models.few_shot import FewShotAdapter, FitRecord
 from hf_mass.models.generation import tokens_up_to
-from hf_mass.tasks.answers import candidates, mean_scores, rank_answers
+from hf_mass.tasks.answers import mean_scores, rank_answers
 from hf_mass.tasks.task import Task
+from hf_mass.tasks.voting import flat_vote
 from hf_mass.trainers.task_data import require_tasks
 from hf_mass.trainers.ttt_config import TTTConfig
-from hf_mass.trainers.ttt_results import ResultStore, TaskResult, weights_digest, write_adapter
+from hf_mass.trainers.ttt_results import ResultStore, TaskResult, tasks_digest, weights_digest, write_adapter
 from hf_mass.trainers.ttt_rewards import ReinforcedPrompt, reinforced_prompts, ttt_reward
 
 logger = logging.getLogger(__name__)
+
+RESCORED = 4
+"""Answers of a task that are scored again, the most frequent ones."""
 
 
 class TTTTrainer(GRPOTrainer):
@@ -126,9 +130,9 @@ class TTTTrainer(GRPOTrainer):
             raise DataError("TTTTrainer.train: there is no train_dataset. Give tasks to the trainer, or call predict.")
         records = self.adapt(self.train_tasks)
         assert isinstance(records, list)
-        store = self._store(adapt=True)
+        store = self._store(True, self.train_tasks)
         store.begin(resume=False)
-        for record in records:
+        for record in records if self.accelerator.is_main_process else []:
             result = TaskResult(record.task, (), (), record.reason, record.examples, record.losses)
             self._save(store, result, record, keep=True)
         return records
@@ -172,11 +176,12 @@ class TTTTrainer(GRPOTrainer):
             if len(records) != len(listed):
                 raise DataError(f"TTTTrainer.predict: {len(records)} records for {len(listed)} tasks; give one each.")
             given = list(records)
-            return self._attempt(listed, lambda part: self._answer(part, [given[listed.index(t)] for t in part]))
-        store = self._store(adapt)
+            return self._attempt(listed, lambda at: self._answer([listed[n] for n in at], [given[n] for n in at]))
+        store = self._store(adapt, listed)
         store.begin(resume)
         found = {n: r for n, t in enumerate(listed) if (r := self._finished(store, t) if resume else None) is not None}
         waiting = [n for n in range(len(listed)) if n not in found]
+        self.accelerator.wait_for_everyone()  # all have looked before the first one saves
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         alone = self.args.objective == "grpo" and adapt  # whose training takes all processes together
         records = self._shared_records(listed) if adapt and self.args.adapters == "shared" and waiting else None
@@ -259,8 +264,8 @@ class TTTTrainer(GRPOTrainer):
         """Adapt, answer and save."""
         kept: dict[int, FitRecord] = {}
 
-        def work(part: list[Task]) -> list[TaskResult]:
-            places = [tasks.index(task) for task in part]
+        def work(places: list[int]) -> list[TaskResult]:
+            part = [tasks[place] for place in places]
             if fixed is not None:
                 records = [fixed[place] for place in places]
             else:
@@ -277,17 +282,21 @@ class TTTTrainer(GRPOTrainer):
             results = [self._save(store, r, kept.get(n), keep) for n, r in enumerate(results)]
         return results
 
-    def _attempt(self, tasks: list[Task], work: Callable[[list[Task]], list[TaskResult]]) -> list[TaskResult]:
-        """Do it for all, and where that fails one by one, so that a task's failure stays its own."""
+    def _attempt(
+        self, tasks: list[Task], work: Callable[[list[int]], list[TaskResult]], places: list[int] | None = None
+    ) -> list[TaskResult]:
+        """Do it for all places, and where that fails one by one, so that a task's failure stays its own."""
+        places = list(range(len(tasks))) if places is None else places
         try:
-            return work(tasks)
+            return work(places)
         except ConfigError:
             raise
         except Exception as error:  # whatever it is, the other tasks go on, and the reason is kept
-            if len(tasks) == 1:
-                logger.warning("Task %r failed.", tasks[0].id, exc_info=True)
-                return [TaskResult(tasks[0], reason=f"{type(error).__name__}: {error}")]
-        return [result for task in tasks for result in self._attempt([task], work)]
+            if len(places) == 1:
+                task = tasks[places[0]]
+                logger.warning("Task %r failed.", task.id, exc_info=True)
+                return [TaskResult(task, reason=f"{type(error).__name__}: {error}")]
+        return [result for place in places for result in self._attempt(tasks, work, [place])]
 
     def _answer(self, tasks: list[Task], records: Sequence[FitRecord]) -> list[TaskResult]:
         config, reasons = self.args, [record.reason for record in records]
@@ -299,7 +308,9 @@ class TTTTrainer(GRPOTrainer):
         predictions = self.few_shot.predict(tasks, records, config.seed)
         scores: list[dict[str, list[float]] | None] = [None] * len(tasks)
         if config.vote == "rescore":
-            scores = list(self.few_shot.score(tasks, [candidates(p) for p in predictions], records, config.seed))
+            scores = list(
+                self.few_shot.score(tasks, [flat_vote(p, RESCORED) for p in predictions], records, config.seed)
+            )
         return [
             TaskResult(
                 task,
@@ -322,13 +333,14 @@ class TTTTrainer(GRPOTrainer):
         weights = self.few_shot.lora.state_dict(params, 0) if keep and params is not None else None
         return store.save(result, weights, self._peft_config())
 
-    def _store(self, adapt: bool) -> ResultStore:
-        """Where results go, with what they depend on: settings, seed, base and starting adapter."""
+    def _store(self, adapt: bool, tasks: Sequence[Task]) -> ResultStore:
+        """Where results go, with what they depend on: settings, seed, base, starting adapter, tasks that share one."""
         settings = {
             **self.args.result_settings(),
             "adapt": adapt,
             "base": str(self.model.get_base_model().config.name_or_path),
             "start": weights_digest(self._start),
+            "tasks": tasks_digest(tasks) if adapt and self.args.adapters == "shared" else None,
         }
         return ResultStore(str(self.args.output_dir), settings)
 
@@ -360,6 +372,7 @@ class TTTTrainer(GRPOTrainer):
         self.train_dataset = Dataset.from_dict({"prompt": texts, "prompt_index": list(range(len(texts)))})
         self.optimizer = self.lr_scheduler = None
         self._step, self._buffered_inputs = 0, None
+        set_seed(self.args.seed, device_specific=True)  # as TRL does once, so that tasks end as they would alone
         try:
             super().train()
             trained = tree_map(torch.clone, self.few_shot.lora.start(1))
@@ -369,8 +382,8 @@ class TTTTrainer(GRPOTrainer):
             self.model.zero_grad()
         return trained, rewards
 
-    def _ttt_reward(self, completions: list[Any], prompt_index: list[int], **kwargs: Any) -> list[float]:
-        return ttt_reward(self._prompts, self.few_shot, completions, prompt_index)
+    def _ttt_reward(self, completion_ids: list[list[int]], prompt_index: list[int], **kwargs: Any) -> list[float]:
+        return ttt_reward(self._prompts, self.few_shot, self.few_shot.texts(completion_ids), prompt_index)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Token ids as the engine makes them, so that training and answering see the same prompt."""

@@ -1,0 +1,355 @@
+"""`TTTTrainer` with leave-one-out training: adapting, answering, evaluating, and what may go wrong with one task."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from model_fixtures import byte_tokenizer, equal_trees, largest_difference, snapshot
+from peft import LoraConfig, PeftModel
+from transformers import TrainerCallback
+from ttt_fixtures import guessing_base, make_trainer, start_adapter, strip_task
+
+from hf_mass.errors import ConfigError, DataError
+from hf_mass.models.few_shot import FitRecord
+from hf_mass.tasks.task import Task
+from hf_mass.tasks.voting import Prediction
+from hf_mass.trainers.ttt_trainer import TTTTrainer
+
+FOUR, FIVE = strip_task("four", "444"), strip_task("five", "555")
+# What can be trained on beside what cannot.
+SINGLE = strip_task("single", "4", ("1 0",))
+RAGGED = strip_task("ragged", "44", ("1 0", "1 0\n2"))
+
+
+def outcome(results: Sequence[Any]) -> list[Any]:
+    """Results apart from the time that they took."""
+    return [replace(result, seconds=0.0) for result in results]
+
+
+def log_probs(model: Any, text: str) -> torch.Tensor:
+    """Of every next token after each byte of a text."""
+    ids = [1, *byte_tokenizer()(text, add_special_tokens=False)["input_ids"]]
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+
+
+# -- adapting ----------------------------------------------------------------------------------------------------------
+
+
+def test_each_task_is_answered_by_its_own_adapter(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    tasks = [FOUR, FIVE]
+    before = trainer.predict(tasks, adapt=False)
+    assert before[0].answer != "4" or before[1].answer != "5"  # the base cannot tell
+    after = trainer.predict(tasks)
+    assert [r.answers for r in after] == [("4",), ("5",)] and [r.task for r in after] == tasks
+    assert all(r.reason is None and r.examples == 3 and len(r.losses) == 4 and r.seconds > 0 for r in after)
+    assert all(r.losses[-1] < r.losses[0] for r in after)
+    assert [r.predictions for r in after] == [(Prediction("4"),), (Prediction("5"),)]
+    assert all(r.losses == () and r.examples == 0 and r.reason is None for r in before)
+
+
+def test_one_task_gives_one_record_and_a_list_a_list(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    one = trainer.adapt(FOUR)
+    listed = trainer.adapt([FOUR])
+    assert isinstance(one, FitRecord) and isinstance(listed, list) and len(listed) == 1
+    assert equal_trees(one.params, listed[0].params)
+
+
+def test_one_adapter_for_all_tasks(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, adapters="shared", tasks_per_pass=1)
+    first, second = trainer.adapt([FOUR, FIVE])
+    assert first.params is second.params and first.losses == second.losses
+    alone = make_trainer(tmp_path).adapt(FOUR)
+    assert isinstance(alone, FitRecord) and not equal_trees(first.params, alone.params)
+    by_hand = trainer.few_shot.predict([FOUR, FIVE], [first, second], trainer.args.seed)
+    assert [list(r.predictions) for r in trainer.predict([FOUR, FIVE])] == by_hand
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_the_model_is_bit_for_bit_what_it_was(tmp_path: Path, given: bool) -> None:
+    trainer = make_trainer(tmp_path, start_adapter() if given else None)
+    before, training = snapshot(trainer.model), trainer.model.training
+    trainer.adapt([FOUR, FIVE])
+    trainer.predict([FOUR, SINGLE], adapt=True)
+    trainer.evaluate([FOUR])
+    after = trainer.model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    assert trainer.model.training == training and trainer.model.active_adapter == "default"
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_each_task_starts_from_the_same_state(tmp_path: Path, given: bool) -> None:
+    """The given adapter, or a fresh one: a task that comes second ends where it ends alone in another trainer."""
+    first, second = (make_trainer(tmp_path, start_adapter() if given else None) for _ in range(2))
+    first.adapt(FOUR)
+    late, alone = first.adapt(FIVE), second.adapt(FIVE)
+    assert isinstance(late, FitRecord) and isinstance(alone, FitRecord)
+    assert equal_trees(late.params, alone.params)
+
+
+def test_a_given_adapter_is_where_training_starts(tmp_path: Path) -> None:
+    model = start_adapter()
+    own = {name: p.detach().clone() for name, p in model.named_parameters() if "lora_" in name}
+    trainer = make_trainer(tmp_path, model, learning_rate=1e-5, lora_r=64)
+    record = trainer.adapt(FOUR)
+    assert isinstance(record, FitRecord) and record.params is not None
+    assert record.params.keys() == own.keys()  # its own rank and targets
+    for name, leaf in record.params.items():
+        assert 0 < float((leaf[0] - own[name]).abs().max()) < 5e-5
+    (unadapted,) = trainer.few_shot.score([FOUR], [["4"]])
+    expected = log_probs(model, "10>4;02>4;33>4;04>4;")
+    ids = byte_tokenizer()("4;")["input_ids"]
+    by_hand = float(expected[-3, ids[0]] + expected[-2, ids[1]])
+    assert unadapted["4"] == pytest.approx([by_hand], abs=1e-4)
+    bare = log_probs(model.get_base_model(), "10>4;02>4;33>4;04>4;")  # PEFT's layers are in place, so still adapted
+    assert torch.allclose(bare, expected)
+    assert not torch.allclose(log_probs(guessing_base(), "10>4;02>4;33>4;04>4;"), expected, atol=1e-2)
+
+
+def test_own_lora_settings_are_used(tmp_path: Path) -> None:
+    lora = LoraConfig(r=3, lora_alpha=6, target_modules=["v_proj"], task_type="CAUSAL_LM")
+    trainer = make_trainer(tmp_path, options={"peft_config": lora})
+    assert {name.split(".lora_")[0].rsplit(".", 1)[1] for name in trainer._start} == {"v_proj"}
+    assert {leaf.shape[1] for name, leaf in trainer._start.items() if "lora_A" in name} == {3}
+    targets = make_trainer(tmp_path, lora_target_modules=["up_proj"])._start
+    assert {name.split(".lora_")[0].rsplit(".", 1)[1] for name in targets} == {"up_proj"}
+    with pytest.raises(ConfigError, match=r"TTTConfig\.lora_target_modules.*'nowhere'"):
+        make_trainer(tmp_path, lora_target_modules=["nowhere"])
+
+
+# -- answering ---------------------------------------------------------------------------------------------------------
+
+
+def test_passes_do_not_change_results_and_equal_demonstrations_are_trained_on_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [FOUR, FIVE, strip_task("four-2", "444", query="3 0"), strip_task("text", "454")]
+    passes: list[list[str]] = []
+    found = []
+    for size in (1, 2, 8):
+        trainer = make_trainer(tmp_path, tasks_per_pass=size)
+        adapt = trainer.few_shot.adapt
+
+        def counting(part: Any, *rest: Any, adapt: Any = adapt) -> Any:
+            passes.append([task.id for task in part])
+            return adapt(part, *rest)
+
+        monkeypatch.setattr(trainer.few_shot, "adapt", counting)
+        found.append(trainer.predict(tasks))
+    assert passes == [
+        *(["four", "four-2"], ["five"], ["text"]),
+        *(["four", "four-2", "five"], ["text"]),
+        ["four", "four-2", "five", "text"],
+    ]
+    for other in found[1:]:
+        assert [r.predictions for r in other] == [r.predictions for r in found[0]]
+        for one, same in zip(found[0], other, strict=True):
+            assert one.losses == pytest.approx(same.losses, rel=1e-3) and one.examples == same.examples
+
+
+def test_records_are_answered_with_as_they_are_and_nothing_is_saved(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    four, five = trainer.adapt([FOUR, FIVE])
+    results = trainer.predict([FOUR, FOUR, FIVE, FOUR], records=[four, five, four, FitRecord(FOUR, None)])
+    expected = [trainer.few_shot.predict([FOUR], [r])[0][0].answer for r in (four, five)]
+    assert [r.answer for r in results[:2]] == expected == ["4", "5"]  # the same task with another's adapter
+    assert results[2].answer == "4" and results[3].answer == trainer.predict([FOUR], adapt=False)[0].answer
+    assert results[0].losses == four.losses and results[0].examples == 3
+    assert outcome(trainer.predict([FOUR], records=[four])) == outcome(trainer.predict([FOUR]))
+    fresh = make_trainer(tmp_path / "fresh")
+    fresh.predict([FOUR], records=[fresh.adapt(FOUR)])
+    assert not (tmp_path / "fresh" / "tasks").exists()
+
+
+def test_rescoring_ranks_by_the_models_own_log_probabilities(tmp_path: Path) -> None:
+    changes = {"predict_samples": 12, "predict_temperature": 1.0, "learning_rate": 1e-4}
+    trainer = make_trainer(tmp_path, vote="rescore", **changes)
+    (result,) = trainer.predict([FOUR])
+    answers = {p.answer for p in result.predictions if p.answer is not None}
+    assert len(result.predictions) == 12 and len(answers) >= 2
+    text = "10>4;02>4;33>4;04>"
+    record = trainer.adapt(FOUR)
+    assert isinstance(record, FitRecord) and record.params is not None
+    with trainer.few_shot.lora.applied(record.params, torch.tensor([0])):
+        likely = {}
+        for answer in answers:
+            written = answer.replace(" ", "") + ";"
+            rows, ids = log_probs(trainer.model, text + written), byte_tokenizer()(written)["input_ids"]
+            likely[answer] = sum(float(rows[len(text) + n, token]) for n, token in enumerate(ids))
+    assert result.answers == tuple(sorted(answers, key=lambda answer: -likely[answer])[:2])
+
+
+# -- one task's failure ------------------------------------------------------------------------------------------------
+
+
+def test_a_task_that_cannot_be_trained_on_is_answered_by_the_model_as_it_is(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, single_demonstration="refuse")
+    single, four = trainer.predict([SINGLE, FOUR])
+    assert single.reason is not None and "one demonstration only" in single.reason and single.examples == 0
+    assert single.predictions == trainer.predict([SINGLE], adapt=False)[0].predictions
+    assert (four.answer, four.reason) == ("4", None)
+    record = make_trainer(tmp_path).adapt(SINGLE)  # by default it is trained on directly
+    assert isinstance(record, FitRecord) and record.examples == 1
+
+
+def test_a_task_that_is_no_grid_fails_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = make_trainer(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        four, ragged, five = trainer.predict([FOUR, RAGGED, FIVE])
+    assert (four.answer, five.answer) == ("4", "5")
+    assert ragged.answer is None and ragged.reason is not None and "no grid" in ragged.reason
+    assert ragged.score() is not None and not ragged.score().oracle  # type: ignore[union-attr]
+    assert "1 of 3 tasks failed" in caplog.text and "'ragged'" in caplog.text
+
+
+def test_an_exception_in_training_ends_the_task_that_it_is_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tmp_path)
+    adapt = trainer.few_shot.adapt
+
+    def failing(tasks: Sequence[Task], *rest: Any) -> Any:
+        if any(task.id == "four" for task in tasks):
+            raise RuntimeError("out of memory")
+        return adapt(tasks, *rest)
+
+    monkeypatch.setattr(trainer.few_shot, "adapt", failing)
+    four, five = trainer.predict([FOUR, FIVE])
+    assert (four.reason, four.predictions, four.answer) == ("RuntimeError: out of memory", (), None)
+    assert (five.answer, five.reason) == ("5", None)
+    monkeypatch.undo()
+    again = trainer.predict([FOUR, FIVE], resume=True)  # what was not answered is not finished
+    assert [r.answer for r in again] == ["4", "5"] and again[0].reason is None
+
+
+def test_wrong_settings_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(tmp_path)
+
+    def refusing(*_: Any) -> Any:
+        raise ConfigError("no such setting")
+
+    monkeypatch.setattr(trainer.few_shot, "adapt", refusing)
+    with pytest.raises(ConfigError, match="no such setting"):
+        trainer.predict([FOUR, FIVE])
+
+
+def test_a_task_without_room_says_so(tmp_path: Path) -> None:
+    base = guessing_base()
+    base.config.max_position_embeddings = 18  # the prompt has 19 tokens, an example with two demonstrations 15
+    trainer = make_trainer(tmp_path, base)
+    (result,) = trainer.predict([FOUR])
+    assert result.reason is not None and "has 19 tokens, and the model's context 18" in result.reason
+    assert result.examples == 3 and result.predictions == (Prediction(None),)
+
+
+# -- evaluation --------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four tasks with an answer two are right at first, one at second, one among its predictions; one is unknown."""
+    answers = {"a": "4 4", "b": "4 4", "c": "1 2", "d": "1 2", "e": None}
+    predicted = {
+        "a": ["4 4", "4 4", "5 5"],
+        "b": ["5 4", "5 4", "4 4"],
+        "c": ["1 3", "1 3", "7 7", "7 7", "1 2"],
+        "d": ["1 2"],
+        "e": ["0 0"],
+    }
+    tasks = [replace(strip_task(name), answer=answer) for name, answer in answers.items()]
+    called: list[dict[str, float]] = []
+
+    class Spy(TrainerCallback):
+        def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
+            called.append(metrics)
+
+    trainer = make_trainer(tmp_path, options={"eval_dataset": tasks, "callbacks": [Spy()]})
+    monkeypatch.setattr(
+        trainer.few_shot, "predict", lambda part, *_: [[Prediction(text) for text in predicted[t.id]] for t in part]
+    )
+    metrics = trainer.evaluate()
+    expected = {"pass@1": 0.5, "pass@2": 0.75, "oracle": 1.0, "cell_accuracy": (1 + 0.5 + 0.5 + 1) / 4}
+    assert metrics == {**{f"eval_{name}": value for name, value in expected.items()}, "eval_tasks": 5, "eval_failed": 0}
+    assert called == [metrics] and metrics.items() <= trainer.state.log_history[-1].items()
+    other = trainer.evaluate([tasks[1], SINGLE, RAGGED][:1], metric_key_prefix="test")
+    assert other["test_pass@1"] == 0.0 and other["test_pass@2"] == 1.0 and other["test_tasks"] == 1
+
+
+def test_failed_tasks_count_as_wrong(tmp_path: Path) -> None:
+    metrics = make_trainer(tmp_path).evaluate([FOUR, RAGGED])
+    assert (metrics["eval_pass@1"], metrics["eval_tasks"], metrics["eval_failed"]) == (0.5, 2, 1)
+
+
+def test_evaluation_of_the_model_as_it_is(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, options={"eval_dataset": [FOUR, FIVE]})
+    plain, adapted = trainer.evaluate(adapt=False), trainer.evaluate()
+    right = [r.answer == r.task.answer for r in trainer.predict([FOUR, FIVE], adapt=False)]
+    assert plain["eval_pass@1"] == sum(right) / 2 < adapted["eval_pass@1"] == 1.0
+
+
+# -- saving by hand, and bad arguments ---------------------------------------------------------------------------------
+
+
+def test_train_keeps_an_adapter_for_each_train_task(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, single_demonstration="refuse", options={"train_dataset": [FOUR, SINGLE, FIVE]})
+    records = trainer.train()
+    assert [r.task.id for r in records] == ["four", "single", "five"]
+    assert equal_trees(records[0].params, trainer.adapt([FOUR, SINGLE, FIVE])[0].params)
+    folders = {path.name.split("-")[0]: path for path in (tmp_path / "tasks").iterdir()}
+    assert json.loads((folders["single"] / "result.json").read_text())["reason"] == records[1].reason
+    assert not (folders["single"] / "adapter_model.safetensors").exists()
+    for name, record in (("four", records[0]), ("five", records[2])):
+        loaded = PeftModel.from_pretrained(guessing_base(), str(folders[name]))
+        own = {k: v for k, v in loaded.named_parameters() if "lora_" in k}
+        assert (
+            record.params is not None and largest_difference({k: v[None] for k, v in own.items()}, record.params) == 0
+        )
+    # They have been trained on, not answered.
+    assert [r.answer for r in trainer.predict([FOUR, FIVE], resume=True)] == ["4", "5"]
+
+
+def test_an_adapter_is_saved_where_it_is_wanted(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    record = trainer.adapt(FOUR)
+    assert isinstance(record, FitRecord) and record.params is not None
+    trainer.save_adapter(record, tmp_path / "mine" / "four")
+    loaded = PeftModel.from_pretrained(guessing_base(), str(tmp_path / "mine" / "four"))
+    with trainer.few_shot.lora.applied(record.params, torch.tensor([0])):
+        expected = log_probs(trainer.model, "10>4;33>")
+    torch.testing.assert_close(log_probs(loaded, "10>4;33>"), expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(log_probs(guessing_base(), "10>4;33>"), expected, atol=0.1)
+    with pytest.raises(DataError, match=r"record of task 'four' has no adapter: too hard"):
+        trainer.save_adapter(FitRecord(FOUR, None, "too hard"), tmp_path / "none")
+
+
+def test_bad_arguments_are_refused(tmp_path: Path) -> None:
+    for name in ("train_dataset", "eval_dataset"):
+        with pytest.raises(DataError, match=f"TTTTrainer.{name} must be a non-empty list"):
+            make_trainer(tmp_path, options={name: [{"prompt": "x"}]})
+    trainer = make_trainer(tmp_path)
+    for call in (trainer.predict, trainer.adapt, trainer.evaluate):
+        for wrong in ([], ["text"], [FOUR, None]):
+            with pytest.raises(DataError, match="must be a non-empty list of hf_mass Tasks"):
+                call(wrong)  # type: ignore[operator]
+    with pytest.raises(DataError, match="2 records for 1 tasks; give one each"):
+        trainer.predict([FOUR], records=trainer.adapt([FOUR, FIVE]))
+    with pytest.raises(DataError, match="there is no train_dataset"):
+        trainer.train()
+    with pytest.raises(DataError, match="there is no eval_dataset"):
+        trainer.evaluate()
+    with pytest.raises(DataError, match="none of 1 tasks has an answer"):
+        trainer.evaluate([replace(FOUR, answer=None)])
+
+
+def test_defaults_are_made_where_no_settings_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainer = TTTTrainer(guessing_base(), processing_class=byte_tokenizer())
+    assert trainer.args.output_dir == "outputs/ttt" and trainer.model.peft_config["default"].r == 128
