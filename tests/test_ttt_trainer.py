@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from hf_mass.errors import ConfigError, DataError
 from hf_mass.models.few_shot import FitRecord
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.voting import Prediction
-from hf_mass.trainers.ttt_trainer import TTTTrainer
+from hf_mass.trainers.ttt_trainer import RESCORED, TTTTrainer
 
 FOUR, FIVE = strip_task("four", "444"), strip_task("five", "555")
 # What can be trained on beside what cannot.
@@ -174,7 +175,8 @@ def test_rescoring_ranks_by_the_models_own_log_probabilities(tmp_path: Path) -> 
     changes = {"predict_samples": 12, "predict_temperature": 1.0, "learning_rate": 1e-4}
     trainer = make_trainer(tmp_path, vote="rescore", **changes)
     (result,) = trainer.predict([FOUR])
-    answers = {p.answer for p in result.predictions if p.answer is not None}
+    counts = Counter(p.answer for p in result.predictions if p.answer is not None)
+    answers = [answer for answer, _ in counts.most_common(RESCORED)]
     assert len(result.predictions) == 12 and len(answers) >= 2
     text = "10>4;02>4;33>4;04>"
     record = trainer.adapt(FOUR)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,8 @@ from hf_mass.tasks.leave_one_out import INSTRUCTION
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.voting import Prediction
 
+logger = logging.getLogger(__name__)
+
 RUN_NAME, RESULT_NAME, FORMAT_VERSION = "ttt_run.json", "result.json", 1
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -44,7 +47,7 @@ class TaskResult:
         reason: Why the task was not trained on, or not answered; None if all went well. An untrained task is answered
             by the model as it is.
         examples: Number of its training examples.
-        losses: Mean training loss of each step ("sft"), or mean reward of each step ("grpo").
+        losses: Mean training loss of each step ("sft"), or mean reward of each logged step ("grpo").
         seconds: Wall time of training and answering, shared evenly by the tasks of a pass.
         adapter: The folder of its adapter, where adapters are kept.
     """
@@ -136,6 +139,14 @@ class ResultStore:
             raise CheckpointError(
                 f"{folder / RESULT_NAME} does not hold a result ({error}). Remove {folder}, and resume."
             ) from error
+
+    def finished(self, task: Task) -> TaskResult | None:
+        """As `load`, but a damaged folder is warned about and counts as not finished."""
+        try:
+            return self.load(task)
+        except CheckpointError as error:
+            logger.warning("%s The task is done again.", error)
+            return None
 
     def save(self, result: TaskResult, weights: Mapping[str, Tensor] | None, config: PeftConfig) -> TaskResult:
         """Write one task's folder, with its adapter if there are weights; the result, with the adapter's place."""

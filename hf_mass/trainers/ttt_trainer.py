@@ -30,7 +30,7 @@ from transformers import (
 from trl import GRPOTrainer
 
 from hf_mass.core.trees import Tree, tree_map
-from hf_mass.errors import CheckpointError, ConfigError, DataError
+from hf_mass.errors import ConfigError, DataError
 from hf_mass.models.binding import clear_target_errors, deterministic
 from hf_mass.models.few_shot import FewShotAdapter, FitRecord
 from hf_mass.models.generation import tokens_up_to
@@ -179,7 +179,7 @@ class TTTTrainer(GRPOTrainer):
             return self._attempt(listed, lambda at: self._answer([listed[n] for n in at], [given[n] for n in at]))
         store = self._store(adapt, listed)
         store.begin(resume)
-        found = {n: r for n, t in enumerate(listed) if (r := self._finished(store, t) if resume else None) is not None}
+        found = {n: r for n, t in enumerate(listed) if (r := store.finished(t) if resume else None) is not None}
         waiting = [n for n in range(len(listed)) if n not in found]
         self.accelerator.wait_for_everyone()  # all have looked before the first one saves
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
@@ -232,13 +232,6 @@ class TTTTrainer(GRPOTrainer):
             self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def _finished(self, store: ResultStore, task: Task) -> TaskResult | None:
-        try:
-            return store.load(task)
-        except CheckpointError as error:
-            logger.warning("%s The task is done again.", error)
-            return None
 
     def _chunks(self, tasks: Sequence[Task], waiting: Sequence[int]) -> list[list[int]]:
         """Numbers of tasks that go side by side: `tasks_per_pass` adapters, whose tasks stay together."""
