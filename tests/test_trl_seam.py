@@ -1,4 +1,4 @@
-"""What `MetaAdaptTrainer` relies on in TRL, transformers and PEFT, most of it private: an update must fail here first.
+"""What the trainers rely on in TRL, transformers and PEFT, most of it private: an update must fail here first.
 
 Names and signatures are compared as they are written; behaviour that no signature shows is tried out.
 """
@@ -12,20 +12,30 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
+from model_fixtures import byte_tokenizer
 from packaging.version import Version
 from peft import PeftModel
 from trainer_fixtures import CannedTrainer, M, make_trainer
 from transformers import Trainer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl import __version__ as trl_version
+from ttt_fixtures import guessing_base, reinforced, strip_task
 
 import hf_mass.trainers.meta_adapt_trainer as module
 from hf_mass.trainers.meta_adapt_trainer import MetaAdaptTrainer
+from hf_mass.trainers.ttt_trainer import TTTTrainer
 
 # Method → its parameters, as the overriding or calling code takes them for granted.
 SIGNATURES: list[tuple[type, str, list[str]]] = [
     (GRPOTrainer, "compute_loss", ["self", "model", "inputs", "return_outputs", "num_items_in_batch"]),
     (GRPOTrainer, "_calculate_rewards", ["self", "inputs", "prompts", "completions", "completion_ids_list"]),
+    (GRPOTrainer, "_tokenize_prompts", ["self", "prompts"]),
+    (
+        GRPOTrainer,
+        "_generate_single_turn",
+        ["self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images"],
+    ),
     (GRPOTrainer, "_log_completion_extra", ["self", "column", "values"]),
     (GRPOTrainer, "_log_metric", ["self", "name", "value"]),
     (GRPOTrainer, "log", ["self", "logs", "start_time"]),
@@ -33,6 +43,8 @@ SIGNATURES: list[tuple[type, str, list[str]]] = [
     (Trainer, "save_model", ["self", "output_dir", "_internal_call"]),
     (Trainer, "train", ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"]),
     (Trainer, "evaluate", ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"]),
+    (Trainer, "predict", ["self", "test_dataset", "ignore_keys", "metric_key_prefix"]),
+    (Trainer, "remove_callback", ["self", "callback"]),
     (Trainer, "_load_from_checkpoint", ["self", "resume_from_checkpoint", "model"]),
     (Trainer, "_load_best_model", ["self"]),
     (Trainer, "_save_checkpoint", ["self", "model", "trial"]),
@@ -62,6 +74,80 @@ def test_every_override_overrides_something() -> None:
     assert not {name for name in mine if hasattr(GRPOTrainer, name)}, "a helper shadows one of TRL's methods"
     mass_only = {"train_tasks", "eval_tasks", "mass", "outer_loop", "columns", "prompt_format"}
     assert not {name for name in mass_only if hasattr(GRPOTrainer, name)}
+
+
+def test_the_trainer_at_test_time_overrides_what_it_means_to() -> None:
+    """`train`, `predict` and `evaluate` take and give other things than transformers' methods of these names do."""
+    own = {name for name, value in vars(TTTTrainer).items() if inspect.isfunction(value)}
+    overridden = {name for name in own if hasattr(GRPOTrainer, name)} - {"__init__"}
+    assert overridden == {"train", "predict", "evaluate", "_tokenize_prompts", "_generate_single_turn"}
+    values = {"few_shot", "train_tasks", "eval_tasks", "_prompts", "_start"}
+    assert not {name for name in values if hasattr(GRPOTrainer, name)}
+    assert not hasattr(TTTTrainer, "_step") and not hasattr(GRPOTrainer, "_step")  # set on the instance, see below
+    assert {"model", "reward_funcs", "args", "train_dataset", "processing_class", "peft_config", "callbacks"} <= set(
+        inspect.signature(GRPOTrainer.__init__).parameters
+    )
+
+
+def test_values_of_the_trainer_at_test_time_hide_none_of_trls(tmp_path: Path) -> None:
+    """Compared on a trainer without them, since TRL sets its own in the constructor."""
+    trainer = reinforced(tmp_path, max_steps=1)
+    plain = GRPOTrainer(
+        guessing_base(),
+        reward_funcs=lambda prompts, **_: [0.0] * len(prompts),
+        args=trainer.args,
+        train_dataset=Dataset.from_dict({"prompt": ["a"]}),
+        processing_class=byte_tokenizer(),
+    )
+    assert set(vars(trainer)) - set(vars(plain)) == {"few_shot", "train_tasks", "eval_tasks", "_prompts", "_start"}
+    assert plain._step == 0 and plain._buffered_inputs is None and plain._tokenizer is plain.processing_class
+    assert plain.optimizer is None and plain.lr_scheduler is None
+
+
+def test_training_leaves_behind_what_each_task_takes_away(tmp_path: Path) -> None:
+    """Steps and buffered completions outlive TRL's loop; schedule and optimizer are made anew where there are none."""
+    trainer = reinforced(tmp_path, max_steps=3, per_device_train_batch_size=4)
+    seen: list[tuple[Any, Any, int, Any]] = []
+    inner = trainer._inner_training_loop
+
+    def spying(*args: Any, **kwargs: Any) -> Any:
+        seen.append((trainer.optimizer, trainer.lr_scheduler, trainer._step, trainer._buffered_inputs))
+        return inner(*args, **kwargs)
+
+    trainer._inner_training_loop = spying
+    trainer.adapt([strip_task("a"), strip_task("b", "555")])
+    assert seen == [(None, None, 0, None)] * 2
+    assert trainer._step == 3 and trainer._buffered_inputs is not None
+    assert trainer.optimizer is not None and trainer.lr_scheduler is not None
+
+
+def test_prompts_go_through_the_overridden_methods_in_training(tmp_path: Path, monkeypatch: Any) -> None:
+    """The ids that `_tokenize_prompts` gives, each as often as there are answers, and completions as they are cut."""
+    trainer = reinforced(tmp_path, max_steps=1)
+    calls: dict[str, Any] = {}
+    tokenize, generate, reward = trainer._tokenize_prompts, trainer._generate_single_turn, trainer._ttt_reward
+
+    def spy_tokenize(prompts: list[Any]) -> Any:
+        calls["prompts"], result = prompts, tokenize(prompts)
+        calls["ids"] = result[0]
+        return result
+
+    def spy_generate(prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        calls["given"], result = prompt_ids, generate(prompt_ids, *args, **kwargs)
+        calls["completions"] = result[0]
+        return result
+
+    def spy_reward(**kwargs: Any) -> Any:
+        calls["rewarded"], calls["numbers"] = kwargs["completion_ids"], kwargs["prompt_index"]
+        return reward(**kwargs)
+
+    monkeypatch.setattr(trainer, "_tokenize_prompts", spy_tokenize)
+    monkeypatch.setattr(trainer, "_generate_single_turn", spy_generate)
+    monkeypatch.setattr(trainer, "reward_funcs", [spy_reward])
+    trainer.adapt(strip_task("a"))
+    assert len(calls["prompts"]) == 8 and all(isinstance(prompt, str) for prompt in calls["prompts"])
+    assert calls["given"] == calls["ids"] and calls["rewarded"] == calls["completions"]
+    assert len(set(calls["numbers"])) == 1 and trainer._prompts[calls["numbers"][0]].ids == calls["ids"][0]
 
 
 def test_settings_relied_on_exist_with_their_defaults() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from model_fixtures import byte_tokenizer, equal_trees, snapshot
+from peft import PeftModel
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 from ttt_fixtures import guessing_base, reinforced, start_adapter, strip_task
@@ -317,3 +318,13 @@ def test_the_guessing_base_cannot_tell_which_answer_is_right(few: FewShotAdapter
     scores = few.score([FOUR, FIVE], [["4", "5"]] * 2)
     assert all(-6 < value[0] < -0.05 for each in scores for value in each.values())
     assert not guessing_base().training
+
+
+def test_transformers_can_still_save_the_model_and_its_checkpoints(tmp_path: Path) -> None:
+    trainer = reinforced(tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
+    trainer.adapt(FOUR)
+    trainer.save_model(str(tmp_path / "saved"))
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
+    loaded = PeftModel.from_pretrained(guessing_base(), str(tmp_path / "saved"))
+    start = {name: leaf[0] for name, leaf in trainer._start.items()}
+    assert all(torch.equal(p, start[name]) for name, p in loaded.named_parameters() if "lora_" in name)

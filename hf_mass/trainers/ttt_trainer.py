@@ -134,7 +134,7 @@ class TTTTrainer(GRPOTrainer):
         store.begin(resume=False)
         for record in records if self.accelerator.is_main_process else []:
             result = TaskResult(record.task, (), (), record.reason, record.examples, record.losses)
-            self._save(store, result, record, keep=True)
+            self._put_away(store, result, record, keep=True)
         return records
 
     def save_adapter(self, record: FitRecord, path: str | Path) -> None:
@@ -272,7 +272,7 @@ class TTTTrainer(GRPOTrainer):
         results = [replace(result, seconds=seconds) for result in results]
         if save:
             keep = self.args.keep_adapters and adapt
-            results = [self._save(store, r, kept.get(n), keep) for n, r in enumerate(results)]
+            results = [self._put_away(store, r, kept.get(n), keep) for n, r in enumerate(results)]
         return results
 
     def _attempt(
@@ -321,7 +321,7 @@ class TTTTrainer(GRPOTrainer):
     def _peft_config(self) -> PeftConfig:
         return self.model.peft_config["default"]
 
-    def _save(self, store: ResultStore, result: TaskResult, record: FitRecord | None, keep: bool) -> TaskResult:
+    def _put_away(self, store: ResultStore, result: TaskResult, record: FitRecord | None, keep: bool) -> TaskResult:
         params = None if record is None else record.params
         weights = self.few_shot.lora.state_dict(params, 0) if keep and params is not None else None
         return store.save(result, weights, self._peft_config())
