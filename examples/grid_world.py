@@ -63,7 +63,7 @@ class Sizes:
         longest: Tokens at most in a task; demonstrations are dropped to keep to it.
     """
 
-    strip: tuple[int, int] = (6, 32)
+    strip: tuple[int, int] = (6, 36)
     side: tuple[int, int] = (2, 7)
     share_2d: float = 0.45
     demonstrations: tuple[int, int] = (3, 5)
@@ -75,7 +75,7 @@ def curriculum(progress: float) -> Sizes:
     """Sizes at a point of pretraining, 0 ≤ progress ≤ 1: short first, at full size from two thirds on."""
     grown = min(1.0, progress * 1.5)
     return Sizes(
-        strip=(5 if progress < 0.3 else 6, round(10 + 22 * grown)),
+        strip=(5 if progress < 0.3 else 6, round(10 + 26 * grown)),
         side=(2 if progress < 0.3 else 3, round(4 + 3 * grown)),
         share_2d=0.25 + 0.2 * grown,
         demonstrations=(3, 3 + round(2 * min(1.0, progress * 3))),

@@ -89,7 +89,7 @@ def test_the_curriculum_only_grows() -> None:
         for name in ("strip", "side", "demonstrations"):
             assert getattr(before, name)[1] <= getattr(after, name)[1]
         assert before.share_2d <= after.share_2d
-    assert stages[0].strip == (5, 10) and stages[-1].strip == (6, 32)
+    assert stages[0].strip == (5, 10) and stages[-1].strip == (6, 36)
     assert stages[0].side == (2, 4) and stages[-1].side == (3, 7)
 
 
