@@ -328,3 +328,12 @@ def test_transformers_can_still_save_the_model_and_its_checkpoints(tmp_path: Pat
     loaded = PeftModel.from_pretrained(guessing_base(), str(tmp_path / "saved"))
     start = {name: leaf[0] for name, leaf in trainer._start.items()}
     assert all(torch.equal(p, start[name]) for name, p in loaded.named_parameters() if "lora_" in name)
+
+
+def test_left_out_demonstrations_that_do_not_fit_are_not_asked_for(tmp_path: Path) -> None:
+    base = guessing_base()
+    base.config.max_position_embeddings = 15  # an example has 16 tokens: its first one and three times five
+    record = adapted(reinforced(tmp_path, base), FOUR)
+    assert record.params is None and record.reason is not None and "max_tokens = 15" in record.reason
+    base.config.max_position_embeddings = 16
+    assert len(reinforced_prompts(reinforced(tmp_path, base).few_shot, [FOUR], "exact_match", 0)) == 3
