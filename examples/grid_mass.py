@@ -96,9 +96,11 @@ def choose(
     study: Study, row: Row, rates: Sequence[float], temperatures: Sequence[float], per_family: int
 ) -> tuple[Setting, list[dict[str, float]]]:
     """The setting of most solved validation tasks, of equals that with the least loss on their answers; every trial."""
-    grid = [Setting(rate, heat) for heat, rate in product(temperatures, rates)]
+    grid = [Setting(rate * row.scale, heat) for heat, rate in product(temperatures, rates)]
     if row.weigh_by is None:
         return grid[0], []
+    if row.weigh_by == "direct":
+        grid = grid[: len(rates)]  # it samples nothing
     trials = []
     tasks = world_tasks(per_family, "validation")
     for setting in grid:
@@ -219,7 +221,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--limit", type=int, default=None, help="tasks of a set at most")
     parser.add_argument("--validation_per_family", type=int, default=4, help="tasks on which settings are chosen")
-    parser.add_argument("--rates", type=float, nargs="+", default=[1.0, 3.0, 10.0, 30.0], help="inner rates to try")
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.3, 1.0, 3.0], help="inner rates to try")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0], help="sampling temperatures to try")
     parser.add_argument("--optimizer", default="sgd", help="inner optimizer")
     parser.add_argument("--steps", type=int, default=1, help="inner steps")

@@ -19,6 +19,7 @@ from grid_world import HELD_OUT, Sizes, draw_task
 from hf_mass import Demonstration, Task, TTTConfig, load_grid_tasks
 from hf_mass.core.losses import row_values
 from hf_mass.core.trees import Tree, tree_map
+from hf_mass.evaluation.protocol import adapt_directly
 from hf_mass.models.binding import BoundLora, deterministic
 from hf_mass.models.config import AttributionConfig, InnerConfig, MassConfig
 from hf_mass.models.few_shot import FewShotAdapter
@@ -86,10 +87,12 @@ class Row:
 
     Args:
         name: Its name.
-        weigh_by: How samples are weighed; None answers without an inner loop.
+        weigh_by: How samples are weighed; "direct" takes a step on the outer loss itself, without samples, and None
+            answers without an inner loop.
         count: m, samples of one task.
         trained: Whether generator and solver are the task's test-time trained adapter.
         scorer: Name of the scorer, for `weigh_by="scorer"`.
+        scale: What inner rates are multiplied by. A demonstration's loss is a sum over tokens, a sample's their mean.
     """
 
     name: str
@@ -97,10 +100,12 @@ class Row:
     count: int = 0
     trained: bool = False
     scorer: str | None = None
+    scale: float = 1.0
 
 
 ROWS = (
     Row("base"),
+    Row("one step on the demonstrations", "direct", scale=0.03),
     Row("MASS uniform, m = 8", "uniform", 8),
     Row("MASS attribution, m = 8", "demonstrations", 8),
     Row("MASS attribution, m = 24", "demonstrations", 24),
@@ -246,7 +251,9 @@ class Study:
     def _answer(self, row: Row, setting: Setting, tasks: list[Task]) -> list[dict[str, Any]]:
         mass = self.model(tasks, setting, row)
         records: list[AdaptationRecord] | None = None
-        if row.weigh_by is not None:
+        if row.weigh_by == "direct":
+            records = adapt_directly([""])(mass, tasks, self.seed).records
+        elif row.weigh_by is not None:
             adapted = mass.adapt(tasks, row.weigh_by, self.samples(mass, tasks, row), self.seed)
             records = adapted if isinstance(adapted, list) else [adapted]
         solutions = mass.solve(tasks, records)
