@@ -132,9 +132,12 @@ def test_every_setting_reaches_prediction() -> None:
         predict_samples=4,
         predict_temperature=0.5,
         max_completion_length=33,
+        predict_length_factor=1.5,
         predict_batch_size=11,
     )
-    expected = PredictConfig((Rotate(1),), 3, True, False, 4, 0.5, 33, 11)
+    ways = {"transformations": (Rotate(1),), "permutations": 3, "recolour": True, "keep_background": False}
+    lengths = {"max_new_tokens": 33, "length_factor": 1.5, "batch_size": 11}
+    expected = PredictConfig(**ways, **lengths, samples=4, temperature=0.5)
     assert args.predict_config() == expected
     defaults = PredictConfig()
     assert all(getattr(expected, f.name) != getattr(defaults, f.name) for f in fields(PredictConfig))

@@ -7,6 +7,7 @@ puzzle) share one adapter.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -209,12 +210,14 @@ class FewShotAdapter:
         found: list[list[Prediction]] = [[] for _ in tasks]
         texts: dict[int, str] = {}
         prompts = [self.encoder.prompt(view.task) for view in views]
+        longest = [self._longest_answer(task) for task in tasks]
         for room, fitting in self._by_room(prompts).items():
             owners, lengths = [views[n].owner for n in fitting], [len(prompts[n]) for n in fitting]
             for rows, params, row_task in self._passes(owners, lengths, records):
                 part = [fitting[r] for r in rows]
                 seeds = [views[n].seed for n in part]
-                answers = self._answers([prompts[n] for n in part], seeds, room, params, row_task)
+                limits = [min(room, longest[views[n].owner]) for n in part]
+                answers = self._answers([prompts[n] for n in part], seeds, limits, params, row_task)
                 texts.update(zip(part, answers, strict=True))
         for number, view in enumerate(views):
             found[view.owner].append(view.read(self.encoder.format, texts.get(number, "")))
@@ -288,9 +291,9 @@ class FewShotAdapter:
                     yield part, stacked, [order[id(adapters[r])] for r in part]
 
     def _answers(
-        self, prompts: list[list[int]], seeds: list[int], room: int, params: Tree | None, row_task: list[int]
+        self, prompts: list[list[int]], seeds: list[int], limits: list[int], params: Tree | None, row_task: list[int]
     ) -> list[str]:
-        sampling = Sampling(room, self.predict_config.temperature)
+        sampling = Sampling(max(limits), self.predict_config.temperature)
         arguments = (self.model, self.tokenizer, prompts, sampling, seeds, self.encoder.format.stop)
         with deterministic(self.model):
             if params is None:
@@ -298,7 +301,16 @@ class FewShotAdapter:
             else:
                 with self.lora.applied(params, torch.tensor(row_task, device=self.device)):
                     ids = complete(*arguments)
-        return self.texts(ids)
+        return self.texts([row[:limit] for row, limit in zip(ids, limits, strict=True)])
+
+    def _longest_answer(self, task: Task) -> int:
+        """Tokens that an answer to the task may have."""
+        config = self.predict_config
+        if config.length_factor is None or not task.demonstrations:
+            return config.max_new_tokens
+        bare = [replace(task, demonstrations=(), problem=shown.question) for shown in task.demonstrations]
+        answered = [self.encoder.answered(each, d.answer) for each, d in zip(bare, task.demonstrations, strict=True)]
+        return min(config.max_new_tokens, math.ceil(config.length_factor * max(sum(flags) for _, flags in answered)))
 
     def texts(self, completions: Sequence[list[int]]) -> list[str]:
         """Completions as text, without the token that ends them."""

@@ -84,6 +84,8 @@ class PredictConfig:
         samples: Answers to each question; more than one needs a temperature.
         temperature: 0 for greedy answers.
         max_new_tokens: Longest answer.
+        length_factor: Longest answer as a multiple of the task's longest demonstrated output, in tokens; None for
+            `max_new_tokens` alone. An untrained model that never ends an answer then costs little.
         batch_size: Questions of one generation batch.
     """
 
@@ -94,6 +96,7 @@ class PredictConfig:
     samples: int = 1
     temperature: float = 0.0
     max_new_tokens: int = 512
+    length_factor: float | None = None
     batch_size: int = 64
 
     def __post_init__(self) -> None:
@@ -104,6 +107,10 @@ class PredictConfig:
             raise ConfigError("PredictConfig.transformations is empty; (Identity(),) asks the task as it is.")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ConfigError(f"PredictConfig.temperature is {self.temperature}; choose a finite number, 0 or more.")
+        if self.length_factor is not None and not (math.isfinite(self.length_factor) and self.length_factor >= 1):
+            raise ConfigError(
+                f"PredictConfig.length_factor is {self.length_factor}; choose a number of at least 1, or None."
+            )
         if self.samples > 1 and self.temperature == 0:
             raise ConfigError(
                 f"PredictConfig.samples is {self.samples} at temperature 0, where all are equal. Set a temperature."

@@ -58,6 +58,7 @@ class TTTConfig(GRPOConfig):
         predict_recolour: Whether all views but the first of a transformation are recoloured.
         predict_samples: Answers to each view; more than one needs a temperature.
         predict_temperature: 0 for greedy answers.
+        predict_length_factor: Longest answer as a multiple of the longest demonstrated output; None for no such limit.
         predict_batch_size: Views that are answered together.
         vote: One of `hf_mass.tasks.answers.VOTES`.
         vote_within: Answers that each transformation puts forward in the hierarchical vote.
@@ -105,6 +106,7 @@ class TTTConfig(GRPOConfig):
     predict_recolour: bool = field(default=False, metadata={"help": "Recolour all views but the first."})
     predict_samples: int = field(default=1, metadata={"help": "Answers to each view."})
     predict_temperature: float = field(default=0.0, metadata={"help": "0 for greedy answers."})
+    predict_length_factor: float | None = field(default=None, metadata={"help": "Longest answer over longest output."})
     predict_batch_size: int = field(default=64, metadata={"help": "Views answered together."})
     vote: str = field(default="hierarchical", metadata={"help": f"One of {list(VOTES)}."})
     vote_within: int = field(default=3, metadata={"help": "Answers that each transformation puts forward."})
@@ -233,6 +235,7 @@ class TTTConfig(GRPOConfig):
             samples=self.predict_samples,
             temperature=self.predict_temperature,
             max_new_tokens=int(self.max_completion_length or 0),
+            length_factor=self.predict_length_factor,
             batch_size=self.predict_batch_size,
         )
 
@@ -263,6 +266,19 @@ TTT_PRESETS: dict[str, dict[str, Any]] = {
         "max_completion_length": 50,
         "predict_permutations": 1,
         "vote": "flat",
+    },
+    "grids": {
+        "few_shot_format": "compact",
+        "learning_rate": 2e-3,
+        "per_device_train_batch_size": 4,
+        "lora_r": 16,
+        "lora_alpha": 32,
+        "max_examples": 40,
+        "max_grid_side": 64,  # strips are long
+        "max_completion_length": 256,
+        "predict_permutations": 2,
+        "predict_recolour": True,
+        "predict_length_factor": 2.0,
     },
     "text": {**_TEXT, "few_shot_format": "plain", "permutations": 4, "predict_permutations": 1, "vote": "flat"},
 }
