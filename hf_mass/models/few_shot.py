@@ -239,15 +239,15 @@ class FewShotAdapter:
             seed: Draws the orders, as for `predict`.
 
         Returns:
-            For each task answer → the log-probability of the answer as it reads in each view.
+            For each task answer → the log-probability of the answer as it reads in each view. Views in which an
+            answer goes beyond the model's context are left out.
+
+        Raises:
+            DataError: If no view of a task has room for its answers.
         """
         rows: list[tuple[int, str, list[int], list[bool]]] = []
         for n, (task, answers) in enumerate(zip(tasks, candidates, strict=True)):
-            views = {(v.transformation.name, v.number): v for v in task_views(n, task, self.predict_config, seed)}
-            for answer in dict.fromkeys(answers):
-                for view in views.values():
-                    shown = view.show(answer, self.encoder.format)
-                    rows.append((n, answer, *self.encoder.answered(view.task, shown)))
+            rows += [(n, *row) for row in self._scored_rows(task, list(dict.fromkeys(answers)), seed)]
         values: dict[int, float] = {}
         for part, params, row_task in self._passes([r[0] for r in rows], [len(r[2]) for r in rows], records):
             chosen = self._batch([rows[r][2] for r in part], [rows[r][3] for r in part], row_task)
@@ -256,6 +256,21 @@ class FewShotAdapter:
         for number, (n, answer, _, _) in enumerate(rows):
             found[n].setdefault(answer, []).append(values[number])
         return found
+
+    def _scored_rows(self, task: Task, answers: list[str], seed: int) -> list[tuple[str, list[int], list[bool]]]:
+        """(answer, ids, which of them are scored) for each view and answer."""
+        views = {(v.transformation.name, v.number): v for v in task_views(0, task, self.predict_config, seed)}
+        rows = []
+        for view in views.values():
+            shown = [self.encoder.answered(view.task, view.show(answer, self.encoder.format)) for answer in answers]
+            if self.context is None or all(len(ids) <= self.context for ids, _ in shown):
+                rows += [(answer, *each) for answer, each in zip(answers, shown, strict=True)]
+        if answers and not rows:
+            raise DataError(
+                f"Task {task.id!r} has no view with room for its answers in the model's context of {self.context} "
+                "tokens. Give fewer demonstrations, or vote by 'hierarchical'."
+            )
+        return rows
 
     def _by_room(self, prompts: Sequence[list[int]]) -> dict[int, list[int]]:
         """Longest answer → prompts that have room for it: one near the context's end must not cut the others' short."""
