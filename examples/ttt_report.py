@@ -90,7 +90,7 @@ def goals(results: Results) -> list[str]:
             continue
         before, after = mean_interval(base), mean_interval(ttt)
         factor = "no finite factor" if before.mean == 0 else f"{after.mean / before.mean:.1f} times"
-        met = after.mean >= 6 * before.mean and after.mean > 0
+        met = after.mean >= 6 * before.mean - 1e-9 and after.mean > 0
         difference = paired_difference(ttt, base)
         lines.append(
             f"- {'met' if met else 'MISSED'}: TTT + voting at least 6 times the base on {NAMES[name]} "
