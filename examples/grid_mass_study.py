@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from grid_rule_check import explaining, follows
-from grid_world import HELD_OUT, Sizes, draw_task
+from grid_world import HELD_OUT, Sizes, few_shot_tasks
 
-from hf_mass import Demonstration, Task, TTTConfig, load_grid_tasks
+from hf_mass import Task, TTTConfig, load_grid_tasks
 from hf_mass.core.losses import row_values
 from hf_mass.core.trees import Tree, tree_map
 from hf_mass.evaluation.protocol import adapt_directly
@@ -42,15 +42,8 @@ def world_tasks(
     per_family: int, name: str, families: Sequence[str] = HELD_OUT, sizes: Sizes | None = None
 ) -> list[Task]:
     """Tasks of the generator, as many of each family; `name` is the seed of the draw."""
-    tasks = []
-    for family in families:
-        draw = random.Random(f"mass-{name}-{family}")
-        for number in range(per_family):
-            drawn = draw_task(draw, sizes or Sizes(strip=(6, 24), side=(3, 6), composed=0.0), [family])
-            pairs = [tuple(grid_text(tuple(map(tuple, grid))) for grid in pair) for pair in drawn.pairs]
-            shown = tuple(Demonstration(*pair) for pair in pairs[:-1])
-            tasks.append(Task(pairs[-1][0], shown, answer=pairs[-1][1], domain=family, id=f"{family}-{number}"))
-    return tasks
+    sizes = sizes or Sizes(strip=(6, 24), side=(3, 6), composed=0.0)
+    return few_shot_tasks(families, per_family, f"mass-{name}", sizes)
 
 
 def load_tasks(name: str, data: Path, per_type: int, limit: int | None) -> list[Task]:

@@ -25,6 +25,8 @@ from grid_rules_1d import STRIP_RULES
 from grid_rules_2d import GRID_RULES, fallen, flipped, transposed
 
 from hf_mass.errors import ConfigError, DataError
+from hf_mass.tasks.grids import grid_text
+from hf_mass.tasks.task import Demonstration, Task
 
 ROW_END, PAIR_SEPARATOR, PAIR_END = "\n", ">", ";"
 
@@ -117,6 +119,19 @@ def draw_task(draw: random.Random, sizes: Sizes, families: Sequence[str] | None 
         except Redraw:
             continue
     raise ConfigError(f"draw_task: no scene of {family!r} fits {sizes}; give larger sizes.")
+
+
+def few_shot_tasks(families: Sequence[str], per_family: int, seed: str, sizes: Sizes) -> list[Task]:
+    """As many tasks of each family, for the package: their last pair is the problem with its answer."""
+    tasks = []
+    for family in families:
+        draw = random.Random(f"{seed}-{family}")
+        for number in range(per_family):
+            drawn = draw_task(draw, sizes, [family])
+            pairs = [tuple(grid_text(tuple(map(tuple, grid))) for grid in pair) for pair in drawn.pairs]
+            shown = tuple(Demonstration(*pair) for pair in pairs[:-1])
+            tasks.append(Task(pairs[-1][0], shown, answer=pairs[-1][1], domain=family, id=f"{family}-{number}"))
+    return tasks
 
 
 TRAINED = {d: [name for name, (e, _) in FAMILIES.items() if d == e and name not in HELD_OUT] for d in (1, 2)}

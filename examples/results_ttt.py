@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import random
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from grid_world import HELD_OUT, TRAINED, Sizes, draw_task
+from grid_world import HELD_OUT, TRAINED, Sizes, few_shot_tasks
 from ttt_report import write_report
 
-from hf_mass import Demonstration, Task, TTTConfig, TTTTrainer, load_grid_tasks
+from hf_mass import Task, TTTConfig, TTTTrainer, load_grid_tasks
 from hf_mass.tasks.answers import rank_answers, score_answers
-from hf_mass.tasks.grids import grid_text
 from hf_mass.trainers.ttt_results import TaskResult
 
 HERE = Path(__file__).resolve().parent
@@ -72,15 +70,7 @@ def load_tasks(name: str, data: Path, per_type: int | None, limit: int | None, l
 
 def world_tasks(families: Sequence[str], per_family: int, name: str) -> list[Task]:
     """Tasks of the generator, at its full sizes; `name` seeds them."""
-    tasks = []
-    for family in families:
-        draw = random.Random(f"ttt-{name}-{family}")
-        for number in range(per_family):
-            drawn = draw_task(draw, Sizes(composed=0.0), [family])
-            pairs = [tuple(grid_text(tuple(map(tuple, grid))) for grid in pair) for pair in drawn.pairs]
-            shown = tuple(Demonstration(*pair) for pair in pairs[:-1])
-            tasks.append(Task(pairs[-1][0], shown, answer=pairs[-1][1], domain=family, id=f"{family}-{number}"))
-    return tasks
+    return few_shot_tasks(families, per_family, f"ttt-{name}", Sizes(composed=0.0))
 
 
 def cells(task: Task) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -54,6 +55,29 @@ def test_trainer_example_names_real_settings() -> None:
 
     names = set(re.findall(r"(\w+)=", re.search(r"MetaAdaptConfig\((.*?)\)", code, re.DOTALL).group(1)))  # type: ignore[union-attr]
     assert names <= set(MetaAdaptConfig.__dataclass_fields__)
+
+
+def test_test_time_training_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = next(block for block in blocks("python") if "TTTTrainer(" in block)
+    strip = {"input": [[1, 0, 2]], "output": [[2, 0, 1]]}, {"input": [[3, 4]], "output": [[4, 3]]}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.json").write_text(json.dumps({"train": list(strip), "test": [strip[0]]}))
+    replaced = {"data/evaluation": tmp_path / "data", "outputs/arc": tmp_path / "out"}
+    replaced["hf_mass/assets/grids-base"] = ROOT / "hf_mass/assets/grids-small"
+    for old, new in replaced.items():
+        assert f'"{old}"' in code
+        code = code.replace(f'"{old}"', repr(str(new)))
+    exec(code, {})
+    assert "TaskScore(" in capsys.readouterr().out
+
+
+def test_test_time_training_tables_are_the_measured_ones() -> None:
+    """Each row and goal shown is one of a report that `results_ttt.py` or `grid_mass.py` wrote."""
+    reports = [*(ROOT / "examples/results/ttt").glob("report-*.md"), ROOT / "examples/results/grid-mass/results.md"]
+    measured = "".join(report.read_text() for report in reports).splitlines()
+    shown = README.split("<!-- ttt:begin -->")[1].split("<!-- ttt:end -->")[0].splitlines()
+    rows = [line for line in shown if line.startswith(("|", "- met", "- MISSED"))]
+    assert len(rows) > 10 and set(rows) <= set(measured)
 
 
 def test_results_table_is_the_measured_one() -> None:
