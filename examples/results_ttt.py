@@ -173,7 +173,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     arguments = parser.parse_args(argv)
     arguments.set = [(item.partition("=")[0], json.loads(item.partition("=")[2])) for item in arguments.set]
-    told = {"sets", "variants", "tasks_per_type", "longest", "limit", "seed"}
+    told = {"sets", "variants", "tasks_per_type", "longest", "limit", "seed", "base"}
     shown = {k: v for k, v in vars(arguments).items() if k in told and v not in (None, parser.get_default(k))}
     words = [f"--{k} {' '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in shown.items()]
     arguments.command = " ".join(["python examples/results_ttt.py", *words])

@@ -178,6 +178,10 @@ def write_report(folder: Path) -> str:
             parts += ["By difficulty for the base:", groups_table(results, name, difficulty(results, name))]
             parts += ["By size of the whole task:", groups_table(results, name, length)]
         (folder / f"report-{base}.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-        accuracy_plot(first, folder / f"report-{base}.png", highlight=["TTT + voting"])
+        accuracy_plot(
+            first,
+            folder / f"report-{base}.png",
+            highlight=[row.method for row in first if row.method == "TTT + voting"],
+        )
         texts.append(first.to_text() + "\n" + "\n".join(goals(results)))
     return "\n\n".join(texts)
