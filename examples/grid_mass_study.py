@@ -6,7 +6,6 @@ Everything that several rows need (a task's trained adapter, the generator's sam
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from grid_rule_check import explaining, follows
-from grid_world import HELD_OUT, Sizes, few_shot_tasks
+from grid_world import HELD_OUT, Sizes, few_shot_tasks, of_each_type
 
 from hf_mass import Task, TTTConfig, load_grid_tasks
 from hf_mass.core.losses import row_values
@@ -50,12 +49,10 @@ def load_tasks(name: str, data: Path, per_type: int, limit: int | None) -> list[
     """The tasks of a set: "world", or a folder of `data`, `per_type` of each of its types, evenly over its files."""
     if name == "world":
         return world_tasks(per_type, "test")[:limit]
-    types: dict[str, list[Task]] = defaultdict(list)
-    for task in load_grid_tasks(data / name):
-        types[task.domain].append(task)
-    if len(types) == 1:
-        return [task for found in types.values() for task in found][:limit]
-    return [t for found in types.values() for t in found[:: max(1, len(found) // per_type)][:per_type]][:limit]
+    tasks = load_grid_tasks(data / name)
+    if len({task.domain for task in tasks}) == 1:
+        return tasks[:limit]
+    return of_each_type(tasks, per_type)[:limit]
 
 
 def is_strip(task: Task) -> bool:
@@ -66,7 +63,7 @@ def is_strip(task: Task) -> bool:
 
 def ttt_config(strips: bool, output: Path, **changes: Any) -> FitConfig:
     """How adapters are trained: the preset for grids, with the symmetries of strips where they are strips."""
-    own: dict[str, Any] = {"transformations": ["strip"], "max_grid_side": 64} if strips else {}
+    own: dict[str, Any] = {"transformations": ["strip"]} if strips else {}
     config = TTTConfig.preset("grids", output_dir=str(output), use_cpu=True, report_to="none", **{**own, **changes})
     return config.fit_config()
 

@@ -134,6 +134,14 @@ def few_shot_tasks(families: Sequence[str], per_family: int, seed: str, sizes: S
     return tasks
 
 
+def of_each_type(tasks: Sequence[Task], per_type: int) -> list[Task]:
+    """So many tasks of each domain, evenly over those that there are."""
+    types: dict[str, list[Task]] = {}
+    for task in tasks:
+        types.setdefault(task.domain, []).append(task)
+    return [t for found in types.values() for t in found[:: max(1, len(found) // per_type)][:per_type]]
+
+
 TRAINED = {d: [name for name, (e, _) in FAMILIES.items() if d == e and name not in HELD_OUT] for d in (1, 2)}
 """Dimension → the families that training draws."""
 

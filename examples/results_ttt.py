@@ -14,14 +14,13 @@ import argparse
 import csv
 import json
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from grid_world import HELD_OUT, TRAINED, Sizes, few_shot_tasks
+from grid_world import HELD_OUT, TRAINED, Sizes, few_shot_tasks, of_each_type
 from ttt_report import write_report
 
 from hf_mass import Task, TTTConfig, TTTTrainer, load_grid_tasks
@@ -60,11 +59,7 @@ def load_tasks(name: str, data: Path, per_type: int | None, limit: int | None, l
     if name == "arc":
         tasks = [task for task in tasks if cells(task) < longest]
     if name == "1d-arc" and per_type is not None:
-        types: dict[str, list[Task]] = defaultdict(list)
-        for task in tasks:
-            types[task.domain].append(task)
-        # Evenly over each type's files.
-        tasks = [t for found in types.values() for t in found[:: max(1, len(found) // per_type)][:per_type]]
+        tasks = of_each_type(tasks, per_type)
     return tasks[:limit]
 
 
@@ -88,12 +83,14 @@ def paper_tasks(data: Path) -> set[str]:
         return {value.strip().removesuffix(".json") for row in csv.reader(stream) for value in row}
 
 
-def outcomes(results: Sequence[TaskResult]) -> list[dict[str, Any]]:
-    """One row a task: how good each vote's answers are."""
+def outcomes(results: Sequence[TaskResult], rescored: bool = True) -> list[dict[str, Any]]:
+    """One row a task: how good each vote's answers are; the results' own are those of re-scoring, where they are."""
     rows = []
     for result in results:
         task, row = result.task, dict[str, Any]()
-        ranked = {vote: rank_answers(result.predictions, vote) for vote in VOTES} | {"rescore": list(result.answers)}
+        ranked = {vote: rank_answers(result.predictions, vote) for vote in VOTES}
+        if rescored:
+            ranked["rescore"] = list(result.answers)
         for vote, answers in ranked.items():
             score = score_answers(task, answers, result.predictions)
             assert score is not None
@@ -103,25 +100,21 @@ def outcomes(results: Sequence[TaskResult]) -> list[dict[str, Any]]:
     return rows
 
 
+def build_trainer(arguments: argparse.Namespace, name: str, variant: str, **changes: Any) -> TTTTrainer:
+    """The trainer of a variant on a set, whose tasks go to a folder of their own."""
+    place = f"{name}-{variant.replace(' ', '-')}-{arguments.seed}"
+    settings = {"output_dir": str(arguments.runs / arguments.base.name / place), **strip_settings(name)}
+    settings |= {**VARIANTS[variant], **dict(arguments.set), **changes}
+    settings |= {"seed": arguments.seed, "use_cpu": not torch.cuda.is_available(), "report_to": "none"}
+    return TTTTrainer(str(arguments.base), TTTConfig.preset("grids", **settings))
+
+
 def run(arguments: argparse.Namespace, name: str, variant: str, tasks: list[Task]) -> dict[str, Any]:
     """One variant on one set, resumed where it was stopped."""
-    changes = dict(arguments.set)
-    settings = {**strip_settings(name), **VARIANTS[variant], **changes}
-    config = TTTConfig.preset(
-        "grids",
-        output_dir=str(arguments.runs / arguments.base.name / f"{name}-{variant.replace(' ', '-')}-{arguments.seed}"),
-        seed=arguments.seed,
-        use_cpu=not torch.cuda.is_available(),
-        report_to="none",
-        **settings,
-    )
-    trainer = TTTTrainer(str(arguments.base), config)
+    trainer = build_trainer(arguments, name, variant)
     begun = time.perf_counter()
     results = trainer.predict(tasks, resume=not arguments.again, adapt=variant != "base")
-    rows = outcomes(results)
-    for row in rows:
-        if variant != "ttt":
-            row.pop("rescore")
+    rows = outcomes(results, rescored=trainer.args.vote == "rescore")
     seconds = time.perf_counter() - begun
     mean = {vote: sum(r[vote]["pass_1"] for r in rows) / len(rows) for vote in rows[0] if vote in (*VOTES, "rescore")}
     cell_accuracy = sum(row["first"].get("cells", 0.0) for row in rows) / len(rows)

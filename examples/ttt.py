@@ -109,7 +109,8 @@ def report(before: list[TaskResult] | None, after: list[TaskResult]) -> str:
     """Every task's answer before and after, and how many are right."""
     colour, lines = sys.stdout.isatty(), list[str]()
     for n, result in enumerate(after):
-        lines.append(f"\n{result.task.id}: {result.examples} examples, {result.seconds:.1f} s" + (result.reason or ""))
+        why = "" if result.reason is None else f". {result.reason}"
+        lines.append(f"\n{result.task.id}: {result.examples} examples, {result.seconds:.1f} s{why}")
         answers = {"input": result.task.problem, "after": result.answer, "gold": result.task.answer}
         if before is not None:
             answers = {"input": result.task.problem, "before": before[n].answer, **answers}

@@ -337,3 +337,15 @@ def test_left_out_demonstrations_that_do_not_fit_are_not_asked_for(tmp_path: Pat
     assert record.params is None and record.reason is not None and "max_tokens = 15" in record.reason
     base.config.max_position_embeddings = 16
     assert len(reinforced_prompts(reinforced(tmp_path, base).few_shot, [FOUR], "exact_match", 0)) == 3
+
+
+def test_queries_with_the_same_demonstrations_ask_for_them_once(tmp_path: Path) -> None:
+    few = reinforced(tmp_path).few_shot
+    one, other, third = (
+        strip_task("one"),
+        strip_task("other", query="4 4"),
+        strip_task("third", rows=("5 5", "6 6", "7 7")),
+    )
+    alone = reinforced_prompts(few, [one], "exact_match", 0)
+    assert [p.text for p in reinforced_prompts(few, [one, other], "exact_match", 0)] == [p.text for p in alone]
+    assert len(reinforced_prompts(few, [one, third], "exact_match", 0)) > len(alone)

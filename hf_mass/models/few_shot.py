@@ -26,7 +26,7 @@ from hf_mass.models.binding import BoundLora, deterministic
 from hf_mass.models.few_shot_config import FitConfig, PredictConfig
 from hf_mass.models.few_shot_encoding import ExampleRows, FewShotEncoder, task_views, token_batch
 from hf_mass.models.generation import Sampling, complete, row_seed
-from hf_mass.tasks.leave_one_out import INSTRUCTION, training_examples
+from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample, training_examples
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.voting import Prediction
 
@@ -88,7 +88,7 @@ class FewShotAdapter:
         A task whose data cannot be made, or whose loss is not finite, gets a record with the reason; the others go on.
         """
         places: dict[tuple[object, ...], int] = {}
-        owners = [places.setdefault(_data_key(task), len(places)) for task in tasks]
+        owners = [places.setdefault(data_key(task), len(places)) for task in tasks]
         different = [tasks[owners.index(place)] for place in range(len(places))]
         found: list[FitRecord] = [FitRecord(task, None) for task in different]
         parts: dict[int, ExampleRows] = {}
@@ -131,23 +131,30 @@ class FewShotAdapter:
         Raises:
             DataError: If none can be made.
         """
-        config, limits = self.fit_config, [self.fit_config.data.max_tokens, self.context]
-        data = replace(config.data, max_tokens=min((n for n in limits if n is not None), default=None))
-        examples = training_examples(
-            task,
-            data,
-            row_seed("few-shot", seed, *_data_key(task)),
-            lambda e: len(self.encoder.example(e, config.loss_on)[0]),
-        )
-        pairs = [self.encoder.example(example, config.loss_on) for example in examples]
+        pairs = [self.encoder.example(each, self.fit_config.loss_on) for each in self.examples(task, seed)]
         return ExampleRows([ids for ids, _ in pairs], [learned for _, learned in pairs])
+
+    def examples(self, task: Task, seed: int = 0) -> list[TrainingExample]:
+        """The training examples of a task that fit into the model's context.
+
+        Raises:
+            DataError: If none can be made.
+        """
+        data = self.fit_config.data
+        limits = [n for n in (data.max_tokens, self.context) if n is not None]
+        return training_examples(
+            task,
+            replace(data, max_tokens=min(limits, default=None)),
+            row_seed("few-shot", seed, *data_key(task)),
+            lambda example: len(self.encoder.example(example, "query")[0]),
+        )
 
     def _train(
         self, parts: list[ExampleRows], tasks: list[Task], seed: int, shared: bool
     ) -> tuple[Tree, list[list[float]], list[int]]:
         """(matrices, leaves [N, ...]; losses of each of the N; which of the N each part has)."""
         if not shared:
-            seeds = [row_seed("order", seed, *_data_key(task)) for task in tasks]
+            seeds = [row_seed("order", seed, *data_key(task)) for task in tasks]
             return *self._fit(parts, seeds), list(range(len(parts)))
         joined = ExampleRows([s for p in parts for s in p.sequences], [m for p in parts for m in p.learned])
         return *self._fit([joined], [row_seed("order", seed)]), [0] * len(parts)
@@ -352,7 +359,7 @@ def _record(task: Task, trained: Tree, row: int, examples: int, losses: list[flo
     return FitRecord(task, params, None, examples, tuple(losses))
 
 
-def _data_key(task: Task) -> tuple[object, ...]:
+def data_key(task: Task) -> tuple[object, ...]:
     """What a task's training data depend on."""
     pairs = tuple(text for shown in task.demonstrations for text in (shown.question, shown.answer))
     return task.fields.get(INSTRUCTION, ""), *pairs

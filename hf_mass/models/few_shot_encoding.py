@@ -38,12 +38,6 @@ class ExampleRows:
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def batch(self, rows: Sequence[int], pad: int, device: torch.device, task: int = 0) -> TokenBatch:
-        """The rows given as one right-padded batch of one task."""
-        return token_batch(
-            [self.sequences[r] for r in rows], [self.learned[r] for r in rows], [task] * len(rows), pad, device
-        )
-
 
 def token_batch(
     sequences: Sequence[list[int]],

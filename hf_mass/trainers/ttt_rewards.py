@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from accelerate.utils import gather_object
 
 from hf_mass.errors import DataError
-from hf_mass.models.few_shot import FewShotAdapter
+from hf_mass.models.few_shot import FewShotAdapter, data_key
 from hf_mass.models.few_shot_encoding import View, task_views
-from hf_mass.models.generation import row_seed
 from hf_mass.tasks.answers import score_answers
-from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample, training_examples
+from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.transformations import Identity
 
@@ -53,16 +52,8 @@ def reinforced_prompts(
         views = [v for n, task in enumerate(tasks) for v in task_views(n, task, few_shot.predict_config, seed)]
         return [_prompt(few_shot, view, None) for view in views]
     prompts: dict[str, ReinforcedPrompt] = {}
-    for task in tasks:
-        data, room = few_shot.fit_config.data, few_shot.context
-        limits = [n for n in (data.max_tokens, room) if n is not None]
-        examples = training_examples(
-            task,
-            replace(data, max_tokens=min(limits, default=None)),
-            row_seed("few-shot", seed, task.id),
-            lambda e: len(few_shot.encoder.example(e, "query")[0]),
-        )
-        for example in examples:
+    for task in {data_key(task): task for task in reversed(tasks)}.values():  # one of those with the same data
+        for example in few_shot.examples(task, seed):
             shown = _as_task(task, example)
             prompt = _prompt(few_shot, View(0, shown, Identity(), None, 0, 0), example.query.answer)
             prompts.setdefault(f"{prompt.text}\0{prompt.gold}", prompt)

@@ -32,7 +32,7 @@ from trl import GRPOTrainer
 from hf_mass.core.trees import Tree, tree_map
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.models.binding import clear_target_errors, deterministic
-from hf_mass.models.few_shot import FewShotAdapter, FitRecord
+from hf_mass.models.few_shot import FewShotAdapter, FitRecord, data_key
 from hf_mass.models.generation import tokens_up_to
 from hf_mass.tasks.answers import mean_scores, rank_answers
 from hf_mass.tasks.task import Task
@@ -113,12 +113,14 @@ class TTTTrainer(GRPOTrainer):
         A task that cannot be trained on gets a record with the reason. Nothing stays in the model.
         """
         listed = [tasks] if isinstance(tasks, Task) else require_tasks(tasks, "tasks")
+        records = self._adapted(listed)
+        return records[0] if isinstance(tasks, Task) else records
+
+    def _adapted(self, tasks: list[Task]) -> list[FitRecord]:
         shared = self.args.adapters == "shared"
         if self.args.objective == "sft":
-            records = self.few_shot.adapt(listed, self.args.seed, shared)
-        else:
-            records = self._reinforced(listed, shared)
-        return records[0] if isinstance(tasks, Task) else records
+            return self.few_shot.adapt(tasks, self.args.seed, shared)
+        return self._reinforced(tasks, shared)
 
     def train(self, *args: Any, **kwargs: Any) -> list[FitRecord]:
         """Adapt to the train tasks and keep their adapters under `output_dir` (see `TaskResult.adapter`).
@@ -128,8 +130,7 @@ class TTTTrainer(GRPOTrainer):
         """
         if not self.train_tasks:
             raise DataError("TTTTrainer.train: there is no train_dataset. Give tasks to the trainer, or call predict.")
-        records = self.adapt(self.train_tasks)
-        assert isinstance(records, list)
+        records = self._adapted(self.train_tasks)
         store = self._store(True, self.train_tasks)
         store.begin(resume=False)
         for record in records if self.accelerator.is_main_process else []:
@@ -184,7 +185,7 @@ class TTTTrainer(GRPOTrainer):
         self.accelerator.wait_for_everyone()  # all have looked before the first one saves
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         alone = self.args.objective == "grpo" and adapt  # whose training takes all processes together
-        records = self._shared_records(listed) if adapt and self.args.adapters == "shared" and waiting else None
+        records = self._adapted(listed) if adapt and self.args.adapters == "shared" and waiting else None
         chunks = self._chunks(listed, waiting)
         mine = chunks if alone else chunks[rank::world]
         bar = tqdm(total=sum(map(len, mine)), desc="Tasks", disable=self.args.disable_tqdm or rank > 0, unit="task")
@@ -237,14 +238,9 @@ class TTTTrainer(GRPOTrainer):
         """Numbers of tasks that go side by side: `tasks_per_pass` adapters, whose tasks stay together."""
         groups: dict[Any, list[int]] = {}
         for n in waiting:
-            groups.setdefault((tasks[n].demonstrations, tasks[n].fields.get("instruction")), []).append(n)
+            groups.setdefault(data_key(tasks[n]), []).append(n)
         listed, size = list(groups.values()), self.args.tasks_per_pass if self.args.objective == "sft" else 1
         return [[n for group in listed[i : i + size] for n in group] for i in range(0, len(listed), size)]
-
-    def _shared_records(self, tasks: Sequence[Task]) -> list[FitRecord]:
-        records = self.adapt(tasks)
-        assert isinstance(records, list)
-        return records
 
     def _chunk(
         self,
@@ -262,7 +258,7 @@ class TTTTrainer(GRPOTrainer):
             if fixed is not None:
                 records = [fixed[place] for place in places]
             else:
-                records = self._shared_records(part) if adapt else [FitRecord(task, None) for task in part]
+                records = self._adapted(part) if adapt else [FitRecord(task, None) for task in part]
             kept.update(zip(places, records, strict=True))
             return self._answer(part, records)
 
