@@ -161,7 +161,7 @@ def adapt_directly(derivations: Sequence[str]) -> Method:
             adapted = trees.add(start, gradient, -mass.config.inner.learning_rate)
         empty = torch.zeros(0)
         records = [
-            AdaptationRecord(task, (), empty, None, empty, empty, one_task(adapted, n)) for n, task in enumerate(tasks)
+            AdaptationRecord(task, (), empty, None, empty[None], one_task(adapted, n)) for n, task in enumerate(tasks)
         ]
         return _solve(mass, tasks, records, [0] * len(tasks))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,10 +25,13 @@ from hf_mass.errors import DataError
 from hf_mass.models.binding import BoundLora, deterministic
 from hf_mass.models.few_shot_config import FitConfig, PredictConfig
 from hf_mass.models.few_shot_encoding import ExampleRows, FewShotEncoder, task_views, token_batch
-from hf_mass.models.generation import Sampling, complete, row_seed
+from hf_mass.models.generation import Sampling, Watch, complete, row_seed
 from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample, training_examples
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.voting import Prediction
+
+OnStep = Callable[[int, int, list[float]], None]
+"""(number of the step, number of steps, mean loss of each adapter that is still training) → nothing."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class FewShotAdapter:
         self.fit_config, self.predict_config = fit_config, predict_config
         self.lora = BoundLora(model, adapter)
         self.encoder = FewShotEncoder(tokenizer, fit_config.format)
+        self.watch: Watch | None = None  # sees answers while they are written
 
     @property
     def device(self) -> torch.device:
@@ -82,10 +86,23 @@ class FewShotAdapter:
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def adapt(self, tasks: Sequence[Task], seed: int = 0, shared: bool = False) -> list[FitRecord]:
+    def adapt(
+        self,
+        tasks: Sequence[Task],
+        seed: int = 0,
+        shared: bool = False,
+        on_step: OnStep | None = None,
+    ) -> list[FitRecord]:
         """Train each task's adapter, side by side; or one adapter on the data of all (`shared`).
 
         A task whose data cannot be made, or whose loss is not finite, gets a record with the reason; the others go on.
+
+        Args:
+            tasks: The tasks.
+            seed: Draws examples and their order.
+            shared: Whether all tasks get one adapter.
+            on_step: Called after each step with its number, the number of steps, and the mean loss of each adapter that
+                is still training. An exception that it raises ends the training.
         """
         places: dict[tuple[object, ...], int] = {}
         owners = [places.setdefault(data_key(task), len(places)) for task in tasks]
@@ -98,7 +115,9 @@ class FewShotAdapter:
             except DataError as error:
                 found[place] = FitRecord(task, None, str(error))
         if parts:
-            trained, losses, rows = self._train(list(parts.values()), [different[n] for n in parts], seed, shared)
+            trained, losses, rows = self._train(
+                list(parts.values()), [different[n] for n in parts], seed, shared, on_step
+            )
             for place, row, part in zip(parts, rows, parts.values(), strict=True):
                 found[place] = _record(different[place], trained, row, len(part), losses[row])
             if shared:  # one object, as tasks with the same demonstrations have
@@ -150,16 +169,18 @@ class FewShotAdapter:
         )
 
     def _train(
-        self, parts: list[ExampleRows], tasks: list[Task], seed: int, shared: bool
+        self, parts: list[ExampleRows], tasks: list[Task], seed: int, shared: bool, on_step: OnStep | None
     ) -> tuple[Tree, list[list[float]], list[int]]:
         """(matrices, leaves [N, ...]; losses of each of the N; which of the N each part has)."""
         if not shared:
             seeds = [row_seed("order", seed, *data_key(task)) for task in tasks]
-            return *self._fit(parts, seeds), list(range(len(parts)))
+            return *self._fit(parts, seeds, on_step), list(range(len(parts)))
         joined = ExampleRows([s for p in parts for s in p.sequences], [m for p in parts for m in p.learned])
-        return *self._fit([joined], [row_seed("order", seed)]), [0] * len(parts)
+        return *self._fit([joined], [row_seed("order", seed)], on_step), [0] * len(parts)
 
-    def _fit(self, parts: Sequence[ExampleRows], seeds: Sequence[int]) -> tuple[Tree, list[list[float]]]:
+    def _fit(
+        self, parts: Sequence[ExampleRows], seeds: Sequence[int], on_step: OnStep | None
+    ) -> tuple[Tree, list[list[float]]]:
         """(matrices, leaves [N, ...]; mean loss of each step of each of the N parts)."""
         config, losses = self.fit_config, [list[float]() for _ in parts]
         plans = [_batches(len(rows), config, one) for rows, one in zip(parts, seeds, strict=True)]
@@ -177,6 +198,8 @@ class FewShotAdapter:
                 count = len(plans[n][index])
                 losses[n].append(float(values[place : place + count].mean()))
                 place += count
+            if on_step is not None:
+                on_step(index, max(map(len, plans)), [losses[n][-1] for n in owners[index]])
 
         with deterministic(self.model), self.lora.inactive():
             trained = fit(steps(), self.lora.start(len(parts)), config.make_optimizer(), config.max_grad_norm, note)
@@ -316,7 +339,7 @@ class FewShotAdapter:
         self, prompts: list[list[int]], seeds: list[int], limits: list[int], params: Tree | None, row_task: list[int]
     ) -> list[str]:
         sampling = Sampling(max(limits), self.predict_config.temperature)
-        arguments = (self.model, self.tokenizer, prompts, sampling, seeds, self.encoder.format.stop)
+        arguments = (self.model, self.tokenizer, prompts, sampling, seeds, self.encoder.format.stop, self.watch)
         with deterministic(self.model):
             if params is None:
                 ids = complete(*arguments)

@@ -8,7 +8,7 @@ how a batch is split between processes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,10 +21,15 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
 )
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from hf_mass.models.encoding import pad_rows
+
+Watch = Callable[[list[list[int]]], None]
+"""Called with the tokens that each row has so far. An exception that it raises ends the generation."""
 
 
 def row_seed(*parts: object) -> int:
@@ -79,6 +84,23 @@ class Sampling:
         return chain
 
 
+class _Watched(StoppingCriteria):
+    """Never ends a row; shows what has been written so far after every token, up to each row's end."""
+
+    def __init__(self, watch: Watch, prompt: int, ends: set[int]) -> None:
+        self.watch, self.prompt, self.ends = watch, prompt, ends
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        """[rows] False; the arguments are those of every stopping criterion."""
+        self.watch([_up_to_end(row, self.ends) for row in input_ids[:, self.prompt :].tolist()])
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+
+def _up_to_end(row: list[int], ends: set[int]) -> list[int]:
+    end = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
+    return row[: end + 1]
+
+
 @contextmanager
 def _own_settings_aside(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """Within this context the model has no generation settings: `generate` fills those left open from them."""
@@ -101,6 +123,7 @@ def complete(
     sampling: Sampling,
     seeds: Sequence[int] | None = None,
     stop: str | None = None,
+    watch: Watch | None = None,
 ) -> list[list[int]]:
     """Completions of token prompts, each up to and including its end-of-sequence token.
 
@@ -115,6 +138,7 @@ def complete(
         sampling: How to draw.
         seeds: One per row; needed unless greedy.
         stop: A text that ends a completion too, and is then part of it.
+        watch: Called after every token, for showing text while it is written.
     """
     device = next(model.parameters()).device
     ids, mask = pad_rows(prompts, tokenizer.pad_token_id, device, side="left")
@@ -135,13 +159,10 @@ def complete(
             attention_mask=mask,
             generation_config=config,
             logits_processor=sampling.processors(seeds),
+            stopping_criteria=StoppingCriteriaList([_Watched(watch, ids.shape[1], ends)] if watch else []),
             **({} if stop is None else {"stop_strings": [stop], "tokenizer": tokenizer}),
         )
-    completions = []
-    for row in output[:, ids.shape[1] :].tolist():
-        end = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
-        completions.append(row[: end + 1])
-    return completions
+    return [_up_to_end(row, ends) for row in output[:, ids.shape[1] :].tolist()]
 
 
 def tokens_up_to(tokenizer: PreTrainedTokenizerBase, ids: list[int], stop: str) -> int:

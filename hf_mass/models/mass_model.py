@@ -21,7 +21,7 @@ from hf_mass.models.binding import add_lora, clear_target_errors, deterministic
 from hf_mass.models.config import WEIGHINGS, MassConfig
 from hf_mass.models.encoding import TextEncoder
 from hf_mass.models.features import scorer_features
-from hf_mass.models.generation import Sampling, complete, row_seed
+from hf_mass.models.generation import Sampling, Watch, complete, row_seed
 from hf_mass.models.records import AdaptationRecord, Solution
 from hf_mass.models.samples import AuxiliarySample, write_samples
 from hf_mass.models.scorer import Scorer
@@ -151,9 +151,9 @@ class MassModel:
     # -- generate, score, adapt, solve -------------------------------------------------------------------------------
 
     def generate_auxiliary(
-        self, tasks: Task | Sequence[Task], count: int | None = None, seed: int = 0
+        self, tasks: Task | Sequence[Task], count: int | None = None, seed: int = 0, watch: Watch | None = None
     ) -> list[list[AuxiliarySample]]:
-        """`count` (default: config.samples) auxiliary samples for each task.
+        """`count` (default: config.samples) auxiliary samples for each task; `watch` sees them while they are written.
 
         Raises:
             ConfigError: If `count` is below 1.
@@ -168,7 +168,7 @@ class MassModel:
             self.config.max_sample_tokens, self.config.temperature, self.config.top_p, self.config.top_k
         )
         with deterministic(self.model):
-            return write_samples(self.model, self.encoder, listed, count, sampling, seed)
+            return write_samples(self.model, self.encoder, listed, count, sampling, seed, watch)
 
     def score(self, tasks: Task | Sequence[Task], samples: Sequence[Sequence[AuxiliarySample]]) -> Tensor:
         """s_η [N, m]: the scorer's weights of the samples of each task."""
@@ -245,17 +245,17 @@ class MassModel:
         trajectory: Trajectory | None,
         seconds: float,
     ) -> list[AdaptationRecord]:
-        missing = torch.full(problem.usable.shape, float("nan"))
-        before, after = missing.clone(), missing.clone()
+        steps = 1 if trajectory is None else trajectory.num_steps + 1
+        losses = torch.full((steps, *problem.usable.shape), float("nan"))  # [K + 1, N, m]
         if trajectory is not None:
             with deterministic(self.model), self.adapter.lora.inactive():
-                before[problem.usable.cpu()] = trajectory.losses[0].float().cpu()
-                after[problem.usable.cpu()] = trajectory.final_losses().float().cpu()
+                rows = torch.stack([*trajectory.losses, trajectory.final_losses()])  # [K + 1, R]
+                losses[:, problem.usable.cpu()] = rows.float().cpu()
         records = []
         for n, (task, group) in enumerate(zip(problem.tasks, problem.samples, strict=True)):
             kept = problem.usable[n].cpu()
             reason = None if kept.any() else "no usable sample"
-            if reason is None and not (torch.isfinite(before[n][kept]).all() and torch.isfinite(after[n][kept]).all()):
+            if reason is None and not torch.isfinite(losses[:, n, kept]).all():
                 reason = "non-finite inner loss"
             adapted = None if trajectory is None or reason else one_task(trajectory.adapted, n)
             records.append(
@@ -264,8 +264,7 @@ class MassModel:
                     tuple(group),
                     weights[n].detach().float().cpu(),
                     None if attributions is None else attributions[n].float().cpu(),
-                    before[n],
-                    after[n],
+                    losses[:, n],
                     adapted,
                     reason,
                     sum(len(sample.token_ids) for sample in group),

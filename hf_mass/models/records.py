@@ -20,8 +20,7 @@ class AdaptationRecord:
         samples: Its m auxiliary samples.
         weights: s [m] float32, 0 for unusable samples.
         attributions: ∂L/∂s [m] to the task's demonstrations, where they were computed; negative helps.
-        losses_before: ℓ_i(θ_0) [m], NaN for unusable samples.
-        losses_after: ℓ_i(θ') [m].
+        losses: ℓ_i(θ_k) [K + 1, m] before the first step and after each; NaN for unusable samples.
         adapted: θ' as leaves [1, ...]; None if the task could not be adapted to.
         reason: Why it could not ("no usable sample", "non-finite inner loss"), or None.
         sampled_tokens: Tokens generated for the samples.
@@ -32,12 +31,21 @@ class AdaptationRecord:
     samples: tuple[AuxiliarySample, ...]
     weights: Tensor
     attributions: Tensor | None
-    losses_before: Tensor
-    losses_after: Tensor
+    losses: Tensor
     adapted: Tree | None
     reason: str | None = None
     sampled_tokens: int = 0
     seconds: float = 0.0
+
+    @property
+    def losses_before(self) -> Tensor:
+        """ℓ_i(θ_0) [m]."""
+        return self.losses[0]
+
+    @property
+    def losses_after(self) -> Tensor:
+        """ℓ_i(θ') [m]."""
+        return self.losses[-1]
 
     def table(self) -> list[dict[str, object]]:
         """One row per sample: question, answer, weight, attribution, reason."""
