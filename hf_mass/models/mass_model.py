@@ -17,9 +17,10 @@ from hf_mass.core.trees import Tree, tree_map
 from hf_mass.core.weights import uniform_weights
 from hf_mass.errors import CheckpointError, ConfigError, DataError
 from hf_mass.models.adaptation import Adapter, InnerProblem
-from hf_mass.models.binding import add_lora, clear_target_errors, deterministic
+from hf_mass.models.binding import BoundLora, add_lora, clear_target_errors, deterministic
 from hf_mass.models.config import WEIGHINGS, MassConfig
 from hf_mass.models.encoding import TextEncoder
+from hf_mass.models.export import combined_adapter, write_adapter
 from hf_mass.models.features import scorer_features
 from hf_mass.models.generation import Sampling, Watch, complete, row_seed
 from hf_mass.models.records import AdaptationRecord, Solution
@@ -147,6 +148,20 @@ class MassModel:
             write_config(self.config, folder)
 
         write_atomically(Path(path), write)
+
+    def save_adapter(self, record: AdaptationRecord, path: str | Path) -> None:
+        """One task's adapted weights as a PEFT folder, which `PeftModel.from_pretrained` reads without this package.
+
+        It is the generator's adapter and the adapted inner one in sum, for the base model alone.
+
+        Raises:
+            DataError: If the record has none.
+        """
+        if record.adapted is None:
+            raise DataError(f"The record of task {record.task.id!r} has no adapted weights: {record.reason}.")
+        generator = BoundLora(self.model, GENERATOR)
+        config, weights = combined_adapter([(generator, generator.start(1)), (self.adapter.lora, record.adapted)])
+        write_atomically(Path(path), lambda folder: write_adapter(folder, weights, config))
 
     # -- generate, score, adapt, solve -------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ Every test input becomes one `Task`. Tasks that share their demonstrations, and 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import random
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from hf_mass.tasks.grids import as_grid, grid_text
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.verifiers import get_verifier
 
+ROW_KINDS = (".jsonl", ".csv")
 _CHALLENGES, _SOLUTIONS = "_challenges.json", "_solutions.json"
 
 
@@ -59,6 +61,24 @@ def load_grid_tasks(path: str | Path, split: str | None = None, *, answers: bool
     return [task for puzzle in puzzles for task in puzzle.tasks(answers)]
 
 
+def puzzle_tasks(content: Any, name: str) -> list[Task]:
+    """The tasks of one grid puzzle that was read already; a test input without an output has no answer.
+
+    Args:
+        content: An object of the ARC format: {"train": [{"input", "output"}, ...], "test": [...]}.
+        name: Its name: the tasks' `id`, and what errors call it.
+
+    Raises:
+        DataError: If it is of another shape.
+    """
+    if not _is_puzzle(content):
+        raise DataError(
+            f"{name} is no grid puzzle, found {_shape(content)}. Expected {{'train': [{{'input', 'output'}}], "
+            "'test': [...]}."
+        )
+    return _Puzzle(content, name, "", {}, name).tasks(answers=False)
+
+
 def load_few_shot_file(
     path: str | Path,
     input_column: str = "input",
@@ -92,9 +112,9 @@ def load_few_shot_file(
     if demonstrations < 1:
         raise ConfigError(f"load_few_shot_file: demonstrations must be at least 1, got {demonstrations!r}.")
     file = Path(path).expanduser()
-    rows = _rows(file)
+    rows, where = _rows(file), repr(str(file))
     pairs = [
-        Demonstration(_value(row, input_column, number, file), _value(row, output_column, number, file))
+        Demonstration(row_value(row, input_column, number, where), row_value(row, output_column, number, where))
         for number, row in enumerate(rows)
     ]
     if len(pairs) <= demonstrations:
@@ -307,23 +327,39 @@ def _rows(file: Path) -> Sequence[Any]:
         if not isinstance(rows, list):
             raise DataError(f"{str(file)!r} holds {_shape(rows)}. Expected a list of objects, one for each example.")
         return rows
-    if file.suffix not in (".jsonl", ".csv"):
+    if file.suffix not in ROW_KINDS:
         raise DataError(f"{str(file)!r} is of unknown kind {file.suffix!r}. Convert it to .json, .jsonl or .csv.")
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            if file.suffix == ".csv":
-                return list(csv.DictReader(stream, strict=True))
-            return [json.loads(line) for line in stream if line.strip()]
-    except (OSError, ValueError, csv.Error) as error:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{str(file)!r} could not be read: {error}. Give a file in UTF-8.") from error
+    return parse_rows(text, file.suffix, repr(str(file)))
+
+
+def parse_rows(text: str, kind: str, where: str) -> list[Any]:
+    """The rows of a text in one of `ROW_KINDS`; `where` names it in errors.
+
+    Raises:
+        DataError: If it is of another form.
+    """
+    try:
+        if kind == ".csv":
+            return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
+    except (ValueError, RecursionError, csv.Error) as error:
         raise DataError(
-            f"{str(file)!r} could not be read: {error}. A .jsonl file must hold one object a line, a .csv file a "
+            f"{where} could not be read: {error}. A .jsonl file must hold one object a line, a .csv file a "
             "header and rows of as many values."
         ) from error
 
 
-def _value(row: Any, column: str, number: int, file: Path) -> str:
-    """The text of a value."""
-    where = f"{str(file)!r}, row {number} (counted from 0)"
+def row_value(row: Any, column: str, number: int, where: str) -> str:
+    """The text of a row's value in a column; grids in canonical form.
+
+    Raises:
+        DataError: If there is none, or it is neither text, a number nor a grid.
+    """
+    where = f"{where}, row {number} (counted from 0)"
     if not isinstance(row, dict):
         raise DataError(f"{where} is {_shape(row)}. Expected an object with the columns of input and output.")
     if None in row:  # where the reader of CSV puts what stands beyond the last column

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hf_mass.core.trees import Tree
 from hf_mass.errors import CheckpointError, ConfigError
+from hf_mass.models.export import ADAPTER_FILES, write_adapter
 from hf_mass.models.storage import write_atomically
 from hf_mass.tasks.answers import TaskScore, score_answers
 from hf_mass.tasks.leave_one_out import INSTRUCTION
@@ -33,7 +33,6 @@ from hf_mass.tasks.voting import Prediction
 logger = logging.getLogger(__name__)
 
 RUN_NAME, RESULT_NAME, FORMAT_VERSION = "ttt_run.json", "result.json", 1
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -161,13 +160,6 @@ class ResultStore:
 
         write_atomically(folder, write)
         return TaskResult(**{**vars(result), "adapter": folder if weights is not None else None})
-
-
-def write_adapter(folder: Path, weights: Mapping[str, Tensor], config: PeftConfig) -> None:
-    """A PEFT adapter that `PeftModel.from_pretrained` reads."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(str(folder))
-    save_file({name: leaf.detach().cpu().contiguous() for name, leaf in weights.items()}, folder / ADAPTER_FILES[1])
 
 
 def require_adapter(folder: Path) -> None:

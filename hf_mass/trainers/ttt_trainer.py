@@ -32,6 +32,7 @@ from trl import GRPOTrainer
 from hf_mass.core.trees import Tree, tree_map
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.models.binding import clear_target_errors, deterministic
+from hf_mass.models.export import write_adapter
 from hf_mass.models.few_shot import FewShotAdapter, FitRecord, data_key
 from hf_mass.models.generation import tokens_up_to
 from hf_mass.tasks.answers import mean_scores, rank_answers
@@ -39,7 +40,7 @@ from hf_mass.tasks.task import Task
 from hf_mass.tasks.voting import flat_vote
 from hf_mass.trainers.task_data import require_tasks
 from hf_mass.trainers.ttt_config import TTTConfig
-from hf_mass.trainers.ttt_results import ResultStore, TaskResult, tasks_digest, weights_digest, write_adapter
+from hf_mass.trainers.ttt_results import ResultStore, TaskResult, tasks_digest, weights_digest
 from hf_mass.trainers.ttt_rewards import ReinforcedPrompt, reinforced_prompts, ttt_reward
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,231 @@
+"""A problem as a user has it, as tasks: an ARC puzzle, a few-shot file, lines of "input -> output", or a text alone.
+
+What is uploaded or pasted is read here within limits, and nothing of it is run: it is data from its first byte on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_mass.errors import DataError
+from hf_mass.tasks.few_shot_sets import ROW_KINDS, parse_rows, puzzle_tasks, row_value
+from hf_mass.tasks.grids import parse_grid
+from hf_mass.tasks.task import Demonstration, Task
+
+KINDS = (".json", ".jsonl", ".csv", ".txt")
+"""Endings of files that can be read."""
+
+_ARROW = re.compile(r"\s*(?:->|=>|→)\s*|\t+")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large a problem may be.
+
+    Args:
+        bytes: Of the file or text.
+        demonstrations: Solved examples.
+        queries: Questions.
+        side: Rows or columns of a grid.
+        strip: Columns of a grid of one row.
+        characters: Of one input or output that is a text.
+    """
+
+    bytes: int = 500_000
+    demonstrations: int = 50
+    queries: int = 10
+    side: int = 30
+    strip: int = 100
+    characters: int = 4_000
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem: its queries as tasks with the same demonstrations.
+
+    Args:
+        name: What it is called.
+        kind: "grids" or "texts".
+        tasks: One for each query. `Task.answer` is None where the file does not hold it.
+    """
+
+    name: str
+    kind: str
+    tasks: tuple[Task, ...]
+
+
+def read_problem_file(path: str | Path, limits: Limits | None = None) -> Problem:
+    """The problem in a file of one of `KINDS`.
+
+    Raises:
+        DataError: If it cannot be read, is too large, or is of no known form.
+    """
+    file, limits = Path(path).expanduser(), limits or Limits()
+    if not file.is_file():
+        raise DataError(f"There is no file {str(file)!r}. Correct the path.")
+    if file.suffix.lower() not in KINDS:
+        raise DataError(f"{file.name!r} is of unknown kind {file.suffix!r}. Convert it to {', '.join(KINDS)}.")
+    size = file.stat().st_size
+    if size > limits.bytes:
+        raise DataError(f"{file.name!r} has {size:,} bytes; at most {limits.bytes:,} are read. Give a smaller problem.")
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file.name!r} is no text in UTF-8 ({error}). Give a file of one of {list(KINDS)}.") from error
+    return read_problem(text, file.stem, file.suffix.lower(), limits)
+
+
+def read_problem(text: str, name: str = "problem", kind: str | None = None, limits: Limits | None = None) -> Problem:
+    """The problem in a text.
+
+    Read are: an ARC puzzle as JSON; rows of "input" and "output" as JSON, JSON lines or CSV; an object of "problem",
+    "demonstrations" and what else a `Task` has; lines "input -> output" (or with "=>", "→" or a tab between); and any
+    other text, which is a problem without demonstrations. Rows without an output are the queries; if all have one, the
+    last row is the query, and its output the known answer.
+
+    Args:
+        text: The text.
+        name: What to call it.
+        kind: One of `KINDS`; None to tell from the text.
+        limits: How large it may be.
+
+    Raises:
+        DataError: If it is empty, too large, or not of the form that it begins like.
+    """
+    limits = limits or Limits()
+    if len(text.encode("utf-8", "surrogatepass")) > limits.bytes:
+        raise DataError(f"{name!r} is longer than {limits.bytes:,} bytes. Give a smaller problem.")
+    if not text.strip():
+        raise DataError(f"{name!r} is empty. Give a problem: a puzzle as JSON, rows of input and output, or a text.")
+    if "\0" in text:
+        raise DataError(f"{name!r} is no text: it holds a zero byte. Give a file of one of {list(KINDS)}.")
+    tasks, is_grids = _tasks(text, name, kind or _kind_of(text), limits)
+    problem = Problem(name, "grids" if is_grids else "texts", tasks)
+    _check(problem, limits)
+    return problem
+
+
+def _kind_of(text: str) -> str:
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    if len(lines) > 1 and all(line.lstrip().startswith("{") and line.rstrip().endswith("}") for line in lines):
+        return ".jsonl"
+    if text.lstrip().startswith(("{", "[")):
+        return ".json"
+    header = {cell.strip().strip('"').lower() for cell in lines[0].split(",")}
+    return ".csv" if {"input", "output"} <= header else ".txt"
+
+
+def _tasks(text: str, name: str, kind: str, limits: Limits) -> tuple[tuple[Task, ...], bool]:
+    """(tasks, whether they are of grids)."""
+    if kind in ROW_KINDS:
+        return _row_tasks(parse_rows(text, kind, repr(name)), name)
+    if kind == ".txt":
+        return _line_tasks(text, name), False
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name!r} could not be read as JSON: {error}. Correct it, or give it as .txt.") from error
+    if isinstance(content, list):
+        return _row_tasks(content, name)
+    if isinstance(content, dict) and "problem" in content:
+        return (_task(content, name),), False
+    return tuple(puzzle_tasks(content, name)), True
+
+
+def _row_tasks(rows: Sequence[Any], name: str) -> tuple[tuple[Task, ...], bool]:
+    where, rows = repr(name), [_lower_case(row) for row in rows]
+    solved = [not isinstance(row, dict) or row.get("output") not in (None, "") for row in rows]
+    pairs = [
+        Demonstration(row_value(row, "input", n, where), row_value(row, "output", n, where) if solved[n] else "")
+        for n, row in enumerate(rows)
+    ]
+    values = [row[column] for row in rows for column in ("input", "output") if row.get(column) not in (None, "")]
+    is_grid = [isinstance(value, list) for value in values]
+    if any(is_grid) and not all(is_grid):
+        raise DataError(f"{name!r} mixes grids and texts. Give inputs and outputs of one kind.")
+    return _split(pairs, solved, name), all(is_grid)
+
+
+def _lower_case(row: Any) -> Any:
+    """A row with the names of its columns in lower case; values beyond the header stay, for the reader to refuse."""
+    if not isinstance(row, dict):
+        return row
+    return {key if key is None else str(key).strip().lower(): value for key, value in row.items()}
+
+
+def _line_tasks(text: str, name: str) -> tuple[Task, ...]:
+    """Lines with an arrow each; a text without any is a problem alone."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    parts = [_ARROW.split(line.strip(), maxsplit=1) for line in lines]
+    if not any(len(part) == 2 and all(part) for part in parts):
+        return (Task(text.strip(), id=name),)
+    pairs = [Demonstration(part[0].strip(), part[1].strip() if len(part) == 2 else "") for part in parts]
+    for number, pair in enumerate(pairs):
+        if not pair.question:
+            raise DataError(f"{name!r}, line {number + 1}: nothing stands before the arrow. Write 'input -> output'.")
+    return _split(pairs, [bool(pair.answer) for pair in pairs], name)
+
+
+def _split(pairs: Sequence[Demonstration], solved: Sequence[bool], name: str) -> tuple[Task, ...]:
+    """Queries are those without an output, else the last."""
+    last = len(pairs) - 1
+    is_query = [not each for each in solved] if not all(solved) else [n == last for n in range(len(pairs))]
+    shown = tuple(pair for pair, query in zip(pairs, is_query, strict=True) if not query)
+    asked = [pair for pair, query in zip(pairs, is_query, strict=True) if query]
+    if not shown:
+        raise DataError(f"{name!r} has no solved example beside its query. Give at least one row with an output.")
+    named = [name] if len(asked) == 1 else [f"{name}_{n}" for n in range(len(asked))]
+    return tuple(Task(q.question, shown, answer=q.answer or None, id=n) for q, n in zip(asked, named, strict=True))
+
+
+def _task(content: Mapping[str, Any], name: str) -> Task:
+    """The task that an object describes by the names of `Task`'s fields."""
+    known = {"problem", "demonstrations", "answer", "solution", "fields", "id"}
+    if unknown := sorted(set(content) - known):
+        raise DataError(f"{name!r} has an unknown key {unknown[0]!r}. Known: {sorted(known)}.")
+    values = {key: content[key] for key in ("problem", "answer", "solution", "id") if content.get(key) is not None}
+    for key, value in values.items():
+        if not isinstance(value, str):
+            raise DataError(f"{name!r}: {key} is {value!r:.60}. Give a text.")
+    fields, shown = content.get("fields") or {}, content.get("demonstrations") or []
+    if not isinstance(fields, dict) or not all(isinstance(value, str) for value in fields.values()):
+        raise DataError(f"{name!r}: fields is {fields!r:.60}. Give an object of texts.")
+    if not isinstance(shown, list):
+        raise DataError(f"{name!r}: demonstrations is {shown!r:.60}. Give a list of objects.")
+    pairs = []
+    for n, row in enumerate(shown):
+        question, answer = (
+            ("question", "answer") if isinstance(row, dict) and "question" in row else ("input", "output")
+        )
+        pairs.append(Demonstration(row_value(row, question, n, name), row_value(row, answer, n, name)))
+    return Task(**{"id": name, **values}, demonstrations=tuple(pairs), fields=dict(fields))
+
+
+def _check(problem: Problem, limits: Limits) -> None:
+    """Raises DataError where a limit is passed, or a grid's text is none."""
+    name, shown = problem.name, problem.tasks[0].demonstrations
+    for field, found, most in (
+        ("demonstrations", len(shown), limits.demonstrations),
+        ("queries", len(problem.tasks), limits.queries),
+    ):
+        if found > most:
+            raise DataError(f"{name!r} has {found} {field}; at most {most} are taken. Leave some out.")
+    texts = [text for pair in shown for text in (pair.question, pair.answer)]
+    texts += [text for task in problem.tasks for text in (task.problem, task.answer) if text is not None]
+    for text in texts:
+        if problem.kind == "texts" and len(text) > limits.characters:
+            raise DataError(
+                f"{name!r} has a text of {len(text):,} characters; at most {limits.characters:,} are taken."
+            )
+        grid = parse_grid(text) if problem.kind == "grids" else None
+        longest = limits.side if grid is not None and len(grid) > 1 else limits.strip
+        if grid is not None and max(len(grid), len(grid[0])) > longest:
+            raise DataError(
+                f"{name!r} has a grid of {len(grid)} × {len(grid[0])} cells; at most {limits.side} × {limits.side} "
+                f"are taken, or one row of {limits.strip}. Give smaller grids."
+            )
