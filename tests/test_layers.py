@@ -1,6 +1,6 @@
 """The shape of the code: which folder may import which, how long modules and functions may be, what lies at the top.
 
-    errors ← {core, tasks} ← models ← {trainers, evaluation} ← hub ← cli ← {examples, spaces}
+    errors ← {core, tasks} ← models ← {trainers, evaluation} ← hub ← live ← cli ← {examples, spaces}
 
 Each imports only what stands to its left. Sources are read, not imported, so a broken module is judged as well. The
 checks are plain functions over a folder; the second half of this file shows on made-up folders that each can fail.
@@ -26,7 +26,8 @@ LAYERS: dict[str, set[str]] = {
     "trainers": {"errors", "assets", "core", "tasks", "models"},
     "evaluation": {"errors", "assets", "core", "tasks", "models"},
     "hub": {"errors", "assets", "core", "tasks", "models", "trainers", "evaluation"},
-    "cli": {"errors", "assets", "core", "tasks", "models", "trainers", "evaluation", "hub"},
+    "live": {"errors", "assets", "core", "tasks", "models", "trainers", "evaluation", "hub"},
+    "cli": {"errors", "assets", "core", "tasks", "models", "trainers", "evaluation", "hub", "live"},
 }
 LAYERS["__main__"] = {"cli"}
 # The package itself may offer the library's names, but nothing below it may take them from there, apart from these.
