@@ -423,7 +423,7 @@ def test_what_is_on_disk(saved: Path) -> None:
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pkl", ".pth")]
     assert json.loads((saved / "mass_config.json").read_text())["format_version"] == 1
     named = json.loads((saved / "generator" / "adapter_config.json").read_text())["base_model_name_or_path"]
-    assert named == str(BASE)
+    assert named == BASE.name  # a base that ships: no path of this machine
 
 
 def test_peft_alone_loads_the_generator(mass: MassModel, saved: Path, tasks: list[Task]) -> None:

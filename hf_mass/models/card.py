@@ -294,14 +294,12 @@ def _mass_snippet(parts: CardParts) -> str:
     assert isinstance(parts.config, MassConfig)
     task = parts.example or _made_up(parts.config)
     names = ["Demonstration"] * bool(task.demonstrations) + ["MassModel", "Task"]
-    return "\n".join(
-        [
-            f"from hf_mass import {', '.join(names)}",
-            "",
-            f"mass = MassModel.from_pretrained({_quoted(parts.repo_id or 'path/or/id')})",
-            f"task = {_source(task)}",
-            'print(mass.solve(task).text, "->", mass.solve(task, mass.adapt(task)).text)',
-        ]
+    return _python(
+        f"from hf_mass import {', '.join(names)}",
+        "",
+        f"mass = MassModel.from_pretrained({_quoted(parts.repo_id or 'path/or/id')})",
+        *_task_source(task),
+        'print(mass.solve(task).text, "->", mass.solve(task, mass.adapt(task)).text)',
     )
 
 
@@ -309,16 +307,18 @@ def _ttt_snippet(parts: CardParts) -> str:
     named = shipped_name(parts.base_model) or hub_id(parts.base_model) or "path/of/the/base"
     base = _quoted(named) if not shipped_name(named) else f"resolve_shipped({_quoted(named)})"
     first = ["from hf_mass.models.shipped import resolve_shipped"] if shipped_name(named) else []
-    return "\n".join(
-        [
-            *first,
-            "from peft import PeftModel",
-            "from transformers import AutoModelForCausalLM",
-            "",
-            f"base = AutoModelForCausalLM.from_pretrained({base})",
-            f"model = PeftModel.from_pretrained(base, {_quoted(parts.repo_id or 'path/or/id')})",
-        ]
+    return _python(
+        *first,
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM",
+        "",
+        f"base = AutoModelForCausalLM.from_pretrained({base})",
+        f"model = PeftModel.from_pretrained(base, {_quoted(parts.repo_id or 'path/or/id')})",
     )
+
+
+def _python(*lines: str) -> str:
+    return "\n".join(["```python", *lines, "```"])
 
 
 def _made_up(config: MassConfig) -> Task:
@@ -330,15 +330,17 @@ def _made_up(config: MassConfig) -> Task:
     return Task("...", (Demonstration("...", "..."),) if shown else (), fields=fields)
 
 
-def _source(task: Task) -> str:
-    shown = ", ".join(f"Demonstration({_quoted(d.question)}, {_quoted(d.answer)})" for d in task.demonstrations)
-    parts = [f"problem={_quoted(task.problem)}"]
-    if shown:
-        parts.append(f"demonstrations=({shown},)")
-    if task.fields:
-        fields = ", ".join(f"{_quoted(name)}: {_quoted(value)}" for name, value in task.fields.items())
-        parts.append(f"fields={{{fields}}}")
-    return f"Task({', '.join(parts)})"
+def _task_source(task: Task) -> list[str]:
+    """The lines that make a task; its demonstrations come first, where there are more than one."""
+    pairs = [f"({_quoted(d.question)}, {_quoted(d.answer)})" for d in task.demonstrations]
+    fields = ", ".join(f"{_quoted(name)}: {_quoted(value)}" for name, value in task.fields.items())
+    arguments = [_quoted(task.problem), *([f"fields={{{fields}}}"] if fields else [])]
+    if len(pairs) == 1:
+        arguments.insert(1, f"(Demonstration{pairs[0]},)")
+    elif pairs:
+        arguments.insert(1, "tuple(Demonstration(*pair) for pair in shown)")
+    first = [f"shown = [{', '.join(pairs)}]"] if len(pairs) > 1 else []
+    return [*first, f"task = Task({', '.join(arguments)})"]
 
 
 def _quoted(text: str) -> str:

@@ -26,6 +26,7 @@ from hf_mass.models.generation import Sampling, Watch, complete, row_seed
 from hf_mass.models.records import AdaptationRecord, Solution
 from hf_mass.models.samples import AuxiliarySample, write_samples
 from hf_mass.models.scorer import Scorer
+from hf_mass.models.shipped import name_base_portably, resolve_bases, resolve_shipped
 from hf_mass.models.storage import read_config, resolve_folder, write_atomically, write_config
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.verifiers import verify_batch
@@ -116,10 +117,10 @@ class MassModel:
         Raises:
             CheckpointError: If a file is missing or of an unknown version.
         """
-        folder = resolve_folder(path_or_id, revision, token)
+        folder = resolve_folder(resolve_shipped(path_or_id), revision, token)
         config = read_config(folder)
         described = json.loads((folder / "generator" / "adapter_config.json").read_text(encoding="utf-8"))
-        named = described.get("base_model_name_or_path")
+        named = resolve_shipped(described.get("base_model_name_or_path"))
         base = named if base is None else base
         if not base:
             raise CheckpointError(f"{folder}/generator/adapter_config.json names no base model; pass it as `base`.")
@@ -129,6 +130,7 @@ class MassModel:
             base = AutoModelForCausalLM.from_pretrained(base, **model_kwargs)
         model = PeftModel.from_pretrained(base, folder / "generator", adapter_name=GENERATOR)
         model.load_adapter(folder / "inner", adapter_name=INNER)
+        resolve_bases(model.peft_config)
         model.eval()
         return cls(model, tokenizer, config, Scorer.load(folder / "scorer"))
 
@@ -142,7 +144,10 @@ class MassModel:
         def write(folder: Path) -> None:
             self.model.save_pretrained(folder / "generator", selected_adapters=[GENERATOR])
             self.model.save_pretrained(folder, selected_adapters=[INNER])
-            (folder / "README.md").unlink(missing_ok=True)  # PEFT's card would take the place of the repository's own
+            for place in (folder, folder / "generator"):  # PEFT's cards, which name local paths, in place of our own
+                (place / "README.md").unlink(missing_ok=True)
+            for adapter in ("generator", INNER):
+                name_base_portably(folder / adapter)
             self.scorer.save(folder / "scorer")
             self.tokenizer.save_pretrained(folder)
             write_config(self.config, folder)

@@ -7,9 +7,10 @@ its bare name instead ("conventions-base"), which can be no Hub repository of an
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 ASSETS = Path(str(files("hf_mass"))) / "assets"
 Named = TypeVar("Named")
@@ -32,9 +33,11 @@ def shipped_name(named: object) -> str | None:
     if not isinstance(named, str | Path):
         return None
     path = Path(named)
-    bare = len(path.parts) == 1 and not path.is_dir()
-    packaged = path.parts[-3:-1] == ("hf_mass", "assets") or path.absolute().parent == ASSETS
-    return path.name if (bare or packaged) and path.name in shipped_names() else None
+    if path.is_dir():
+        meant = path.resolve().parent == ASSETS.resolve()
+    else:
+        meant = len(path.parts) == 1 or path.parts[-3:-1] == ("hf_mass", "assets")
+    return path.name if meant and path.name in shipped_names() else None
 
 
 def resolve_shipped(named: Named) -> Named | Path:
@@ -45,6 +48,17 @@ def resolve_shipped(named: Named) -> Named | Path:
     """
     name = shipped_name(named)
     return named if name is None else ASSETS / name
+
+
+def resolve_bases(configs: Mapping[str, Any]) -> None:
+    """Let adapters that were loaded name the folder of a base that ships, where PEFT looks for its vocabulary.
+
+    Args:
+        configs: PEFT's configurations by adapter name.
+    """
+    for config in configs.values():
+        if name := shipped_name(config.base_model_name_or_path):
+            config.base_model_name_or_path = str(ASSETS / name)
 
 
 def name_base_portably(adapter: Path) -> None:
