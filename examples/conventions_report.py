@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conventions_experiment import load_world
+from conventions_experiment import M_TRAIN, load_world
 from conventions_experiment import rows as experiment_rows
 
 from hf_mass.errors import DataError
@@ -19,6 +19,7 @@ from hf_mass.evaluation.plots import accuracy_plot, training_plot
 from hf_mass.evaluation.protocol import Outcome
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import Goal, ResultRow, ResultTable
+from hf_mass.hub.cards import write_card
 from hf_mass.tasks.conventions import ConventionsWorld
 
 Found = Mapping[str, Mapping[str, tuple[Outcome, float | None]]]
@@ -126,6 +127,31 @@ def write_report(table: ResultTable, folder: Path, checked: Sequence[Goal]) -> d
     highlight = [row.method for row in table if "attribution" in row.method or row.method == "MASS, scored"]
     plot = accuracy_plot(table, folder / "results.png", highlight=highlight)
     return {"json": table.save(folder / "results.json"), "markdown": folder / "results.md", "plot": plot}
+
+
+def write_adapter_card(adapters: Path, results: Path, repo_id: str | None = None) -> Path:
+    """The README.md of the main job's adapters; for those that ship: `repo_id="conventions-mass"`."""
+    return write_card(
+        adapters,
+        results,
+        repo_id=repo_id,
+        title="conventions-mass",
+        license="apache-2.0",
+        tags=["synthetic"],
+        dataset="conventions",
+        training_data="Made-up few-shot tasks of the designed world in `hf_mass.tasks.conventions`, drawn by code: "
+        "families and conventions of its training split. Nobody's data. Rewards came from the verifier, on answers at "
+        "the adapted weights (`examples/train.py`, preset `conventions_settings`).",
+        example=load_world().tasks("test_conventions", 1, seed=100)[0],
+        limits=[
+            "A laboratory model of a designed world: it knows a few fruits, colours, rules and names, and nothing of "
+            "language. Its results say how adaptation works, not how well a language model does.",
+            "Its base is trained to ignore demonstrations when it answers and to use them when it writes. That gap is "
+            "what adaptation closes here; another model's gap may be elsewhere, smaller, or absent.",
+            "Every adapting row of the table has its own inner rate, chosen on validation tasks, and rows without a "
+            f"number of samples in their name have m = {M_TRAIN}. The saved settings are one rate and one m for all.",
+        ],
+    )
 
 
 def save_outcomes(found: Found, training: Mapping[str, Any], path: Path) -> None:

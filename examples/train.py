@@ -13,6 +13,7 @@ On a model and data of your own (any causal LM; a Hub id, a folder, a JSON or JS
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +22,15 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from conventions_experiment import BASE, QUICK_MODELS, evaluate_rows, load_world, train_models
-from conventions_report import build_table, goals, plot_training, write_report
+from conventions_report import build_table, goals, plot_training, write_adapter_card, write_report
 from peft import LoraConfig
 from transformers import AutoTokenizer, HfArgumentParser
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.evaluation.statistics import mean_interval
 from hf_mass.evaluation.tables import ResultRow, ResultTable
+from hf_mass.hub.cards import write_card
+from hf_mass.models.card import hub_id
 from hf_mass.tasks.formats import FORMATS
 from hf_mass.tasks.sources import Columns, load_tasks
 from hf_mass.tasks.task import Task
@@ -106,11 +109,13 @@ def run_embedded(arguments: EmbeddedArguments) -> None:
     tasks = arguments.test_tasks
     say(f"\nanswering {tasks} tasks of each test split; inner rates are chosen on validation tasks:")
     found = evaluate_rows(models, world, seed, tasks, max(2, tasks // 5), say, quick=True, known=LEFT_TO_RESULTS)
-    table = build_table([found], command="accelerate launch examples/train.py")
+    table = build_table([found], command=shlex.join(["accelerate", "launch", "examples/train.py", *sys.argv[1:]]))
     checked = goals(table, [found])
     paths = write_report(table, folder, checked)
+    card = write_adapter_card(adapters, paths["json"])
     say("\n" + table.to_text() + "\n\n" + "\n".join(map(str, checked)))
-    say(f"\ntable: {paths['json']}\nplots: {paths['plot']} and {folder / 'training.png'}\nadapters: {adapters}")
+    say(f"\ntable: {paths['json']}\nplots: {paths['plot']} and {folder / 'training.png'}")
+    say(f"adapters: {adapters}\ncard: {card}")
 
 
 # -- a model and data of one's own ------------------------------------------------------------------------------------
@@ -146,10 +151,18 @@ def run_own(script: ScriptArguments, args: MetaAdaptConfig) -> None:
     trainer.save_model()
     if trainer.is_world_process_zero():
         table = own_table(before, after)
-        table.save(folder / "results.json")
+        saved = table.save(folder / "results.json")
         plot_training(trainer.state.log_history, folder / "training.png")
+        named = str(script.dataset_name)
+        card = write_card(
+            folder,
+            saved,
+            repo_id=args.hub_model_id,
+            datasets=[named] if hub_id(named) else [],
+            training_data=f"{len(train)} tasks of {Path(named).name}, split {script.dataset_split}.",
+        )
         say("\n" + table.to_text())
-        say(f"\ntable: {folder / 'results.json'}\nplot: {folder / 'training.png'}\nadapters: {folder}")
+        say(f"\ntable: {saved}\nplot: {folder / 'training.png'}\nadapters: {folder}\ncard: {card}")
 
 
 def own_tasks(script: ScriptArguments, args: MetaAdaptConfig) -> tuple[list[Task], list[Task]]:

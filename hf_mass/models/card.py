@@ -270,7 +270,7 @@ def _results(measured: Measured | None) -> str:
     made = "The result file does not say by which command."
     if measured.command:
         made = "Made by\n\n" + indented(without_tokens(measured.command))
-    told = [measured.table, f"From `{measured.source}`. {measured.notes}".strip(), made]
+    told = [measured.table, made, f"From `{measured.source}`. {measured.notes}".strip()]
     return "\n\n".join(told)
 
 

@@ -18,7 +18,9 @@ Named = TypeVar("Named")
 
 def shipped_names() -> list[str]:
     """The names of the bases and adapters that ship with the package."""
-    return sorted(folder.name for folder in ASSETS.iterdir() if folder.is_dir())
+    return sorted(
+        {file.parent.name for name in ("config.json", "mass_config.json") for file in ASSETS.glob(f"*/{name}")}
+    )
 
 
 def shipped_name(named: object) -> str | None:
