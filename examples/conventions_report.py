@@ -142,7 +142,7 @@ def write_adapter_card(adapters: Path, results: Path, repo_id: str | None = None
         training_data="Made-up few-shot tasks of the designed world in `hf_mass.tasks.conventions`, drawn by code: "
         "families and conventions of its training split. Nobody's data. Rewards came from the verifier, on answers at "
         "the adapted weights (`examples/train.py`, preset `conventions_settings`).",
-        example=load_world().tasks("test_conventions", 1, seed=100)[0],
+        example=load_world().tasks("test_conventions", 2, seed=100)[1],
         limits=[
             "A laboratory model of a designed world: it knows a few fruits, colours, rules and names, and nothing of "
             "language. Its results say how adaptation works, not how well a language model does.",
