@@ -192,7 +192,7 @@ def test_what_the_prompt_asks_for_is_what_is_read(name: str, question: str, answ
         text = f"{question.replace(' ', '')}>{answer.replace(' ', '')};"
         question, answer = (" ".join(text.replace(" ", "")) for text in (question, answer))
     elif name != "grid":
-        text = f"{question}\nAnswer: {answer}"
+        text = f"{question}\n{'Output' if name == 'plain' else 'Answer'}: {answer}"
     sample = FORMATS[name].parse_sample(text)
     assert (sample.question, sample.answer, sample.reason) == (question, answer, None)
 

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 import grid_world
 import pretrain_grids
+import pretraining
 from grid_parts import Grid
 from grid_rules_2d import components, fallen, turned
 from grid_world import FAMILIES, HELD_OUT, GridTask, Sizes, curriculum, draw_task, parse_grid, render_grid
@@ -30,6 +31,7 @@ grids = st.integers(1, 6).flatmap(
     lambda width: st.lists(st.lists(st.integers(0, 9), min_size=width, max_size=width), min_size=1, max_size=6)
 )
 STAGES = [0.0, 0.29, 0.31, 0.7, 1.0]
+WORLD = pretrain_grids.Grids()
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +140,7 @@ def test_no_grid_is_refused(text: str) -> None:
 def test_one_token_a_cell_and_loss_on_later_outputs(pairs: list[tuple[Grid, Grid]], weight: float) -> None:
     tokenizer = pretrain_grids.build_tokenizer()
     text = grid_world.render_task(pairs)
-    ids, weights = pretrain_grids.encode([GridTask("strip/shift", tuple(pairs))], tokenizer, weight)
+    ids, weights = WORLD.encode([GridTask("strip/shift", tuple(pairs))], tokenizer, weight)
     assert tokenizer(text)["input_ids"] == ids[0].tolist()
     # A cell, and an end for every row: a row end inside a grid, ">" or ";" after its last row.
     assert ids.shape[1] == 1 + sum(len(grid) * (len(grid[0]) + 1) for pair in pairs for grid in pair)
@@ -157,7 +159,7 @@ def test_the_tokenizer_keeps_colours_spaces_and_the_end(tokenizer: PreTrainedTok
 
 
 def test_batches_keep_to_their_budget() -> None:
-    cut = pretrain_grids.batches(random.Random(0), Sizes(), 4, 2000, 16)
+    cut = WORLD.batches(random.Random(0), 1.0, 4, 2000, 16)
     assert len(cut) >= 4
     for tasks in cut:
         lengths = [len(grid_world.render_task(task.pairs)) + 1 for task in tasks]
@@ -167,9 +169,9 @@ def test_batches_keep_to_their_budget() -> None:
 def test_solved_needs_the_whole_output(tokenizer: PreTrainedTokenizerFast) -> None:
     """A model that always says the same token is right only where the whole output is that token."""
     torch.manual_seed(0)
-    model = pretrain_grids.build_model(tokenizer, 32, 1)
+    model = pretraining.build_model(tokenizer, 32, 1)
     tasks = [draw_task(random.Random(i), curriculum(0.0)) for i in range(40)]
-    assert not any(pretrain_grids.solved(model, tokenizer, tasks))
+    assert not any(pretraining.solved(WORLD, model, tokenizer, tasks))
 
     class Oracle(torch.nn.Module):
         """Knows every text, and errs on one token of it if `wrong` says which from the end."""
@@ -185,14 +187,14 @@ def test_solved_needs_the_whole_output(tokenizer: PreTrainedTokenizerFast) -> No
                 following[row, end - 1 - self.wrong] = 20 if self.wrong >= 0 else following[row, end]
             return Namespace(logits=torch.nn.functional.one_hot(following, 24).float())
 
-    assert all(pretrain_grids.solved(Oracle(-1), tokenizer, tasks))
-    assert not any(pretrain_grids.solved(Oracle(0), tokenizer, tasks)), "the end belongs to the output"
-    assert not any(pretrain_grids.solved(Oracle(1), tokenizer, tasks))
+    assert all(pretraining.solved(WORLD, Oracle(-1), tokenizer, tasks))
+    assert not any(pretraining.solved(WORLD, Oracle(0), tokenizer, tasks)), "the end belongs to the output"
+    assert not any(pretraining.solved(WORLD, Oracle(1), tokenizer, tasks))
 
 
 def test_validation_tasks_are_fixed_and_cover_every_family() -> None:
-    sets = pretrain_grids.validation_sets(1)
-    assert sets == pretrain_grids.validation_sets(1) and len(sets) == 8
+    sets = WORLD.validation_sets(1)
+    assert sets == WORLD.validation_sets(1) and len(sets) == 8
     for name, tasks in sets.items():
         held_out, dimension = name.startswith("held_out"), 1 if "1d" in name else 2
         wanted = {f for f, (d, _) in FAMILIES.items() if d == dimension and (f in HELD_OUT) == held_out}
@@ -203,7 +205,7 @@ def test_a_run_writes_a_base_and_resumes(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks = [draw_task(random.Random(0), curriculum(0.0), ["strip/shift"]) for _ in range(3)]
-    monkeypatch.setattr(pretrain_grids, "validation_sets", lambda per_family: {"trained_1d_full": tasks})
+    monkeypatch.setattr(WORLD, "validation_sets", lambda per_family: {"trained_1d_full": tasks})
     arguments = Namespace(
         output=tmp_path / "base",
         minutes=0.01,
@@ -220,10 +222,10 @@ def test_a_run_writes_a_base_and_resumes(
         compile=False,
         seed=0,
     )
-    pretrain_grids.train(arguments)
+    pretraining.train(WORLD, arguments)
     first = json.loads((tmp_path / "base/pretraining.json").read_text())
     arguments.minutes = 0.02
-    pretrain_grids.train(arguments)
+    pretraining.train(WORLD, arguments)
     second = json.loads((tmp_path / "base/pretraining.json").read_text())
     assert f"from step {first['step']}" in capfd.readouterr().out
     assert second["step"] > first["step"] and len(second["log"]) == 2 and second["seconds"] > first["seconds"]
@@ -237,27 +239,27 @@ def test_a_run_writes_a_base_and_resumes(
 
 def test_a_checkpoint_continues_as_if_never_stopped(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     tasks = [draw_task(random.Random(i), curriculum(0.0)) for i in range(4)]
-    ids, weights = pretrain_grids.encode(tasks, tokenizer, 0.0)
+    ids, weights = WORLD.encode(tasks, tokenizer, 0.0)
 
     def fresh(seed: int) -> tuple[Any, list[torch.optim.Optimizer]]:
         torch.manual_seed(seed)
-        model = pretrain_grids.build_model(tokenizer, 32, 1)
-        return model, pretrain_grids.build_optimizers(model, 1e-2)
+        model = pretraining.build_model(tokenizer, 32, 1)
+        return model, pretraining.build_optimizers(model, 1e-2)
 
     model, optimizers = fresh(0)
     for _ in range(3):
-        pretrain_grids.train_step(model, optimizers, ids, weights, 1e-2)
-    pretrain_grids.save_checkpoint(tmp_path, model, optimizers, pretrain_grids.Progress(step=3, log=[{"step": 3}]))
+        pretraining.train_step(model, optimizers, ids, weights, 1e-2)
+    pretraining.save_checkpoint(tmp_path, model, optimizers, pretraining.Progress(step=3, log=[{"step": 3}]))
     other, others = fresh(1)
-    progress = pretrain_grids.load_checkpoint(tmp_path, other, others)
-    assert progress == pretrain_grids.Progress(step=3, log=[{"step": 3}])
+    progress = pretraining.load_checkpoint(tmp_path, other, others)
+    assert progress == pretraining.Progress(step=3, log=[{"step": 3}])
     for _ in range(2):
-        assert pretrain_grids.train_step(model, optimizers, ids, weights, 1e-2) == pretrain_grids.train_step(
+        assert pretraining.train_step(model, optimizers, ids, weights, 1e-2) == pretraining.train_step(
             other, others, ids, weights, 1e-2
         )
 
 
 def test_learning_rate_warms_up_stays_and_decays() -> None:
-    rates = [pretrain_grids.learning_rate_at(done, 10**6, 1.0, 10) for done in (0.0, 0.7, 0.875, 1.0)]
+    rates = [pretraining.learning_rate_at(done, 10**6, 1.0, 10) for done in (0.0, 0.7, 0.875, 1.0)]
     assert rates == [1.0, 1.0, 0.5, 0.02]
-    assert pretrain_grids.learning_rate_at(0.0, 0, 1.0, 10) == 0.1
+    assert pretraining.learning_rate_at(0.0, 0, 1.0, 10) == 0.1

@@ -39,6 +39,9 @@ _MATH_SOLUTION = (
 # One row of a grid per line; the digits of a row may be spaced.
 _ROWS = r"[0-9][0-9 \t]*(?:\n[ \t]*[0-9][0-9 \t]*)*"
 
+# An input or output of plain few-shot text: up to a blank line or the next label.
+_PART = r"(?:(?!\n\n|\n(?:Input|Output):).)*"
+
 FORMATS: dict[str, PromptFormat] = {
     "default": PromptFormat(),
     "gsm8k": PromptFormat(
@@ -82,5 +85,21 @@ FORMATS: dict[str, PromptFormat] = {
         solution_pattern=rf"\A\s*(?P<answer>{_ROWS})\s*(?:;|\Z)",
         solution_format="{answer}",
         grid_form="compact",
+    ),
+    "plain": PromptFormat(
+        # The text of the few-shot format "plain", which a base pretrained on it continues with a demonstration of its
+        # own. A blank line ends an output, so it should be the tokenizer's end of sequence; and since a prompt ends in
+        # a space, the tokenizer should be one that does not join it to the next word.
+        generator_template="{demonstrations}Input: ",
+        solver_template="{demonstrations}Input: {problem}\nOutput: ",
+        demonstration_template="Input: {question}\nOutput: {answer}\n\n",
+        demonstration_separator="",
+        demonstrations_header="",
+        demonstrations_footer="",
+        sample_pattern=rf"(?s)\A(?:Input:)?(?P<question>{_PART})\nOutput:(?P<answer>{_PART})",
+        inner_template="{demonstrations}Input: {question}\nOutput: ",
+        demonstration_prompt_template="{demonstrations}Input: {question}\nOutput: ",
+        solution_pattern=rf"(?s)\A(?P<answer>{_PART})",
+        solution_format="{answer}",
     ),
 }
