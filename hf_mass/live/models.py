@@ -120,6 +120,23 @@ class LiveModel:
         few = FewShotAdapter(self.mass.model, self.mass.tokenizer, settings.fit_config(), predict, GENERATOR)
         return few, settings
 
+    def defaults(self, kind: str) -> LiveConfig:
+        """The model's own settings for problems of a kind; None where it has none."""
+        inner, changes = self.mass.config.inner, dict[str, Any]()
+        if kind in self.presets:
+            own = TTTConfig.preset(self.presets[kind], output_dir="unused", use_cpu=True, report_to="none")
+            changes = {
+                "max_examples": own.max_examples,
+                "num_train_epochs": int(own.num_train_epochs),
+                "learning_rate": own.learning_rate,
+            }
+        return LiveConfig(
+            samples=self.mass.config.samples,
+            inner_steps=inner.steps,
+            inner_learning_rate=inner.learning_rate,
+            **changes,
+        )
+
     def with_settings(self, tasks: Sequence[Task], config: LiveConfig) -> MassModel:
         """The same weights with the settings asked for."""
         own = self.mass.config

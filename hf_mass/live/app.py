@@ -1,0 +1,174 @@
+"""The Gradio app: give a problem, watch a model adapt to it, compare the answers before and after."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from hf_mass.live.drawing import status_html
+from hf_mass.live.handlers import FIRST, LIMITS, METHOD_NAMES, Handlers
+from hf_mass.live.models import ASSETS
+from hf_mass.live.sessions import Sessions
+from hf_mass.live.workshop import EXAMPLES, Workshop, on_zero_gpu
+from hf_mass.models.config import WEIGHINGS
+from hf_mass.tasks.problems import KINDS
+
+QUEUE = 20
+"""Visitors that may wait; the next one is told to come back."""
+AUTOMATIC = "automatic"
+
+INTRODUCTION = """# Watch a model adapt to your problem
+Give a few solved examples and a question. The model answers; then it **changes its own weights for this one problem**,
+and answers again. *TTT* trains on your examples, each left out in turn. *MASS* writes examples of its own, weighs each
+by whether training on it explains yours, and trains on those. Nothing of it stays: the next problem starts afresh.
+"""
+PASTE_HINT = "hello -> HELLO\ncat -> CAT\nbird ->"
+FORMS = """An ARC task (JSON with `train` and `test`), rows with `input` and `output` (CSV, JSON lines), lines
+`input -> output`, or a text. Rows without an output are asked; if all have one, the last row is."""
+
+
+def build(workshop: Workshop, sessions: Sessions) -> gr.Blocks:
+    """The page, not launched yet.
+
+    Args:
+        workshop: The models that it offers.
+        sessions: Its visitors.
+    """
+    do = Handlers(workshop, sessions)
+    with gr.Blocks(title="Live adaptation", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        gr.Markdown(INTRODUCTION)
+        problem = gr.State(None)
+        with gr.Row():
+            with gr.Column(scale=5, min_width=320):
+                sources = _problem_elements()
+                picture = gr.HTML(status_html(FIRST), elem_id="problem")
+                method, model, sliders = _settings(workshop)
+                with gr.Row():
+                    start = gr.Button("Adapt", variant="primary", elem_id="adapt")
+                    stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop")
+            with gr.Column(scale=6, min_width=320):
+                status = gr.HTML(status_html("Nothing adapted yet"), elem_id="status")
+                answers = gr.HTML(elem_id="answers")
+                download = gr.DownloadButton("Download the adapter (PEFT, zip)", visible=False, elem_id="download")
+                losses = gr.HTML(elem_id="losses")
+                samples = gr.HTML(elem_id="samples")
+        shown = [problem, picture, method, *sliders[:6]]
+        example, file, text = sources
+        example.change(do.show_example, example, shown, api_visibility="private", show_progress="hidden")
+        file.change(do.show_file, file, shown, api_visibility="private", show_progress="hidden")
+        text.change(
+            do.show_text, text, shown, api_visibility="private", show_progress="hidden", trigger_mode="always_last"
+        )
+        model.change(
+            do.offered, [problem, model], [method, *sliders[:6]], api_visibility="private", show_progress="hidden"
+        )
+        running = start.click(
+            do.adapt,
+            [problem, model, method, *sliders],
+            [status, answers, losses, samples, download, start, stop],
+            concurrency_limit=1,
+            concurrency_id="model",
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        stop.click(
+            do.stop,
+            None,
+            status,
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+            cancels=[running] if on_zero_gpu() else None,  # whose process no sign of ours reaches
+        )
+        page.unload(do.leave)
+        gr.api(do.solve, api_name="solve", concurrency_limit=1, concurrency_id="model")
+    return page
+
+
+def _problem_elements() -> tuple[Any, Any, Any]:
+    """(example, file, text)."""
+    with gr.Tabs():
+        with gr.Tab("Example", id="example"):
+            example = gr.Dropdown(
+                list(EXAMPLES), value=None, label="Problems that come with the app", elem_id="example"
+            )
+        with gr.Tab("Upload", id="upload"):
+            file = gr.File(label=f"A file: {', '.join(KINDS)}", file_types=list(KINDS), height=120, elem_id="file")
+        with gr.Tab("Paste", id="paste"):
+            text = gr.Textbox(label="A problem", placeholder=PASTE_HINT, lines=6, elem_id="text")
+    gr.Markdown(FORMS + f" At most {LIMITS.bytes // 1000} kB.", elem_classes="hm-muted")
+    return example, file, text
+
+
+def _settings(workshop: Workshop) -> tuple[Any, Any, list[Any]]:
+    """(method, model, the settings in the order of `live_config`); the first six of them follow the model."""
+    choices = [(METHOD_NAMES[name], name) for name in METHOD_NAMES]
+    method = gr.Radio(choices, value="ttt", label="How to adapt", elem_id="method")
+    with gr.Accordion("Settings", open=False):
+        model = gr.Dropdown([AUTOMATIC, *workshop.models], value=AUTOMATIC, label="Model", elem_id="model")
+        samples = gr.Slider(1, 32, 8, step=1, label="m: samples that MASS writes", elem_id="m")
+        steps = gr.Slider(1, 8, 1, step=1, label="K: inner steps of MASS", elem_id="K")
+        rate = gr.Slider(0.01, 4, 1, step=0.01, label="α: inner rate of MASS", elem_id="rate")
+        examples = gr.Slider(2, 100, 40, step=1, label="Examples that TTT makes", elem_id="examples")
+        epochs = gr.Slider(1, 8, 2, step=1, label="Passes of TTT over them", elem_id="epochs")
+        ttt_rate = gr.Slider(1e-4, 8e-3, 2e-3, step=1e-4, label="Learning rate of TTT", elem_id="ttt_rate")
+        weigh_by = gr.Dropdown(
+            [AUTOMATIC, *WEIGHINGS], value=AUTOMATIC, label="Samples are weighed by", elem_id="weigh_by"
+        )
+        vote = gr.Checkbox(True, label="TTT answers under several transformations and votes", elem_id="vote")
+        seed = gr.Number(0, precision=0, label="Seed", elem_id="seed")
+    return method, model, [samples, steps, rate, examples, epochs, ttt_rate, vote, seed, weigh_by]
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's default look with the fonts of the visitor's own system: nothing is fetched from elsewhere."""
+    return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "Consolas", "monospace"])
+
+
+def launch(
+    model: str | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    share: bool = False,
+    block: bool = True,
+    **model_settings: Any,
+) -> gr.Blocks:
+    """Start the app.
+
+    Args:
+        model: A shipped model, a folder or a Hub id; by default that of the environment variable HF_MASS_MODEL, else
+            all that ship.
+        host: Address to listen at; by default this machine's own, or as GRADIO_SERVER_NAME says.
+        port: Port; by default the first free one from 7860 on.
+        share: Whether Gradio makes a public link to it.
+        block: Whether to wait until it is stopped.
+        model_settings: `revision`, `token`, `device` for `load_model`.
+
+    Raises:
+        CheckpointError: If the model cannot be loaded.
+    """
+    files = Path(get_upload_folder())  # from where Gradio hands files out without making a copy that would stay
+    files.mkdir(parents=True, exist_ok=True)
+    sessions = Sessions(Path(tempfile.mkdtemp(prefix="hf_mass-", dir=files)))
+    atexit.register(shutil.rmtree, sessions.root, ignore_errors=True)
+    page = build(Workshop.load(model, **model_settings), sessions)
+    page.queue(max_size=QUEUE, default_concurrency_limit=4)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        prevent_thread_lock=not block,
+        max_file_size=LIMITS.bytes,
+        theme=theme(),
+        css_paths=ASSETS / "app.css",
+        footer_links=["api", "settings"],
+        quiet=not block,
+        ssr_mode=False,
+    )
+    return page
