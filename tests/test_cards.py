@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from hf_mass.models.config import InnerConfig, MassConfig
 from hf_mass.models.shipped import ASSETS, name_base_portably, resolve_shipped, shipped_name, shipped_names
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+
+import conventions_report  # noqa: E402
+
 CARDS = ROOT / "model_cards"
 SHIPPED = ASSETS / "conventions-mass"
 RESULTS = ROOT / "examples" / "results" / "conventions-mass" / "results.json"
@@ -99,6 +104,11 @@ def test_the_card_is_made_from_the_result_file() -> None:
     assert unfounded(text, table) == []
     assert table.to_markdown() in text and f"\n    {table.meta['command']}\n" in text
     assert "/work" not in text and str(ROOT) not in text
+
+
+def test_the_card_is_what_is_made_today(tmp_path: Path) -> None:
+    made = conventions_report.write_adapter_card(copied(tmp_path), RESULTS, repo_id="conventions-mass")
+    assert made.read_text() == (CARDS / "conventions-mass.md").read_text()
 
 
 def test_a_changed_digit_is_found() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import HfArgumentParser
 
 ROOT = Path(__file__).parent.parent
@@ -102,6 +103,9 @@ def test_gsm8k_in_gold_mode(
     for name in ("results.json", "training.png", "mass_config.json", "scorer/scorer.safetensors"):
         assert (tmp_path / "out" / name).is_file(), name
     assert MassModel.from_pretrained(tmp_path / "out").config.format.to_dict() == train.FORMATS["gsm8k"].to_dict()
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert [result.metric_name for result in card.data.eval_results] == ["MASS, no adaptation", "MASS, adapted"]
+    assert str(tmp_path) not in card.text.replace(" ".join(sys.argv), "")
 
 
 def test_math_500_in_verifier_mode(
