@@ -12,16 +12,17 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from hf_mass.live.drawing import status_html
-from hf_mass.live.handlers import FIRST, LIMITS, METHOD_NAMES, Handlers
+from hf_mass.live.handlers import AUTOMATIC, FIRST, LIMITS, METHOD_NAMES, MOST, Handlers
 from hf_mass.live.models import ASSETS
 from hf_mass.live.sessions import Sessions
 from hf_mass.live.workshop import EXAMPLES, Workshop, on_zero_gpu
 from hf_mass.models.config import WEIGHINGS
 from hf_mass.tasks.problems import KINDS
 
+AT_ONCE = 4
+"""Adaptations that go on at once; those on one model take turns."""
 QUEUE = 20
 """Visitors that may wait; the next one is told to come back."""
-AUTOMATIC = "automatic"
 
 INTRODUCTION = """# Watch a model adapt to your problem
 Give a few solved examples and a question. The model answers; then it **changes its own weights for this one problem**,
@@ -72,9 +73,10 @@ def build(workshop: Workshop, sessions: Sessions) -> gr.Blocks:
             do.adapt,
             [problem, model, method, *sliders],
             [status, answers, losses, samples, download, start, stop],
-            concurrency_limit=1,
+            concurrency_limit=AT_ONCE,
             concurrency_id="model",
-            show_progress="hidden",
+            show_progress="minimal",
+            show_progress_on=status,
             api_visibility="private",
         )
         stop.click(
@@ -87,7 +89,7 @@ def build(workshop: Workshop, sessions: Sessions) -> gr.Blocks:
             cancels=[running] if on_zero_gpu() else None,  # whose process no sign of ours reaches
         )
         page.unload(do.leave)
-        gr.api(do.solve, api_name="solve", concurrency_limit=1, concurrency_id="model")
+        gr.api(do.solve, api_name="solve", concurrency_limit=AT_ONCE, concurrency_id="model")
     return page
 
 
@@ -112,11 +114,11 @@ def _settings(workshop: Workshop) -> tuple[Any, Any, list[Any]]:
     method = gr.Radio(choices, value="ttt", label="How to adapt", elem_id="method")
     with gr.Accordion("Settings", open=False):
         model = gr.Dropdown([AUTOMATIC, *workshop.models], value=AUTOMATIC, label="Model", elem_id="model")
-        samples = gr.Slider(1, 32, 8, step=1, label="m: samples that MASS writes", elem_id="m")
-        steps = gr.Slider(1, 8, 1, step=1, label="K: inner steps of MASS", elem_id="K")
+        samples = gr.Slider(1, MOST["samples"], 8, step=1, label="m: samples that MASS writes", elem_id="m")
+        steps = gr.Slider(1, MOST["inner_steps"], 1, step=1, label="K: inner steps of MASS", elem_id="K")
         rate = gr.Slider(0.01, 4, 1, step=0.01, label="α: inner rate of MASS", elem_id="rate")
-        examples = gr.Slider(2, 100, 40, step=1, label="Examples that TTT makes", elem_id="examples")
-        epochs = gr.Slider(1, 8, 2, step=1, label="Passes of TTT over them", elem_id="epochs")
+        examples = gr.Slider(2, MOST["max_examples"], 40, step=1, label="Examples that TTT makes", elem_id="examples")
+        epochs = gr.Slider(1, MOST["num_train_epochs"], 2, step=1, label="Passes of TTT over them", elem_id="epochs")
         ttt_rate = gr.Slider(1e-4, 8e-3, 2e-3, step=1e-4, label="Learning rate of TTT", elem_id="ttt_rate")
         weigh_by = gr.Dropdown(
             [AUTOMATIC, *WEIGHINGS], value=AUTOMATIC, label="Samples are weighed by", elem_id="weigh_by"
@@ -158,7 +160,7 @@ def launch(
     sessions = Sessions(Path(tempfile.mkdtemp(prefix="hf_mass-", dir=files)))
     atexit.register(shutil.rmtree, sessions.root, ignore_errors=True)
     page = build(Workshop.load(model, **model_settings), sessions)
-    page.queue(max_size=QUEUE, default_concurrency_limit=4)
+    page.queue(max_size=QUEUE, default_concurrency_limit=8)
     page.launch(
         server_name=host,
         server_port=port,

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from hf_mass.errors import HFMassError
+from hf_mass.errors import ConfigError, HFMassError
 from hf_mass.live.drawing import (
     answers_html,
     loss_text,
@@ -24,7 +24,6 @@ from hf_mass.live.drawing import (
 from hf_mass.live.events import Answer, Answered, Event, LiveConfig, Loss, Outcome, Stage, Weighed, Writing
 from hf_mass.live.sessions import Sessions
 from hf_mass.live.workshop import Workshop, example, on_zero_gpu
-from hf_mass.models.config import WEIGHINGS
 from hf_mass.tasks.problems import Limits, Problem, read_problem, read_problem_file
 
 LIMITS = Limits(bytes=200_000)
@@ -32,6 +31,9 @@ TIME_LIMIT = 120.0
 """Seconds that one adaptation may take."""
 REDRAW = 0.15
 """Seconds between two redraws."""
+AUTOMATIC = "automatic"
+MOST = {"samples": 32, "inner_steps": 8, "max_examples": 100, "num_train_epochs": 8}
+"""The most that one visitor may ask for."""
 METHOD_NAMES = {"ttt": "TTT", "mass": "MASS", "both": "both"}
 FIRST = "Choose an example, upload a file, or paste a problem."
 
@@ -118,12 +120,12 @@ class Handlers:
         """The methods that suit a problem, and the model's own settings on the sliders."""
         if problem is None:
             return _SAME
-        methods = self.workshop.methods(problem, model)
+        methods = self.workshop.methods(problem, _named(model))
         radio = gr.Radio(
             choices=[(METHOD_NAMES[method], method) for method in methods],
             value="ttt" if "ttt" in methods else methods[0],
         )
-        own = self.workshop.choose(problem, model).defaults(problem.kind)
+        own = self.workshop.choose(problem, _named(model)).defaults(problem.kind)
         return (
             radio,
             gr.Slider(value=own.samples),
@@ -171,7 +173,7 @@ class Handlers:
                 seed,
                 weigh_by,
             )
-            name = self.workshop.choose(problem, model).name
+            name = self.workshop.choose(problem, _named(model)).name
             stop = None if on_zero_gpu() else self.sessions.begin(key)
             drawn = 0.0
             for event in self.workshop.adapt(name, problem, config, stop):
@@ -246,7 +248,7 @@ class Handlers:
                 seed,
                 weigh_by,
             )
-            view, name = View(read), self.workshop.choose(read, model).name
+            view, name = View(read), self.workshop.choose(read, _named(model)).name
             for event in self.workshop.adapt(name, read, config, None):
                 if isinstance(event, Outcome):
                     yield {"done": True, "model": name, **event.to_dict()}
@@ -269,10 +271,22 @@ def live_config(
     seed: int,
     weigh_by: str,
 ) -> LiveConfig:
-    """Settings as the page gives them; 0 and the empty text stand for the model's own."""
+    """Settings as the page gives them; 0 and the empty text stand for the model's own.
+
+    Raises:
+        ConfigError: If one is out of its range, or beyond what one visitor may ask for.
+    """
+    for name, value in (
+        ("samples", samples),
+        ("inner_steps", inner_steps),
+        ("max_examples", max_examples),
+        ("num_train_epochs", num_train_epochs),
+    ):
+        if value > MOST[name]:
+            raise ConfigError(f"{name} is {value}; at most {MOST[name]} are allowed here.")
     return LiveConfig(
         method=method,
-        weigh_by=weigh_by if weigh_by in WEIGHINGS else None,
+        weigh_by=None if weigh_by in ("", AUTOMATIC) else weigh_by,
         samples=int(samples) or None,
         inner_steps=int(inner_steps) or None,
         inner_learning_rate=inner_learning_rate or None,
@@ -283,6 +297,10 @@ def live_config(
         seed=int(seed or 0),
         time_limit=TIME_LIMIT,
     )
+
+
+def _named(model: str | None) -> str | None:
+    return None if model in (None, "", AUTOMATIC) else model
 
 
 _SAME = (gr.skip(),) * 7

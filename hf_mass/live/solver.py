@@ -66,11 +66,11 @@ class _Run:
 
     def go(self) -> Outcome:
         """Answer, adapt, answer again."""
-        self.begun = time.perf_counter()
         tasks = self.model.as_tasks(self.problem.tasks)
         self.model.require(self.problem.kind, tasks, self.config)
         try:
-            self._steps(tasks)
+            with self._turn():
+                self._steps(tasks)
         except Stopped as stopped:
             self.reasons.append(str(stopped))
             self.after, self.adapters = (), []
@@ -86,6 +86,20 @@ class _Run:
             self.sampled_tokens,
             time.perf_counter() - self.begun,
         )
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Within this context the model is ours; the time limit counts from its beginning."""
+        if not self.model.lock.acquire(blocking=False):
+            self.emit(Stage("Waiting for another problem's turn to end"))
+            while not self.model.lock.acquire(timeout=0.1):
+                if self.halt():
+                    raise Stopped("stopped")
+        try:
+            self.begun = time.perf_counter()
+            yield
+        finally:
+            self.model.lock.release()
 
     def _steps(self, tasks: list[Task]) -> None:
         mass = self.model.with_settings(tasks, self.config)
@@ -231,9 +245,7 @@ def solve(
     Raises:
         DataError: If the problem is none for this model or method.
     """
-    run = _Run(model, problem, config, on_event or (lambda event: None), stop or (lambda: False))
-    with model.lock:
-        return run.go()
+    return _Run(model, problem, config, on_event or (lambda event: None), stop or (lambda: False)).go()
 
 
 def run(

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event as StopSign
 from typing import Any
 
+from hf_mass.errors import ConfigError
 from hf_mass.live.events import METHODS, Event, LiveConfig, Outcome
 from hf_mass.live.models import ASSETS, SHIPPED, LiveModel, load_model
 from hf_mass.live.solver import run
@@ -58,8 +59,14 @@ class Workshop:
         return cls([load_model(each, **settings) for each in ([name] if name else SHIPPED)])
 
     def choose(self, problem: Problem, name: str | None = None) -> LiveModel:
-        """The model of this name, else the first that is made for the problem."""
-        if name in self.models:
+        """The model of this name, or without one the model that is made for the problem.
+
+        Raises:
+            ConfigError: If there is no model of this name.
+        """
+        if name is not None:
+            if name not in self.models:
+                raise ConfigError(f"model is {name!r}; choose one of {list(self.models)}.")
             return self.models[name]
         fitting = [model for model in self.models.values() if not model.kinds or problem.kind in model.kinds]
         needs = {model.name: set(model.mass.config.format.task_fields) for model in fitting}
