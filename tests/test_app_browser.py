@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from app_fixtures import FLAGS, chromium, running_app
@@ -126,14 +126,12 @@ def test_an_example_wrong_before_and_right_after(page: Page, tmp_path: Path) -> 
     expect(cards.nth(1)).to_contain_text("After ✓ right")
     expect(cards.nth(1)).to_contain_text("red")
     rows = page.locator("#samples tbody tr")
-    weights = [float(text) for text in rows.locator("td:nth-child(3)").all_inner_texts()]
+    weights = [float(text) for text in rows.locator("td:nth-child(3)").all_text_contents()]
     assert weights == sorted(weights, reverse=True) and abs(sum(weights) - 1) < 0.02
-    attributions = [float(text) for text in rows.locator("td:nth-child(4)").all_inner_texts()]
+    attributions = [float(text) for text in rows.locator("td:nth-child(4)").all_text_contents()]
     assert attributions[0] < 0
-    losses = [float(value) for value in re.findall(r"(\d+\.\d+) →|→ (\d+\.\d+)", "")] or re.findall(
-        r"MASS loss ([\d.]+) → ([\d.]+)\.", page.locator("#status").inner_text()
-    )
-    assert float(losses[0][1]) < float(losses[0][0])  # type: ignore[index]
+    losses = re.search(r"MASS loss ([\d.]+) → ([\d.]+)\.", page.locator("#status").inner_text())
+    assert losses is not None and float(losses[2]) < float(losses[1])
     with page.expect_download() as download:
         page.click("#download")
     download.value.save_as(tmp_path / "adapter.zip")
@@ -157,6 +155,8 @@ def test_it_can_be_watched(page: Page, tmp_path: Path) -> None:
     upload(page, problem_file(tmp_path, "json"))
     page.wait_for_selector("#problem .hm-grid")
     page.get_by_label("both").check()
+    page.get_by_text("Settings").first.click()
+    set_slider(page, "m", 32)
     page.evaluate(WATCH)
     adapt(page)
     seen: dict[str, list[str]] = page.evaluate("window.seen")
@@ -198,7 +198,7 @@ def test_two_visitors_at_once(browser: Browser, address: str, files: Path, tmp_p
     first.click("#adapt")
     expect(first.locator("#status")).to_contain_text(re.compile(r"TTT: step \d+"), timeout=PATIENCE)
     adapt(second)
-    expect(second.locator("#answers")).to_contain_text("white")
+    expect(second.locator("#answers")).to_contain_text("blue")
     assert not second.locator("#answers .hm-grid").count()
     second.click("#stop", force=True)  # is idle, and must not reach the other
     first.wait_for_timeout(500)
@@ -212,17 +212,8 @@ def test_two_visitors_at_once(browser: Browser, address: str, files: Path, tmp_p
     for _ in range(100):
         if not kept(files):
             return
-        expect(page_of(browser, address)).to_be_visible(timeout=PATIENCE)
+        time.sleep(0.2)
     pytest.fail(f"files of visitors who left: {kept(files)}")
-
-
-def page_of(browser: Browser, address: str) -> Any:
-    """Passes some time, as another visitor."""
-    context = browser.new_context()
-    page = opened(context, address)
-    found = page.locator("#adapt")
-    page.wait_for_timeout(300)
-    return found
 
 
 def kept(files: Path) -> list[str]:

@@ -29,7 +29,7 @@ from hf_mass.tasks.problems import Limits, Problem, read_problem, read_problem_f
 LIMITS = Limits(bytes=200_000)
 TIME_LIMIT = 120.0
 """Seconds that one adaptation may take."""
-REDRAW = 0.15
+REDRAW = 0.1
 """Seconds between two redraws."""
 AUTOMATIC = "automatic"
 MOST = {"samples": 32, "inner_steps": 8, "max_examples": 100, "num_train_epochs": 8}

@@ -94,11 +94,10 @@ class LiveModel:
         """
         if self.kinds and kind not in self.kinds:
             raise DataError(f"{self.name} is made for {' and '.join(self.kinds)}, and this problem is of {kind}.")
+        if config.trains and not all(task.demonstrations for task in tasks):
+            raise DataError("The problem has no solved examples to train on. Add some, or choose method 'mass'.")
         if config.trains and kind not in self.presets:
             raise DataError(f"{self.name} cannot be trained on demonstrations. Choose method 'mass'.")
-        fewest = min(len(task.demonstrations) for task in tasks)
-        if config.trains and not fewest:
-            raise DataError("The problem has no solved examples to train on. Add some, or choose method 'mass'.")
 
     def as_tasks(self, tasks: Sequence[Task]) -> list[Task]:
         """The tasks as this model reads them."""

@@ -1,0 +1,105 @@
+"""The app's API, called by gradio_client alone; and the app on a model that an environment variable names."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from app_fixtures import ROOT, SPACE, running_app
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from model_fixtures import conventions_model
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+import hf_mass
+
+CONVENTIONS = (ROOT / "hf_mass/assets/examples/conventions-hidden-rule.json").read_text()
+ROWS = [{"input": [[1, 0, 2]], "output": [[2, 0, 1]]}, {"input": [[3, 4, 0]], "output": [[0, 4, 3]]}]
+ARC = json.dumps({"train": [*ROWS, {"input": [[5, 6, 7]], "output": [[7, 6, 5]]}], "test": ROWS[:1]})
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    work = tmp_path_factory.mktemp("client")
+    command = [sys.executable, "-m", "hf_mass", "demo"]
+    with running_app(work, command) as address:
+        yield Client(address, verbose=False, download_files=str(work))
+
+
+def test_solve(client: Client) -> None:
+    outcome = client.predict(CONVENTIONS, "mass", samples=24, api_name="/solve")
+    assert outcome["done"] and outcome["model"] == "conventions-mass"
+    (before,) = outcome["before"]
+    assert before["gold"] == "red" and not before["right"]
+    assert outcome["after"] == [{"answer": "red", "gold": "red", "right": True}]
+    (samples,) = outcome["samples"]
+    assert len(samples) == 24 and sum(row["weight"] for row in samples) == pytest.approx(1, abs=1e-4)
+    best = max(samples, key=lambda row: row["weight"])
+    assert best["attribution"] < 0
+    assert [loss["step"] for loss in outcome["losses"]] == [0, 1]
+
+
+@pytest.mark.parametrize("method", ["none", "mass", "ttt", "both"])
+def test_every_method_streams_what_it_does(client: Client, method: str) -> None:
+    job = client.submit(ARC, method, max_examples=8, api_name="/solve")
+    outcome = job.result(timeout=120)
+    *before, last = job.outputs()
+    assert outcome == last and all(not item["done"] for item in before)
+    assert "Answering without adaptation" in [item["stage"] for item in before]
+    assert bool(outcome["after"]) == (method != "none")
+    assert any("TTT: step" in item["stage"] for item in before) == (method in ("ttt", "both"))
+
+
+def test_the_same_seed_gives_the_same_outcome(client: Client) -> None:
+    def outcome(seed: int) -> dict[str, object]:
+        found = client.predict(ARC, "both", seed=seed, max_examples=8, api_name="/solve")
+        return {key: value for key, value in found.items() if key != "seconds"}
+
+    assert outcome(3) == outcome(3)
+    assert outcome(3)["samples"] != outcome(4)["samples"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"problem": "{bad"}, "could not be read as JSON"),
+        ({"problem": ""}, "is empty"),
+        ({"problem": "x" * 300_000}, "longer than 200,000 bytes"),
+        ({"problem": ARC, "method": "magic"}, "method is 'magic'"),
+        ({"problem": ARC, "model": "magic"}, "model is 'magic'"),
+        ({"problem": ARC, "weigh_by": "magic"}, "weigh_by is 'magic'"),
+        ({"problem": ARC, "samples": 10_000}, "at most 32"),
+        ({"problem": ARC, "learning_rate": -1.0}, "learning_rate is -1"),
+        ({"problem": "what is 1 + 1?", "method": "ttt"}, "no solved examples"),
+        ({"problem": CONVENTIONS, "method": "ttt"}, "cannot be trained on demonstrations"),
+    ],
+)
+def test_bad_calls_are_refused_in_words(client: Client, arguments: dict[str, object], words: str) -> None:
+    with pytest.raises(AppError, match=re.escape(words)):
+        client.predict(**arguments, api_name="/solve")
+
+
+def test_a_model_of_ones_own(tmp_path: Path) -> None:
+    mass = conventions_model(trained=True)
+    mass.save_pretrained(tmp_path / "mine")
+    with running_app(tmp_path, HF_MASS_MODEL=str(tmp_path / "mine")) as address:
+        outcome = Client(address, verbose=False).predict(CONVENTIONS, "mass", api_name="/solve")
+    assert outcome["model"] == str(tmp_path / "mine") and outcome["after"][0]["answer"]
+
+
+def test_the_space_is_what_a_space_needs() -> None:
+    _, front, _ = (SPACE / "README.md").read_text().split("---\n", 2)
+    settings = yaml.safe_load(front)
+    assert settings["sdk"] == "gradio" and (SPACE / settings["app_file"]).is_file()
+    assert len(settings["short_description"]) <= 60
+    (requirement,) = map(Requirement, (SPACE / "requirements.txt").read_text().split())
+    assert requirement.name == "hf_mass" and Version(hf_mass.__version__) in requirement.specifier
+    project = (ROOT / "pyproject.toml").read_text()
+    (gradio,) = (Requirement(found) for found in re.findall(r'"(gradio[^"]*)"', project))
+    assert Version(settings["sdk_version"]) in gradio.specifier
