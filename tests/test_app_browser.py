@@ -119,7 +119,7 @@ def test_every_kind_of_upload_is_shown_and_adapted_to(page: Page, tmp_path: Path
 
 
 def test_an_example_wrong_before_and_right_after(page: Page, tmp_path: Path) -> None:
-    pick(page, "conventions hidden rule")
+    pick(page, "fruit colours by a hidden rule")
     adapt(page)
     cards = page.locator("#answers .hm-card")
     expect(cards.nth(0)).to_contain_text("Before ✗ wrong")
@@ -194,7 +194,7 @@ def test_two_visitors_at_once(browser: Browser, address: str, files: Path, tmp_p
     upload(first, problem_file(tmp_path, "json"))
     first.wait_for_selector("#problem .hm-grid")
     slow(first)
-    pick(second, "conventions another rule")
+    pick(second, "fruit colours by another rule")
     first.click("#adapt")
     expect(first.locator("#status")).to_contain_text(re.compile(r"TTT: step \d+"), timeout=PATIENCE)
     adapt(second)

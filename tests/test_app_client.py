@@ -19,7 +19,7 @@ from packaging.version import Version
 
 import hf_mass
 
-CONVENTIONS = (ROOT / "hf_mass/assets/examples/conventions-hidden-rule.json").read_text()
+CONVENTIONS = (ROOT / "hf_mass/assets/examples/fruit-colours-by-a-hidden-rule.json").read_text()
 ROWS = [{"input": [[1, 0, 2]], "output": [[2, 0, 1]]}, {"input": [[3, 4, 0]], "output": [[0, 4, 3]]}]
 ARC = json.dumps({"train": [*ROWS, {"input": [[5, 6, 7]], "output": [[7, 6, 5]]}], "test": ROWS[:1]})
 
