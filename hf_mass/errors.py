@@ -33,3 +33,7 @@ class AdaptationError(HFMassError, RuntimeError):
 
 class CheckpointError(HFMassError, OSError):
     """A saved model or checkpoint is missing, incomplete, of an unknown version, or could not be written."""
+
+
+class HubError(CheckpointError):
+    """A repository on the Hub could not be read or written: it is missing, closed to the token, or out of reach."""

@@ -7,13 +7,24 @@ import random
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+
+def _free_port() -> int:
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        return chosen.getsockname()[1]
+
+
 # Read when the libraries are imported, so set before any of them is.
 _CACHE = tempfile.mkdtemp(prefix="hf_mass_tests_")
+_HUB_PORT = _free_port()  # where the emulated Hub answers, for tests that ask for it
 os.environ.update(
     HF_HOME=os.path.join(_CACHE, "huggingface"),
+    HF_ENDPOINT=f"http://127.0.0.1:{_HUB_PORT}",
+    HF_HUB_DISABLE_XET="1",
     HF_HUB_OFFLINE="1",
     HF_DATASETS_OFFLINE="1",
     TRANSFORMERS_OFFLINE="1",
@@ -31,6 +42,9 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from hub_emulator import EmulatedHub
+from hub_server import serving
+from huggingface_hub import constants
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -92,3 +106,23 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no benchmark data at {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def hub_server() -> Iterator[EmulatedHub]:
+    """The emulated Hub at HF_ENDPOINT, which nobody reaches while HF_HUB_OFFLINE is set."""
+    with serving(EmulatedHub(_HUB_PORT)) as emulated:
+        yield emulated
+
+
+@pytest.fixture
+def hub(hub_server: EmulatedHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmulatedHub:
+    """An empty Hub, an empty cache, and alice logged in, for this one test; waiting between retries takes no time."""
+    hub_server.reset()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
+    return hub_server

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub import CommitInfo
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_mass.core.inner_loop import Trajectory
 from hf_mass.core.trees import Tree, tree_map
 from hf_mass.core.weights import uniform_weights
-from hf_mass.errors import CheckpointError, ConfigError, DataError
+from hf_mass.errors import ConfigError, DataError
 from hf_mass.models.adaptation import Adapter, InnerProblem
 from hf_mass.models.binding import BoundLora, add_lora, clear_target_errors, deterministic
 from hf_mass.models.config import WEIGHINGS, MassConfig
@@ -23,15 +25,15 @@ from hf_mass.models.encoding import TextEncoder
 from hf_mass.models.export import combined_adapter, write_adapter
 from hf_mass.models.features import scorer_features
 from hf_mass.models.generation import Sampling, Watch, complete, row_seed
+from hf_mass.models.loading import GENERATOR, INNER, describe_base, load_adapted, load_base, load_tokenizer
+from hf_mass.models.publishing import publish
 from hf_mass.models.records import AdaptationRecord, Solution
 from hf_mass.models.samples import AuxiliarySample, write_samples
 from hf_mass.models.scorer import Scorer
-from hf_mass.models.shipped import name_base_portably, resolve_bases, resolve_shipped
+from hf_mass.models.shipped import name_base_portably, resolve_shipped
 from hf_mass.models.storage import read_config, resolve_folder, write_atomically, write_config
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.verifiers import verify_batch
-
-GENERATOR, INNER = "default", "inner"
 
 
 class MassModel:
@@ -81,12 +83,12 @@ class MassModel:
         generator: LoraConfig | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         seed: int = 0,
-        **model_kwargs: object,
+        **model_kwargs: Any,
     ) -> MassModel:
         """An untrained model: a new generator adapter (which changes nothing yet) and a uniform scorer on a base."""
         if not isinstance(base, PreTrainedModel):
-            tokenizer = tokenizer or AutoTokenizer.from_pretrained(base)
-            base = AutoModelForCausalLM.from_pretrained(base, **model_kwargs)
+            tokenizer = tokenizer or load_tokenizer(base)
+            base = load_base(base, **model_kwargs)
         if tokenizer is None:
             raise ConfigError("MassModel.from_base: tokenizer is None; pass the tokenizer of the model instance.")
         generator = generator or LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -103,35 +105,24 @@ class MassModel:
         base: str | Path | PreTrainedModel | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
-        **model_kwargs: object,
+        **model_kwargs: Any,
     ) -> MassModel:
         """A saved model, from a folder or a Hub repository.
 
         Args:
             path_or_id: Folder, or Hub id.
             base: The base model; by default the one that the generator's adapter_config.json names.
-            revision: Branch, tag or commit of a Hub repository.
-            token: Token for a private repository.
+            revision: Branch, tag or commit of a Hub repository; not of the base.
+            token: Token for a private repository; also for the base.
             model_kwargs: Passed to `AutoModelForCausalLM.from_pretrained`.
 
         Raises:
-            CheckpointError: If a file is missing or of an unknown version.
+            HubError: If the repository or the base cannot be had: it is missing, private, gated, or out of reach.
+            CheckpointError: If a file is missing, damaged, pickled or of an unknown version, or the base is another.
         """
         folder = resolve_folder(resolve_shipped(path_or_id), revision, token)
         config = read_config(folder)
-        described = json.loads((folder / "generator" / "adapter_config.json").read_text(encoding="utf-8"))
-        named = resolve_shipped(described.get("base_model_name_or_path"))
-        base = named if base is None else base
-        if not base:
-            raise CheckpointError(f"{folder}/generator/adapter_config.json names no base model; pass it as `base`.")
-        tokenizer_source = folder if (folder / "tokenizer_config.json").is_file() else named
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_source)
-        if not isinstance(base, PreTrainedModel):
-            base = AutoModelForCausalLM.from_pretrained(base, **model_kwargs)
-        model = PeftModel.from_pretrained(base, folder / "generator", adapter_name=GENERATOR)
-        model.load_adapter(folder / "inner", adapter_name=INNER)
-        resolve_bases(model.peft_config)
-        model.eval()
+        model, tokenizer = load_adapted(folder, base, token, model_kwargs)
         return cls(model, tokenizer, config, Scorer.load(folder / "scorer"))
 
     def save_pretrained(self, path: str | Path) -> None:
@@ -150,9 +141,28 @@ class MassModel:
                 name_base_portably(folder / adapter)
             self.scorer.save(folder / "scorer")
             self.tokenizer.save_pretrained(folder)
-            write_config(self.config, folder)
+            write_config(self.config, folder, describe_base(self.model))
 
         write_atomically(Path(path), write)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+    ) -> CommitInfo:
+        """Save and upload in one commit; see `hf_mass.models.hub_files.push_folder` for arguments and errors.
+
+        A README.md that the repository has stays, unless it is one that says nothing measured.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            options: dict[str, Any] = {"private": private, "commit_message": commit_message, "create_pr": create_pr}
+            return publish(Path(folder), repo_id, self.config, token=token, revision=revision, **options)
 
     def save_adapter(self, record: AdaptationRecord, path: str | Path) -> None:
         """One task's adapted weights as a PEFT folder, which `PeftModel.from_pretrained` reads without this package.

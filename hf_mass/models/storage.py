@@ -6,20 +6,19 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
 from hf_mass import __version__
 from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.models.config import MassConfig
+from hf_mass.models.hub_files import Token, download_snapshot, listed_files
 
 CONFIG_NAME = "mass_config.json"
 FORMAT_VERSION = 1
-FILES = ("*.json", "*.safetensors", "*/*.json", "*/*.safetensors", "*.model", "*.txt", "*.jinja")
-"""What is downloaded: no pickles and no code."""
 REQUIRED = (
     CONFIG_NAME,
     "generator/adapter_config.json",
@@ -30,13 +29,14 @@ REQUIRED = (
 """Without these a folder is no saved model. The scorer checks its own files."""
 
 
-def resolve_folder(path_or_id: str | Path, revision: str | None, token: str | bool | None) -> Path:
+def resolve_folder(path_or_id: str | Path, revision: str | None, token: Token) -> Path:
     """The local folder of a saved model, downloaded into the Hub cache if it is no folder.
 
     Raises:
-        CheckpointError: If there is neither such a folder nor such a repository, or files are missing.
+        HubError: If there is neither such a folder nor a repository that could be downloaded.
+        CheckpointError: If files are missing, or the weights are pickled.
     """
-    folder = Path(path_or_id)
+    folder, listed = Path(path_or_id), set()
     if not folder.is_dir() and _replaced(folder).is_dir():
         folder = _replaced(folder)
     if not folder.is_dir():
@@ -44,23 +44,41 @@ def resolve_folder(path_or_id: str | Path, revision: str | None, token: str | bo
             raise CheckpointError(
                 f"{path_or_id} is no folder. Give the folder that save_pretrained wrote, or a Hub id."
             )
-        try:
-            folder = Path(
-                snapshot_download(str(path_or_id), revision=revision, token=token, allow_patterns=list(FILES))
-            )
-        except Exception as error:  # the client raises many kinds; all of them mean that the files are not to be had
-            raise CheckpointError(
-                f"{path_or_id!r} is neither a folder nor a Hub repository that could be downloaded: {error}"
-            ) from error
+        folder = download_snapshot(str(path_or_id), revision, token)
+        listed = listed_files(str(path_or_id), folder)
     for name in REQUIRED:
         if not (folder / name).is_file():
-            raise CheckpointError(f"{folder / name} is missing: {folder} is no saved MassModel, or an incomplete one.")
+            raise CheckpointError(_missing(folder, name, listed, str(path_or_id)))
     return folder
 
 
-def write_config(config: MassConfig, folder: Path) -> None:
-    """Write mass_config.json."""
+def _missing(folder: Path, name: str, listed: set[str], asked: str) -> str:
+    """Why a required file is not there."""
+    for pickled in (name.replace(".safetensors", ending) for ending in (".bin", ".pt", ".pkl")):
+        if pickled != name and (pickled in listed or (folder / pickled).is_file()):
+            return (
+                f"{asked}: {pickled} is a pickle, which can run code when it is loaded. Only safetensors are loaded: "
+                f"save the adapter again with PEFT, which writes {name}."
+            )
+    if name == CONFIG_NAME and ("adapter_config.json" in listed or (folder / "adapter_config.json").is_file()):
+        return (
+            f"{folder / name} is missing: {asked} is an adapter of PEFT alone, no saved MassModel. Load it with "
+            "PeftModel.from_pretrained, and pass the model to MassModel."
+        )
+    return f"{folder / name} is missing: {asked} is no saved MassModel, or an incomplete one."
+
+
+def write_config(config: MassConfig, folder: Path, base: Mapping[str, Any] | None = None) -> None:
+    """Write mass_config.json.
+
+    Args:
+        config: The settings.
+        folder: Where it is written.
+        base: What the base model is like, by which a later one is told to be another; see `read_base`.
+    """
     values = {"format_version": FORMAT_VERSION, "hf_mass_version": __version__, **config.to_dict()}
+    if base is not None:
+        values["base_model"] = dict(base)
     (folder / CONFIG_NAME).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -71,14 +89,10 @@ def read_config(folder: Path) -> MassConfig:
         CheckpointError: If it is no JSON, of an unknown version, or holds unknown settings.
     """
     path = folder / CONFIG_NAME
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is no JSON: {error}. Save the model again.") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds a {type(values).__name__}, no settings. Save the model again.")
+    values = read_json(path)
     version = values.pop("format_version", None)
-    values.pop("hf_mass_version", None)
+    for name in ("hf_mass_version", "base_model"):
+        values.pop(name, None)
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format_version {version!r}; this release reads {FORMAT_VERSION}. Update hf_mass."
@@ -87,6 +101,27 @@ def read_config(folder: Path) -> MassConfig:
         return MassConfig.from_dict(values)
     except (ConfigError, TypeError) as error:
         raise CheckpointError(f"{path} does not fit this release: {error}") from error
+
+
+def read_base(folder: Path) -> dict[str, Any]:
+    """What mass_config.json says that the base model is like; empty where it does not say."""
+    found = read_json(folder / CONFIG_NAME).get("base_model")
+    return found if isinstance(found, dict) else {}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The settings in a file.
+
+    Raises:
+        CheckpointError: If it holds none.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no JSON: {error}. Save the model again.") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds a {type(values).__name__}, no settings. Save the model again.")
+    return values
 
 
 def _replaced(target: Path) -> Path:

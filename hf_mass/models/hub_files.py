@@ -1,0 +1,289 @@
+"""Saved models on the Hub: downloaded whole or not at all, pushed without anything else, and plain words for failures.
+
+Only safetensors, JSON and text are read or written: no pickles, no code, no checkpoints.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, HfApi, constants, get_cached_repo_tree, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    IncompleteSnapshotError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import filter_repo_objects
+
+from hf_mass import __version__
+from hf_mass.errors import CheckpointError, HubError
+
+Token = str | bool | None
+FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+"""Patterns of what is downloaded and pushed; they hold below folders too."""
+OTHER_FILES = ("checkpoint-*", "last-checkpoint/*", ".*", "*/.*", "_*")
+"""Of these, what is no part of a saved model."""
+CARD = "README.md"
+_NO_PLACE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOTDIR}
+_LOG_IN = "log in with `hf auth login`, or pass `token=`"
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def download_snapshot(repo_id: str, revision: str | None = None, token: Token = None) -> Path:
+    """The folder of the Hub cache with a saved model's files, all of one commit, their hashes checked.
+
+    Without a network the cache alone is asked. What was downloaded before a failure stays there for the next call.
+
+    Args:
+        repo_id: owner/name.
+        revision: Branch, tag or commit.
+        token: Access token; None for the one that is logged in, False for none.
+
+    Raises:
+        HubError: If the files are not to be had; it says why and what helps.
+    """
+    wanted, other = list(FILES), list(OTHER_FILES)
+    with explained(f"{repo_id!r} is neither a folder nor a Hub repository that could be downloaded", repo_id, revision):
+        folder = Path(
+            snapshot_download(repo_id, revision=revision, token=token, allow_patterns=wanted, ignore_patterns=other)
+        )
+        names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+        kept = filter_repo_objects(names, allow_patterns=wanted, ignore_patterns=other)
+        _require_intact([folder / name for name in kept])
+    return folder
+
+
+def listed_files(repo_id: str, folder: Path) -> set[str]:
+    """Names of all files that the repository has at the commit of a downloaded folder, downloaded or not."""
+    try:
+        return {file.path for file in get_cached_repo_tree(repo_id, revision=folder.name)}
+    except CachedRepoTreeNotFoundError:  # the cache was filled by something else
+        return set()
+
+
+@contextmanager
+def checked_download(repo_id: str, cache_dir: str | Path | None = None) -> Iterator[None]:
+    """Check the hashes of what is downloaded of a repository within this context, by whichever library.
+
+    Large bases are not hashed again each time that they are loaded from the cache.
+
+    Raises:
+        OSError: If a file is damaged; it is no longer in the cache.
+    """
+    blobs = Path(cache_dir or constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type="model") / "blobs"
+    before = set(blobs.glob("*"))
+    yield
+    _require_intact(sorted(set(blobs.glob("*")) - before))
+
+
+def _require_intact(files: list[Path]) -> None:
+    """The cache names content by its hash, which the client does not compare (only sizes) on plain downloads."""
+    damaged = []
+    for file in files:
+        blob = file.parent / os.readlink(file) if file.is_symlink() else file
+        if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name) and blob.is_file() and _hash(blob) != blob.name:
+            damaged.append(file.name)
+            blob.unlink()
+    if damaged:
+        raise OSError(
+            f"the content of {', '.join(damaged)} does not have the hash that the Hub lists. It is removed from the "
+            "cache; load it again"
+        )
+
+
+def _hash(blob: Path) -> str:
+    """As the blob's name tells: sha256 of large files, git's own hash of others."""
+    digest = hashlib.sha256() if len(blob.name) == 64 else hashlib.sha1(b"blob %d\0" % blob.stat().st_size)
+    with blob.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: Token = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    create_pr: bool = False,
+) -> CommitInfo:
+    """Upload the files of a saved model in one commit; the repository and the branch are made where they are missing.
+
+    Args:
+        folder: Folder of the saved model.
+        repo_id: owner/name; a bare name is one of the token's owner.
+        private: Whether a repository that is made here is private; default: as the owner's settings say.
+        token: Access token; None for the one that is logged in.
+        revision: Branch to push to; default: main.
+        commit_message: Title of the commit.
+        create_pr: Open a pull request instead of committing to the branch.
+
+    Raises:
+        HubError: If it could not be pushed; it says why and what helps.
+        CheckpointError: If the folder is none.
+    """
+    if not Path(folder).is_dir():
+        raise CheckpointError(f"{folder} is no folder, so there is nothing to push. Save the model first.")
+    api = HfApi(token=token, library_name="hf_mass", library_version=__version__)
+    with explained(f"{repo_id!r} could not be pushed to", repo_id, revision, writing=True):
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not create_pr and not revision.startswith("refs/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message or "Upload with hf_mass",
+            allow_patterns=[*FILES, CARD],
+            ignore_patterns=list(OTHER_FILES),
+        )
+
+
+def fetch_card(folder: str | Path, repo_id: str, token: Token = None, revision: str | None = None) -> None:
+    """Put the README.md that a repository has into a folder, so that a push keeps what somebody wrote there.
+
+    Raises:
+        HubError: If the Hub cannot be asked.
+    """
+    with explained(f"{repo_id!r} could not be pushed to", repo_id, revision, writing=True):
+        try:
+            hf_hub_download(repo_id, CARD, revision=revision, token=token, local_dir=folder)
+        except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError, HfHubHTTPError) as error:
+            if not _no_card_yet(error):
+                raise
+
+
+def _no_card_yet(error: Exception) -> bool:
+    """Whether there is no repository, branch or card; that it may not be read shows when it is written to."""
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    return status in (401, 403, 404)
+
+
+# -- what went wrong ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def explained(
+    subject: str, repo_id: str, revision: str | None = None, writing: bool = False, cure: str = ""
+) -> Iterator[None]:
+    """Turn what the client raises into an error that says what is wrong and what helps.
+
+    Args:
+        subject: How the message begins.
+        repo_id: The repository.
+        revision: The revision that was asked for.
+        writing: Whether something is pushed.
+        cure: What else helps; the end of the message.
+
+    Raises:
+        HubError: If the repository, the network or the cache is the reason.
+        CheckpointError: If it is something else about the files.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (OSError, HTTPError, RevisionResolutionError, ValueError, RuntimeError) as error:
+        chain = _chain(error)
+        reason = _access_problem(chain, repo_id, revision, writing) or _network_problem(chain)
+        if reason is None and not writing:
+            reason = _disk_problem(chain)
+        if reason is None and isinstance(error, RuntimeError):  # out of memory, say
+            raise
+        kind = CheckpointError if reason is None else HubError
+        raise kind(f"{subject}: {reason or _first_lines(error)}. {cure}".rstrip()) from error
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error and what it came from."""
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return chain
+
+
+def _access_problem(chain: list[BaseException], repo_id: str, revision: str | None, writing: bool) -> str | None:
+    """What the Hub answered: nothing there, or not for this token."""
+    found = next((error for error in chain if isinstance(error, HfHubHTTPError | HFValidationError)), None)
+    if found is None:
+        return None
+    if isinstance(found, HFValidationError):
+        return f"this is no id of a repository (owner/name): {_first_lines(found)}"
+    status = found.response.status_code
+    said = found.server_message or ""
+    if isinstance(found, GatedRepoError):
+        return f"it is gated. Ask for access at {constants.ENDPOINT}/{repo_id}, then {_LOG_IN}"
+    if isinstance(found, RevisionNotFoundError):
+        return f"it has no revision {revision!r}. Give a branch, tag or commit that it has as `revision=`"
+    if isinstance(found, RemoteEntryNotFoundError):
+        return f"a file is missing there ({found.response.url})"
+    if status == 401 and "credentials" in said:
+        return "the Hub does not know the token (`token=`, HF_TOKEN, or the one of `hf auth login`). Log in again"
+    if status in (401, 404) and writing:
+        return f"it cannot be written to without a token that may ({said}): {_LOG_IN}"
+    if status in (401, 404):
+        return f"it does not exist, or is private. Check the name; if it is private, {_LOG_IN}"
+    if status == 403:
+        return f"the token has no right to do this ({said}). Use one with the right: {_LOG_IN}"
+    if status == 429 or status >= 500:
+        return f"the Hub answers {status}, a failure of its own or too many requests. Try again later"
+    return _first_lines(found)
+
+
+def _network_problem(chain: list[BaseException]) -> str | None:
+    """The Hub was not reached, and the cache could not help."""
+    cause = next((e for e in chain if isinstance(e, OfflineModeIsEnabled | HTTPError)), None)
+    if cause is None:
+        return None
+    missing = next((e for e in chain if isinstance(e, IncompleteSnapshotError)), None)
+    cached = f"the cache ({constants.HF_HUB_CACHE}) has no whole copy of it"
+    if missing is not None:
+        cached += f": {_first_lines(missing).split(': ', 1)[-1].split('. ')[0]}"
+    if isinstance(cause, OfflineModeIsEnabled):
+        return f"HF_HUB_OFFLINE is set, and {cached}. Unset it once to download it"
+    return f"{constants.ENDPOINT} cannot be reached ({_first_lines(cause)}), and {cached}. Connect, and try again"
+
+
+def _disk_problem(chain: list[BaseException]) -> str | None:
+    """The cache has no room or is read-only, or a file was cut off."""
+    for error in chain:
+        if isinstance(error, OSError) and error.errno in _NO_PLACE:
+            return (
+                f"the cache cannot be written ({error}). Make {constants.HF_HUB_CACHE} writable with room in it, or "
+                "set HF_HUB_CACHE to another folder"
+            )
+        if "Consistency check failed" in str(error):
+            return f"a file was cut off on the way ({_first_lines(error)}). Try again"
+    return None
+
+
+def _first_lines(error: BaseException) -> str:
+    """The client's own words, in one line."""
+    return " ".join(str(error).split())[:300].rstrip(". ") or type(error).__name__
