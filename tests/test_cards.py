@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_emulator import EmulatedHub
 from huggingface_hub import ModelCard, metadata_load
 
 from hf_mass.errors import CheckpointError, DataError
@@ -73,6 +74,16 @@ def test_the_client_reads_every_card(path: Path) -> None:
     for heading in ("How to load", "Limits and risks"):
         assert section(card.text, heading).strip(), heading
     assert len([line for line in python_of(section(card.text, "How to load")).splitlines() if line.strip()]) <= 5
+
+
+def test_the_hub_accepts_every_card(hub: EmulatedHub, tmp_path: Path) -> None:
+    basic = write_basic_card(tmp_path, base_model="Qwen/Qwen2.5-0.5B", config=MassConfig(), license="mit")
+    paths = [basic, *(set(CARDS.glob("*.md")) - {CARDS / "template.md"})]
+    for path in paths:
+        ModelCard.load(path).validate()
+    assert hub.asked("/api/validate-yaml", "POST") == len(paths) and hub.card_warnings == []
+    with pytest.raises(ValueError, match="licence"):
+        build_card(CardParts("gpt2", MassConfig(), license="mine")).validate()
 
 
 def test_links_of_cards_lead_somewhere() -> None:
