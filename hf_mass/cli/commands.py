@@ -1,0 +1,325 @@
+"""The commands: their arguments, options and help. What they do is imported when they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hf_mass.cli import options
+from hf_mass.cli.deferred import deferred
+from hf_mass.cli.options import ModelChoice, option
+
+_solve = deferred("hf_mass.cli.solving", "solve_problems")
+_adapt = deferred("hf_mass.cli.solving", "adapt_and_save")
+_evaluate = deferred("hf_mass.cli.evaluating", "evaluate_methods")
+_push = deferred("hf_mass.cli.sharing", "push")
+_card = deferred("hf_mass.cli.sharing", "card")
+_launch = deferred("hf_mass.live.app", "launch")
+
+Problem = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILE_OR_TEXT...",
+        show_default=False,
+        help="A file, '-' for stdin, or its lines, a word each: 'input -> output', and a last input alone.",
+    ),
+]
+Method = Annotated[
+    options.MethodName | None,
+    option(
+        "--method",
+        panel="Options",
+        default="ttt where there are solved examples, else mass",
+        help="How to adapt: not at all, on samples that the model writes, on the solved examples, or on both in turn.",
+    ),
+]
+
+
+def solve(
+    context: typer.Context,
+    problem: Problem,
+    method: Method = None,
+    each: Annotated[
+        bool,
+        option(
+            "--each",
+            panel="Options",
+            help="FILE holds many problems: a folder, a Kaggle file of challenges, or JSON lines of one problem each.",
+        ),
+    ] = False,
+    seed: options.Seed = 0,
+    model: options.Model = None,
+    revision: options.Revision = None,
+    token: options.Token = None,
+    device: options.Device = None,
+    samples: options.Samples = None,
+    inner_steps: options.InnerSteps = None,
+    inner_learning_rate: options.InnerLearningRate = None,
+    weigh_by: options.WeighBy = None,
+    max_examples: options.MaxExamples = None,
+    num_train_epochs: options.NumTrainEpochs = None,
+    learning_rate: options.LearningRate = None,
+    vote: options.Vote = True,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Answer a problem before and after adapting to it.
+
+    A problem is an ARC task as JSON, rows of `input` and `output` (CSV, JSON or JSON lines; rows without an output are
+    asked), lines `input -> output`, an object with `problem` and `demonstrations`, or a text. Answers are shown
+    with the right one, where the file holds it; a wrong answer is no error.
+
+    ```
+    hf-mass solve puzzle.json
+    hf-mass solve "abc -> cba" "hello -> olleh" "stone -> enots" "river"
+    hf-mass solve puzzle.json --method both --samples 16 --json
+    hf-mass solve arc-agi_evaluation_challenges.json --each --json > answers.jsonl
+    cat rows.csv | hf-mass solve - --model Qwen/Qwen2.5-0.5B-Instruct
+    ```
+
+    With --json there is one object, with --each one a line: `before`, `after`, `samples` with `weight` and
+    `attribution` (negative: training on the sample makes the solved examples likelier), `losses`, `reason`, `seconds`.
+    """
+    raise typer.Exit(
+        _solve(
+            problem,
+            method,
+            _settings(context.params),
+            ModelChoice(model, revision, token, device),
+            each=each,
+            as_json=as_json,
+            quiet=quiet,
+        )
+    )
+
+
+def adapt(
+    context: typer.Context,
+    problem: Problem,
+    output: options.OutputFolder,
+    method: Method = None,
+    seed: options.Seed = 0,
+    model: options.Model = None,
+    revision: options.Revision = None,
+    token: options.Token = None,
+    device: options.Device = None,
+    samples: options.Samples = None,
+    inner_steps: options.InnerSteps = None,
+    inner_learning_rate: options.InnerLearningRate = None,
+    weigh_by: options.WeighBy = None,
+    max_examples: options.MaxExamples = None,
+    num_train_epochs: options.NumTrainEpochs = None,
+    learning_rate: options.LearningRate = None,
+    vote: options.Vote = True,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Adapt to a problem and save the adapted weights as a PEFT adapter.
+
+    `peft.PeftModel.from_pretrained` loads it without this package. MASS adapts to each question of a problem by
+    itself, so where there are several, each has a sub-folder. The folder also gets `adaptation.json`: what
+    `solve --json` prints.
+
+    ```
+    hf-mass adapt puzzle.json --output outputs/puzzle
+    hf-mass adapt rows.csv --output outputs/rows --model Qwen/Qwen2.5-0.5B-Instruct --num_train_epochs 4
+    ```
+    """
+    _adapt(
+        problem,
+        output,
+        method,
+        _settings(context.params),
+        ModelChoice(model, revision, token, device),
+        overwrite=overwrite,
+        as_json=as_json,
+        quiet=quiet,
+    )
+
+
+def evaluate(
+    context: typer.Context,
+    tasks: options.Tasks,
+    methods: options.Methods = None,
+    seeds: options.Seeds = None,
+    limit: options.Limit = None,
+    demonstrations: options.Demonstrations = 10,
+    verifier: options.Verifier = "exact_match",
+    batch_size: options.BatchSize = 8,
+    token_budget: options.TokenBudget = None,
+    model: options.Model = None,
+    revision: options.Revision = None,
+    token: options.Token = None,
+    device: options.Device = None,
+    samples: options.Samples = None,
+    inner_steps: options.InnerSteps = None,
+    inner_learning_rate: options.InnerLearningRate = None,
+    max_examples: options.MaxExamples = None,
+    num_train_epochs: options.NumTrainEpochs = None,
+    learning_rate: options.LearningRate = None,
+    output: options.ReportFolder = None,
+    resume: options.Resume = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Compare ways to answer a set of tasks: accuracy with 95% intervals, sampled tokens and seconds a task.
+
+    Every method answers the same tasks with the same model, and is judged by their known answers. The majority vote
+    samples as many tokens as the costliest row of MASS.
+
+    ```
+    hf-mass evaluate data/evaluation --limit 20 --output outputs/arc
+    hf-mass evaluate conventions:test_conventions --methods none,majority,mass-demonstrations --seeds 0,1,2
+    hf-mass evaluate rows.csv --model Qwen/Qwen2.5-0.5B-Instruct --demonstrations 8 --json
+    ```
+    """
+    _evaluate(
+        tasks,
+        methods,
+        seeds,
+        {**_settings(context.params), "batch_size": batch_size, "token_budget": token_budget},
+        ModelChoice(model, revision, token, device),
+        reading={"limit": limit, "demonstrations": demonstrations, "verifier": verifier},
+        command=context.meta["hf_mass.command"],
+        output=output,
+        resume=resume,
+        as_json=as_json,
+        quiet=quiet,
+    )
+
+
+Folder = Annotated[
+    Path,
+    typer.Argument(metavar="FOLDER", show_default=False, help="A saved MassModel, or a PEFT adapter."),
+]
+
+
+def push(
+    folder: Folder,
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", show_default=False, help="As in user/name.")],
+    private: Annotated[
+        bool | None,
+        option(
+            "--private/--public",
+            panel="Options",
+            default="as it is; public if it is new",
+            help="Who sees the repository.",
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, option("--revision", panel="Options", default="main", metavar="NAME", help="Branch to push to.")
+    ] = None,
+    commit_message: Annotated[
+        str | None, option("--commit_message", panel="Options", default=False, metavar="TEXT", help="Of the commit.")
+    ] = None,
+    create_pr: Annotated[
+        bool, option("--create_pr", panel="Options", help="Open a pull request instead of pushing.")
+    ] = False,
+    token: Annotated[
+        str | None,
+        option(
+            "--token",
+            panel="Options",
+            default="that of `hf auth login`, or HF_TOKEN",
+            metavar="TOKEN",
+            help="One that may write.",
+        ),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Push a saved model or adapter to the Hugging Face Hub.
+
+    Before anything is sent the folder is checked: all files there, safetensors only, a base that others can load.
+
+    ```
+    hf-mass push outputs/conventions/adapters user/name --private
+    hf-mass push outputs/puzzle user/puzzle --create_pr --commit_message "Adapted to the puzzle"
+    ```
+    """
+    _push(
+        folder,
+        repo_id,
+        as_json=as_json,
+        private=private,
+        token=token,
+        revision=revision,
+        commit_message=commit_message,
+        create_pr=create_pr,
+    )
+
+
+def card(
+    folder: Folder,
+    results: Annotated[
+        Path | None,
+        option(
+            "--results",
+            panel="Options",
+            default="a card that says that nothing was measured",
+            metavar="FILE",
+            help="The results.json of `hf-mass evaluate` or of a trainer's report.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        option("--output", "-o", panel="Options", default="print it", metavar="FILE", help="Where to write the card."),
+    ] = None,
+    repo_id: Annotated[
+        str | None,
+        option("--repo_id", panel="Options", default=False, metavar="ID", help="Where the model will be found."),
+    ] = None,
+) -> None:
+    """Make the model card of a saved model or adapter from what was measured.
+
+    ```
+    hf-mass card outputs/conventions/adapters --results outputs/conventions/results.json
+    hf-mass card outputs/puzzle --output outputs/puzzle/README.md
+    ```
+    """
+    _card(folder, results, output, repo_id)
+
+
+def demo(
+    model: options.Model = None,
+    revision: options.Revision = None,
+    token: options.Token = None,
+    device: options.Device = None,
+    host: Annotated[
+        str | None,
+        option(
+            "--host",
+            panel="Options",
+            default="this machine alone",
+            metavar="ADDRESS",
+            help="Where to listen; 0.0.0.0 for all of the network.",
+        ),
+    ] = None,
+    port: Annotated[
+        int | None, option("--port", panel="Options", default="the first free one from 7860", metavar="N", help="Port.")
+    ] = None,
+    share: Annotated[bool, option("--share", panel="Options", help="Ask Gradio for a public address.")] = False,
+) -> None:
+    """Open a page in the browser: give a problem, watch the model adapt to it, compare the answers.
+
+    ```
+    hf-mass demo
+    hf-mass demo --model Qwen/Qwen2.5-0.5B-Instruct --port 8000
+    ```
+    """
+    _launch(model=model, host=host, port=port, share=share, revision=revision, token=token, device=device)
+
+
+ALL: tuple[Callable[..., None], ...] = (solve, adapt, evaluate, push, card, demo)
+"""In the order of the help."""
+
+_LIVE = ("samples", "inner_steps", "inner_learning_rate", "weigh_by", "max_examples", "num_train_epochs")
+_LIVE_SETTINGS = (*_LIVE, "learning_rate", "vote", "seed")
+
+
+def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those arguments of a command that are settings of `LiveConfig`, under the same names."""
+    return {name: given[name] for name in _LIVE_SETTINGS if name in given}

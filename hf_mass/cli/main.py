@@ -1,0 +1,112 @@
+"""The entry point: which commands there are, and what becomes of errors."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from hf_mass import __version__
+from hf_mass.cli import commands
+from hf_mass.errors import HFMassError
+
+COMMAND_LINE = "hf_mass.command"
+"""Where a context keeps the command line, as a reader could type it again."""
+
+
+class Group(TyperGroup):
+    """Turns the errors of every command into a line and an exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Notes the command line; --debug may stand anywhere."""
+        ctx.meta[COMMAND_LINE] = shlex.join(["hf-mass", *args])
+        if "--debug" in args:
+            args = ["--debug", *(word for word in args if word != "--debug")]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # `hf-mass ... | head`: the reader has had enough
+            raise
+        except (HFMassError, OSError) as error:
+            if ctx.params.get("debug"):
+                raise
+            typer.echo(f"hf-mass: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt:
+            typer.echo("hf-mass: stopped", err=True)
+            raise typer.Exit(130) from None
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"hf-mass {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="hf-mass",
+    cls=Group,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        # Options have the names that Python has; --inner-steps is as good as --inner_steps.
+        "token_normalize_func": lambda name: name.replace("-", "_"),
+    },
+)
+
+
+@app.callback()
+def top(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="HF_MASS_DEBUG", help="Show where an error came from. May stand anywhere.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Language models that adapt themselves to the problem in front of them.
+
+    Give a problem with a few solved examples; the model answers it, **changes its own weights for this one problem**,
+    and answers again. *TTT* trains on your examples, each left out in turn. *MASS* writes new examples, weighs each,
+    and trains on those. Nothing of it stays, unless you save the adapter.
+
+    Tiny models ship with the package, so this runs as it is, on a laptop:
+
+    ```
+    hf-mass solve "abc -> cba" "hello -> olleh" "stone -> enots" "river"
+    ```
+
+    Exit codes: 0 done (also where an answer is wrong); 1 it could not be done, and a line on stderr says why; 2 the
+    command line is wrong; 130 stopped by Ctrl-C. Results go to stdout, everything else to stderr.
+    """
+
+
+for _command in commands.ALL:
+    app.command(no_args_is_help=_command is not commands.demo)(_command)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a command, and exit.
+
+    Args:
+        args: The words after the program's name; None for those that it was started with.
+    """
+    if not sys.warnoptions:  # what libraries will change some day is no news to somebody who has a problem to solve
+        warnings.simplefilter("ignore", FutureWarning)
+        for name in ("torchao", "torch.utils._pytree"):  # on import, about parts that are not used here
+            logging.getLogger(name).setLevel(logging.ERROR)
+    # A tokenizer's threads warn about every process that is forked beside them.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    app(args=None if args is None else list(args), prog_name="hf-mass")

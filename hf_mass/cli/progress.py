@@ -1,0 +1,64 @@
+"""Progress on stderr, where somebody watches; and a stdout that nothing but results reaches."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+
+from huggingface_hub.utils import disable_progress_bars
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from transformers.utils import logging as transformers_logging
+
+from hf_mass.live.events import Event, Loss, Stage, Writing
+
+NAMES = {"ttt": "Training on the solved examples", "mass": "Training on the samples"}
+
+
+class Watcher:
+    """Shows stages, samples as they grow, and the training loss.
+
+    Args:
+        bar: Where to draw.
+    """
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar, self.task = bar, TaskID(-1)
+
+    def say(self, text: str, done: int = 0, total: int | None = None) -> None:
+        """What goes on, and how far it is."""
+        if self.task < 0:
+            self.task = self.bar.add_task(text, total=total)
+        self.bar.update(self.task, description=text, completed=done, total=total)
+
+    def __call__(self, event: Event) -> None:
+        """Take an event of `hf_mass.live`."""
+        match event:
+            case Stage(text):
+                self.say(text)
+            case Writing(texts=texts):
+                self.say(f"Writing {len(texts)} samples, {max(map(len, texts), default=0)} characters")
+            case Loss():
+                self.say(f"{NAMES[event.method]}, loss {event.value:.3f}", event.step + 1, event.steps)
+
+
+@contextmanager
+def watched(quiet: bool) -> Iterator[Watcher]:
+    """A watcher that draws where stderr is a terminal; within, whatever libraries print goes to stderr."""
+    shown = sys.stderr.isatty() and not quiet
+    if not shown:
+        transformers_logging.disable_progress_bar()
+        disable_progress_bars()
+    if quiet:
+        logging.disable(logging.WARNING)
+        warnings.simplefilter("ignore")
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown)
+    try:
+        with redirect_stdout(sys.stderr), bar:
+            yield Watcher(bar)
+    finally:
+        logging.disable(logging.NOTSET)

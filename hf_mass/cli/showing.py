@@ -1,0 +1,147 @@
+"""What a person reads: coloured grids, samples with their weights, losses, and answers side by side."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.columns import Columns
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from hf_mass.live.drawing import loss_text
+from hf_mass.live.events import Answer, Outcome
+from hf_mass.tasks.grids import Grid, parse_grid
+from hf_mass.tasks.problems import Problem
+
+COLOURS = (
+    *("white on #111111", "white on #0074d9", "white on #d3382f", "white on #1f8f3a", "black on #ffdc00"),
+    *("black on #aaaaaa", "white on #c71585", "black on #e8720c", "black on #7fdbff", "white on #7a1530"),
+)
+"""Styles of the ten colours of ARC. The digit stays in the cell, so nothing hangs on colour alone."""
+SHOWN = 6
+"""Demonstrations that are shown; further ones are counted."""
+WIDE = 160
+"""Columns where stdout is no terminal."""
+MARKS = {None: "", True: " ✓ right", False: " ✗ wrong"}
+STYLES = {None: "bold", True: "bold green", False: "bold red"}
+
+
+def stdout_console() -> Console:
+    """Where results go; colours and the terminal's width only where there is one."""
+    return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+
+
+def plain(text: str) -> str:
+    """A text whose control characters are shown and not obeyed: it may come from anybody."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def grid_cells(grid: Grid) -> Text:
+    """A grid in its colours."""
+    lines = [Text.assemble(*((f" {cell}", COLOURS[cell]) for cell in row)) for row in grid]
+    return Text("\n").join(lines)
+
+
+def value(text: str | None, kind: str, room: int | None = None) -> Text:
+    """An input or output; a grid that is wider than `room` by its size only."""
+    if text is None:
+        return Text("nothing that could be read", style="dim italic")
+    grid = parse_grid(text) if kind == "grids" else None
+    if grid is None:
+        return Text(plain(text))
+    if room is not None and 2 * len(grid[0]) > room:
+        return Text(f"grid of {len(grid)} × {len(grid[0])}", style="dim")
+    return grid_cells(grid)
+
+
+def titled(title: str, body: RenderableType, style: str = "bold") -> Group:
+    """Something with its name above it."""
+    return Group(Text(title, style=style), body)
+
+
+def problem_view(problem: Problem) -> RenderableType:
+    """Name, demonstrations and queries."""
+    pairs = problem.tasks[0].demonstrations
+    parts: list[RenderableType] = [Text(plain(problem.name), style="bold underline")]
+    if problem.kind == "grids":
+        shown = [
+            titled(f"solved {n + 1}", pair_view(pair.question, pair.answer, problem.kind))
+            for n, pair in enumerate(pairs[:SHOWN])
+        ]
+        parts.append(Columns(shown, padding=(0, 4)))
+    else:
+        parts += [pair_view(pair.question, pair.answer, problem.kind) for pair in pairs[:SHOWN]]
+    if len(pairs) > SHOWN:
+        parts.append(Text(f"and {len(pairs) - SHOWN} more solved examples", style="dim"))
+    return Group(*parts)
+
+
+def pair_view(question: str, answer: str, kind: str) -> RenderableType:
+    """An input with its output."""
+    row = Table.grid(padding=(0, 1))
+    row.add_row(value(question, kind), Text("→", style="dim"), value(answer, kind))
+    return row
+
+
+def samples_view(rows: Sequence[dict[str, Any]], kind: str, width: int) -> RenderableType:
+    """Samples by weight, each with its attribution and its loss before and after."""
+    table = Table(box=SIMPLE_HEAD, title="samples by weight", title_justify="left", title_style="bold")
+    for name in ("#", "weight", "attribution", "loss"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("question")
+    table.add_column("answer")
+    room = (width - 50) // 2
+    for number in sorted(range(len(rows)), key=lambda n: -rows[n]["weight"]):
+        row = rows[number]
+        attribution = "–" if row["attribution"] is None else f"{row['attribution']:+.2e}"
+        losses = "–" if row["reason"] else f"{row['loss_before']:.3f} → {row['loss_after']:.3f}"
+        if row["reason"]:
+            said = [Text(f"not usable: {plain(str(row['reason']))}", style="dim"), Text("")]
+        else:
+            said = [value(row["question"], kind, room), value(row["answer"], kind, room)]
+        table.add_row(str(number + 1), f"{row['weight']:.3f}", attribution, losses, *said)
+    return table
+
+
+def answers_view(outcome: Outcome) -> RenderableType:
+    """For each query what was asked, the answers before and after, and the right one where it is known."""
+    kind, parts = outcome.problem.kind, list[RenderableType]()
+    for n, task in enumerate(outcome.problem.tasks):
+        cells: list[RenderableType] = [titled("asked", value(task.problem, kind))]
+        for title, answers in (("before", outcome.before), ("after", outcome.after)):
+            cells += [_answer(title, answers[n], kind)] if n < len(answers) else []
+        if task.answer is not None:
+            cells.append(titled("right answer", value(task.answer, kind)))
+        parts.append(Padding(Columns(cells, padding=(0, 4)), (0, 0, 1, 0)))
+    return Group(*parts)
+
+
+def _answer(title: str, answer: Answer, kind: str) -> RenderableType:
+    body: list[RenderableType] = [value(answer.text, kind)]
+    if answer.text is None and answer.written:
+        body.append(Text(f"written: {plain(answer.written)}", style="dim"))
+    return titled(title + MARKS[answer.right], Group(*body), STYLES[answer.right])
+
+
+def show_outcome(outcome: Outcome, method: str, model: str, console: Console) -> None:
+    """All of it, from the problem to the answers."""
+    console.print(problem_view(outcome.problem))
+    console.print()
+    for n, rows in enumerate(outcome.samples):
+        if len(outcome.samples) > 1:
+            console.print(Text(f"for question {n + 1}", style="dim"))
+        console.print(samples_view(rows, outcome.problem.kind, console.width))
+    if outcome.losses:
+        steps = sum(loss.method == "ttt" for loss in outcome.losses)
+        console.print(Text(loss_text(outcome.losses) + (f" ({steps} steps)" if steps else "")))
+        console.print()
+    console.print(answers_view(outcome))
+    tokens = f", {outcome.sampled_tokens} sampled tokens" if outcome.sampled_tokens else ""
+    console.print(Text(f"{model}, method {method}: {outcome.seconds:.1f} s{tokens}", style="dim"))
+    if outcome.reason:
+        console.print(Text(f"not all went well: {plain(outcome.reason)}", style="yellow"))
