@@ -15,7 +15,7 @@ from hf_mass.live.drawing import status_html
 from hf_mass.live.handlers import AUTOMATIC, FIRST, LIMITS, METHOD_NAMES, MOST, Handlers
 from hf_mass.live.models import ASSETS
 from hf_mass.live.sessions import Sessions
-from hf_mass.live.workshop import EXAMPLES, Workshop, on_zero_gpu
+from hf_mass.live.workshop import EXAMPLES, Lease, Workshop
 from hf_mass.models.config import WEIGHINGS
 from hf_mass.tasks.problems import KINDS
 
@@ -86,7 +86,7 @@ def build(workshop: Workshop, sessions: Sessions) -> gr.Blocks:
             queue=False,
             show_progress="hidden",
             api_visibility="private",
-            cancels=[running] if on_zero_gpu() else None,  # whose process no sign of ours reaches
+            cancels=[running] if workshop.leases else None,  # whose process no sign of ours reaches
         )
         page.unload(do.leave)
         gr.api(do.solve, api_name="solve", concurrency_limit=AT_ONCE, concurrency_id="model")
@@ -139,6 +139,7 @@ def launch(
     port: int | None = None,
     share: bool = False,
     block: bool = True,
+    lease: Lease | None = None,
     **model_settings: Any,
 ) -> gr.Blocks:
     """Start the app.
@@ -150,6 +151,7 @@ def launch(
         port: Port; by default the first free one from 7860 on.
         share: Whether Gradio makes a public link to it.
         block: Whether to wait until it is stopped.
+        lease: Decorator that leases a GPU for each adaptation.
         model_settings: `revision`, `token`, `device` for `load_model`.
 
     Raises:
@@ -159,7 +161,7 @@ def launch(
     files.mkdir(parents=True, exist_ok=True)
     sessions = Sessions(Path(tempfile.mkdtemp(prefix="hf_mass-", dir=files)))
     atexit.register(shutil.rmtree, sessions.root, ignore_errors=True)
-    page = build(Workshop.load(model, **model_settings), sessions)
+    page = build(Workshop.load(model, lease, **model_settings), sessions)
     page.queue(max_size=QUEUE, default_concurrency_limit=8)
     page.launch(
         server_name=host,

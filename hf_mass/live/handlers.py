@@ -23,7 +23,7 @@ from hf_mass.live.drawing import (
 )
 from hf_mass.live.events import Answer, Answered, Event, LiveConfig, Loss, Outcome, Stage, Weighed, Writing
 from hf_mass.live.sessions import Sessions
-from hf_mass.live.workshop import Workshop, example, on_zero_gpu
+from hf_mass.live.workshop import Workshop, example
 from hf_mass.tasks.problems import Limits, Problem, read_problem, read_problem_file
 
 LIMITS = Limits(bytes=200_000)
@@ -174,7 +174,7 @@ class Handlers:
                 weigh_by,
             )
             name = self.workshop.choose(problem, _named(model)).name
-            stop = None if on_zero_gpu() else self.sessions.begin(key)
+            stop = None if self.workshop.leases else self.sessions.begin(key)
             drawn = 0.0
             for event in self.workshop.adapt(name, problem, config, stop):
                 if isinstance(event, Outcome):

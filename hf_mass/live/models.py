@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from peft import LoraConfig
 
 from hf_mass.errors import ConfigError, DataError
@@ -17,13 +18,15 @@ from hf_mass.live.events import LiveConfig
 from hf_mass.models.config import InnerConfig, MassConfig, ScorerConfig
 from hf_mass.models.few_shot import FewShotAdapter
 from hf_mass.models.few_shot_config import PredictConfig
+from hf_mass.models.hub_files import explained
+from hf_mass.models.loading import load_base, load_tokenizer
 from hf_mass.models.mass_model import GENERATOR, MassModel
+from hf_mass.models.shipped import ASSETS
 from hf_mass.models.storage import CONFIG_NAME
 from hf_mass.tasks.formats import FORMATS
 from hf_mass.tasks.task import Task
 from hf_mass.trainers.ttt_config import TTTConfig
 
-ASSETS = Path(str(files("hf_mass"))) / "assets"
 LONGEST = 256
 """Longest sample or answer in tokens where the model's own settings do not say."""
 
@@ -236,7 +239,8 @@ def _other(name: str, revision: str | None, token: str | bool | None, model_kwar
         mass = MassModel.from_pretrained(name, revision=revision, token=token, **model_kwargs)
         return LiveModel(name, mass, presets, chat=mass.tokenizer.chat_template is not None)
     config = MassConfig(weigh_by="uniform", scorer=ScorerConfig(("log_prob",), width=0))
-    mass = MassModel.from_base(name, config, _generator("text"), revision=revision, token=token, **model_kwargs)
+    tokenizer, base = load_tokenizer(name, token), load_base(name, token, revision=revision, **model_kwargs)
+    mass = MassModel.from_base(base, config, _generator("text"), tokenizer)
     return LiveModel(name, mass, presets, chat=mass.tokenizer.chat_template is not None)
 
 
@@ -252,5 +256,16 @@ def _generator(preset: str) -> LoraConfig:
 
 
 def is_mass_model(name: str, revision: str | None, token: str | bool | None) -> bool:
-    """Whether a folder or repository is a saved `MassModel`, as its mass_config.json tells."""
-    return (Path(name) / CONFIG_NAME).is_file()
+    """Whether a folder or repository is a saved `MassModel`, as its mass_config.json tells.
+
+    Raises:
+        HubError: If the repository cannot be asked.
+    """
+    if Path(name).is_dir():
+        return (Path(name) / CONFIG_NAME).is_file()
+    with explained(f"{name!r} is neither a folder nor a Hub repository that could be read", name, revision):
+        try:
+            hf_hub_download(name, CONFIG_NAME, revision=revision, token=token)
+        except EntryNotFoundError:  # nor is it in the cache, where there is no network
+            return False
+    return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 from threading import Event as StopSign
 from typing import Any
@@ -17,7 +16,6 @@ from hf_mass.tasks.problems import Problem, read_problem_file
 
 MODEL_VARIABLE = "HF_MASS_MODEL"
 """Environment variable: a folder or Hub id of the one model that the app offers, instead of those that ship."""
-GPU_SECONDS = 120
 
 EXAMPLES: dict[str, Path] = {
     path.stem.replace("-", " "): path for path in sorted((ASSETS / "examples").glob("*")) if path.suffix != ".md"
@@ -25,38 +23,32 @@ EXAMPLES: dict[str, Path] = {
 """Name → file of a problem that ships."""
 
 
-def on_zero_gpu() -> bool:
-    """Whether this runs on a ZeroGPU Space, where a GPU is there inside of decorated calls only."""
-    return bool(os.environ.get("SPACES_ZERO_GPU"))
-
-
-def with_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
-    """On a ZeroGPU Space, the function with a GPU for its duration; elsewhere the function itself."""
-    if not on_zero_gpu():
-        return function
-    return import_module("spaces").GPU(duration=GPU_SECONDS)(function)
+Lease = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""A decorator that has a GPU for the duration of a call, such as `spaces.GPU` of a ZeroGPU Space."""
 
 
 class Workshop:
     """Models by name.
 
+    The whole of an adaptation, answers included, is one call of `adapt`: one lease of a GPU where those are leased.
+
     Args:
         models: At least one.
-
-    The whole of an adaptation, answers included, is one call of `adapt`: one lease of a GPU where those are leased.
+        lease: Leases a GPU for each adaptation, which then goes on in a process of its own.
     """
 
-    def __init__(self, models: Sequence[LiveModel]) -> None:
+    def __init__(self, models: Sequence[LiveModel], lease: Lease | None = None) -> None:
         self.models = {model.name: model for model in models}
-        self.adapt: Callable[..., Iterator[Event | Outcome]] = with_gpu(self._adapt)
+        self.leases = lease is not None
+        self.adapt: Callable[..., Iterator[Event | Outcome]] = lease(self._adapt) if lease else self._adapt
 
     @classmethod
-    def load(cls, name: str | None = None, **settings: Any) -> Workshop:
+    def load(cls, name: str | None = None, lease: Lease | None = None, **settings: Any) -> Workshop:
         """The model called `name`, or that of the environment, or all that ship; `settings` as for `load_model`."""
         name = name or os.environ.get(MODEL_VARIABLE) or None
-        if on_zero_gpu():
-            settings = {"device": "cuda", **settings}  # which is put off until a call has one
-        return cls([load_model(each, **settings) for each in ([name] if name else SHIPPED)])
+        if lease is not None:
+            settings = {"device": "cuda", **settings}  # where moving is put off until a call has a GPU
+        return cls([load_model(each, **settings) for each in ([name] if name else SHIPPED)], lease)
 
     def choose(self, problem: Problem, name: str | None = None) -> LiveModel:
         """The model of this name, or without one the model that is made for the problem.
