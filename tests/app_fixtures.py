@@ -17,6 +17,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACE = ROOT / "spaces" / "live-adaptation"
+PATIENCE = 150
+"""Seconds that a start may take on a busy machine."""
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
@@ -55,15 +57,14 @@ def running_app(work: Path, command: list[str] | None = None, **environment: str
 
 
 def _wait(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
-        if process.poll() is not None:
-            break
+    end = time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < end:
         try:
             urllib.request.urlopen(f"{address}/gradio_api/info", timeout=2).close()
             return
         except OSError:
             time.sleep(0.2)
-    raise AssertionError(f"the app did not start:\n{log.read_text()[-3000:]}")
+    raise AssertionError(f"the app did not start ({process.poll()}):\n{log.read_text()[-3000:]}")
 
 
 def chromium() -> str:
