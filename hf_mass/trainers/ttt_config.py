@@ -281,6 +281,20 @@ TTT_PRESETS: dict[str, dict[str, Any]] = {
         "predict_length_factor": 2.0,
     },
     "text": {**_TEXT, "few_shot_format": "plain", "permutations": 4, "predict_permutations": 1, "vote": "flat"},
+    "strings": {
+        **_TEXT,
+        "few_shot_format": "plain",
+        "learning_rate": 2e-3,
+        "per_device_train_batch_size": 4,
+        "lora_r": 16,
+        "lora_alpha": 32,
+        "permutations": 4,
+        "max_examples": 40,
+        "max_completion_length": 128,
+        "predict_permutations": 4,
+        "predict_length_factor": 3.0,
+        "vote": "flat",
+    },
 }
-"""The paper's settings for ARC (the defaults) and for BIG-Bench Hard (10 demonstrations × 4 orders = 40 sequences), and
-the ARC ones without grids for a few-shot file of texts."""
+"""The paper's settings for ARC (the defaults) and for BIG-Bench Hard (10 demonstrations × 4 orders = 40 sequences), the
+ARC ones without grids for a few-shot file of texts, and those chosen for the bases that ship for grids and strings."""

@@ -1,0 +1,132 @@
+"""Write the small example problems that ship for the demo, or look for others.
+
+    python examples/demo_problems.py                                       # writes them all
+    python examples/demo_problems.py --check                               # and shows each before and after adapting
+    python examples/demo_problems.py --try grid/outline_shape --seeds 12   # candidates of a family
+
+Grids are ARC puzzles (.json) of families that `grids-base` never saw; texts are rows of input and output (.csv,
+.jsonl), the last of them the query, of families that `strings-base` never saw or finds hard, on plain English words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from grid_world import FAMILIES as GRID_FAMILIES
+from grid_world import Sizes as GridSizes
+from grid_world import draw_task as draw_grids
+from string_parts import FIRST_NAMES, LAST_NAMES, RULES, WORDS, Inputs, Sizes
+
+from hf_mass.live.events import LiveConfig
+from hf_mass.live.models import LiveModel, load_model
+from hf_mass.live.solver import solve
+from hf_mass.tasks.problems import read_problem
+
+FOLDER = Path(__file__).resolve().parent.parent / "hf_mass" / "assets" / "examples"
+
+GRIDS: dict[str, tuple[str, int]] = {}
+"""File → family, seed."""
+
+TEXTS: dict[str, tuple[str, str, int]] = {}
+"""File → family, kind of input, seed."""
+
+
+def a_word(draw: random.Random) -> str:
+    return draw.choice([word for word in WORDS if 4 <= len(word) <= 7])
+
+
+INPUTS: dict[str, Callable[[random.Random], str]] = {
+    "word": a_word,
+    "two words": lambda draw: f"{a_word(draw)} {a_word(draw)}",
+    "three words": lambda draw: " ".join(a_word(draw) for _ in range(3)),
+    "name": lambda draw: f"{draw.choice(FIRST_NAMES)} {draw.choice(LAST_NAMES)}",
+    "number": lambda draw: str(draw.randint(1000, 9_999_999)),
+    "date": lambda draw: f"{draw.randint(1960, 2025)}-{draw.randint(1, 12):02}-{draw.randint(1, 28):02}",
+    "time": lambda draw: f"{draw.randint(0, 23):02}:{draw.randint(0, 59):02}",
+}
+
+
+def grid_problem(family: str, seed: int) -> str:
+    """A puzzle of a family in the form of ARC."""
+    sizes = GridSizes(side=(3, 6), demonstrations=(3, 4), composed=0.0)
+    pairs = draw_grids(random.Random(f"demo-{family}-{seed}"), sizes, [family]).pairs
+    shown = [{"input": a, "output": b} for a, b in pairs]
+    return json.dumps({"train": shown[:-1], "test": shown[-1:]}) + "\n"
+
+
+def text_problem(family: str, kind: str, seed: int, ending: str) -> str:
+    """Eight rows by one rule on plain inputs."""
+    draw = random.Random(f"demo-{family}-{kind}-{seed}")
+    _, rule = RULES[family](Inputs(draw, Sizes()))
+    pairs: dict[str, str] = {}
+    while len(pairs) < 8:
+        text = INPUTS[kind](draw)
+        if answer := rule(text):
+            pairs[text] = answer
+    rows = [{"input": question, "output": answer} for question, answer in pairs.items()]
+    if ending == ".jsonl":
+        return "".join(json.dumps(row) + "\n" for row in rows)
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, ["input", "output"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def told(model: LiveModel, name: str, text: str, kind: str) -> str:
+    """A problem's answers before and after test-time training, in a line."""
+    outcome = solve(model, read_problem(text, name, kind), LiveConfig(method="ttt"))
+    before, after = outcome.before[0], outcome.after[0]
+    marks = ["right" if answer.right else "wrong" for answer in (before, after)]
+    shown = "" if kind == ".json" else f": {before.text!r} → {after.text!r}, wanted {before.gold!r}"
+    return f"{name}: {marks[0]} → {marks[1]}, {outcome.seconds:.1f} s{shown}"
+
+
+def candidates(families: list[str], kind: str, seeds: int) -> dict[str, str]:
+    """Problems of families by "family-seed"."""
+    found = {}
+    for family in families:
+        for seed in range(seeds):
+            is_grid = family in GRID_FAMILIES
+            text = grid_problem(family, seed) if is_grid else text_problem(family, kind, seed, ".csv")
+            found[f"{family}-{seed}"] = text
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=FOLDER, help="folder to write")
+    parser.add_argument("--check", action="store_true", help="show every problem before and after adapting")
+    parser.add_argument("--try", nargs="+", dest="families", default=[], metavar="FAMILY", help="nothing is written")
+    parser.add_argument("--inputs", choices=list(INPUTS), default="word", help="kind of input of texts that are tried")
+    parser.add_argument("--seeds", type=int, default=8, help="candidates of a family")
+    parser.add_argument("--strings", default="strings-base", help="model for texts")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.families:
+        problems = candidates(arguments.families, arguments.inputs, arguments.seeds)
+    else:
+        problems = {file: grid_problem(*wanted) for file, wanted in GRIDS.items()}
+        problems |= {file: text_problem(*wanted, Path(file).suffix) for file, wanted in TEXTS.items()}
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        for file, text in problems.items():
+            (arguments.output / file).write_text(text, encoding="utf-8")
+    if arguments.families or arguments.check:
+        models: dict[str, LiveModel] = {}
+        for name, text in problems.items():
+            kind = ".json" if text.startswith('{"train"') else ".jsonl" if text.startswith("{") else ".csv"
+            needed = "grids-base" if kind == ".json" else arguments.strings
+            if needed not in models:
+                models[needed] = load_model(needed)
+            print(told(models[needed], name, text, kind), flush=True)
+
+
+if __name__ == "__main__":
+    main()
