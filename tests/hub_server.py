@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -83,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _failed(self, fault: Fault) -> bool:
         """Whether the fault is all of the answer."""
-        time.sleep(fault.seconds)
+        threading.Event().wait(fault.seconds)  # time.sleep may be patched
         if fault.kind == "drop":
             self.close_connection = True
         elif isinstance(fault.kind, int):

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi, constants, get_cached_repo_tree, hf_hub_download, snapshot_download
@@ -22,6 +23,7 @@ from huggingface_hub.errors import (
     HFValidationError,
     HTTPError,
     IncompleteSnapshotError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
@@ -61,10 +63,19 @@ def download_snapshot(repo_id: str, revision: str | None = None, token: Token = 
         HubError: If the files are not to be had; it says why and what helps.
     """
     wanted, other = list(FILES), list(OTHER_FILES)
+    download = partial(
+        snapshot_download, repo_id, revision=revision, token=token, allow_patterns=wanted, ignore_patterns=other
+    )
     with explained(f"{repo_id!r} is neither a folder nor a Hub repository that could be downloaded", repo_id, revision):
-        folder = Path(
-            snapshot_download(repo_id, revision=revision, token=token, allow_patterns=wanted, ignore_patterns=other)
-        )
+        try:
+            folder = Path(download())
+        except HTTPError as error:
+            if isinstance(error, HfHubHTTPError):
+                raise
+            try:  # the cache alone, as the client itself does where no connection comes about
+                folder = Path(download(local_files_only=True))
+            except LocalEntryNotFoundError as missing:
+                raise missing from error
         names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
         kept = filter_repo_objects(names, allow_patterns=wanted, ignore_patterns=other)
         _require_intact([folder / name for name in kept])
@@ -99,7 +110,7 @@ def _require_intact(files: list[Path]) -> None:
     damaged = []
     for file in files:
         blob = file.parent / os.readlink(file) if file.is_symlink() else file
-        if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name) and blob.is_file() and _hash(blob) != blob.name:
+        if blob.is_file() and not _is_intact(blob):
             damaged.append(file.name)
             blob.unlink()
     if damaged:
@@ -109,13 +120,19 @@ def _require_intact(files: list[Path]) -> None:
         )
 
 
-def _hash(blob: Path) -> str:
-    """As the blob's name tells: sha256 of large files, git's own hash of others."""
-    digest = hashlib.sha256() if len(blob.name) == 64 else hashlib.sha1(b"blob %d\0" % blob.stat().st_size)
+def _is_intact(blob: Path) -> bool:
+    """Whether the content has the hash that it is named by: sha256 of large files, git's (or plain) sha1 of others."""
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        digests = [hashlib.sha256()]
+    elif re.fullmatch(r"[0-9a-f]{40}", blob.name):
+        digests = [hashlib.sha1(b"blob %d\0" % blob.stat().st_size), hashlib.sha1()]
+    else:
+        return True  # named by something else
     with blob.open("rb") as file:
         while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
+            for digest in digests:
+                digest.update(part)
+    return blob.name in [digest.hexdigest() for digest in digests]
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -254,7 +271,7 @@ def _access_problem(chain: list[BaseException], repo_id: str, revision: str | No
         return f"the token has no right to do this ({said}). Use one with the right: {_LOG_IN}"
     if status == 429 or status >= 500:
         return f"the Hub answers {status}, a failure of its own or too many requests. Try again later"
-    return _first_lines(found)
+    return _first_lines(chain[0])
 
 
 def _network_problem(chain: list[BaseException]) -> str | None:

@@ -1,0 +1,430 @@
+"""What goes wrong on the way to and from the Hub: a clear error or a retry, never half a model, no broken cache."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_emulator import EmulatedHub, Repo
+from hub_fixtures import BASE_ID, behaviour, put_base, same_behaviour, trained_on
+from huggingface_hub import constants, file_download
+
+from hf_mass.errors import CheckpointError, HubError
+from hf_mass.models.hub_files import download_snapshot, push_folder
+from hf_mass.models.mass_model import MassModel
+from hf_mass.models.storage import REQUIRED
+
+WEIGHTS = "generator/adapter_model.safetensors"
+
+
+_PREPARED: list[tuple[dict[str, Repo], dict[str, bytes], dict[str, Any]]] = []
+
+
+@pytest.fixture
+def before(hub: EmulatedHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a model does that lies on the Hub as alice/mass, with its base; and an empty cache."""
+    if not _PREPARED:
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "maker"))
+        put_base(hub)
+        mass = trained_on(BASE_ID)
+        mass.push_to_hub("alice/mass")
+        _PREPARED.append((hub.repos, hub.large, behaviour(mass)))
+    repos, large, found = _PREPARED[0]
+    hub.repos, hub.large = copy.deepcopy(repos), dict(large)
+    hub.requests.clear()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return found
+
+
+def fails(match: str, kind: type[Exception] = HubError, **options: Any) -> None:
+    with pytest.raises(kind, match=match):
+        MassModel.from_pretrained("alice/mass", **options)
+
+
+def works(before: dict[str, Any], **options: Any) -> None:
+    assert same_behaviour(before, MassModel.from_pretrained("alice/mass", **options))
+
+
+# -- not there, or not for everybody -----------------------------------------------------------------------------------
+
+
+def test_a_missing_repository(hub: EmulatedHub) -> None:
+    expected = (
+        "'alice/none' is neither a folder nor a Hub repository.*: it does not exist, or is private. Check the name"
+    )
+    for token in (None, False, "hf_bob"):
+        with pytest.raises(HubError, match=expected):
+            MassModel.from_pretrained("alice/none", token=token)
+
+
+def test_a_wrong_token(hub: EmulatedHub, before: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    fails(r"the Hub does not know the token \(`token=`, HF_TOKEN, or the one of `hf auth login`\)", token="hf_wrong")
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    fails("the Hub does not know the token")
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    works(before)
+
+
+def test_a_gated_repository(hub: EmulatedHub, before: dict[str, Any]) -> None:
+    hub.repos["alice/mass"].gated = True
+    expected = (
+        f"'alice/mass' .*: it is gated. Ask for access at {hub.endpoint}/alice/mass, then log in with `hf auth login`"
+    )
+    fails(expected, token="hf_bob")
+    fails(expected, token=False)
+    hub.repos["alice/mass"].granted.add("bob")
+    works(before, token="hf_bob")
+
+
+def test_an_unknown_revision(hub: EmulatedHub, before: dict[str, Any]) -> None:
+    fails("it has no revision 'v9'. Give a branch, tag or commit that it has as `revision=`", revision="v9")
+    fails(f"it has no revision '{'0' * 40}'", revision="0" * 40)
+    works(before)
+
+
+def test_no_name_of_a_repository(hub: EmulatedHub) -> None:
+    with pytest.raises(HubError, match=r"'not a name!' .*: this is no id of a repository \(owner/name\)"):
+        MassModel.from_pretrained("not a name!")
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_file_that_the_repository_lacks(hub: EmulatedHub, before: dict[str, Any], name: str) -> None:
+    whole = hub.repos["alice/mass"]
+    files = {path: data for path, data in whole.files().items() if path != name}
+    hub.add("alice/mass", files)
+    fails(f"{name} is missing: alice/mass is no saved MassModel, or an incomplete one", CheckpointError)
+    hub.repos["alice/mass"] = whole
+    works(before)
+
+
+# -- a bad line, a bad Hub ---------------------------------------------------------------------------------------------
+
+PLACES = {
+    "the listing": "/api/models/alice/mass/tree/",
+    "a file's name": "alice/mass/resolve/.*mass_config",
+    "a small file": "alice/mass/resolve/.*mass_config",
+    "a large file": "/cdn/.*generator",
+}
+METHODS = {"a file's name": "HEAD", "a small file": "GET", "a large file": "GET"}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", [503, 429, "drop"])
+def test_failures_that_pass_are_retried_or_told(
+    hub: EmulatedHub, before: dict[str, Any], place: str, kind: int | str
+) -> None:
+    """The client tries most requests again. Where it does not, the message says what to do, and that helps."""
+    hub.fail(PLACES[place], kind, method=METHODS.get(place, "GET"))
+    try:
+        works(before)
+    except HubError as error:
+        assert re.search(rf"the Hub answers {kind}|cannot be reached .*try again", str(error))
+    works(before)
+    assert hub.faults[0].times == 0
+
+
+@pytest.mark.parametrize("place", ["/api/models/alice/mass/revision", *PLACES.values()])
+@pytest.mark.parametrize(
+    ("kind", "said"), [(503, "the Hub answers 503.*Try again later"), ("drop", "cannot be reached")]
+)
+def test_failures_that_do_not_pass(
+    hub: EmulatedHub, before: dict[str, Any], place: str, kind: int | str, said: str
+) -> None:
+    hub.fail(place, kind, times=100)
+    fails(f"'alice/mass' .*: .*{said}")
+    hub.faults.clear()
+    works(before)
+
+
+@pytest.mark.parametrize("name", ["mass_config.json", WEIGHTS, "tokenizer.json"])
+def test_a_cut_connection_is_taken_up_where_it_was_cut(hub: EmulatedHub, before: dict[str, Any], name: str) -> None:
+    hub.fail(name, "cut", method="GET")
+    works(before)
+    assert hub.asked(name, "GET") == 2
+
+
+def test_a_connection_that_is_always_cut(hub: EmulatedHub, before: dict[str, Any]) -> None:
+    hub.fail(WEIGHTS, "cut", times=100, method="GET")
+    fails("'alice/mass' .*: .*cannot be reached .*the cache .* has no whole copy.*adapter_model.safetensors")
+    hub.faults.clear()
+    works(before)
+
+
+@pytest.mark.parametrize("name", ["mass_config.json", WEIGHTS, "inner/adapter_config.json", "tokenizer.json"])
+def test_content_with_another_hash_is_noticed(hub: EmulatedHub, before: dict[str, Any], name: str) -> None:
+    hub.fail(name, "wrong", method="GET")
+    fails(f"content of {Path(name).name} does not have the hash that the Hub lists.*load it again", CheckpointError)
+    works(before)
+
+
+def test_a_base_with_another_hash_is_noticed(hub: EmulatedHub, before: dict[str, Any]) -> None:
+    hub.fail("model.safetensors$", "wrong", method="GET")
+    hub.faults[0].pattern = "/cdn/.*name=model.safetensors"
+    fails(f"Base model '{BASE_ID}' could not be loaded: the content of .* does not have the hash", CheckpointError)
+    works(before)
+
+
+def test_a_cache_that_was_damaged_later_is_noticed(hub: EmulatedHub, before: dict[str, Any]) -> None:
+    works(before)
+    blob = (download_snapshot("alice/mass") / WEIGHTS).resolve()
+    blob.write_bytes(blob.read_bytes()[:-1] + b"!")
+    fails("adapter_model.safetensors does not have the hash", CheckpointError)
+    works(before)
+
+
+# -- no network --------------------------------------------------------------------------------------------------------
+
+
+def set_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+def pull_the_plug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+
+
+UNREACHED = {
+    "offline": (set_offline, "HF_HUB_OFFLINE is set, and the cache .*Unset it once to download it"),
+    "unplugged": (pull_the_plug, "http://127.0.0.1:9 cannot be reached .*and the cache .*Connect, and try again"),
+}
+
+
+@pytest.mark.parametrize("how", UNREACHED)
+def test_without_a_network_the_cache_is_enough(
+    hub: EmulatedHub, before: dict[str, Any], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works(before)
+    hub.requests.clear()
+    UNREACHED[how][0](monkeypatch)
+    works(before)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("how", UNREACHED)
+def test_without_a_network_and_with_an_empty_cache(
+    hub: EmulatedHub, before: dict[str, Any], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    act, said = UNREACHED[how]
+    with monkeypatch.context() as patch:
+        act(patch)
+        fails(f"'alice/mass' .*: {said}")
+        fails(f"'alice/mass' .*cache .{constants.HF_HUB_CACHE}")
+    works(before)
+
+
+@pytest.mark.parametrize("how", UNREACHED)
+def test_without_a_network_and_with_half_of_it_in_the_cache(
+    hub: EmulatedHub, before: dict[str, Any], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.fail(WEIGHTS, 404, times=9, method="GET")
+    fails("'alice/mass'")
+    hub.faults.clear()
+    act, said = UNREACHED[how]
+    with monkeypatch.context() as patch:
+        act(patch)
+        fails(f"{said.split(' .*')[0]}.*1 file.*are missing \\({WEIGHTS}\\)")
+    works(before)
+
+
+@pytest.mark.parametrize("how", UNREACHED)
+def test_without_a_network_and_without_the_base(
+    hub: EmulatedHub, before: dict[str, Any], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    download_snapshot("alice/mass")
+    act, said = UNREACHED[how]
+    with monkeypatch.context() as patch:
+        act(patch)
+        fails(f"Base model '{BASE_ID}' could not be loaded: {said}.*or pass another copy of it as `base=`")
+    works(before)
+
+
+# -- the cache itself --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Nobody, root included, may write below the folder."""
+    for path in [folder, *folder.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(stat.S_IMODE(path.stat().st_mode) & 0o555 | 0o444)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        for path in [folder, *(path for path in folder.rglob("*") if not path.is_symlink())]:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+@pytest.fixture
+def open_cache(before: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache in a folder that every user may look into."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        cache = Path(folder, "cache")
+        cache.mkdir()
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        yield cache
+
+
+def test_a_read_only_cache_with_everything_in_it(before: dict[str, Any], open_cache: Path) -> None:
+    works(before)
+    with read_only(open_cache):
+        works(before)
+
+
+def test_a_read_only_cache_that_lacks_something(before: dict[str, Any], open_cache: Path) -> None:
+    with read_only(open_cache):
+        fails(f"the cache cannot be written .*Make {open_cache} writable .* or set HF_HUB_CACHE to another folder")
+    download_snapshot("alice/mass")
+    with read_only(open_cache):
+        fails(f"Base model '{BASE_ID}' could not be loaded: the cache cannot be written")
+    works(before)
+
+
+def test_a_cache_that_can_be_no_folder(before: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
+    fails("the cache cannot be written")
+
+
+# -- interrupted -------------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_download_is_finished_by_the_next_call(
+    hub: EmulatedHub, before: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = file_download.http_get
+
+    def interrupted(url: str, file: Any, **options: Any) -> None:
+        if "scorer.safetensors" in url:
+            file.write(b"half")
+            raise KeyboardInterrupt
+        whole(url, file, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(file_download, "http_get", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            MassModel.from_pretrained("alice/mass")
+    done = hub.asked(WEIGHTS, "GET")
+    works(before)
+    assert done == hub.asked(WEIGHTS, "GET") == 1  # what was there is not downloaded again
+
+
+def test_a_killed_download_is_finished_by_the_next_call(hub: EmulatedHub, before: dict[str, Any]) -> None:
+    hub.fail(WEIGHTS, "slow", seconds=60.0, method="GET")
+    environment = {
+        **os.environ,
+        "HF_HUB_CACHE": constants.HF_HUB_CACHE,
+        "HF_HUB_OFFLINE": "0",
+        "TRANSFORMERS_OFFLINE": "0",
+    }
+    code = "from huggingface_hub import snapshot_download; snapshot_download('alice/mass')"
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    wait = time.monotonic() + 60
+    while not hub.asked(WEIGHTS, "GET") and time.monotonic() < wait:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    works(before)
+
+
+# -- pushing -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(before: dict[str, Any]) -> Path:
+    """A saved model."""
+    return download_snapshot("alice/mass")
+
+
+def test_pushing_without_the_right_to(hub: EmulatedHub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for token, said in (
+        ("hf_wrong", "the Hub does not know the token"),
+        ("hf_reader", "the token has no right to do this.*hf auth login"),
+        ("hf_bob", "the token has no right to do this.*hf auth login"),
+    ):
+        with pytest.raises(HubError, match=f"'alice/new' could not be pushed to: {said}"):
+            push_folder(folder, "alice/new", token=token)
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(HubError, match=r"it cannot be written to without a token that may.*hf auth login"):
+        push_folder(folder, "alice/new")
+    with pytest.raises(HubError, match=r"it cannot be written to without a token that may.*hf auth login"):
+        push_folder(folder, "alice/mass")
+    assert "alice/new" not in hub.repos
+
+
+def test_pushing_to_no_name(hub: EmulatedHub, folder: Path) -> None:
+    with pytest.raises(HubError, match=r"'a/b/c' could not be pushed to: this is no id of a repository \(owner/name\)"):
+        push_folder(folder, "a/b/c")
+    with pytest.raises(CheckpointError, match="is no folder, so there is nothing to push"):
+        push_folder(folder / "none", "alice/new")
+
+
+def test_pushing_a_bad_card(hub: EmulatedHub, folder: Path) -> None:
+    (folder / "README.md").write_text("---\nlicense: my-own\n---\n")
+    with pytest.raises(CheckpointError, match=r"Invalid metadata in README.md.*my-own"):
+        push_folder(folder, "alice/new")
+    assert set(hub.repos["alice/new"].files()) == {".gitattributes"}
+
+
+def test_pushing_leaves_out_what_is_none_of_the_format(hub: EmulatedHub, folder: Path) -> None:
+    for name in (
+        "training_args.bin",
+        "optimizer.pt",
+        "code.py",
+        "checkpoint-2/adapter_config.json",
+        ".env.json",
+        "_x.json",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+    push_folder(folder, "alice/new")
+    assert set(hub.repos["alice/new"].files()) == {*hub.repos["alice/mass"].files()} - {"README.md"}
+
+
+@pytest.mark.parametrize("place", ["/preupload/", "/lfs/objects/batch", "/put/", "/lfs/verify"])
+def test_a_failure_while_pushing_is_retried(hub: EmulatedHub, folder: Path, place: str) -> None:
+    hub.large.clear()
+    hub.fail(place, 503, times=2)
+    push_folder(folder, "alice/new")
+    assert hub.faults[0].times == 0 and hub.repos["alice/new"].files()[WEIGHTS] == (folder / WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize("place", ["/repos/create", "/branch/", "/preupload/", "/put/", "/commit/"])
+@pytest.mark.parametrize(("kind", "said"), [(503, "the Hub answers 503"), ("drop", "cannot be reached")])
+def test_a_push_that_fails_changes_nothing_and_can_be_repeated(
+    hub: EmulatedHub, folder: Path, place: str, kind: int | str, said: str
+) -> None:
+    hub.large.clear()
+    hub.fail(place, kind, times=100)
+    with pytest.raises(HubError, match=f"'alice/new' could not be pushed to: .*{said}"):
+        push_folder(folder, "alice/new", revision="next")
+    assert "alice/new" not in hub.repos or WEIGHTS not in hub.repos["alice/new"].files(
+        "next" if "next" in hub.repos["alice/new"].refs else "main"
+    )
+    hub.faults.clear()
+    push_folder(folder, "alice/new", revision="next")
+    assert hub.repos["alice/new"].files("next")[WEIGHTS] == (folder / WEIGHTS).read_bytes()
+
+
+def test_pushing_offline(hub: EmulatedHub, before: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    mass = MassModel.from_pretrained("alice/mass")
+    set_offline(monkeypatch)
+    with pytest.raises(HubError, match="'alice/new' could not be pushed to: HF_HUB_OFFLINE is set"):
+        mass.push_to_hub("alice/new")
