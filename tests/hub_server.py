@@ -127,6 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
                 start, end = int(asked[1]), int(asked[2] or len(data) - 1)
                 headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
                 content, status = content[start : end + 1], 206
+            if fault is not None and fault.kind == "short":
+                content = content[: len(content) // 2]
             length = len(content)
             if fault is not None and fault.kind == "cut" and self.command == "GET":
                 content, self.close_connection = content[: length // 2], True

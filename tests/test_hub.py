@@ -284,7 +284,7 @@ def test_code_of_a_tokenizer_is_never_run(hub: EmulatedHub, mass: MassModel) -> 
 def test_an_adapter_of_peft_alone(hub: EmulatedHub, mass: MassModel, tmp_path: Path) -> None:
     mass.model.save_pretrained(tmp_path, selected_adapters=["default"])
     hub.add("alice/lora", folder_files(tmp_path))
-    with pytest.raises(CheckpointError, match="is an adapter of PEFT alone, no saved MassModel"):
+    with pytest.raises(CheckpointError, match="alice/lora is no saved MassModel, but an adapter of PEFT alone"):
         MassModel.from_pretrained("alice/lora")
 
 

@@ -162,6 +162,20 @@ def test_a_connection_that_is_always_cut(hub: EmulatedHub, before: dict[str, Any
     works(before)
 
 
+@pytest.mark.parametrize("name", ["mass_config.json", WEIGHTS])
+def test_a_file_that_is_too_short_is_noticed(hub: EmulatedHub, before: dict[str, Any], name: str) -> None:
+    hub.fail(name, "short", method="GET")
+    fails("'alice/mass' .*: a file was cut off on the way .*Try again")
+    works(before)
+
+
+def test_a_slow_hub_is_asked_again(hub: EmulatedHub, before: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    hub.fail(WEIGHTS, "slow", seconds=0.6, method="GET")
+    works(before)
+    assert hub.asked(WEIGHTS, "GET") == 2
+
+
 @pytest.mark.parametrize("name", ["mass_config.json", WEIGHTS, "inner/adapter_config.json", "tokenizer.json"])
 def test_content_with_another_hash_is_noticed(hub: EmulatedHub, before: dict[str, Any], name: str) -> None:
     hub.fail(name, "wrong", method="GET")

@@ -18,12 +18,15 @@ from packaging.version import Version
 from peft import PeftModel
 from trainer_fixtures import CannedTrainer, M, make_trainer
 from transformers import Trainer, TrainerCallback
+from transformers.utils import PushInProgress
 from trl import GRPOConfig, GRPOTrainer
 from trl import __version__ as trl_version
 from ttt_fixtures import guessing_base, reinforced, strip_task
 
 import hf_mass.trainers.meta_adapt_trainer as module
 from hf_mass.trainers.meta_adapt_trainer import MetaAdaptTrainer
+from hf_mass.trainers.publishing_trainer import PublishingTrainer
+from hf_mass.trainers.ttt_adapters import AdapterTrainer
 from hf_mass.trainers.ttt_trainer import TTTTrainer
 
 # Method → its parameters, as the overriding or calling code takes them for granted.
@@ -48,6 +51,11 @@ SIGNATURES: list[tuple[type, str, list[str]]] = [
     (Trainer, "_load_from_checkpoint", ["self", "resume_from_checkpoint", "model"]),
     (Trainer, "_load_best_model", ["self"]),
     (Trainer, "_save_checkpoint", ["self", "model", "trial"]),
+    (Trainer, "init_hf_repo", ["self", "token", "private"]),
+    (Trainer, "push_to_hub", ["self", "commit_message", "blocking", "token", "revision", "private", "kwargs"]),
+    (Trainer, "_push_from_checkpoint", ["self", "checkpoint_folder"]),
+    (Trainer, "_finish_current_push", ["self"]),
+    (PushInProgress, "__init__", ["self", "jobs"]),
     (TrainerCallback, "on_pre_optimizer_step", ["self", "args", "state", "control", "kwargs"]),
     (TrainerCallback, "on_optimizer_step", ["self", "args", "state", "control", "kwargs"]),
 ]
@@ -68,7 +76,7 @@ def test_every_override_overrides_something() -> None:
     """A method that TRL renames would silently become one that nobody calls."""
     own = {name for name, value in vars(MetaAdaptTrainer).items() if inspect.isfunction(value)}
     mine = {"_to_tasks", "_eval_tasks", "_check_adapter", "_attribution_reward", "_rewards", "_outer"}
-    mine |= {"_share_metrics", "_share_gradients", "_reduced"}
+    mine |= {"_share_metrics", "_share_gradients", "_reduced", "save_published", "published_settings"}
     overridden = {name for name in own - mine if hasattr(GRPOTrainer, name)}
     assert overridden == own - mine
     assert not {name for name in mine if hasattr(GRPOTrainer, name)}, "a helper shadows one of TRL's methods"
@@ -76,12 +84,21 @@ def test_every_override_overrides_something() -> None:
     assert not {name for name in mass_only if hasattr(GRPOTrainer, name)}
 
 
+def test_pushing_overrides_what_it_means_to() -> None:
+    mine = {"save_published", "published_settings", "_stage", "_upload", "_upload_checkpoint", "_tell_of_failures"}
+    mine |= {"save_adapter", "load_adapter", "push_adapter_to_hub", "_peft_config"}
+    pushing = {"init_hf_repo", "push_to_hub", "_push_from_checkpoint", "_finish_current_push"}
+    own = {n for kind in (PublishingTrainer, AdapterTrainer) for n, v in vars(kind).items() if inspect.isfunction(v)}
+    assert own == mine | pushing
+    assert {name for name in own if hasattr(GRPOTrainer, name)} == pushing
+
+
 def test_the_trainer_at_test_time_overrides_what_it_means_to() -> None:
     """`train`, `predict` and `evaluate` take and give other things than transformers' methods of these names do."""
     own = {name for name, value in vars(TTTTrainer).items() if inspect.isfunction(value)}
     overridden = {name for name in own if hasattr(GRPOTrainer, name)} - {"__init__"}
     assert overridden == {"train", "predict", "evaluate", "_tokenize_prompts", "_generate_single_turn"}
-    values = {"few_shot", "train_tasks", "eval_tasks", "_prompts", "_start"}
+    values = {"few_shot", "train_tasks", "eval_tasks", "trained", "_prompts", "_start"}
     assert not {name for name in values if hasattr(GRPOTrainer, name)}
     assert not hasattr(TTTTrainer, "_step") and not hasattr(GRPOTrainer, "_step")  # set on the instance, see below
     assert {"model", "reward_funcs", "args", "train_dataset", "processing_class", "peft_config", "callbacks"} <= set(
@@ -99,7 +116,8 @@ def test_values_of_the_trainer_at_test_time_hide_none_of_trls(tmp_path: Path) ->
         train_dataset=Dataset.from_dict({"prompt": ["a"]}),
         processing_class=byte_tokenizer(),
     )
-    assert set(vars(trainer)) - set(vars(plain)) == {"few_shot", "train_tasks", "eval_tasks", "_prompts", "_start"}
+    own = {"few_shot", "train_tasks", "eval_tasks", "trained", "_prompts", "_start"}
+    assert set(vars(trainer)) - set(vars(plain)) == own
     assert plain._step == 0 and plain._buffered_inputs is None and plain._tokenizer is plain.processing_class
     assert plain.optimizer is None and plain.lr_scheduler is None
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftConfig
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hf_mass.core.trees import Tree
-from hf_mass.errors import DataError
+from hf_mass.errors import CheckpointError, DataError
 from hf_mass.models.binding import BoundLora
-
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+from hf_mass.models.storage import ADAPTER_FILES, read_json
 
 Part = tuple[BoundLora, Tree]
 """An adapter with the matrices [1, ...] that it has for one task."""
@@ -90,3 +90,36 @@ def write_adapter(folder: Path, weights: Mapping[str, Tensor], config: PeftConfi
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
     save_file({name: leaf.detach().cpu().contiguous() for name, leaf in weights.items()}, folder / ADAPTER_FILES[1])
+
+
+def read_adapter(folder: Path, lora: BoundLora) -> Tree:
+    """The matrices [1, ...] of a saved adapter, for a model whose adapter has the same shape.
+
+    Args:
+        folder: A PEFT adapter.
+        lora: The model's adapter, which is not changed.
+
+    Raises:
+        CheckpointError: If a file is damaged, or the adapter is of another kind, scale or shape.
+    """
+    path = folder / ADAPTER_FILES[1]
+    kept, own = read_json(folder / ADAPTER_FILES[0]), lora.model.peft_config[lora.adapter]
+    cure = "Load it with the base and the LoRA settings that it was trained with."
+    for name in ("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"):
+        found, expected = kept.get(name, getattr(own, name)), getattr(own, name)
+        if found != expected:
+            raise CheckpointError(f"{folder}: {name} is {found!r}, and {expected!r} in this model. {cure}")
+    try:
+        stored = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}). Save or download it again.") from error
+    tree = {}
+    for name, leaf in lora.start(1).items():
+        found = stored.pop(name.replace(f".{lora.adapter}.", "."), None)
+        if found is None or found.shape != leaf.shape[1:]:
+            shape = "missing" if found is None else f"of shape {tuple(found.shape)}"
+            raise CheckpointError(f"{path}: {name} is {shape}, and {tuple(leaf.shape[1:])} in this model. {cure}")
+        tree[name] = found.to(leaf)[None]
+    if stored:
+        raise CheckpointError(f"{path}: this model has no {sorted(stored)[0]}. {cure}")
+    return tree

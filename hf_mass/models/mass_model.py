@@ -87,7 +87,7 @@ class MassModel:
     ) -> MassModel:
         """An untrained model: a new generator adapter (which changes nothing yet) and a uniform scorer on a base."""
         if not isinstance(base, PreTrainedModel):
-            tokenizer = tokenizer or load_tokenizer(base)
+            tokenizer = tokenizer or load_tokenizer(base, model_kwargs.get("token"))
             base = load_base(base, **model_kwargs)
         if tokenizer is None:
             raise ConfigError("MassModel.from_base: tokenizer is None; pass the tokenizer of the model instance.")

@@ -25,7 +25,7 @@ def publish(
     *,
     token: Token = None,
     revision: str | None = None,
-    tags: tuple[str, ...] = (),
+    card: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> CommitInfo:
     """Give a saved model a card, and upload it.
@@ -37,7 +37,7 @@ def publish(
         config: Settings for the card.
         token: Access token.
         revision: Branch.
-        tags: Tags for the card.
+        card: Licence, tags and datasets for the card.
         options: As `push_folder`'s.
 
     Raises:
@@ -55,5 +55,5 @@ def publish(
         )
     if not (folder / "README.md").is_file():
         fetch_card(folder, repo_id, token, revision)
-    write_basic_card(folder, base_model=base or None, config=config, tags=tags, repo_id=repo_id)
+    write_basic_card(folder, base_model=base or None, config=config, repo_id=repo_id, **(card or {}))
     return push_folder(folder, repo_id, token=token, revision=revision, **options)

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ REQUIRED = (
     "inner/adapter_model.safetensors",
 )
 """Without these a folder is no saved model. The scorer checks its own files."""
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def resolve_folder(path_or_id: str | Path, revision: str | None, token: Token) -> Path:
@@ -36,6 +37,15 @@ def resolve_folder(path_or_id: str | Path, revision: str | None, token: Token) -
         HubError: If there is neither such a folder nor a repository that could be downloaded.
         CheckpointError: If files are missing, or the weights are pickled.
     """
+    return _resolve(path_or_id, revision, token, REQUIRED, "saved MassModel")
+
+
+def resolve_adapter(path_or_id: str | Path, revision: str | None, token: Token) -> Path:
+    """As `resolve_folder`, for a single PEFT adapter."""
+    return _resolve(path_or_id, revision, token, ADAPTER_FILES, "PEFT adapter")
+
+
+def _resolve(path_or_id: str | Path, revision: str | None, token: Token, required: Sequence[str], what: str) -> Path:
     folder, listed = Path(path_or_id), set()
     if not folder.is_dir() and _replaced(folder).is_dir():
         folder = _replaced(folder)
@@ -46,26 +56,26 @@ def resolve_folder(path_or_id: str | Path, revision: str | None, token: Token) -
             )
         folder = download_snapshot(str(path_or_id), revision, token)
         listed = listed_files(str(path_or_id), folder)
-    for name in REQUIRED:
+    for name in required:
         if not (folder / name).is_file():
-            raise CheckpointError(_missing(folder, name, listed, str(path_or_id)))
+            raise CheckpointError(_missing(folder, name, listed, f"{path_or_id} is no {what}"))
     return folder
 
 
-def _missing(folder: Path, name: str, listed: set[str], asked: str) -> str:
+def _missing(folder: Path, name: str, listed: set[str], conclusion: str) -> str:
     """Why a required file is not there."""
     for pickled in (name.replace(".safetensors", ending) for ending in (".bin", ".pt", ".pkl")):
         if pickled != name and (pickled in listed or (folder / pickled).is_file()):
             return (
-                f"{asked}: {pickled} is a pickle, which can run code when it is loaded. Only safetensors are loaded: "
-                f"save the adapter again with PEFT, which writes {name}."
+                f"{folder / name} is missing: {pickled} is a pickle, which can run code when it is loaded. Only "
+                f"safetensors are loaded: save the adapter again with PEFT, which writes {name}."
             )
     if name == CONFIG_NAME and ("adapter_config.json" in listed or (folder / "adapter_config.json").is_file()):
         return (
-            f"{folder / name} is missing: {asked} is an adapter of PEFT alone, no saved MassModel. Load it with "
+            f"{folder / name} is missing: {conclusion}, but an adapter of PEFT alone. Load it with "
             "PeftModel.from_pretrained, and pass the model to MassModel."
         )
-    return f"{folder / name} is missing: {asked} is no saved MassModel, or an incomplete one."
+    return f"{folder / name} is missing: {conclusion}, or an incomplete one."
 
 
 def write_config(config: MassConfig, folder: Path, base: Mapping[str, Any] | None = None) -> None:

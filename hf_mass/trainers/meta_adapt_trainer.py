@@ -17,10 +17,11 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl
-from trl import GRPOTrainer
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.models.binding import clear_target_errors, deterministic
+from hf_mass.models.card import write_basic_card
+from hf_mass.models.config import MassConfig
 from hf_mass.models.mass_model import GENERATOR, MassModel
 from hf_mass.models.samples import AuxiliarySample, read_sample
 from hf_mass.tasks.formats import FORMATS, PromptFormat
@@ -33,12 +34,13 @@ from hf_mass.trainers.checkpoints import last_whole_checkpoint, load_scorer, req
 from hf_mass.trainers.generator_gradient import trainable_parameters
 from hf_mass.trainers.meta_adapt_config import MetaAdaptConfig
 from hf_mass.trainers.outer import OuterLoop, OuterStep
+from hf_mass.trainers.publishing_trainer import PublishingTrainer
 from hf_mass.trainers.task_data import fitting_tasks, prompt_dataset
 
 TaskData: TypeAlias = Dataset | Sequence[Task]
 
 
-class MetaAdaptTrainer(GRPOTrainer):
+class MetaAdaptTrainer(PublishingTrainer):
     """Meta-trains a generator adapter and a scorer so that an inner LoRA step on the generator's samples helps.
 
     Args:
@@ -335,20 +337,26 @@ class MetaAdaptTrainer(GRPOTrainer):
             super().save_model(output_dir, _internal_call=True)
             if self.args.should_save:
                 save_scorer(self.mass, folder)
-        elif self.args.should_save:
+            return
+        if self.args.should_save:
             self.mass.save_pretrained(folder)
+        if self.args.push_to_hub:
+            self.push_to_hub(commit_message="Model save")
+
+    def save_published(self, folder: Path) -> None:
+        """A `MassModel` folder."""
+        self.mass.save_pretrained(folder)
+
+    def published_settings(self) -> MassConfig:
+        """Settings of the inner loop, prompts and scorer."""
+        return self.mass.config
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """A short README.md beside a checkpoint: how to load what was trained. Nothing measured is claimed."""
-        if not self.is_world_process_zero():
-            return
-        folder = Path(str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "README.md").write_text(
-            "---\nlibrary_name: peft\ntags:\n- hf_mass\n- trl\n- test-time-training\n---\n\n"
-            "A MASS generator adapter, inner adapter and scorer, trained with `hf_mass.MetaAdaptTrainer`.\n\n"
-            '```python\nfrom hf_mass import MassModel\n\nmass = MassModel.from_pretrained("path/or/id")\n```\n'
-        )
+        """A README.md beside a checkpoint that claims nothing measured; one with more in it stays."""
+        if self.is_world_process_zero():
+            base = self.model.peft_config[GENERATOR].base_model_name_or_path or None
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            write_basic_card(self.args.output_dir, base_model=base, config=self.mass.config, repo_id=self.hub_model_id)
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in the Trainer; resuming takes the last whole checkpoint and refuses one that was cut off while saving."""

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -27,18 +26,17 @@ from transformers import (
     TrainerCallback,
     TrainerControl,
 )
-from trl import GRPOTrainer
 
 from hf_mass.core.trees import Tree, tree_map
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.models.binding import clear_target_errors, deterministic
-from hf_mass.models.export import write_adapter
 from hf_mass.models.few_shot import FewShotAdapter, FitRecord, data_key
 from hf_mass.models.generation import tokens_up_to
 from hf_mass.tasks.answers import mean_scores, rank_answers
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.voting import flat_vote
 from hf_mass.trainers.task_data import require_tasks
+from hf_mass.trainers.ttt_adapters import AdapterTrainer
 from hf_mass.trainers.ttt_config import TTTConfig
 from hf_mass.trainers.ttt_results import ResultStore, TaskResult, tasks_digest, weights_digest
 from hf_mass.trainers.ttt_rewards import ReinforcedPrompt, reinforced_prompts, ttt_reward
@@ -49,7 +47,7 @@ RESCORED = 4
 """Answers of a task that are scored again, the most frequent ones."""
 
 
-class TTTTrainer(GRPOTrainer):
+class TTTTrainer(AdapterTrainer):
     """Trains a LoRA for each few-shot task on the task's own demonstrations, and answers the task with it.
 
     Args:
@@ -90,6 +88,7 @@ class TTTTrainer(GRPOTrainer):
                 r=args.lora_r, lora_alpha=args.lora_alpha, target_modules=targets, task_type="CAUSAL_LM"
             )
         self._prompts: list[ReinforcedPrompt] = []
+        self.trained: list[FitRecord] = []
         with clear_target_errors("TTTConfig.lora_target_modules", peft_config):
             super().__init__(
                 model=model,
@@ -131,23 +130,13 @@ class TTTTrainer(GRPOTrainer):
         """
         if not self.train_tasks:
             raise DataError("TTTTrainer.train: there is no train_dataset. Give tasks to the trainer, or call predict.")
-        records = self._adapted(self.train_tasks)
+        records = self.trained = self._adapted(self.train_tasks)
         store = self._store(True, self.train_tasks)
         store.begin(resume=False)
         for record in records if self.accelerator.is_main_process else []:
             result = TaskResult(record.task, (), (), record.reason, record.examples, record.losses)
             self._put_away(store, result, record, keep=True)
         return records
-
-    def save_adapter(self, record: FitRecord, path: str | Path) -> None:
-        """One task's adapter as a PEFT folder, which `PeftModel.from_pretrained` reads.
-
-        Raises:
-            DataError: If the record has none.
-        """
-        if record.params is None:
-            raise DataError(f"The record of task {record.task.id!r} has no adapter: {record.reason}.")
-        write_adapter(Path(path), self.few_shot.lora.state_dict(record.params, 0), self._peft_config())
 
     # -- answering ----------------------------------------------------------------------------------------------------
 
@@ -314,9 +303,6 @@ class TTTTrainer(GRPOTrainer):
         ]
 
     # -- saving -------------------------------------------------------------------------------------------------------
-
-    def _peft_config(self) -> PeftConfig:
-        return self.model.peft_config["default"]
 
     def _put_away(self, store: ResultStore, result: TaskResult, record: FitRecord | None, keep: bool) -> TaskResult:
         params = None if record is None else record.params
