@@ -121,8 +121,7 @@ def adapt(
     """Adapt to a problem and save the adapted weights as a PEFT adapter.
 
     `peft.PeftModel.from_pretrained` loads it without this package. MASS adapts to each question of a problem by
-    itself, so where there are several, each has a sub-folder. The folder also gets `adaptation.json`: what
-    `solve --json` prints.
+    itself, so where there are several, each has a sub-folder. Other options are those of `solve`.
 
     ```
     hf-mass adapt puzzle.json --output outputs/puzzle
@@ -177,10 +176,12 @@ def evaluate(
     hf-mass evaluate rows.csv --model Qwen/Qwen2.5-0.5B-Instruct --demonstrations 8 --json
     ```
     """
+    if resume and output is None:
+        raise typer.BadParameter("it needs the --output of the run to go on with.", param_hint="--resume")
     _evaluate(
         tasks,
-        methods,
-        seeds,
+        _listed(methods, "--methods", options.ROWS),
+        [int(seed) for seed in _listed(seeds, "--seeds") or ["0"]],
         {**_settings(context.params), "batch_size": batch_size, "token_budget": token_budget},
         ModelChoice(model, revision, token, device),
         reading={"limit": limit, "demonstrations": demonstrations, "verifier": verifier},
@@ -323,3 +324,14 @@ _LIVE_SETTINGS = (*_LIVE, "learning_rate", "vote", "seed")
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """Those arguments of a command that are settings of `LiveConfig`, under the same names."""
     return {name: given[name] for name in _LIVE_SETTINGS if name in given}
+
+
+def _listed(given: list[str] | None, name: str, known: Mapping[str, str] | None = None) -> list[str] | None:
+    """Values separated by commas, or by naming the option again; each once, and known, or a number."""
+    words = [word.strip().replace("_", "-") for part in given or () for word in part.split(",") if word.strip()]
+    for word in words:
+        if known is not None and word not in known:
+            raise typer.BadParameter(f"{word!r} is none of {', '.join(known)}.", param_hint=name)
+        if known is None and not word.isdecimal():
+            raise typer.BadParameter(f"{word!r} is no whole number from 0 on.", param_hint=name)
+    return list(dict.fromkeys(words)) or None

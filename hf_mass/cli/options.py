@@ -14,6 +14,20 @@ _MODELS_OWN = "the model's own"
 MethodName = Literal["none", "mass", "ttt", "both"]
 WeighingName = Literal["demonstrations", "scorer", "uniform"]
 
+ROWS = {
+    "none": "base",
+    "majority": "base, majority vote",
+    "mass-uniform": "MASS, uniform",
+    "mass-scorer": "MASS, scorer",
+    "mass-demonstrations": "MASS, attribution to demonstrations",
+    "few-shot": "base, few-shot prompt",
+    "few-shot-voting": "base, few-shot prompt + voting",
+    "ttt": "TTT",
+    "ttt-voting": "TTT + voting",
+    "both": "TTT, then MASS",
+}
+"""Method of `evaluate` → its row in the table."""
+
 
 @dataclass(frozen=True)
 class ModelChoice:
@@ -120,8 +134,8 @@ Methods = Annotated[
         panel="Options",
         default="those that fit the model",
         metavar="NAME,...",
-        help="What to compare: none, majority, mass-uniform, mass-scorer, mass-demonstrations (all asked in the words "
-        "of MASS); few-shot, few-shot-voting, ttt, ttt-voting (asked as test-time training trains); both.",
+        help=f"What to compare: {', '.join(ROWS)}. The first five ask in the words of MASS, those from few-shot on as "
+        "test-time training trains.",
     ),
 ]
 Seeds = Annotated[

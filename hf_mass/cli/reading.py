@@ -18,7 +18,7 @@ from hf_mass.tasks.problems import KINDS, Problem, read_problem, read_problem_fi
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.verifiers import get_verifier
 
-WORLD = "conventions:"
+WORLD, WORLD_MODEL = "conventions:", "conventions-mass"
 WORLD_TASKS = 50
 """Tasks drawn from the designed world where no limit is given."""
 
@@ -142,11 +142,13 @@ class TaskSet:
         name: What the set is called.
         kind: "grids" or "texts".
         tasks: The tasks.
+        model: The model that ships for them, where it is not that of their kind.
     """
 
     name: str
     kind: str
     tasks: tuple[Task, ...]
+    model: str | None = None
 
 
 def read_set(
@@ -181,7 +183,8 @@ def read_set(
     known = [task for task in tasks if task.answer is not None or task.solution is not None][:limit]
     if not known:
         raise DataError(f"None of the {len(tasks)} tasks of {name!r} has a known answer. Add answers to evaluate by.")
-    return TaskSet(title, "grids" if _are_grids(known) else "texts", tuple(known))
+    own = WORLD_MODEL if name.startswith(WORLD) else None
+    return TaskSet(title, "grids" if _are_grids(known) else "texts", tuple(known), own)
 
 
 def _world() -> ConventionsWorld:

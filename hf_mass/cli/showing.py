@@ -117,7 +117,7 @@ def answers_view(outcome: Outcome) -> RenderableType:
             cells += [_answer(title, answers[n], kind)] if n < len(answers) else []
         if task.answer is not None:
             cells.append(titled("right answer", value(task.answer, kind)))
-        parts.append(Padding(Columns(cells, padding=(0, 4)), (0, 0, 1, 0)))
+        parts.append(Padding(Columns(cells, padding=(0, 4)), (0, 0, 1, 0), expand=False))
     return Group(*parts)
 
 

@@ -183,7 +183,6 @@ def adapt_and_save(
         if not outcome.adapters:
             raise AdaptationError(f"There are no adapted weights to save: {outcome.reason or 'nothing was adapted'}.")
         folders = save_adapters(outcome.adapters, output)
-        (output / "adaptation.json").write_text(to_json(outcome, model) + "\n", encoding="utf-8")
     base = str(outcome.adapters[0].config.base_model_name_or_path)
     if as_json:
         print(to_json(outcome, model, adapters=[str(folder) for folder in folders], base_model=base))
