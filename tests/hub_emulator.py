@@ -76,8 +76,8 @@ class Repo:
 class Fault:
     """What goes wrong with the next `times` requests whose path contains a match of `pattern`.
 
-    `kind` is a status (503), or "cut" (the connection ends in the middle of the body), "short" (half of the content, as if
-    it were all), "wrong" (a byte changed), "slow" (the answer comes after `seconds`) or "drop" (no answer).
+    `kind` is a status (503), or "cut" (the connection ends in the middle of the body), "short" (half of the content, as
+    if it were all), "wrong" (a byte changed), "slow" (the answer comes after `seconds`) or "drop" (no answer).
     """
 
     pattern: str

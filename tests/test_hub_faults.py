@@ -210,7 +210,7 @@ def pull_the_plug(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 UNREACHED = {
-    "offline": (set_offline, "HF_HUB_OFFLINE is set, and the cache .*Unset it once to download it"),
+    "offline": (set_offline, "HF_HUB_OFFLINE is set, and the cache .*Unset it, and try again"),
     "unplugged": (pull_the_plug, "http://127.0.0.1:9 cannot be reached .*and the cache .*Connect, and try again"),
 }
 
@@ -440,5 +440,5 @@ def test_a_push_that_fails_changes_nothing_and_can_be_repeated(
 def test_pushing_offline(hub: EmulatedHub, before: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     mass = MassModel.from_pretrained("alice/mass")
     set_offline(monkeypatch)
-    with pytest.raises(HubError, match="'alice/new' could not be pushed to: HF_HUB_OFFLINE is set"):
+    with pytest.raises(HubError, match=r"'alice/new' could not be pushed to: HF_HUB_OFFLINE is set. Unset it"):
         mass.push_to_hub("alice/new")

@@ -227,7 +227,7 @@ def explained(
         raise
     except (OSError, HTTPError, RevisionResolutionError, ValueError, RuntimeError) as error:
         chain = _chain(error)
-        reason = _access_problem(chain, repo_id, revision, writing) or _network_problem(chain)
+        reason = _access_problem(chain, repo_id, revision, writing) or _network_problem(chain, writing)
         if reason is None and not writing:
             reason = _disk_problem(chain)
         if reason is None and isinstance(error, RuntimeError):  # out of memory, say
@@ -261,12 +261,13 @@ def _access_problem(chain: list[BaseException], repo_id: str, revision: str | No
         return f"it has no revision {revision!r}. Give a branch, tag or commit that it has as `revision=`"
     if isinstance(found, RemoteEntryNotFoundError):
         return f"a file is missing there ({found.response.url})"
-    if status == 401 and "credentials" in said:
+    if status == 401 and re.search("credential|token", said):
         return "the Hub does not know the token (`token=`, HF_TOKEN, or the one of `hf auth login`). Log in again"
     if status in (401, 404) and writing:
         return f"it cannot be written to without a token that may ({said}): {_LOG_IN}"
     if status in (401, 404):
-        return f"it does not exist, or is private. Check the name; if it is private, {_LOG_IN}"
+        other = "" if revision is None else f", or has no revision {revision!r}"
+        return f"it does not exist{other}, or is private. Check the name; if it is private, {_LOG_IN}"
     if status == 403:
         return f"the token has no right to do this ({said}). Use one with the right: {_LOG_IN}"
     if status == 429 or status >= 500:
@@ -274,18 +275,21 @@ def _access_problem(chain: list[BaseException], repo_id: str, revision: str | No
     return _first_lines(chain[0])
 
 
-def _network_problem(chain: list[BaseException]) -> str | None:
+def _network_problem(chain: list[BaseException], writing: bool) -> str | None:
     """The Hub was not reached, and the cache could not help."""
     cause = next((e for e in chain if isinstance(e, OfflineModeIsEnabled | HTTPError)), None)
     if cause is None:
         return None
-    missing = next((e for e in chain if isinstance(e, IncompleteSnapshotError)), None)
+    offline = isinstance(cause, OfflineModeIsEnabled)
+    state = "HF_HUB_OFFLINE is set" if offline else f"{constants.ENDPOINT} cannot be reached ({_first_lines(cause)})"
+    cure = "Unset it, and try again" if offline else "Connect, and try again"
+    if writing:
+        return f"{state}. {cure}"
     cached = f"the cache ({constants.HF_HUB_CACHE}) has no whole copy of it"
+    missing = next((e for e in chain if isinstance(e, IncompleteSnapshotError)), None)
     if missing is not None:
         cached += f": {_first_lines(missing).split(': ', 1)[-1].split('. ')[0]}"
-    if isinstance(cause, OfflineModeIsEnabled):
-        return f"HF_HUB_OFFLINE is set, and {cached}. Unset it once to download it"
-    return f"{constants.ENDPOINT} cannot be reached ({_first_lines(cause)}), and {cached}. Connect, and try again"
+    return f"{state}, and {cached}. {cure}"
 
 
 def _disk_problem(chain: list[BaseException]) -> str | None:

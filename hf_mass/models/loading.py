@@ -105,12 +105,13 @@ def _refused(subject: str, factory: Any, source: str | Path, settings: Mapping[s
 
 
 def load_adapted(
-    folder: Path, base: str | Path | PreTrainedModel | None, token: Token, model_kwargs: Mapping[str, Any]
+    folder: Path, name: str, base: str | Path | PreTrainedModel | None, token: Token, model_kwargs: Mapping[str, Any]
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """The base with the generator's and the inner adapter of a saved model, and the tokenizer.
 
     Args:
         folder: The saved model.
+        name: What the caller knows it by.
         base: The base; None for the one that the generator's adapter_config.json names.
         token: Access token of the Hub.
         model_kwargs: Passed to `AutoModelForCausalLM.from_pretrained`.
@@ -119,15 +120,15 @@ def load_adapted(
         CheckpointError: If no base is named, it cannot be loaded, or it is not the one that the adapters were made for.
     """
     named = resolve_shipped(read_json(folder / "generator" / "adapter_config.json").get("base_model_name_or_path"))
-    cure = f"{folder} names it; or pass another copy of it as `base=`." if base is None else ""
+    cure = f"{name} names it; or pass another copy of it as `base=`." if base is None else ""
     base = named if base is None else base
     if not base:
-        raise CheckpointError(f"{folder}/generator/adapter_config.json names no base model; pass it as `base`.")
+        raise CheckpointError(f"{name}: generator/adapter_config.json names no base model; pass it as `base`.")
     own_tokenizer = (folder / "tokenizer_config.json").is_file()
     tokenizer = load_tokenizer(folder if own_tokenizer else named or str(base), token, cure)
     given = str(base) if isinstance(base, str | Path) else base.config.name_or_path or type(base).__name__
     model = base if isinstance(base, PreTrainedModel) else load_base(base, token, cure, **model_kwargs)
-    mismatch = f"{folder} does not fit the base {given!r}; it was made for {str(named) or 'another'!r}"
+    mismatch = f"{name} does not fit the base {given!r}; it was made for {repr(str(named)) if named else 'another'}"
     _require_same(read_base(folder), describe_base(model), mismatch)
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:

@@ -122,7 +122,7 @@ class MassModel:
         """
         folder = resolve_folder(resolve_shipped(path_or_id), revision, token)
         config = read_config(folder)
-        model, tokenizer = load_adapted(folder, base, token, model_kwargs)
+        model, tokenizer = load_adapted(folder, str(path_or_id), base, token, model_kwargs)
         return cls(model, tokenizer, config, Scorer.load(folder / "scorer"))
 
     def save_pretrained(self, path: str | Path) -> None:
