@@ -17,8 +17,11 @@ from hf_mass.tasks.few_shot_sets import ROW_KINDS, parse_rows, puzzle_tasks, row
 from hf_mass.tasks.grids import parse_grid
 from hf_mass.tasks.task import Demonstration, Task
 
-KINDS = (".json", ".jsonl", ".csv", ".txt")
+KINDS = (".json", ".jsonl", ".csv", ".tsv", ".txt")
 """Endings of files that can be read."""
+
+ALIASES = (("question", "answer"), ("prompt", "completion"), ("source", "target"), ("text", "label"), ("x", "y"))
+"""Names of columns that stand for "input" and "output" where those are missing."""
 
 _ARROW = re.compile(r"\s*(?:->|=>|→)\s*|\t+")
 
@@ -117,14 +120,15 @@ def _kind_of(text: str) -> str:
     if text.lstrip().startswith(("{", "[")):
         return ".json"
     header = {cell.strip().strip('"').lower() for cell in lines[0].split(",")}
-    return ".csv" if {"input", "output"} <= header else ".txt"
+    is_table = any({*names} <= header for names in (("input", "output"), *ALIASES))
+    return ".csv" if is_table else ".txt"
 
 
 def _tasks(text: str, name: str, kind: str, limits: Limits) -> tuple[tuple[Task, ...], bool]:
     """(tasks, whether they are of grids)."""
     if kind in ROW_KINDS:
         return _row_tasks(parse_rows(text, kind, repr(name)), name)
-    if kind == ".txt":
+    if kind in (".txt", ".tsv"):
         return _line_tasks(text, name), False
     try:
         content = json.loads(text)
@@ -138,7 +142,7 @@ def _tasks(text: str, name: str, kind: str, limits: Limits) -> tuple[tuple[Task,
 
 
 def _row_tasks(rows: Sequence[Any], name: str) -> tuple[tuple[Task, ...], bool]:
-    where, rows = repr(name), [_lower_case(row) for row in rows]
+    where, rows = repr(name), [_renamed(_lower_case(row)) for row in rows]
     solved = [not isinstance(row, dict) or row.get("output") not in (None, "") for row in rows]
     pairs = [
         Demonstration(row_value(row, "input", n, where), row_value(row, "output", n, where) if solved[n] else "")
@@ -158,12 +162,24 @@ def _lower_case(row: Any) -> Any:
     return {key if key is None else str(key).strip().lower(): value for key, value in row.items()}
 
 
+def _renamed(row: Any) -> Any:
+    """A row with the columns "input" and "output", where it has others that mean the same."""
+    if not isinstance(row, dict) or "input" in row:
+        return row
+    for question, answer in ALIASES:
+        if question in row:
+            return {{question: "input", answer: "output"}.get(key, key): value for key, value in row.items()}
+    return row
+
+
 def _line_tasks(text: str, name: str) -> tuple[Task, ...]:
     """Lines with an arrow each; a text without any is a problem alone."""
     lines = [line for line in text.splitlines() if line.strip()]
     parts = [_ARROW.split(line.strip(), maxsplit=1) for line in lines]
     if not any(len(part) == 2 and all(part) for part in parts):
         return (Task(text.strip(), id=name),)
+    if [word.lower() for word in parts[0]] == ["input", "output"]:  # the head of a table
+        parts = parts[1:]
     pairs = [Demonstration(part[0].strip(), part[1].strip() if len(part) == 2 else "") for part in parts]
     for number, pair in enumerate(pairs):
         if not pair.question:
