@@ -239,7 +239,8 @@ def _other(name: str, revision: str | None, token: str | bool | None, model_kwar
         mass = MassModel.from_pretrained(name, revision=revision, token=token, **model_kwargs)
         return LiveModel(name, mass, presets, chat=mass.tokenizer.chat_template is not None)
     config = MassConfig(weigh_by="uniform", scorer=ScorerConfig(("log_prob",), width=0))
-    tokenizer, base = load_tokenizer(name, token), load_base(name, token, revision=revision, **model_kwargs)
+    tokenizer = load_tokenizer(name, token, revision=revision)
+    base = load_base(name, token, revision=revision, **model_kwargs)
     mass = MassModel.from_base(base, config, _generator("text"), tokenizer)
     return LiveModel(name, mass, presets, chat=mass.tokenizer.chat_template is not None)
 

@@ -43,18 +43,22 @@ def load_base(base: str | Path, token: Token = None, cure: str = "", **model_kwa
     return _from_pretrained(AutoModelForCausalLM, "Base model", base, token, cure, settings)
 
 
-def load_tokenizer(source: str | Path, token: Token = None, cure: str = "") -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    source: str | Path, token: Token = None, cure: str = "", revision: str | None = None
+) -> PreTrainedTokenizerBase:
     """A tokenizer.
 
     Args:
         source: Hub id or folder.
         token: Access token of the Hub.
         cure: What else helps if it fails; the end of the message.
+        revision: Branch, tag or commit of a Hub repository.
 
     Raises:
         CheckpointError: If it cannot be loaded.
     """
-    return _from_pretrained(AutoTokenizer, "Tokenizer", source, token, cure, {"trust_remote_code": False})
+    settings = {"trust_remote_code": False, "revision": revision}
+    return _from_pretrained(AutoTokenizer, "Tokenizer", source, token, cure, settings)
 
 
 def _without_code(model_kwargs: Mapping[str, Any]) -> dict[str, Any]:

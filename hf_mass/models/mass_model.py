@@ -86,8 +86,10 @@ class MassModel:
         **model_kwargs: Any,
     ) -> MassModel:
         """An untrained model: a new generator adapter (which changes nothing yet) and a uniform scorer on a base."""
+        base = resolve_shipped(base)
         if not isinstance(base, PreTrainedModel):
-            tokenizer = tokenizer or load_tokenizer(base, model_kwargs.get("token"))
+            revision, token = model_kwargs.get("revision"), model_kwargs.get("token")
+            tokenizer = tokenizer or load_tokenizer(base, token, revision=revision)
             base = load_base(base, **model_kwargs)
         if tokenizer is None:
             raise ConfigError("MassModel.from_base: tokenizer is None; pass the tokenizer of the model instance.")

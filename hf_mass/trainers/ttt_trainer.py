@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -32,6 +33,7 @@ from hf_mass.errors import ConfigError, DataError
 from hf_mass.models.binding import clear_target_errors, deterministic
 from hf_mass.models.few_shot import FewShotAdapter, FitRecord, data_key
 from hf_mass.models.generation import tokens_up_to
+from hf_mass.models.shipped import resolve_shipped
 from hf_mass.tasks.answers import mean_scores, rank_answers
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.voting import flat_vote
@@ -82,6 +84,7 @@ class TTTTrainer(AdapterTrainer):
         args = args or TTTConfig(output_dir="outputs/ttt")
         self.train_tasks = [] if train_dataset is None else require_tasks(train_dataset, "train_dataset")
         self.eval_tasks = [] if eval_dataset is None else require_tasks(eval_dataset, "eval_dataset")
+        model = str(resolve_shipped(model)) if isinstance(model, str | Path) else model
         if not isinstance(model, PeftModel) and peft_config is None:
             targets = args.lora_target_modules or "all-linear"
             peft_config = LoraConfig(
