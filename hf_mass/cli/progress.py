@@ -54,11 +54,12 @@ def watched(quiet: bool) -> Iterator[Watcher]:
         disable_progress_bars()
     if quiet:
         logging.disable(logging.WARNING)
-        warnings.simplefilter("ignore")
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown)
     try:
-        with redirect_stdout(sys.stderr), bar:
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr), bar:
+            if quiet:
+                warnings.simplefilter("ignore")
             yield Watcher(bar)
     finally:
         logging.disable(logging.NOTSET)

@@ -19,6 +19,7 @@ from hf_mass.errors import AdaptationError, CheckpointError, DataError, HFMassEr
 from hf_mass.live.events import Adapter, LiveConfig, Outcome
 from hf_mass.live.models import LiveModel, load_model
 from hf_mass.live.solver import solve
+from hf_mass.models.mass_model import GENERATOR
 from hf_mass.tasks.problems import Problem
 
 SMALL = 20_000_000
@@ -183,7 +184,7 @@ def adapt_and_save(
         if not outcome.adapters:
             raise AdaptationError(f"There are no adapted weights to save: {outcome.reason or 'nothing was adapted'}.")
         folders = save_adapters(outcome.adapters, output)
-    base = str(outcome.adapters[0].config.base_model_name_or_path)
+    base = str(model.mass.model.peft_config[GENERATOR].base_model_name_or_path)
     if as_json:
         print(to_json(outcome, model, adapters=[str(folder) for folder in folders], base_model=base))
         return
