@@ -21,7 +21,7 @@ COLOUR_NAMES = ("black", "blue", "red", "green", "yellow", "grey", "magenta", "o
 def grid_html(grid: Grid, cell: float | None = None) -> str:
     """A grid in its colours; its label reads it out row by row."""
     width = max(len(grid[0]), 1)
-    size = cell or max(0.45, min(1.35, 13 / width))
+    size = cell or max(0.4, min(1.35, 13 / max(width, len(grid))))
     rows = "; ".join(" ".join(map(str, row)) for row in grid)
     cells = "".join(
         f'<div class="hm-cell hm-c{colour}" title="{COLOUR_NAMES[colour]}">{colour if size > 0.7 else ""}</div>'

@@ -152,6 +152,21 @@ class LiveModel:
             changed = replace(changed, **self._room(tasks))
         return MassModel(self.mass.model, self.mass.tokenizer, changed, self.mass.scorer)
 
+    def require_room(self, mass: MassModel, tasks: Sequence[Task]) -> None:
+        """Checks that problems are shown whole to a model with these settings, an answer behind them.
+
+        Raises:
+            DataError: If one is not.
+        """
+        limit = mass.config.max_length - mass.config.max_answer_tokens
+        for task in tasks:
+            length = len(mass.encoder.full_prompt_ids(task, mass.config.format.solver_prompt(task)))
+            if length > limit:
+                raise DataError(
+                    f"Task {task.id!r} with its {len(task.demonstrations)} demonstrations has {length} tokens, and "
+                    f"{self.name} has room for {limit}. Give fewer or shorter demonstrations."
+                )
+
     def _room(self, tasks: Sequence[Task]) -> dict[str, Any]:
         """Room for samples and answers half as long again as the longest demonstration."""
         pairs = [pair for task in tasks for pair in task.demonstrations]

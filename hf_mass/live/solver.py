@@ -103,6 +103,8 @@ class _Run:
 
     def _steps(self, tasks: list[Task]) -> None:
         mass = self.model.with_settings(tasks, self.config)
+        if self.config.synthesises or not self.model.presets:
+            self.model.require_room(mass, tasks)
         by_mass = self.config.synthesises or self.problem.kind not in self.model.presets
         few = None if by_mass and not self.config.trains else self._few(tasks)
         self.emit(Stage("Answering without adaptation"))
