@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,21 @@ def test_pickles_stay_here(hub: EmulatedHub, saved: Path) -> None:
 def test_who_may_not_write_is_told(hub: EmulatedHub, saved: Path) -> None:
     result = run("push", saved, "alice/model", "--token", "hf_nobody", code=1)
     assert result.stderr.startswith("hf-mass: 'alice/model' could not be pushed to") and result.stdout == ""
+
+
+def test_the_examples_of_the_readme_run(
+    hub: EmulatedHub, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In their order, in a folder from which the package is seen as from the repository's root."""
+    launched: list[dict[str, object]] = []
+    monkeypatch.setattr("hf_mass.live.app.launch", lambda **given: launched.append(given))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hf_mass").symlink_to(root / "hf_mass")
+    lines = re.findall(r"^(hf-mass .*)$", (root / "README.md").read_text(), re.MULTILINE)
+    for line in lines:
+        words = shlex.split(line.partition(" > ")[0], comments=True)[1:]
+        run(*(word.replace("user/", "alice/") for word in words))
+    assert bool(launched) == any(line.startswith("hf-mass demo") for line in lines)
 
 
 def test_a_card_of_no_table(saved: Path, tmp_path: Path) -> None:
