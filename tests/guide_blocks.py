@@ -6,8 +6,8 @@
     ```python no-run     not run: for a real model. Names, arguments and settings are checked
     ```bash no-run       not run: the options are checked against the script's or program's own
 
-After a change that alters what guides print, `python tests/guide_blocks.py examples/guides/NAME.md` writes the new output
-into the guide, to be read before it is committed.
+After a change that alters what guides print, `python tests/guide_blocks.py examples/guides/NAME.md` writes the new
+output into the guide, to be read before it is committed.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _wrong_call(call: ast.Call, names: dict[str, Any]) -> list[str]:
         called, given = called.method, [None, *given]
     try:
         inspect.signature(called).bind(*given, **keywords)
-        if isinstance(called, type) and is_dataclass(called) or getattr(called, "__name__", "") == "preset":
+        if (isinstance(called, type) and is_dataclass(called)) or getattr(called, "__name__", "") == "preset":
             values = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg is not None}
             called(*[ast.literal_eval(each) for each in call.args], **_on_this_machine(called, values))
     except (TypeError, ValueError) as error:
