@@ -38,6 +38,9 @@ VERIFIERS: dict[str, Verifier] = {}
 def register_verifier(name: str) -> Callable[[Verifier], Verifier]:
     """Decorator that makes a verifier known as `name`.
 
+    Args:
+        name: What tasks and settings call it.
+
     Raises:
         VerifierError: If the name is taken.
     """
@@ -53,6 +56,9 @@ def register_verifier(name: str) -> Callable[[Verifier], Verifier]:
 
 def get_verifier(name: str) -> Verifier:
     """The verifier registered as `name`.
+
+    Args:
+        name: A name that comes with the package, or one given to `register_verifier`.
 
     Raises:
         VerifierError: If there is none.

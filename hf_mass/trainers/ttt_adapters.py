@@ -70,9 +70,18 @@ class AdapterTrainer(PublishingTrainer):
         commit_message: str | None = None,
         create_pr: bool = False,
     ) -> CommitInfo:
-        """Upload one task's adapter in one commit; see `hf_mass.models.hub_files.push_folder` for the arguments.
+        """Upload one task's adapter in one commit.
 
         The task itself is not uploaded, but an adapter may give away what it was trained on.
+
+        Args:
+            record: What `adapt` gave.
+            repo_id: owner/name; made if it is not there.
+            private: Whether a repository that is made is private.
+            token: Access token; default: the one that is logged in.
+            revision: Branch.
+            commit_message: Title of the commit.
+            create_pr: Open a pull request instead of writing to the branch.
 
         Raises:
             DataError: If the record has no adapter.
