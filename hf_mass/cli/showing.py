@@ -18,11 +18,11 @@ from hf_mass.live.events import Answer, Outcome
 from hf_mass.tasks.grids import Grid, parse_grid
 from hf_mass.tasks.problems import Problem
 
-COLOURS = (
-    *("white on #111111", "white on #0074d9", "white on #d3382f", "white on #1f8f3a", "black on #ffdc00"),
-    *("black on #aaaaaa", "white on #c71585", "black on #e8720c", "black on #7fdbff", "white on #7a1530"),
+COLOURS = tuple(
+    f"{'black' if cell in (4, 5, 7, 8) else 'white'} on color({code})"
+    for cell, code in enumerate((16, 33, 160, 28, 226, 245, 164, 208, 51, 88))
 )
-"""Styles of the ten colours of ARC. The digit stays in the cell, so nothing hangs on colour alone."""
+"""Styles of the colours of ARC, from the 256 of a terminal; the digit stays in the cell: colour alone says nothing."""
 SHOWN = 6
 """Demonstrations that are shown; further ones are counted."""
 WIDE = 160
