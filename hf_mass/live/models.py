@@ -57,6 +57,12 @@ SHIPPED: dict[str, Shipped] = {
         "grids",
         "compact_grid",
     ),
+    "strings-base": Shipped(
+        ("texts",),
+        "1.3M parameters, pretrained on made-up rules for short texts; it knows no language",
+        "strings",
+        "plain",
+    ),
     "grids-small": Shipped(("grids",), "0.2M parameters, as grids-base", "grids", "compact_grid"),
     "conventions-mass": Shipped(
         ("texts",), "0.1M parameters with a trained MASS adapter; it knows a designed world of 70 words"
