@@ -6,7 +6,6 @@ import logging
 import os
 import shlex
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -103,8 +102,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: The words after the program's name; None for those that it was started with.
     """
-    if not sys.warnoptions:  # what libraries will change some day is no news to somebody who has a problem to solve
-        warnings.simplefilter("ignore", FutureWarning)
+    if not sys.warnoptions:
         for name in ("torchao", "torch.utils._pytree"):  # on import, about parts that are not used here
             logging.getLogger(name).setLevel(logging.ERROR)
     # A tokenizer's threads warn about every process that is forked beside them.

@@ -58,8 +58,8 @@ def watched(quiet: bool) -> Iterator[Watcher]:
     bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown)
     try:
         with warnings.catch_warnings(), redirect_stdout(sys.stderr), bar:
-            if quiet:
-                warnings.simplefilter("ignore")
+            if not sys.warnoptions:  # what libraries will change some day is no news to who has a problem to solve
+                warnings.simplefilter("ignore", Warning if quiet else FutureWarning)
             yield Watcher(bar)
     finally:
         logging.disable(logging.NOTSET)
