@@ -18,6 +18,7 @@ from torch import Tensor
 from hf_mass.core.trees import Tree
 from hf_mass.errors import CheckpointError, DataError
 from hf_mass.models.binding import BoundLora
+from hf_mass.models.shipped import name_base_portably
 from hf_mass.models.storage import ADAPTER_FILES, read_json
 
 Part = tuple[BoundLora, Tree]
@@ -86,9 +87,10 @@ def _config(lora: BoundLora, layers: Sequence[str], rank: int) -> LoraConfig:
 
 
 def write_adapter(folder: Path, weights: Mapping[str, Tensor], config: PeftConfig) -> None:
-    """A PEFT adapter that `PeftModel.from_pretrained` reads."""
+    """A PEFT adapter that `PeftModel.from_pretrained` reads; a base that ships is named as every machine knows it."""
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
+    name_base_portably(folder)
     save_file({name: leaf.detach().cpu().contiguous() for name, leaf in weights.items()}, folder / ADAPTER_FILES[1])
 
 

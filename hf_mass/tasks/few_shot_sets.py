@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from hf_mass.tasks.grids import as_grid, grid_text
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.verifiers import get_verifier
 
-ROW_KINDS = (".jsonl", ".csv")
+ROW_KINDS = (".jsonl", ".csv", ".tsv")
 _CHALLENGES, _SOLUTIONS = "_challenges.json", "_solutions.json"
 
 
@@ -72,11 +73,10 @@ def puzzle_tasks(content: Any, name: str) -> list[Task]:
         DataError: If it is of another shape.
     """
     if not _is_puzzle(content):
-        raise DataError(
-            f"{name} is no grid puzzle, found {_shape(content)}. Expected {{'train': [{{'input', 'output'}}], "
-            "'test': [...]}."
-        )
-    return _Puzzle(content, name, "", {}, name).tasks(answers=False)
+        many = isinstance(content, dict) and content and all(map(_is_puzzle, content.values()))
+        expected = "one of these puzzles" if many else "{'train': [{'input', 'output'}], 'test': [...]}"
+        raise DataError(f"{name!r} is no grid puzzle, found {_shape(content)}. Expected {expected}.")
+    return _Puzzle(content, name, "", {}, repr(name)).tasks(answers=False)
 
 
 def load_few_shot_file(
@@ -91,8 +91,8 @@ def load_few_shot_file(
     """Tasks from a file of solved examples of one and the same task.
 
     Args:
-        path: A .json file (a list of objects), a .jsonl file (one object a line) or a .csv file with a header. A value
-            is text, a number, or a list of rows of colours, which is a grid.
+        path: A .json file (a list of objects), a .jsonl file (one object a line), or a .csv or .tsv file with a header.
+            A value is text, a number, or a list of rows of colours, which is a grid.
         input_column: The column of inputs.
         output_column: The column of outputs.
         demonstrations: How many rows, drawn by `seed`, become the demonstrations of every task.
@@ -202,9 +202,9 @@ class _Puzzle:
 
     def _grid(self, pair: Any, key: str, place: str) -> str:
         if not isinstance(pair, dict) or key not in pair:
-            found = sorted(pair) if isinstance(pair, dict) else f"{pair!r:.80}"
+            found = sorted(pair) if isinstance(pair, dict) else pair
             raise DataError(
-                f"{self.where}: {place} has no {key!r}, found {found}. Give it an input and an output grid."
+                f"{self.where}: {place} has no {key!r}, found {found!r:.80}. Give it an input and an output grid."
             )
         return grid_text(as_grid(pair[key], f"{self.where}: {place} {key}"))
 
@@ -314,7 +314,7 @@ def _solutions(file: Path, keys: list[str]) -> dict[str, list[Any]]:
 def _shape(content: Any) -> str:
     """What a JSON value is, in few words."""
     if isinstance(content, dict):
-        return f"an object with {len(content)} keys, {list(content)[:3]}..." if content else "an empty object"
+        return f"an object with {len(content)} keys, {list(content)[:3]!r:.80}..." if content else "an empty object"
     return f"a list of {len(content)}" if isinstance(content, list) else f"{type(content).__name__} {content!r:.60}"
 
 
@@ -328,7 +328,7 @@ def _rows(file: Path) -> Sequence[Any]:
             raise DataError(f"{str(file)!r} holds {_shape(rows)}. Expected a list of objects, one for each example.")
         return rows
     if file.suffix not in ROW_KINDS:
-        raise DataError(f"{str(file)!r} is of unknown kind {file.suffix!r}. Convert it to .json, .jsonl or .csv.")
+        raise DataError(f"{str(file)!r} is of unknown kind {file.suffix!r}. Convert it to .json, .jsonl, .csv or .tsv.")
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
@@ -343,14 +343,27 @@ def parse_rows(text: str, kind: str, where: str) -> list[Any]:
         DataError: If it is of another form.
     """
     try:
-        if kind == ".csv":
-            return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        if kind in (".csv", ".tsv"):
+            table = csv.DictReader(
+                io.StringIO(text, newline=""), strict=True, delimiter="," if kind == ".csv" else "\t"
+            )
+            _require_distinct(table.fieldnames or (), where)
+            return list(table)
         return [json.loads(line) for line in text.split("\n") if line.strip()]
+    except DataError:
+        raise
     except (ValueError, RecursionError, csv.Error) as error:
         raise DataError(
-            f"{where} could not be read: {error}. A .jsonl file must hold one object a line, a .csv file a "
+            f"{where} could not be read: {error}. A .jsonl file must hold one object a line, a .csv or .tsv file a "
             "header and rows of as many values."
         ) from error
+
+
+def _require_distinct(names: Sequence[str], where: str) -> None:
+    """Raises DataError where two columns have one name, of which a reader would silently take the last."""
+    twice = [name for name in names if name.strip() and names.count(name) > 1]
+    if twice:
+        raise DataError(f"{where} has two columns called {twice[0]!r:.60}. Give every column a name of its own.")
 
 
 def row_value(row: Any, column: str, number: int, where: str) -> str:
@@ -363,15 +376,18 @@ def row_value(row: Any, column: str, number: int, where: str) -> str:
     if not isinstance(row, dict):
         raise DataError(f"{where} is {_shape(row)}. Expected an object with the columns of input and output.")
     if None in row:  # where the reader of CSV puts what stands beyond the last column
-        raise DataError(f"{where} has more values than the header has columns: {row[None]}. Quote values with commas.")
+        raise DataError(
+            f"{where} has more values than the header has columns: {row[None]!r:.60}. Quote values with commas."
+        )
     if column not in row:
         raise DataError(
-            f"{where} has no column {column!r}. Columns found: {sorted(row)}. Set input_column and output_column to "
-            "two of these."
+            f"{where} has no column {column!r}. Columns found: {sorted(row)!r:.200}. Set input_column and "
+            "output_column to two of these."
         )
     value = row[column]
     if isinstance(value, list):
         return grid_text(as_grid(value, f"{where}, column {column!r}"))
-    if not isinstance(value, str | int | float) or value != value or not str(value).strip():  # NaN: a null
-        raise DataError(f"{where}, column {column!r}: expected text, a number or a grid, found {value!r}. Fill it.")
+    is_number = isinstance(value, int | float) and math.isfinite(value)  # NaN: a null
+    if not is_number and not (isinstance(value, str) and value.strip()):
+        raise DataError(f"{where}, column {column!r}: expected text, a number or a grid, found {value!r:.60}. Fill it.")
     return str(value)

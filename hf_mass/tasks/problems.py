@@ -23,7 +23,8 @@ KINDS = (".json", ".jsonl", ".csv", ".tsv", ".txt")
 ALIASES = (("question", "answer"), ("prompt", "completion"), ("source", "target"), ("text", "label"), ("x", "y"))
 """Names of columns that stand for "input" and "output" where those are missing."""
 
-_ARROW = re.compile(r"\s*(?:->|=>|→)\s*|\t+")
+_ARROW = re.compile(r"->|=>|→|\t+")  # with spaces around it, a line of spaces alone would take quadratic time
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -68,28 +69,35 @@ def read_problem_file(path: str | Path, limits: Limits | None = None) -> Problem
     Raises:
         DataError: If it cannot be read, is too large, or is of no known form.
     """
-    file, limits = Path(path).expanduser(), limits or Limits()
-    if not file.is_file():
-        raise DataError(f"There is no file {str(file)!r}. Correct the path.")
+    file, limits = Path(path), limits or Limits()
+    try:
+        file = file.expanduser()
+        is_there = file.is_file()
+    except (OSError, RuntimeError):  # a name too long for any file, or the home of nobody
+        is_there = False
+    if not is_there:
+        raise DataError(f"There is no file {str(path)!r:.200}. Correct the path.")
     if file.suffix.lower() not in KINDS:
         raise DataError(f"{file.name!r} is of unknown kind {file.suffix!r}. Convert it to {', '.join(KINDS)}.")
     size = file.stat().st_size
     if size > limits.bytes:
         raise DataError(f"{file.name!r} has {size:,} bytes; at most {limits.bytes:,} are read. Give a smaller problem.")
     try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = file.read_bytes().decode("utf-8")
+    except OSError as error:  # whose own text would name the folder that an upload is kept in
+        raise DataError(f"{file.name!r} could not be read: {error.strerror}. Check that it may be read.") from error
+    except UnicodeDecodeError as error:
         raise DataError(f"{file.name!r} is no text in UTF-8 ({error}). Give a file of one of {list(KINDS)}.") from error
-    return read_problem(text, file.stem, file.suffix.lower(), limits)
+    return read_problem(text, file.stem.encode(errors="replace").decode(), file.suffix.lower(), limits)
 
 
 def read_problem(text: str, name: str = "problem", kind: str | None = None, limits: Limits | None = None) -> Problem:
     """The problem in a text.
 
-    Read are: an ARC puzzle as JSON; rows of "input" and "output" as JSON, JSON lines or CSV; an object of "problem",
-    "demonstrations" and what else a `Task` has; lines "input -> output" (or with "=>", "→" or a tab between); and any
-    other text, which is a problem without demonstrations. Rows without an output are the queries; if all have one, the
-    last row is the query, and its output the known answer.
+    Read are: an ARC puzzle as JSON; rows of "input" and "output" as JSON, JSON lines, CSV or TSV; an object of
+    "problem", "demonstrations" and what else a `Task` has; lines "input -> output" (or with "=>", "→" or a tab
+    between); and any other text, which is a problem without demonstrations. Rows without an output are the queries; if
+    all have one, the last row is the query, and its output the known answer.
 
     Args:
         text: The text.
@@ -100,14 +108,19 @@ def read_problem(text: str, name: str = "problem", kind: str | None = None, limi
     Raises:
         DataError: If it is empty, too large, or not of the form that it begins like.
     """
-    limits = limits or Limits()
+    limits, text = limits or Limits(), text.removeprefix("\ufeff")
+    if kind is not None and kind not in KINDS:
+        raise DataError(f"{name!r} is of unknown kind {kind!r}. Choose one of {list(KINDS)}.")
     if len(text.encode("utf-8", "surrogatepass")) > limits.bytes:
         raise DataError(f"{name!r} is longer than {limits.bytes:,} bytes. Give a smaller problem.")
     if not text.strip():
         raise DataError(f"{name!r} is empty. Give a problem: a puzzle as JSON, rows of input and output, or a text.")
     if "\0" in text:
         raise DataError(f"{name!r} is no text: it holds a zero byte. Give a file of one of {list(KINDS)}.")
-    tasks, is_grids = _tasks(text, name, kind or _kind_of(text), limits)
+    try:
+        tasks, is_grids = _tasks(text, name, kind or _kind_of(text))
+    except RecursionError as error:
+        raise DataError(f"{name!r} is nested too deeply. Give a flat list of rows, or a puzzle.") from error
     problem = Problem(name, "grids" if is_grids else "texts", tasks)
     _check(problem, limits)
     return problem
@@ -118,21 +131,35 @@ def _kind_of(text: str) -> str:
     if len(lines) > 1 and all(line.lstrip().startswith("{") and line.rstrip().endswith("}") for line in lines):
         return ".jsonl"
     if text.lstrip().startswith(("{", "[")):
-        return ".json"
-    header = {cell.strip().strip('"').lower() for cell in lines[0].split(",")}
-    is_table = any({*names} <= header for names in (("input", "output"), *ALIASES))
-    return ".csv" if is_table else ".txt"
+        return ".txt" if all(map(_ARROW.search, lines)) and not _is_json(text) else ".json"
+    return next((kind for kind, mark in ((".csv", ","), (".tsv", "\t")) if _is_table(lines, mark)), ".txt")
 
 
-def _tasks(text: str, name: str, kind: str, limits: Limits) -> tuple[tuple[Task, ...], bool]:
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_table(lines: Sequence[str], mark: str) -> bool:
+    """Whether the first line names columns, and others follow."""
+    header = {cell.strip('" ').lower() for cell in lines[0].split(mark)}
+    return len(lines) > 1 and any({*names} <= header for names in (("input", "output"), *ALIASES))
+
+
+def _tasks(text: str, name: str, kind: str) -> tuple[tuple[Task, ...], bool]:
     """(tasks, whether they are of grids)."""
+    if kind == ".tsv" and not _is_table(text.strip().splitlines(), "\t"):
+        kind = ".txt"  # pairs without a header
     if kind in ROW_KINDS:
         return _row_tasks(parse_rows(text, kind, repr(name)), name)
-    if kind in (".txt", ".tsv"):
+    if kind == ".txt":
         return _line_tasks(text, name), False
     try:
         content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{name!r} could not be read as JSON: {error}. Correct it, or give it as .txt.") from error
     if isinstance(content, list):
         return _row_tasks(content, name)
@@ -142,24 +169,40 @@ def _tasks(text: str, name: str, kind: str, limits: Limits) -> tuple[tuple[Task,
 
 
 def _row_tasks(rows: Sequence[Any], name: str) -> tuple[tuple[Task, ...], bool]:
-    where, rows = repr(name), [_renamed(_lower_case(row)) for row in rows]
-    solved = [not isinstance(row, dict) or row.get("output") not in (None, "") for row in rows]
+    where, rows = repr(name), [_renamed(_lower_case(row, name)) for row in rows]
+    for n, row in enumerate(rows):
+        if isinstance(row, dict) and "input" not in row and None not in row:
+            raise DataError(
+                f"{where}, row {n} (counted from 0) has no column 'input', found {sorted(row)!r:.200}. Call the "
+                "columns 'input' and 'output'."
+            )
+    solved = [not isinstance(row, dict) or _is_filled(row.get("output")) for row in rows]
     pairs = [
         Demonstration(row_value(row, "input", n, where), row_value(row, "output", n, where) if solved[n] else "")
         for n, row in enumerate(rows)
     ]
-    values = [row[column] for row in rows for column in ("input", "output") if row.get(column) not in (None, "")]
+    values = [row[column] for row in rows for column in ("input", "output") if _is_filled(row.get(column))]
     is_grid = [isinstance(value, list) for value in values]
     if any(is_grid) and not all(is_grid):
         raise DataError(f"{name!r} mixes grids and texts. Give inputs and outputs of one kind.")
     return _split(pairs, solved, name), all(is_grid)
 
 
-def _lower_case(row: Any) -> Any:
+def _is_filled(value: Any) -> bool:
+    return bool(value.strip()) if isinstance(value, str) else value is not None
+
+
+def _lower_case(row: Any, name: str) -> Any:
     """A row with the names of its columns in lower case; values beyond the header stay, for the reader to refuse."""
     if not isinstance(row, dict):
         return row
-    return {key if key is None else str(key).strip().lower(): value for key, value in row.items()}
+    lower: dict[str | None, Any] = {}
+    for key, value in row.items():
+        plain = key if key is None else key.strip().lower()
+        if plain and plain in lower:
+            raise DataError(f"{name!r} has two columns called {plain!r:.60}. Give every column a name of its own.")
+        lower[plain] = value
+    return lower
 
 
 def _renamed(row: Any) -> Any:
@@ -174,16 +217,15 @@ def _renamed(row: Any) -> Any:
 
 def _line_tasks(text: str, name: str) -> tuple[Task, ...]:
     """Lines with an arrow each; a text without any is a problem alone."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    parts = [_ARROW.split(line.strip(), maxsplit=1) for line in lines]
+    parts = [[part.strip() for part in _ARROW.split(line.strip(), maxsplit=1)] for line in text.splitlines()]
     if not any(len(part) == 2 and all(part) for part in parts):
         return (Task(text.strip(), id=name),)
-    if [word.lower() for word in parts[0]] == ["input", "output"]:  # the head of a table
-        parts = parts[1:]
-    pairs = [Demonstration(part[0].strip(), part[1].strip() if len(part) == 2 else "") for part in parts]
-    for number, pair in enumerate(pairs):
-        if not pair.question:
-            raise DataError(f"{name!r}, line {number + 1}: nothing stands before the arrow. Write 'input -> output'.")
+    pairs: list[Demonstration] = []
+    for number, (question, *answer) in enumerate(parts, 1):
+        if answer and not question:
+            raise DataError(f"{name!r}, line {number}: nothing stands before the arrow. Write 'input -> output'.")
+        if question and (pairs or [question.lower(), *map(str.lower, answer)] != ["input", "output"]):  # no header
+            pairs.append(Demonstration(question, *answer or ("",)))
     return _split(pairs, [bool(pair.answer) for pair in pairs], name)
 
 
@@ -203,11 +245,13 @@ def _task(content: Mapping[str, Any], name: str) -> Task:
     """The task that an object describes by the names of `Task`'s fields."""
     known = {"problem", "demonstrations", "answer", "solution", "fields", "id"}
     if unknown := sorted(set(content) - known):
-        raise DataError(f"{name!r} has an unknown key {unknown[0]!r}. Known: {sorted(known)}.")
+        raise DataError(f"{name!r} has an unknown key {unknown[0]!r:.60}. Known: {sorted(known)}.")
     values = {key: content[key] for key in ("problem", "answer", "solution", "id") if content.get(key) is not None}
     for key, value in values.items():
         if not isinstance(value, str):
             raise DataError(f"{name!r}: {key} is {value!r:.60}. Give a text.")
+    if not values.get("problem", "").strip():
+        raise DataError(f"{name!r}: problem is {content['problem']!r:.60}. Give a text.")
     fields, shown = content.get("fields") or {}, content.get("demonstrations") or []
     if not isinstance(fields, dict) or not all(isinstance(value, str) for value in fields.values()):
         raise DataError(f"{name!r}: fields is {fields!r:.60}. Give an object of texts.")
@@ -218,12 +262,14 @@ def _task(content: Mapping[str, Any], name: str) -> Task:
         question, answer = (
             ("question", "answer") if isinstance(row, dict) and "question" in row else ("input", "output")
         )
-        pairs.append(Demonstration(row_value(row, question, n, name), row_value(row, answer, n, name)))
+        if isinstance(row, dict) and any(isinstance(row.get(key), list) for key in (question, answer)):
+            raise DataError(f"{name!r}: demonstration {n} is a grid, and the problem a text. Give a puzzle, or texts.")
+        pairs.append(Demonstration(row_value(row, question, n, repr(name)), row_value(row, answer, n, repr(name))))
     return Task(**{"id": name, **values}, demonstrations=tuple(pairs), fields=dict(fields))
 
 
 def _check(problem: Problem, limits: Limits) -> None:
-    """Raises DataError where a limit is passed, or a grid's text is none."""
+    """Raises DataError where a limit is passed, or a text holds what no tokenizer takes."""
     name, shown = problem.name, problem.tasks[0].demonstrations
     for field, found, most in (
         ("demonstrations", len(shown), limits.demonstrations),
@@ -232,11 +278,18 @@ def _check(problem: Problem, limits: Limits) -> None:
         if found > most:
             raise DataError(f"{name!r} has {found} {field}; at most {most} are taken. Leave some out.")
     texts = [text for pair in shown for text in (pair.question, pair.answer)]
-    texts += [text for task in problem.tasks for text in (task.problem, task.answer) if text is not None]
+    for task in problem.tasks:
+        texts += [text for text in (task.problem, task.answer, task.solution) if text is not None]
+        texts += [text for item in task.fields.items() for text in item]
+    for text in (*texts, *(task.id for task in problem.tasks)):
+        if odd := _NO_TEXT.search(text):
+            raise DataError(
+                f"{name!r} has a text with {odd.group()!r}, which is no character: {text!r:.60}. Remove it."
+            )
     for text in texts:
         if problem.kind == "texts" and len(text) > limits.characters:
             raise DataError(
-                f"{name!r} has a text of {len(text):,} characters; at most {limits.characters:,} are taken."
+                f"{name!r} has a text of {len(text):,} characters; at most {limits.characters:,} are taken. Shorten it."
             )
         grid = parse_grid(text) if problem.kind == "grids" else None
         longest = limits.side if grid is not None and len(grid) > 1 else limits.strip

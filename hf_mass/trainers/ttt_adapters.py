@@ -14,7 +14,6 @@ from hf_mass.errors import ConfigError, DataError
 from hf_mass.models.export import read_adapter, write_adapter
 from hf_mass.models.few_shot import FewShotAdapter, FitRecord
 from hf_mass.models.publishing import publish
-from hf_mass.models.shipped import name_base_portably
 from hf_mass.models.storage import resolve_adapter
 from hf_mass.tasks.task import Task
 from hf_mass.trainers.publishing_trainer import PublishingTrainer
@@ -37,7 +36,6 @@ class AdapterTrainer(PublishingTrainer):
         if record.params is None:
             raise DataError(f"The record of task {record.task.id!r} has no adapter: {record.reason}.")
         write_adapter(Path(path), self.few_shot.lora.state_dict(record.params, 0), self._peft_config())
-        name_base_portably(Path(path))
 
     def load_adapter(
         self, path_or_id: str | Path, task: Task, revision: str | None = None, token: str | bool | None = None
