@@ -16,6 +16,7 @@ from transformers import HfArgumentParser
 
 import hf_mass
 from hf_mass.cli.main import app
+from hf_mass.models.shipped import shipped_names
 from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS
 from hf_mass.tasks.formats import FORMATS
 from hf_mass.tasks.verifiers import VERIFIERS
@@ -137,6 +138,23 @@ def test_settings_and_names_in_the_text_exist(guide: Path) -> None:
             fields = getattr(found, "__dataclass_fields__", {})
             assert hasattr(found, part) or part in fields, name
             found = getattr(found, part, None)
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "CHANGELOG.md"])
+def test_other_pages_name_what_is_there(name: str) -> None:
+    text = (ROOT / ".github" / name).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        assert target.startswith("https://") or (ROOT / ".github" / target).exists(), target
+    for path in re.findall(r"`((?:hf_mass|tests|examples|spaces|\.ci)/[^`\s]*)`", text):
+        assert list(ROOT.glob(path)), path
+
+
+def test_the_changelog_lists_what_has_a_name() -> None:
+    text = (ROOT / ".github" / "CHANGELOG.md").read_text(encoding="utf-8")
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    verifiers = ("exact_match", "multiple_choice", "numeric", "math")
+    for name in (*FORMATS, *verifiers, *commands, *shipped_names()):
+        assert f"`{name}`" in text, name
 
 
 def test_the_checks_can_fail() -> None:
