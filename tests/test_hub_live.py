@@ -32,7 +32,7 @@ def pushed(hub: EmulatedHub) -> str:
 def test_a_saved_model_and_a_bare_base_adapt(hub: EmulatedHub, pushed: str, method: str) -> None:
     settings = LiveConfig(method=method, samples=2, max_examples=4, num_train_epochs=1)
     for name in (pushed, BASE_ID):
-        model = load_model(name, "texts")
+        model = load_model(name)
         outcome = solve(model, LINES, settings)
         assert len(outcome.before) == len(outcome.after) == 1
         assert bool(outcome.samples) == (method != "ttt")
@@ -40,13 +40,13 @@ def test_a_saved_model_and_a_bare_base_adapt(hub: EmulatedHub, pushed: str, meth
 
 def test_what_cannot_be_had(hub: EmulatedHub, pushed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HubError, match=r"does not exist, or is private.*hf auth login"):
-        load_model("alice/nothing", "texts")
+        load_model("alice/nothing")
     with pytest.raises(HubError, match="no id of a repository"):
-        load_model("no/such/folder/here", "texts")
+        load_model("no/such/folder/here")
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(HubError, match="does not exist, or is private"):
-        load_model(pushed, "texts", token=False)
-    assert load_model(pushed, "texts", token="hf_alice").name == pushed
+        load_model(pushed, token=False)
+    assert load_model(pushed, token="hf_alice").name == pushed
 
 
 def test_the_app_on_a_private_repository(hub: EmulatedHub, pushed: str, tmp_path: Path) -> None:

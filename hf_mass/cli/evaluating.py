@@ -9,7 +9,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.evaluation.plots import accuracy_plot
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import ResultRow, ResultTable
-from hf_mass.live.models import LiveModel
+from hf_mass.live.models import LiveModel, default_model
 from hf_mass.models.card import without_tokens
 from hf_mass.trainers.ttt_results import tasks_digest
 
@@ -72,7 +71,7 @@ def evaluate_methods(
     given = read_set(name, **reading)
     with watched(quiet) as watch, place_of(output) as folder:
         watch.say("Loading the model")
-        model = load_chosen(replace(choice, name=choice.name or given.model), given.kind)
+        model = load_chosen(choice, given.model or default_model(given.kind))
         names = list(methods or fitting_methods(model, given))
         runs = Methods(model, given, names, settings, folder / "runs", resume)
         about = {"model": model.name, "tasks": tasks_digest(given.tasks), "settings": dict(settings)}

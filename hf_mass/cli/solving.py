@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hf_mass.cli.reading import read_many, read_one
 from hf_mass.cli.showing import plain, show_outcome, stdout_console
 from hf_mass.errors import AdaptationError, CheckpointError, DataError, HFMassError
 from hf_mass.live.events import Adapter, LiveConfig, Outcome
-from hf_mass.live.models import LiveModel, load_model
+from hf_mass.live.models import LiveModel, default_model, load_model
 from hf_mass.live.solver import solve
 from hf_mass.models.mass_model import GENERATOR
 from hf_mass.tasks.problems import Problem
@@ -43,21 +43,21 @@ class Solver:
     def __call__(self, problem: Problem, watch: Watcher) -> tuple[Outcome, LiveModel]:
         """Adapt to a problem and answer it."""
         watch.say("Loading the model")
-        model = self.model(problem.kind)
+        model = self.model(problem.kind, problem.tasks[0].fields)
         config = LiveConfig(method=self.method or fitting_method(model, problem), **self.settings)
         return solve(model, problem, config, watch), model
 
-    def model(self, kind: str) -> LiveModel:
+    def model(self, kind: str, fields: Collection[str]) -> LiveModel:
         """The model for a kind of problem; one that was chosen by name is for all."""
-        key = self.choice.name or kind
+        key = self.choice.name or default_model(kind, fields)
         if key not in self.loaded:
-            self.loaded[key] = load_chosen(self.choice, kind)
+            self.loaded[key] = load_chosen(self.choice, key)
         return self.loaded[key]
 
 
-def load_chosen(choice: ModelChoice, kind: str) -> LiveModel:
-    """The model that was chosen, or the one that ships for such problems."""
-    model = load_model(choice.name, kind, choice.revision, choice.token, choice.device)
+def load_chosen(choice: ModelChoice, default: str) -> LiveModel:
+    """The model that was chosen, or a default."""
+    model = load_model(choice.name or default, choice.revision, choice.token, choice.device)
     if model.mass.device.type == "cpu" and model.mass.model.num_parameters() < SMALL:
         torch.set_num_threads(1)
     return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from peft import LoraConfig
 
-from hf_mass.errors import ConfigError, DataError
+from hf_mass.errors import DataError
 from hf_mass.live.events import LiveConfig
 from hf_mass.models.config import InnerConfig, MassConfig, ScorerConfig
 from hf_mass.models.few_shot import FewShotAdapter
@@ -41,13 +41,15 @@ class Shipped:
         preset: Settings of TTT; None where it cannot be trained that way.
         format: Prompts of MASS, one of `FORMATS`; None for those of a saved `MassModel`.
         inner_learning_rate: Inner rate of MASS, where it is no saved `MassModel`.
+        fields: What its problems have in `Task.fields`.
     """
 
     kinds: tuple[str, ...]
     about: str
     preset: str | None = None
     format: str | None = None
-    inner_learning_rate: float = 1.0
+    inner_learning_rate: float = 0.3
+    fields: tuple[str, ...] = ()
 
 
 SHIPPED: dict[str, Shipped] = {
@@ -65,13 +67,12 @@ SHIPPED: dict[str, Shipped] = {
     ),
     "grids-small": Shipped(("grids",), "0.2M parameters, as grids-base", "grids", "compact_grid"),
     "conventions-mass": Shipped(
-        ("texts",), "0.1M parameters with a trained MASS adapter; it knows a designed world of 70 words"
+        ("texts",),
+        "0.1M parameters with a trained MASS adapter; it knows a designed world of 70 words",
+        fields=("family",),
     ),
 }
 """Name → model; each is a folder of the package."""
-
-DEFAULTS = {"grids": "grids-base", "texts": "strings-base"}
-"""Kind of problem → the shipped model for it."""
 
 
 @dataclass
@@ -200,9 +201,20 @@ def _texts(tasks: Sequence[Task]) -> list[str]:
     return [*shown, *(task.problem for task in tasks)]
 
 
+def default_model(kind: str, fields: Collection[str] = ()) -> str:
+    """The shipped model that is made for problems of a kind whose tasks have these fields.
+
+    Raises:
+        DataError: If there is none.
+    """
+    fitting = [name for name, each in SHIPPED.items() if kind in each.kinds and set(fields) >= set(each.fields)]
+    if not fitting:
+        raise DataError(f"No model that ships is made for problems of {kind!r}. Name one.")
+    return max(fitting, key=lambda name: len(SHIPPED[name].fields))
+
+
 def load_model(
-    name_or_path: str | Path | None = None,
-    kind: str = "grids",
+    name_or_path: str | Path,
     revision: str | None = None,
     token: str | bool | None = None,
     device: str | None = None,
@@ -211,9 +223,8 @@ def load_model(
     """A model that adapts live.
 
     Args:
-        name_or_path: One of `SHIPPED`, a folder or Hub id of a saved `MassModel`, or a folder or Hub id of any causal
-            language model; None for the shipped model for problems of `kind`.
-        kind: "grids" or "texts".
+        name_or_path: One of `SHIPPED` (see `default_model`), a folder or Hub id of a saved `MassModel`, or a folder or
+            Hub id of any causal language model.
         revision: Of a Hub repository.
         token: For a private repository.
         device: Where to put it; None for a GPU if there is one.
@@ -221,11 +232,8 @@ def load_model(
 
     Raises:
         CheckpointError: If it cannot be loaded.
-        ConfigError: If the kind is unknown.
     """
-    if kind not in DEFAULTS:
-        raise ConfigError(f"kind is {kind!r}; choose one of {sorted(DEFAULTS)}.")
-    name = str(name_or_path or DEFAULTS[kind])
+    name = str(name_or_path)
     if name in SHIPPED and not Path(name).is_dir():
         model = _shipped(name)
     else:

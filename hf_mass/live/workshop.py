@@ -10,8 +10,9 @@ from typing import Any
 
 from hf_mass.errors import ConfigError
 from hf_mass.live.events import METHODS, Event, LiveConfig, Outcome
-from hf_mass.live.models import ASSETS, SHIPPED, LiveModel, load_model
+from hf_mass.live.models import SHIPPED, LiveModel, default_model, load_model
 from hf_mass.live.solver import run
+from hf_mass.models.shipped import ASSETS
 from hf_mass.tasks.problems import Problem, read_problem_file
 
 MODEL_VARIABLE = "HF_MASS_MODEL"
@@ -60,11 +61,9 @@ class Workshop:
             if name not in self.models:
                 raise ConfigError(f"model is {name!r}; choose one of {list(self.models)}.")
             return self.models[name]
-        fitting = [model for model in self.models.values() if not model.kinds or problem.kind in model.kinds]
-        needs = {model.name: set(model.mass.config.format.task_fields) for model in fitting}
-        known = set(problem.tasks[0].fields)
-        fitting.sort(key=lambda model: (not needs[model.name] <= known, -len(needs[model.name] & known)))
-        return fitting[0] if fitting else next(iter(self.models.values()))
+        if len(self.models) == 1:
+            return next(iter(self.models.values()))
+        return self.models[default_model(problem.kind, problem.tasks[0].fields)]
 
     def methods(self, problem: Problem, name: str | None = None) -> list[str]:
         """What the chosen model can do with the problem, as names of methods."""

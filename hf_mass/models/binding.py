@@ -53,6 +53,8 @@ def add_lora(model: PeftModel, name: str, config: LoraConfig) -> None:
     Raises:
         ConfigError: If its target_modules match nothing in the model.
     """
+    if config.base_model_name_or_path is None:  # else an adapter saved from it would name no base
+        config.base_model_name_or_path = model.get_base_model().config.name_or_path or None
     with clear_target_errors(f"lora_target_modules (of the {name!r} adapter)", config, model):
         model.add_adapter(name, config)
     for module in model.modules():
