@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import torch
 from gradio.utils import get_upload_folder
 
 from hf_mass.live.drawing import status_html
@@ -21,6 +22,8 @@ from hf_mass.tasks.problems import KINDS
 
 AT_ONCE = 4
 """Adaptations that go on at once; those on one model take turns."""
+SMALL = 20_000_000
+"""Parameters below which one CPU thread is faster than several."""
 QUEUE = 20
 """Visitors that may wait; the next one is told to come back."""
 
@@ -161,7 +164,10 @@ def launch(
     files.mkdir(parents=True, exist_ok=True)
     sessions = Sessions(Path(tempfile.mkdtemp(prefix="hf_mass-", dir=files)))
     atexit.register(shutil.rmtree, sessions.root, ignore_errors=True)
-    page = build(Workshop.load(model, lease, **model_settings), sessions)
+    workshop = Workshop.load(model, lease, **model_settings)
+    if all(each.mass.model.num_parameters() < SMALL for each in workshop.models.values()):
+        torch.set_num_threads(1)  # one thread is faster than several, and visitors have the others
+    page = build(workshop, sessions)
     page.queue(max_size=QUEUE, default_concurrency_limit=8)
     page.launch(
         server_name=host,
