@@ -120,7 +120,8 @@ def arguments(thing: Any) -> list[Argument]:
         own = inspect.get_annotations(thing)
         listed = [f for f in fields(thing) if f.name in own and f.init]
         return [
-            Argument(f.name, _kind(f.type), _default(_of_field(f)), help=f.metadata.get("help", "")) for f in listed
+            Argument(f.name, _kind(own[f.name]), _default(_of_field(f)), help=f.metadata.get("help", ""))
+            for f in listed
         ]
     parameters = inspect.signature(thing).parameters.values()
     keyword_only = next((p.name for p in parameters if p.kind is p.KEYWORD_ONLY), None)
@@ -183,7 +184,7 @@ def _described(name: str, thing: Any) -> Iterator[str]:
     signature = f"{name}({', '.join(given)}){arrow}"
     if len(signature) > 100:
         signature = "\n    ".join([f"{name}(", *(f"{each}," for each in given)]) + f"\n){arrow}"
-    yield from ("```python", signature, "```", "", doc.text, "")
+    yield from ("```text", signature, "```", "", doc.text, "")
     if doc.args:
         yield from _table(listed, doc.args)
     if doc.returns:

@@ -38,9 +38,6 @@ VERIFIERS: dict[str, Verifier] = {}
 def register_verifier(name: str) -> Callable[[Verifier], Verifier]:
     """Decorator that makes a verifier known as `name`.
 
-    Args:
-        name: What tasks and settings call it.
-
     Raises:
         VerifierError: If the name is taken.
     """
@@ -56,9 +53,6 @@ def register_verifier(name: str) -> Callable[[Verifier], Verifier]:
 
 def get_verifier(name: str) -> Verifier:
     """The verifier registered as `name`.
-
-    Args:
-        name: A name that comes with the package, or one given to `register_verifier`.
 
     Raises:
         VerifierError: If there is none.
