@@ -24,6 +24,7 @@ from hf_mass.models.card import write_basic_card
 from hf_mass.models.config import MassConfig
 from hf_mass.models.mass_model import GENERATOR, MassModel
 from hf_mass.models.samples import AuxiliarySample, read_sample
+from hf_mass.models.shipped import resolve_shipped
 from hf_mass.tasks.formats import FORMATS, PromptFormat
 from hf_mass.tasks.sources import Columns, task_from_row, validate_tasks
 from hf_mass.tasks.task import Task
@@ -96,6 +97,7 @@ class MetaAdaptTrainer(PublishingTrainer):
         eval_prompts = {
             name: prompt_dataset(tasks, self.prompt_format) for name, tasks in self.eval_tasks.items()
         } or None
+        model = str(resolve_shipped(model)) if isinstance(model, str | Path) else model
         if not isinstance(model, PeftModel) and peft_config is None:
             peft_config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
         extra = [] if reward_funcs is None else reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
