@@ -44,7 +44,7 @@ def value_html(text: str | None, kind: str) -> str:
 
 def pair_html(pair: Demonstration, kind: str) -> str:
     """An input with its output."""
-    arrow = '<span class="hm-arrow" aria-label="becomes">→</span>'
+    arrow = '<span class="hm-arrow" role="img" aria-label="becomes">→</span>'
     return f'<div class="hm-pair">{value_html(pair.question, kind)}{arrow}{value_html(pair.answer or None, kind)}</div>'
 
 
@@ -58,7 +58,7 @@ def problem_html(problem: Problem) -> str:
     asked = "".join(f'<div class="hm-pair">{value_html(t.problem, problem.kind)}</div>' for t in problem.tasks)
     title = "Asked" if len(problem.tasks) == 1 else f"Asked ({len(problem.tasks)})"
     parts.append(f'<p class="hm-muted">{title}</p><div class="hm-pairs">{asked}</div>')
-    return f'<div aria-label="problem {escape(problem.name)}">{"".join(parts)}</div>'
+    return f'<div role="group" aria-label="problem {escape(problem.name)}">{"".join(parts)}</div>'
 
 
 def answers_html(problem: Problem, before: Sequence[Answer], after: Sequence[Answer]) -> str:
@@ -100,15 +100,16 @@ def writing_html(texts: Sequence[str]) -> str:
 
 def samples_html(rows: Sequence[dict[str, Any]], kind: str) -> str:
     """Samples by weight, each with its attribution."""
-    order = sorted(range(len(rows)), key=lambda i: -rows[i]["weight"])
-    largest = max((row["weight"] for row in rows), default=0.0) or 1.0
-    lines = [_sample_row(i + 1, rows[i], largest, kind) for i in order]
+    weights = [row["weight"] if math.isfinite(row["weight"]) else 0.0 for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: -weights[i])
+    largest = max(weights, default=0.0) or 1.0
+    lines = [_sample_row(i + 1, rows[i], weights[i] / largest, kind) for i in order]
     head = "".join(f'<th scope="col">{name}</th>' for name in ("#", "sample", "weight", "attribution", "loss"))
 
     def table(part: Sequence[str]) -> str:
         return (
-            f'<div class="hm-scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
-            f"<tbody>{''.join(part)}</tbody></table></div>"
+            '<div class="hm-scroll" role="region" aria-label="samples" tabindex="0"><table>'
+            f"<thead><tr>{head}</tr></thead><tbody>{''.join(part)}</tbody></table></div>"
         )
 
     rest = lines[SHOWN:]
@@ -119,17 +120,20 @@ def samples_html(rows: Sequence[dict[str, Any]], kind: str) -> str:
     )
 
 
-def _sample_row(number: int, row: dict[str, Any], largest: float, kind: str) -> str:
-    attribution = "–" if row["attribution"] is None else f"{row['attribution']:+.3g}"
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None or not math.isfinite(value) else format(value, form)
+
+
+def _sample_row(number: int, row: dict[str, Any], share: float, kind: str) -> str:
     if row["reason"]:
         what = f'<span class="hm-muted">not usable: {escape(str(row["reason"]))}</span>'
     else:
         what = pair_html(Demonstration(row["question"], row["answer"]), kind)
-    bar = f'<span class="hm-bar" style="width:{4 * row["weight"] / largest:.2f}rem"></span>'
-    losses = "–" if row["reason"] else f"{row['loss_before']:.3f} → {row['loss_after']:.3f}"
+    bar = f'<span class="hm-bar" style="width:{4 * share:.2f}rem"></span>'
+    losses = "–" if row["reason"] else f"{_number(row['loss_before'], '.3f')} → {_number(row['loss_after'], '.3f')}"
     return (
-        f"<tr><td>{number}</td><td>{what}</td><td>{bar}{row['weight']:.3f}</td><td>{attribution}</td>"
-        f"<td>{losses}</td></tr>"
+        f"<tr><td>{number}</td><td>{what}</td><td>{bar}{_number(row['weight'], '.3f')}</td>"
+        f"<td>{_number(row['attribution'], '+.3g')}</td><td>{losses}</td></tr>"
     )
 
 
@@ -186,5 +190,5 @@ def loss_text(losses: Sequence[Loss]) -> str:
         own = [loss for loss in losses if loss.method == method]
         for query in dict.fromkeys(loss.query for loss in own):
             values = [loss.value for loss in own if loss.query == query]
-            parts.append(f"{name} loss {values[0]:.3f} → {values[-1]:.3f}")
+            parts.append(f"{name} loss {_number(values[0], '.3f')} → {_number(values[-1], '.3f')}")
     return ", ".join(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -60,12 +61,14 @@ class LiveConfig:
             raise ConfigError(f"weigh_by is {self.weigh_by!r}; choose one of {list(WEIGHINGS)}.")
         for name in ("samples", "inner_steps", "max_examples", "num_train_epochs"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}; choose at least 1.")
+            if value is not None and (type(value) is not int or value < 1):
+                raise ConfigError(f"{name} is {value!r:.60}; choose a whole number of at least 1.")
         for name in ("inner_learning_rate", "learning_rate", "time_limit"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"{name} is {value}; choose a finite number above 0.")
+            if value is not None and (type(value) not in (int, float) or not 0 < value <= sys.float_info.max):
+                raise ConfigError(f"{name} is {value!r:.60}; choose a finite number above 0.")
+        if type(self.seed) is not int:
+            raise ConfigError(f"seed is {self.seed!r:.60}; choose a whole number.")
 
     @property
     def trains(self) -> bool:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from shutil import make_archive
+from shutil import make_archive, rmtree
 from typing import Any
 
 import gradio as gr
@@ -98,7 +98,8 @@ class Handlers:
         """A file was uploaded."""
         if path is None:
             return self._nothing()
-        self.sessions.keep(str(request.session_hash), Path(path))
+        if Path(path).is_file():
+            self.sessions.keep(str(request.session_hash), Path(path))
         return self._shown(lambda: read_problem_file(path, LIMITS))
 
     def show_text(self, text: str) -> tuple[Any, ...]:
@@ -128,11 +129,11 @@ class Handlers:
         own = self.workshop.choose(problem, _named(model)).defaults(problem.kind)
         return (
             radio,
-            gr.Slider(value=own.samples),
-            gr.Slider(value=own.inner_steps),
+            _count_slider("samples", own.samples),
+            _count_slider("inner_steps", own.inner_steps),
             _rate_slider(own.inner_learning_rate),
-            gr.Slider(value=own.max_examples),
-            gr.Slider(value=own.num_train_epochs),
+            _count_slider("max_examples", own.max_examples),
+            _count_slider("num_train_epochs", own.num_train_epochs),
             _rate_slider(own.learning_rate),
         )
 
@@ -186,6 +187,10 @@ class Handlers:
                     yield *_drawn(view), gr.skip(), *_buttons(True)
         except HFMassError as error:
             yield status_html(str(error), error=True), *_drawn(view)[1:], gr.skip(), *_buttons(False)
+        except Exception:  # the page must not stay as if it went on; the log gets the reason
+            text = "Something went wrong that should not. Try another problem or other settings."
+            yield status_html(text, error=True), *_drawn(view)[1:], gr.skip(), *_buttons(False)
+            raise
 
     def _end(self, view: View, outcome: Outcome, key: str) -> tuple[Any, ...]:
         view.before, view.after = outcome.before, outcome.after
@@ -199,6 +204,7 @@ class Handlers:
         """The adapters as one zip file, each in a folder that `PeftModel.from_pretrained` reads."""
         folder = self.sessions.folder(key)
         made = folder / "adapter"
+        rmtree(made, ignore_errors=True)  # of an earlier problem with other queries
         for number, adapter in enumerate(outcome.adapters):
             adapter.save(made / f"query-{number}" if len(outcome.adapters) > 1 else made)
         return Path(make_archive(str(folder / "adapter"), "zip", made))
@@ -276,27 +282,33 @@ def live_config(
     Raises:
         ConfigError: If one is out of its range, or beyond what one visitor may ask for.
     """
-    for name, value in (
-        ("samples", samples),
-        ("inner_steps", inner_steps),
-        ("max_examples", max_examples),
-        ("num_train_epochs", num_train_epochs),
-    ):
+    counts = {
+        "samples": samples,
+        "inner_steps": inner_steps,
+        "max_examples": max_examples,
+        "num_train_epochs": num_train_epochs,
+    }
+    whole = {name: _whole(name, value) for name, value in counts.items()}
+    for name, value in whole.items():
         if value > MOST[name]:
             raise ConfigError(f"{name} is {value}; at most {MOST[name]} are allowed here.")
     return LiveConfig(
         method=method,
         weigh_by=None if weigh_by in ("", AUTOMATIC) else weigh_by,
-        samples=int(samples) or None,
-        inner_steps=int(inner_steps) or None,
         inner_learning_rate=inner_learning_rate or None,
-        max_examples=int(max_examples) or None,
-        num_train_epochs=int(num_train_epochs) or None,
         learning_rate=learning_rate or None,
         vote=bool(vote),
-        seed=int(seed or 0),
+        seed=_whole("seed", seed),
         time_limit=TIME_LIMIT,
+        **{name: value or None for name, value in whole.items()},
     )
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return int(value or 0)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{name} is {value!r:.60}; choose a whole number.") from error
 
 
 def _named(model: str | None) -> str | None:
@@ -305,6 +317,11 @@ def _named(model: str | None) -> str | None:
 
 _SAME = (gr.skip(),) * 7
 """The method and six sliders, as they are."""
+
+
+def _count_slider(name: str, own: int | None) -> Any:
+    """A slider at the model's own setting, as far as one visitor may ask for it."""
+    return gr.skip() if own is None else gr.Slider(value=min(own, MOST[name]))
 
 
 def _rate_slider(own: float | None) -> Any:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,7 @@ SHIPPED: dict[str, Shipped] = {
 
 @dataclass
 class LiveModel:
-    """A model that adapts live. Whoever uses it takes its lock; nothing of an adaptation stays in it.
+    """A model that adapts live; nothing of an adaptation stays in it.
 
     Args:
         name: Its name.
@@ -94,7 +93,6 @@ class LiveModel:
     kinds: tuple[str, ...] = ()
     own_room: bool = True
     chat: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def require(self, kind: str, tasks: Sequence[Task], config: LiveConfig) -> None:
         """Checks that the model can do what is asked.
@@ -106,6 +104,12 @@ class LiveModel:
             raise DataError(f"{self.name} is made for {' and '.join(self.kinds)}, and this problem is of {kind}.")
         if config.trains and not all(task.demonstrations for task in tasks):
             raise DataError("The problem has no solved examples to train on. Add some, or choose method 'mass'.")
+        if (
+            config.synthesises
+            and config.weigh_by == "demonstrations"
+            and not all(task.demonstrations for task in tasks)
+        ):
+            raise DataError("The problem has no solved examples to weigh samples by. Choose weigh_by 'uniform'.")
         if config.trains and kind not in self.presets:
             raise DataError(f"{self.name} cannot be trained on demonstrations. Choose method 'mass'.")
 
@@ -190,10 +194,12 @@ class LiveModel:
         }
 
     def default_weighing(self, tasks: Sequence[Task]) -> str:
-        """By attribution to demonstrations where there are some; else by the scorer where it was trained."""
+        """By attribution to demonstrations where there are some; else by the scorer where it needs none."""
+        own = self.mass.config
         if all(task.demonstrations for task in tasks):
             return "demonstrations"
-        return self.mass.config.weigh_by if self.mass.config.weigh_by != "demonstrations" else "uniform"
+        needs_demonstrations = "attribution" in own.scorer.features
+        return "scorer" if own.weigh_by == "scorer" and not needs_demonstrations else "uniform"
 
 
 def _texts(tasks: Sequence[Task]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 class _Session:
     stop: threading.Event = field(default_factory=threading.Event)
     files: set[Path] = field(default_factory=set)
+    folder: Path | None = None
 
 
 class Sessions:
@@ -46,11 +48,13 @@ class Sessions:
         self._of(key).files.add(path)
 
     def folder(self, key: str) -> Path:
-        """The visitor's own folder."""
-        path = self.root / key
-        path.mkdir(parents=True, exist_ok=True)
-        self.keep(key, path)
-        return path
+        """The visitor's own folder. Its name is not made of the key, which comes from outside and could be any path."""
+        session = self._of(key)
+        if session.folder is None:
+            self.root.mkdir(parents=True, exist_ok=True)
+            session.folder = Path(tempfile.mkdtemp(dir=self.root))
+            session.files.add(session.folder)
+        return session.folder
 
     def close(self, key: str) -> None:
         """The visitor has left: stop what goes on, and delete what was made for him."""

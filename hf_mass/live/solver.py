@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hf_mass.core.trees import Tree, tree_map
+from hf_mass.errors import DataError
 from hf_mass.live.events import Adapter, Answer, Answered, Event, LiveConfig, Loss, Outcome, Stage, Weighed, Writing
 from hf_mass.live.models import LiveModel
 from hf_mass.models.binding import BoundLora
@@ -23,6 +24,9 @@ from hf_mass.tasks.problems import Problem
 from hf_mass.tasks.task import Task
 
 Emit = Callable[[Event], None]
+TURN = threading.Lock()
+"""Held while a problem is adapted to, on whichever model: which kernels torch may use for attention, and its random
+state, are the whole process's."""
 
 
 class Stopped(Exception):
@@ -89,17 +93,17 @@ class _Run:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Within this context the model is ours; the time limit counts from its beginning."""
-        if not self.model.lock.acquire(blocking=False):
+        """Within this context nobody else adapts; the time limit counts from its beginning."""
+        if not TURN.acquire(blocking=False):
             self.emit(Stage("Waiting for another problem's turn to end"))
-            while not self.model.lock.acquire(timeout=0.1):
+            while not TURN.acquire(timeout=0.1):
                 if self.halt():
                     raise Stopped("stopped")
         try:
             self.begun = time.perf_counter()
             yield
         finally:
-            self.model.lock.release()
+            TURN.release()
 
     def _steps(self, tasks: list[Task]) -> None:
         mass = self.model.with_settings(tasks, self.config)
@@ -159,7 +163,11 @@ class _Run:
             self._keep(self.problem.name, [(few.lora, records[0].params)])
 
     def _keep(self, name: str, parts: Sequence[Part]) -> None:
-        config, weights = combined_adapter(parts)
+        try:
+            config, weights = combined_adapter(parts)
+        except DataError:  # all of it is zero
+            self.reasons.append("adapting changed nothing; choose a higher rate")
+            return
         self.adapters.append(Adapter(name, config, {key: leaf.cpu() for key, leaf in weights.items()}))
 
     # -- self-synthesis -----------------------------------------------------------------------------------------------
@@ -238,7 +246,7 @@ def solve(
     """Adapt to a problem and answer it.
 
     Args:
-        model: The model; its lock is held meanwhile.
+        model: The model. Problems take turns, those on other models too.
         problem: The problem.
         config: How.
         on_event: Called with every event.
@@ -266,11 +274,14 @@ def run(
     Raises:
         DataError: If the problem is none for this model or method.
     """
-    halt, events = stop or threading.Event(), queue.Queue[Event | Outcome | BaseException]()
+    left, events = threading.Event(), queue.Queue[Event | Outcome | BaseException]()
+
+    def halted() -> bool:
+        return left.is_set() or (stop is not None and stop.is_set())
 
     def work() -> None:
         try:
-            events.put(solve(model, problem, config, events.put, halt.is_set))
+            events.put(solve(model, problem, config, events.put, halted))
         except BaseException as error:  # noqa: BLE001 - it is raised again where the events are read
             events.put(error)
 
@@ -285,5 +296,5 @@ def run(
             if isinstance(event, Outcome):
                 return
     finally:
-        halt.set()
+        left.set()
         thread.join()

@@ -1,0 +1,487 @@
+"""Live adaptation: events in order, outcomes equal to the plain API's, and a model that stays as it was."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from model_fixtures import snapshot
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from hf_mass.errors import ConfigError, DataError, HFMassError
+from hf_mass.live.events import METHODS, Answer, Answered, LiveConfig, Loss, Outcome, Stage, Weighed, Writing
+from hf_mass.live.models import LiveModel, default_model, load_model
+from hf_mass.live.solver import TURN, run, solve
+from hf_mass.models.few_shot import FewShotAdapter
+from hf_mass.models.generation import Sampling, complete
+from hf_mass.models.mass_model import GENERATOR, MassModel
+from hf_mass.models.shipped import ASSETS
+from hf_mass.tasks.problems import Problem, read_problem, read_problem_file
+from hf_mass.trainers.ttt_config import TTTConfig
+
+RULE = read_problem_file(ASSETS / "examples" / "fruit-colours-by-a-hidden-rule.json")
+
+
+def strips(queries: int = 1, answers: bool = True) -> Problem:
+    """Rows that are turned around."""
+    rows = [[1, 0, 2], [3, 4, 0], [5, 6, 7]]
+    pairs = [{"input": [row], "output": [row[::-1]]} for row in rows]
+    asked = [{"input": [[n, 8, 9]], **({"output": [[9, 8, n]]} if answers else {})} for n in range(queries)]
+    return read_problem(json.dumps({"train": pairs, "test": asked}), "strips")
+
+
+def quick(method: str = "ttt", **changes: Any) -> LiveConfig:
+    """A few steps."""
+    small = {"samples": 4, "max_examples": 6, "num_train_epochs": 1, "inner_steps": 2}
+    return LiveConfig(method, **{**small, **changes})
+
+
+@pytest.fixture(scope="module")
+def grids() -> LiveModel:
+    return load_model("grids-small", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def texts() -> LiveModel:
+    return load_model("conventions-mass", device="cpu")
+
+
+@pytest.fixture(params=["ttt", "mass", "both", "rule"])
+def case(request: pytest.FixtureRequest, grids: LiveModel, texts: LiveModel) -> tuple[LiveModel, Problem, LiveConfig]:
+    """Every way to adapt: three on grids, and MASS on the world that it was trained for."""
+    if request.param == "rule":
+        return texts, RULE, quick("mass", samples=12)
+    return grids, strips(), quick(request.param)
+
+
+def unchanged(model: LiveModel, before: dict[str, torch.Tensor]) -> bool:
+    """Bit for bit, with nothing left behind that would change how it runs."""
+    after = snapshot(model.mass.model)
+    same = before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    return same and not TURN.locked() and not model.mass.model.training
+
+
+def result(outcome: Outcome) -> dict[str, Any]:
+    """All but the time."""
+    return {key: value for key, value in outcome.to_dict().items() if key != "seconds"}
+
+
+# -- what happens ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("queries", [1, 2])
+@pytest.mark.parametrize("method", METHODS)
+def test_events_are_in_order_and_complete(grids: LiveModel, method: str, queries: int) -> None:
+    before = snapshot(grids.mass.model)
+    *events, outcome = run(grids, strips(queries), quick(method))
+    assert isinstance(outcome, Outcome) and unchanged(grids, before)
+    order = [kind.__name__ for kind, _ in groupby(map(type, events))]
+    expected = ["Stage", "Answered"]
+    if method in ("ttt", "both"):
+        expected += ["Stage", "Loss", "Stage"]
+    if method in ("mass", "both"):
+        expected = expected[: 4 if method == "both" else 2]
+        for rows in outcome.samples:
+            expected += [
+                "Stage",
+                "Writing",
+                "Stage",
+                "Weighed",
+                *(["Loss"] if any(not r["reason"] for r in rows) else []),
+            ]
+            expected += ["Stage"]
+        expected = [name for name, _ in groupby(expected)]  # the last stage of a query and the first of the next
+    assert order == expected + (["Answered"] if method != "none" else [])
+    assert [e.answers for e in events if isinstance(e, Answered)] == [a for a in (outcome.before, outcome.after) if a]
+    assert tuple(e for e in events if isinstance(e, Loss)) == outcome.losses
+    assert tuple(e.rows for e in events if isinstance(e, Weighed)) == outcome.samples
+    for _, group in groupby(outcome.losses, lambda loss: (loss.method, loss.query)):
+        losses = list(group)
+        assert [loss.step for loss in losses] == list(range(losses[0].steps))
+    assert len(outcome.before) == queries and len(outcome.after) == (queries if method != "none" else 0)
+    assert outcome.answers == (outcome.after or outcome.before)
+    assert [answer.gold for answer in outcome.before] == [task.answer for task in outcome.problem.tasks]
+    assert len(outcome.adapters) == {"none": 0, "ttt": 1}.get(method, len(outcome.adapters))
+    if method == "both":
+        assert len(outcome.adapters) == queries
+
+
+def test_samples_grow_while_they_are_written(texts: LiveModel) -> None:
+    *events, outcome = run(texts, RULE, quick("mass", samples=12, inner_steps=1))
+    seen = [event.texts for event in events if isinstance(event, Writing)]
+    assert len(seen) > 2 and all(len(rows) == 12 for rows in seen)
+    for early, late in pairwise(seen):
+        assert all(b.startswith(a) for a, b in zip(early, late, strict=True))
+    assert isinstance(outcome, Outcome) and outcome.reason is None and outcome.sampled_tokens > 12
+    (rows,) = outcome.samples
+    assert sum(row["weight"] for row in rows) == pytest.approx(1, abs=1e-5)
+    first, *_, last = outcome.losses
+    assert last.value < first.value and last.steps == 2
+
+
+def test_a_problem_without_its_answer(grids: LiveModel) -> None:
+    outcome = solve(grids, strips(answers=False), quick())
+    assert [(a.gold, a.right) for a in (*outcome.before, *outcome.after)] == [(None, None)] * 2
+
+
+# -- the same as without it --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vote", [True, False])
+def test_ttt_is_what_the_few_shot_adapter_does(grids: LiveModel, vote: bool) -> None:
+    problem = strips(2)
+    outcome = solve(grids, problem, quick(seed=3, vote=vote))
+    strip = ["strip"]
+    settings = TTTConfig.preset(
+        "grids",
+        output_dir="unused",
+        use_cpu=True,
+        report_to="none",
+        max_examples=6,
+        num_train_epochs=1,
+        transformations=strip,
+        predict_transformations=strip,
+    )
+    predict = settings.predict_config()
+    if not vote:
+        predict = replace(predict, transformations=type(predict)().transformations, permutations=1, recolour=False)
+    mass = grids.mass
+    few = FewShotAdapter(mass.model, mass.tokenizer, settings.fit_config(), predict, GENERATOR)
+    records = few.adapt(problem.tasks, seed=3)
+    assert tuple(loss.value for loss in outcome.losses) == records[0].losses
+    (adapter,) = outcome.adapters
+    assert records[0].params is not None
+    weights = few.lora.state_dict(records[0].params, 0)
+    assert weights.keys() == adapter.weights.keys()
+    assert all(torch.equal(weights[name], adapter.weights[name]) for name in weights)
+    if not vote:
+        for answers, given in ((outcome.before, None), (outcome.after, records)):
+            found = few.predict(problem.tasks, given, 3)
+            assert [answer.text for answer in answers] == [predictions[0].answer for predictions in found]
+
+
+@pytest.mark.parametrize("weigh_by", [None, "scorer", "uniform"])
+def test_mass_is_what_the_mass_model_does(tmp_path: Path, texts: LiveModel, weigh_by: str | None) -> None:
+    outcome = solve(texts, RULE, LiveConfig("mass", samples=8, seed=5, weigh_by=weigh_by))
+    mass = MassModel.from_pretrained("conventions-mass")
+    (task,) = RULE.tasks
+    samples = mass.generate_auxiliary([task], 8, seed=5)
+    record = mass.adapt(task, weigh_by or "demonstrations", samples, seed=5)
+    assert repr(outcome.samples) == repr((tuple(record.table()),))  # NaN is equal to NaN in print alone
+    for answers, given in ((outcome.before, None), (outcome.after, record)):
+        solution = mass.solve(task, given)
+        right = solution.reward == 1.0
+        assert answers == (Answer(solution.answer, task.answer, right, solution.text),)
+    mass.save_adapter(record, tmp_path / "plain")
+    outcome.adapters[0].save(tmp_path / "live")
+    plain, live = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("plain", "live"))
+    assert plain.keys() == live.keys() and all(torch.equal(plain[name], live[name]) for name in plain)
+    for name in ("plain", "live"):
+        config = json.loads((tmp_path / name / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == "conventions-base"
+
+
+def test_the_same_seed_gives_the_same_outcome(case: tuple[LiveModel, Problem, LiveConfig]) -> None:
+    first, second = solve(*case), solve(*case)
+    assert result(first) == result(second)
+    other = solve(case[0], case[1], replace(case[2], seed=8))
+    assert result(other) != result(first)
+
+
+# -- adapters ----------------------------------------------------------------------------------------------------------
+
+
+def test_peft_alone_answers_the_same(tmp_path: Path, case: tuple[LiveModel, Problem, LiveConfig]) -> None:
+    model, problem, config = case
+    outcome = solve(model, problem, config)
+    tasks, mass = model.as_tasks(problem.tasks), model.mass
+    outcome.adapters[0].save(tmp_path / "a")
+    name = json.loads((tmp_path / "a" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert name == ("conventions-base" if problem is RULE else "grids-small")
+    base = AutoModelForCausalLM.from_pretrained(ASSETS / name)
+    bare = PeftModel.from_pretrained(base, str(tmp_path / "a")).eval()
+    if config.synthesises:
+        own = model.with_settings(tasks, config)
+        prompts = [own.encoder.solver_prompt_ids(task) for task in tasks]
+        ids = complete(bare, mass.tokenizer, prompts, Sampling(own.config.max_answer_tokens, 0.0))
+        texts = [mass.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+        assert texts == [answer.written for answer in outcome.after]
+    else:
+        config = replace(config, vote=False)
+        few, _ = model.few_shot(problem.kind, tasks, config)
+        alone = FewShotAdapter(bare, mass.tokenizer, few.fit_config, few.predict_config)
+        answers = solve(model, problem, config).after
+        assert [found[0].answer for found in alone.predict(tasks)] == [answer.text for answer in answers]
+
+
+def test_an_adaptation_that_changes_nothing_says_so(grids: LiveModel) -> None:
+    outcome = solve(grids, strips(), quick(learning_rate=1e-300))
+    assert outcome.adapters == () and "changed nothing" in str(outcome.reason)
+    assert outcome.after == outcome.before
+
+
+# -- nothing stays -----------------------------------------------------------------------------------------------------
+
+
+class Interrupted(Exception):
+    """Raised by whoever watches."""
+
+
+def seen_events(case: tuple[LiveModel, Problem, LiveConfig]) -> int:
+    """How many events there are."""
+    events: list[object] = []
+    solve(*case, events.append)
+    return len(events)
+
+
+def points(count: int) -> list[int]:
+    """Some events: the first ones, and a few up to the last."""
+    return sorted({0, 1, 2, count // 2, 3 * count // 4, count - 2, count - 1})
+
+
+def test_an_error_of_whoever_watches_leaves_the_model_as_it_was(case: tuple[LiveModel, Problem, LiveConfig]) -> None:
+    before = snapshot(case[0].mass.model)
+    for point in points(seen_events(case)):
+        left = [point]
+
+        def watch(event: object, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Interrupted
+
+        with pytest.raises(Interrupted):
+            solve(*case, watch)
+        assert unchanged(case[0], before)
+
+
+def test_stopping_leaves_the_model_as_it_was(case: tuple[LiveModel, Problem, LiveConfig]) -> None:
+    before, whole = snapshot(case[0].mass.model), result(solve(*case))
+    for point in points(seen_events(case))[:-1]:
+        stop, seen = threading.Event(), []
+
+        def watch(event: object, stop: threading.Event = stop, seen: list[object] = seen, point: int = point) -> None:
+            seen.append(event)
+            if len(seen) > point:
+                stop.set()
+
+        outcome = solve(*case, watch, stop.is_set)
+        assert unchanged(case[0], before)
+        assert (outcome.reason, outcome.after, outcome.adapters) == ("stopped", (), ())
+        assert len(seen) == point + 1
+        json.dumps(outcome.to_dict(), allow_nan=False)
+    assert result(solve(*case)) == whole
+
+
+def test_a_generator_that_is_closed_early_ends_adapting(case: tuple[LiveModel, Problem, LiveConfig]) -> None:
+    before = snapshot(case[0].mass.model)
+    for taken in (0, 1, 4):
+        stop, threads = threading.Event(), threading.active_count()
+        running = run(*case, stop)
+        for _ in range(taken):
+            next(running)
+        running.close()
+        assert unchanged(case[0], before) and not stop.is_set()
+        assert threading.active_count() <= threads
+
+
+def test_a_sign_ends_a_generator(case: tuple[LiveModel, Problem, LiveConfig]) -> None:
+    stop, before = threading.Event(), snapshot(case[0].mass.model)
+    running = run(*case, stop)
+    next(running)
+    stop.set()
+    *_, last = running
+    assert isinstance(last, Outcome) and last.reason == "stopped" and unchanged(case[0], before)
+    *_, last = run(*case, stop)
+    assert isinstance(last, Outcome) and last.reason == "stopped" and last.before == ()
+
+
+def test_errors_leave_the_model_as_it_was(
+    case: tuple[LiveModel, Problem, LiveConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(case[0].mass.model)
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("out of memory")
+
+    for place in ("hf_mass.models.mass_model.MassModel.adapt", "hf_mass.live.solver.combined_adapter"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, fail)
+            if place.endswith("adapt") and not case[2].synthesises:
+                continue
+            with pytest.raises(RuntimeError, match="out of memory"):
+                list(run(*case))
+        assert unchanged(case[0], before)
+
+
+def test_the_time_limit(case: tuple[LiveModel, Problem, LiveConfig]) -> None:
+    before = snapshot(case[0].mass.model)
+    outcome = solve(case[0], case[1], replace(case[2], time_limit=1e-4))
+    assert "the time limit of 0.0001 s is reached" in str(outcome.reason)
+    assert outcome.after == () and unchanged(case[0], before)
+
+
+def test_a_rate_beyond_all_bounds(grids: LiveModel, texts: LiveModel) -> None:
+    for model, problem, config in (
+        (grids, strips(), quick(learning_rate=1e30)),
+        (grids, strips(), quick("both", learning_rate=1e30, inner_learning_rate=1e300)),
+        (texts, RULE, quick("mass", samples=12, inner_learning_rate=1e300)),
+        (texts, RULE, quick("mass", samples=12, inner_learning_rate=1e30)),
+    ):
+        before = snapshot(model.mass.model)
+        outcome = solve(model, problem, config)
+        assert outcome.reason and "finite" in outcome.reason
+        json.dumps(outcome.to_dict(), allow_nan=False)
+        assert len(outcome.after) == 1 and unchanged(model, before)
+
+
+def test_losses_that_are_no_numbers_are_null() -> None:
+    nan = float("nan")
+    row = {"question": "q", "weight": nan, "attribution": None, "loss_before": float("inf"), "reason": None}
+    outcome = Outcome(strips(), quick(), losses=(Loss("ttt", 0, 0, 1, nan),), samples=((row,),))
+    found = json.loads(json.dumps(outcome.to_dict(), allow_nan=False))
+    assert found["losses"][0]["loss"] is None and found["samples"][0][0]["weight"] is None
+    assert found["samples"][0][0]["loss_before"] is None
+
+
+# -- two at once -------------------------------------------------------------------------------------------------------
+
+
+def at_once(calls: list[Callable[[], Outcome]]) -> list[Outcome]:
+    """The outcomes of calls that start together."""
+    found: list[Any] = [None] * len(calls)
+    start = threading.Barrier(len(calls))
+
+    def work(n: int) -> None:
+        start.wait()
+        found[n] = calls[n]()
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    return found
+
+
+def test_two_at_once_get_what_each_gets_alone(grids: LiveModel, texts: LiveModel) -> None:
+    before = snapshot(grids.mass.model)
+    cases = [
+        (grids, strips(), quick("both")),
+        (grids, strips(2), quick("ttt", seed=4)),
+        (grids, strips(), quick("mass")),
+        (texts, RULE, quick("mass", samples=12)),
+        (texts, RULE, quick("mass", samples=12, seed=9)),
+    ]
+    alone = [result(solve(*case)) for case in cases]
+    together = at_once([lambda case=case: solve(*case) for case in cases])
+    assert [result(outcome) for outcome in together] == alone
+    assert unchanged(grids, before)
+
+
+def test_whoever_waits_is_told_and_can_stop(grids: LiveModel) -> None:
+    stop, seen = threading.Event(), []
+
+    def watch(event: object) -> None:
+        seen.append(event)
+        stop.set()
+
+    with TURN:
+        outcome = solve(grids, strips(), quick(time_limit=60), watch, stop.is_set)
+    assert seen == [Stage("Waiting for another problem's turn to end")]
+    assert (outcome.reason, outcome.before) == ("stopped", ())
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def every_way(model: LiveModel, problem: Problem, config: LiveConfig) -> Iterator[Callable[[], object]]:
+    """A call and a generator."""
+    yield lambda: solve(model, problem, config)
+    yield lambda: list(run(model, problem, config))
+
+
+def test_problems_that_are_none_for_the_model(grids: LiveModel, texts: LiveModel) -> None:
+    rows = [[1, 2, 3, 4, 5] * 6] * 30
+    large = json.dumps({"train": [{"input": rows, "output": rows}] * 3, "test": [{"input": rows}]})
+    bare = read_problem("what is 1 + 1?")
+    for model, problem, method, message in (
+        (grids, bare, "mass", "grids-small is made for grids, and this problem is of texts"),
+        (texts, strips(), "mass", "conventions-mass is made for texts, and this problem is of grids"),
+        (texts, bare, "ttt", "no solved examples to train on. Add some, or choose method 'mass'"),
+        (texts, RULE, "ttt", "cannot be trained on demonstrations. Choose method 'mass'"),
+        (texts, RULE, "both", "cannot be trained on demonstrations"),
+        (grids, read_problem(large), "ttt", "tokens, and the model's context .*Give fewer"),
+        (grids, read_problem(large), "mass", "tokens, and grids-small has room for .*Give fewer"),
+        (grids, read_problem(large), "none", "tokens, and the model's context .*Give fewer"),
+    ):
+        before = snapshot(model.mass.model)
+        for call in every_way(model, problem, LiveConfig(method)):
+            with pytest.raises(DataError, match=message):
+                call()
+        assert unchanged(model, before)
+
+
+def test_a_task_without_demonstrations_or_fields(texts: LiveModel) -> None:
+    with pytest.raises(HFMassError, match="family"):
+        solve(texts, read_problem("peach"), quick("mass"))
+    alone = read_problem(json.dumps({"problem": "peach", "fields": {"family": "sue"}}))
+    outcome = solve(texts, alone, quick("mass", samples=12))
+    assert outcome.after and not any(row["attribution"] for row in outcome.samples[0])
+    with pytest.raises(DataError, match="no solved examples to weigh samples by. Choose"):
+        solve(texts, alone, quick("mass", weigh_by="demonstrations"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("method", "magic"),
+        ("method", None),
+        ("weigh_by", "magic"),
+        *((name, value) for name in ("samples", "inner_steps", "max_examples") for value in (0, -1, 1.5, "3", True)),
+        ("num_train_epochs", float("nan")),
+        *(
+            (name, value)
+            for name in ("inner_learning_rate", "learning_rate", "time_limit")
+            for value in (0, -1.0, float("nan"), float("inf"), "1", 10**400, True)
+        ),
+        ("seed", None),
+        ("seed", 0.5),
+    ],
+)
+def test_settings_that_are_refused(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is .*choose"):
+        LiveConfig(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**70, -(2**70)])
+def test_any_whole_number_is_a_seed(grids: LiveModel, seed: int) -> None:
+    assert solve(grids, strips(), quick("both", seed=seed, max_examples=2, samples=1)).after
+
+
+def test_names_that_are_unknown(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No model that ships is made for problems of 'pictures'"):
+        default_model("pictures")
+    assert [default_model("grids"), default_model("texts")] == ["grids-base", "strings-base"]
+    assert default_model("texts", ["family", "other"]) == "conventions-mass"
+    with pytest.raises(HFMassError, match="no-such-model"):
+        load_model("no-such-model")
+    with pytest.raises(HFMassError, match="empty"):
+        (tmp_path / "empty").mkdir()
+        load_model(tmp_path / "empty")
+
+
+def test_the_models_own_settings_are_what_none_stands_for(grids: LiveModel, texts: LiveModel) -> None:
+    own = texts.defaults("texts")
+    spelled = replace(own, method="mass", weigh_by="demonstrations")
+    assert result(solve(texts, RULE, spelled)) == result(solve(texts, RULE, LiveConfig("mass")))
+    own = grids.defaults("grids")
+    assert None not in (own.max_examples, own.num_train_epochs, own.learning_rate, own.samples)
