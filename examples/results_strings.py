@@ -43,14 +43,13 @@ WITHOUT_PARAMETERS = tuple(name for name in HELD_OUT if name != "letters/mask_re
 
 
 def load_tasks(name: str, per_family: int) -> list[Task]:
-    """The tasks of a set: of held-out families, of each trained one, and of trained ones followed by another rule."""
-    seed = f"strings-{'tuning' if name == 'tuning' else 'evaluation'}"
+    """The tasks of a set: of held-out families, of trained ones, or of trained ones followed by another rule."""
+    seed = f"strings-{'tuning' if name == 'tuning' else 'evaluation'}-{name}"
+    sizes = Sizes(composed=float(name in ("composed", "tuning")))
     if name == "held-out":
-        return few_shot_tasks(HELD_OUT, per_family, seed, Sizes(composed=0.0))
-    if name == "trained":
-        return few_shot_tasks(TRAINED, 1, seed, Sizes(composed=0.0))
-    families = random.Random(f"{seed}-{name}").sample(TRAINED, 8 * per_family)
-    return few_shot_tasks(families, 1, f"{seed}-{name}", Sizes(composed=1.0))
+        return few_shot_tasks(HELD_OUT, per_family, seed, sizes)
+    families = random.Random(seed).sample(TRAINED, min(len(TRAINED), len(HELD_OUT) * per_family))
+    return few_shot_tasks(families, 1, seed, sizes)
 
 
 # Rows
@@ -116,7 +115,9 @@ def write_and_answer(arguments: argparse.Namespace, row: str, tasks: list[Task])
         assert isinstance(solutions, list)
         seconds = round((time.perf_counter() - begun) / len(part), 2)
         for record, solution in zip(records, solutions, strict=True):
-            outcome = {"right": int(solution.reward or 0), "answer": solution.text, "reason": record.reason}
+            # Compared here, since the verifier "exact_match" does not tell upper case from lower.
+            right = int(solution.answer == record.task.answer)
+            outcome = {"right": right, "answer": solution.answer, "reason": record.reason}
             rows.append({**about(record.task), **outcome, "seconds": seconds, "samples": told(record)})
     return rows
 
@@ -251,7 +252,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--base", type=Path, default=HERE.parent / "hf_mass" / "assets" / "strings-base")
     parser.add_argument("--sets", nargs="+", default=["held-out", "trained", "composed"], choices=SETS)
     parser.add_argument("--rows", nargs="+", default=[*TRAINERS, *WEIGHINGS], choices=[*TRAINERS, *WEIGHINGS])
-    parser.add_argument("--per_family", type=int, default=12, help="tasks of a held-out family")
+    parser.add_argument(
+        "--per_family", type=int, default=6, help="tasks of a held-out family; the other sets are as large"
+    )
     parser.add_argument("--limit", type=int, default=None, help="tasks of a set at most")
     parser.add_argument("--preset", default="strings", help="preset of TTTConfig")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="settings of TTTConfig to change")
