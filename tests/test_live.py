@@ -436,7 +436,7 @@ def test_a_task_without_demonstrations_or_fields(texts: LiveModel) -> None:
     alone = read_problem(json.dumps({"problem": "peach", "fields": {"family": "sue"}}))
     outcome = solve(texts, alone, quick("mass", samples=12))
     assert outcome.after and not any(row["attribution"] for row in outcome.samples[0])
-    with pytest.raises(DataError, match="no solved examples to weigh samples by. Choose"):
+    with pytest.raises(DataError, match=r"no solved examples to weigh samples by\. Choose"):
         solve(texts, alone, quick("mass", weigh_by="demonstrations"))
 
 
