@@ -442,3 +442,11 @@ def test_pushing_offline(hub: EmulatedHub, before: dict[str, Any], monkeypatch: 
     set_offline(monkeypatch)
     with pytest.raises(HubError, match=r"'alice/new' could not be pushed to: HF_HUB_OFFLINE is set. Unset it"):
         mass.push_to_hub("alice/new")
+
+
+def test_pushing_to_a_server_without_the_hubs_own_headers(hub: EmulatedHub) -> None:
+    put_base(hub)
+    mass = trained_on(BASE_ID)
+    hub.fail("README.md", 404, times=50)
+    mass.push_to_hub("alice/mass")
+    assert "mass_config.json" in hub.repos["alice/mass"].files()

@@ -196,9 +196,12 @@ def fetch_card(folder: str | Path, repo_id: str, token: Token = None, revision: 
 
 
 def _no_card_yet(error: Exception) -> bool:
-    """Whether there is no repository, branch or card; that it may not be read shows when it is written to."""
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    return status in (401, 403, 404)
+    """Whether there is no repository, branch or card; that it may not be read shows when it is written to.
+
+    The client tells a missing file by a header of the Hub's; from a server without it comes a bare 404.
+    """
+    statuses = [each.response.status_code for each in _chain(error) if isinstance(each, HfHubHTTPError)]
+    return any(status in (401, 403, 404) for status in statuses)
 
 
 # -- what went wrong ---------------------------------------------------------------------------------------------------
