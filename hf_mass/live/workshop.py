@@ -57,13 +57,12 @@ class Workshop:
         Raises:
             ConfigError: If there is no model of this name.
         """
-        if name is not None:
-            if name not in self.models:
-                raise ConfigError(f"model is {name!r}; choose one of {list(self.models)}.")
-            return self.models[name]
-        if len(self.models) == 1:
+        if name is None and len(self.models) == 1:
             return next(iter(self.models.values()))
-        return self.models[default_model(problem.kind, problem.tasks[0].fields)]
+        name = name or default_model(problem.kind, problem.tasks[0].fields)
+        if name not in self.models:
+            raise ConfigError(f"model is {name!r}; choose one of {list(self.models)}.")
+        return self.models[name]
 
     def methods(self, problem: Problem, name: str | None = None) -> list[str]:
         """What the chosen model can do with the problem, as names of methods."""

@@ -1,0 +1,401 @@
+"""What the app's page does, called without a page: visitors kept apart, files that go, settings in bounds."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+import threading
+import types
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+import torch
+from app_fixtures import SPACE
+from model_fixtures import snapshot
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from hf_mass.errors import ConfigError
+from hf_mass.live import handlers as module
+from hf_mass.live.events import Event, LiveConfig, Loss, Outcome, Stage
+from hf_mass.live.handlers import AUTOMATIC, MOST, Handlers, live_config
+from hf_mass.live.sessions import Sessions
+from hf_mass.live.workshop import EXAMPLES, MODEL_VARIABLE, Workshop, example
+from hf_mass.models.shipped import ASSETS
+from hf_mass.tasks.problems import Problem, read_problem
+
+RULE = "fruit colours by a hidden rule"
+SMALL = (4, 1, 1.0, 6, 1, 2e-3, False, 0, AUTOMATIC)
+ROWS = [[1, 0, 2], [3, 4, 0], [5, 6, 7]]
+PAIRS = [{"input": [row], "output": [row[::-1]]} for row in ROWS]
+
+
+def strips(queries: int = 1) -> str:
+    """Rows that are turned around."""
+    return json.dumps({"train": PAIRS, "test": [{"input": [[n, 8, 9]]} for n in range(queries)]})
+
+
+class Visitor:
+    """A page with its session."""
+
+    def __init__(self, do: Handlers, key: str) -> None:
+        self.do, self.request = do, types.SimpleNamespace(session_hash=key)
+
+    def adapt(
+        self,
+        problem: Problem | None,
+        method: str = "ttt",
+        settings: tuple[Any, ...] = SMALL,
+        model: str = "grids-small",
+    ) -> Iterator[tuple[Any, ...]]:
+        """The page as it is redrawn."""
+        return self.do.adapt(problem, model, method, *settings, self.request)  # type: ignore[arg-type]
+
+    def file(self, path: Path | None) -> tuple[Any, ...]:
+        """A file was uploaded."""
+        return self.do.show_file(None if path is None else str(path), self.request)  # type: ignore[arg-type]
+
+    def stop(self) -> str:
+        """The stop button was pressed."""
+        return self.do.stop(self.request)  # type: ignore[arg-type]
+
+    def leave(self) -> None:
+        """The page was closed."""
+        self.do.leave(self.request)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def workshop() -> Workshop:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(MODEL_VARIABLE, raising=False)
+        return Workshop.load(device="cpu")
+
+
+@pytest.fixture
+def do(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Handlers:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))  # below which Gradio copies nothing
+    return Handlers(workshop, Sessions(tmp_path / "sessions"))
+
+
+@pytest.fixture
+def visitor(do: Handlers) -> Visitor:
+    return Visitor(do, "one")
+
+
+def download(page: tuple[Any, ...]) -> Path:
+    """The file that the page's last state offers."""
+    assert page[4].visible
+    return Path(page[4].value["path"] if isinstance(page[4].value, dict) else page[4].value)
+
+
+# -- the problem -------------------------------------------------------------------------------------------------------
+
+
+def test_good_input_is_shown(visitor: Visitor, tmp_path: Path) -> None:
+    do = visitor.do
+    file = tmp_path / "mine.json"
+    file.write_text(strips())
+    for problem, picture, method, *sliders in (
+        visitor.file(file),
+        do.show_text(strips()),
+        do.show_text("a -> b\nc"),
+        do.show_text("peach?"),
+        *(do.show_example(name) for name in EXAMPLES),
+    ):
+        assert isinstance(problem, Problem) and "hm-pairs" in picture
+        assert [value for _, value in method.choices][-1:] and len(sliders) == 6
+    assert visitor.file(file)[0].name == "mine"
+    assert [value for _, value in do.show_text(strips())[2].choices] == ["mass", "ttt", "both"]
+    assert [value for _, value in do.show_text("peach?")[2].choices] == ["mass"]
+
+
+def test_bad_input_is_refused_in_words(visitor: Visitor, tmp_path: Path) -> None:
+    do = visitor.do
+    for name, content, words in (
+        ("a.json", b"{half", "could not be read as JSON"),
+        ("a.json", b"\x89PNG\r\n\x1a\n", "no text in UTF-8"),
+        ("a.csv", b"<script>alert(1)</script>\nx", "no column &#x27;input&#x27;"),
+        ("a.json", b'{"<img src=x>": 1}', "&lt;img src=x&gt;"),
+        ("a.json", b" " * 200_001, "at most 200,000 are read"),
+        ("a.exe", b"x", "unknown kind"),
+        ("a.json", json.dumps({"train": PAIRS, "test": [{"input": [[1], [1, 2]]}]}).encode(), "ragged"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        problem, picture, *rest = visitor.file(tmp_path / name)
+        assert problem is None and words in picture and 'role="alert"' in picture and len(rest) == 7
+        assert str(tmp_path) not in picture and "<img" not in picture and "<script" not in picture
+    for text in ("{", "a -> b", "x" * 5000):
+        problem, picture, *_ = do.show_text(text)
+        assert problem is None and 'role="alert"' in picture
+
+
+def test_nothing_is_no_error(visitor: Visitor) -> None:
+    for shown in (visitor.do.show_text(" \n"), visitor.do.show_example(None), visitor.file(None)):
+        assert shown[0] is None and "Choose an example" in shown[1] and 'role="status"' in shown[1]
+        assert len(shown) == 9
+    assert len(visitor.do.offered(None, None)) == 7
+
+
+def test_settings_that_a_page_offers_are_allowed(do: Handlers, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = LiveConfig(samples=99, inner_steps=50, max_examples=250, num_train_epochs=None, learning_rate=None)
+    monkeypatch.setattr("hf_mass.live.models.LiveModel.defaults", lambda self, kind: large)
+    _, samples, steps, rate, examples, epochs, ttt_rate = do.offered(example(RULE), None)
+    assert (samples.value, steps.value, examples.value) == (MOST["samples"], MOST["inner_steps"], MOST["max_examples"])
+    for skipped in (rate, epochs, ttt_rate):
+        assert not isinstance(skipped, gr.Slider)
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def test_settings_of_the_page() -> None:
+    config = live_config("mass", 8.0, 2, 0.5, 40, 3, 1e-3, True, 7.0, "scorer")  # type: ignore[arg-type]
+    expected = LiveConfig("mass", 8, 2, 0.5, "scorer", 40, 3, 1e-3, True, 7, module.TIME_LIMIT)
+    assert config == expected
+    for empty in (0, None):
+        config = live_config("ttt", *(empty,) * 6, False, empty, "")  # type: ignore[arg-type]
+        assert config == LiveConfig("ttt", vote=False, time_limit=module.TIME_LIMIT)
+
+
+@pytest.mark.parametrize("place", range(10))
+def test_settings_that_are_refused(place: int) -> None:
+    good: list[Any] = ["ttt", 4, 1, 1.0, 6, 1, 1e-3, True, 0, "uniform"]
+    bad: dict[int, list[Any]] = {0: ["magic", ""], 9: ["magic"], 7: [], 8: ["x", float("nan"), float("inf"), [1]]}
+    rates = [-1.0, float("nan"), float("inf"), "x"]
+    for value in bad.get(place, rates if place in (3, 6) else [-1, 10**6, float("nan"), float("inf"), "x", {}, [1]]):
+        if value == {}:
+            continue  # as empty as 0
+        with pytest.raises(ConfigError, match=r"choose|at most"):
+            live_config(*good[:place], value, *good[place + 1 :])
+
+
+# -- adapting ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_adaptation(visitor: Visitor, tmp_path: Path) -> None:
+    first, *redrawn, last = visitor.adapt(read_problem(strips(), "<b>"), "both")
+    assert (first[5].interactive, first[6].interactive) == (False, True)
+    assert (last[5].interactive, last[6].interactive) == (True, False)
+    assert all(len(page) == 7 for page in (first, *redrawn, last))
+    assert "Done in" in last[0] and "After" in last[1] and "<svg" in last[2] and "<table" in last[3]
+    with zipfile.ZipFile(download(last)) as archive:
+        archive.extractall(tmp_path / "out")
+    base = AutoModelForCausalLM.from_pretrained(ASSETS / "grids-small")
+    assert PeftModel.from_pretrained(base, str(tmp_path / "out")).peft_config["default"].r > 0
+
+
+def test_without_a_problem(visitor: Visitor) -> None:
+    (page,) = visitor.adapt(None)
+    assert "Choose an example" in page[0] and 'role="alert"' in page[0] and page[5].interactive
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "magic"}, "model is &#x27;magic&#x27;"),
+        ({"method": "magic"}, "method is &#x27;magic&#x27;"),
+        ({"settings": (999, *SMALL[1:])}, "at most 32"),
+        ({"model": "conventions-mass"}, "is made for texts"),
+    ],
+)
+def test_what_cannot_be_adapted_to(visitor: Visitor, changes: dict[str, Any], words: str) -> None:
+    *_, page = visitor.adapt(read_problem(strips()), **changes)
+    assert words in page[0] and page[5].interactive and not page[6].interactive
+
+
+def test_an_error_of_ours_gives_the_buttons_back(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> Iterator[Event]:
+        yield Stage("begins")
+        raise RuntimeError("/secret/path")
+
+    monkeypatch.setattr(visitor.do.workshop, "adapt", fail)
+    pages = []
+    with pytest.raises(RuntimeError):
+        pages.extend(visitor.adapt(read_problem(strips())))
+    running = visitor.adapt(read_problem(strips()))
+    with pytest.raises(RuntimeError):
+        for page in running:
+            pages.append(page)
+    assert pages[-1][5].interactive and 'role="alert"' in pages[-1][0] and "secret" not in pages[-1][0]
+
+
+def test_the_archive_holds_the_last_problem_alone(visitor: Visitor) -> None:
+    *_, many = visitor.adapt(read_problem(strips(2)), "both")
+    names = zipfile.ZipFile(download(many)).namelist()
+    assert {name.split("/")[0] for name in names} == {"query-0", "query-1"}
+    *_, one = visitor.adapt(read_problem(strips()))
+    names = zipfile.ZipFile(download(one)).namelist()
+    assert {name for name in names if not name.endswith("/")} == {"adapter_config.json", "adapter_model.safetensors"}
+
+
+def test_the_api(do: Handlers) -> None:
+    *steps, outcome = do.solve(strips(), "ttt", "grids-small", max_examples=6)
+    assert outcome["done"] and outcome["model"] == "grids-small" and len(outcome["after"]) == 1
+    assert not any(step["done"] for step in steps)
+    json.dumps([*steps, outcome], allow_nan=False)
+    for arguments, words in (
+        (("{",), "could not be read"),
+        ((strips(), "magic"), "method is"),
+        ((strips(), "ttt", "magic"), "model is"),
+        ((strips(), "ttt", "", 999), "at most 32"),
+        (("why?", "ttt"), "no solved examples"),
+    ):
+        with pytest.raises(gr.Error, match=words):
+            list(do.solve(*arguments))  # type: ignore[arg-type]
+
+
+# -- visitors ----------------------------------------------------------------------------------------------------------
+
+
+def test_stopping_is_ones_own(do: Handlers) -> None:
+    one, two = Visitor(do, "one"), Visitor(do, "two")
+    running, other = one.adapt(read_problem(strips())), two.adapt(read_problem(strips()))
+    next(running), next(other)
+    two.stop()
+    two.stop()
+    *_, last = running
+    assert "Done in" in last[0]
+    *_, last = other
+    assert "Done in" in last[0]  # he had not begun when he pressed the button
+
+
+def test_stopping_ends_what_goes_on(do: Handlers, workshop: Workshop) -> None:
+    one, two = Visitor(do, "one"), Visitor(do, "two")
+    before = snapshot(workshop.models["grids-small"].mass.model)
+    running = one.adapt(read_problem(strips()), settings=(4, 1, 1.0, 60, 8, 2e-3, False, 0, AUTOMATIC))
+    next(running), next(running)
+    two.stop()
+    two.leave()
+    next(running)
+    assert "Stopping" in one.stop()
+    *_, last = running
+    assert "stopped" in last[0] and 'role="alert"' in last[0] and last[5].interactive and not last[4].visible
+    after = snapshot(workshop.models["grids-small"].mass.model)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_two_visitors_get_what_each_gets_alone(do: Handlers) -> None:
+    problems = [read_problem(strips()), example(RULE)]
+
+    def last(n: int) -> tuple[Any, ...]:
+        *_, page = Visitor(do, str(n)).adapt(problems[n], ("ttt", "mass")[n], model=("grids-small", AUTOMATIC)[n])
+        return page
+
+    alone = [last(n)[1:4] for n in (0, 1)]
+    found: dict[int, tuple[Any, ...]] = {}
+    threads = [threading.Thread(target=lambda n=n: found.update({n: last(n)})) for n in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [found[n][1:4] for n in (0, 1)] == alone
+    assert download(found[0]).parent != download(found[1]).parent
+
+
+def test_leaving_takes_ones_own_files_along(do: Handlers, tmp_path: Path) -> None:
+    one, two = Visitor(do, "one"), Visitor(do, "two")
+    uploads = {}
+    for visitor in (one, two):
+        folder = tmp_path / visitor.request.session_hash
+        folder.mkdir()
+        uploads[visitor] = folder / "a.json"
+        uploads[visitor].write_text(strips())
+    archives = {v: download([*v.adapt(v.file(uploads[v])[0])][-1]) for v in (one, two)}
+    one.leave()
+    assert not archives[one].exists() and not uploads[one].parent.exists()
+    assert archives[two].exists() and uploads[two].exists()
+    one.leave()
+    two.leave()
+    assert list(do.sessions.root.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["../outside", "{outside}", "..", ".", "", "a/b", "a\0b", "x" * 500])
+def test_a_key_is_no_path(tmp_path: Path, key: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("")
+    sessions = Sessions(tmp_path / "sessions")
+    key = key.format(outside=outside)
+    folder = sessions.folder(key)
+    assert folder.parent == sessions.root and folder == sessions.folder(key) != sessions.folder("other")
+    sessions.close(key)
+    assert not folder.exists() and (outside / "kept").exists() and sessions.root.exists()
+
+
+def test_a_new_adaptation_stops_the_earlier_one() -> None:
+    sessions = Sessions(Path("unused"))
+    first, other = sessions.begin("one"), sessions.begin("two")
+    second = sessions.begin("one")
+    assert first.is_set() and not second.is_set() and not other.is_set()
+    sessions.close("one")
+    assert second.is_set() and not other.is_set()
+    sessions.close("nobody")
+
+
+def test_leaving_stops(do: Handlers) -> None:
+    one = Visitor(do, "one")
+    running = one.adapt(read_problem(strips()), settings=(4, 1, 1.0, 60, 8, 2e-3, False, 0, AUTOMATIC))
+    next(running), next(running)
+    one.leave()
+    *_, last = running
+    assert "stopped" in last[0] and not last[4].visible
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_model_for_a_problem(workshop: Workshop) -> None:
+    grids, words, family = read_problem(strips()), read_problem("a -> b\nc"), example(RULE)
+    assert workshop.choose(grids).name == "grids-base"
+    assert workshop.choose(words).name == "strings-base"
+    assert workshop.choose(family).name == "conventions-mass"
+    assert workshop.choose(words, "conventions-mass").name == "conventions-mass"
+    assert workshop.methods(family) == ["mass"]
+    with pytest.raises(ConfigError, match=r"model is 'magic'; choose one of \['grids-base'"):
+        workshop.choose(grids, "magic")
+    two = Workshop([workshop.models["grids-small"], workshop.models["conventions-mass"]])
+    with pytest.raises(ConfigError, match=r"model is 'grids-base'; choose one of \['grids-small'"):
+        two.choose(grids)
+    alone = Workshop([workshop.models["grids-small"]])
+    assert alone.choose(words).name == alone.choose(grids).name == "grids-small"
+
+
+def test_a_lease_covers_the_whole_adaptation(do: Handlers, workshop: Workshop) -> None:
+    held: list[bool] = []
+    seen: list[object] = []
+
+    def lease(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        def leased(*args: Any) -> Iterator[Any]:
+            held.append(True)
+            for event in function(*args):
+                seen.append(event)
+                yield event
+            held.append(False)
+
+        return leased
+
+    leasing = Workshop([workshop.models["grids-small"]], lease)
+    visitor = Visitor(Handlers(leasing, do.sessions), "one")
+    *_, last = visitor.adapt(read_problem(strips()), model=AUTOMATIC)
+    assert "Done in" in last[0] and held[0] is True and held.count(True) == 1
+    assert isinstance(seen[0], Stage) and isinstance(seen[-1], Outcome)
+    assert any(isinstance(event, Loss) for event in seen)
+
+
+def test_the_space_leases_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    spaces = types.ModuleType("spaces")
+    spaces.GPU = lambda duration: asked.append(duration) or "the decorator"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "spaces", spaces)
+    monkeypatch.setattr("hf_mass.live.app.launch", lambda **settings: asked.append(settings))
+    monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+    runpy.run_path(str(SPACE / "app.py"), run_name="__main__")
+    assert asked == [{"lease": None}]
+    monkeypatch.setenv("SPACES_ZERO_GPU", "1")
+    runpy.run_path(str(SPACE / "app.py"), run_name="__main__")
+    assert asked[1:] == [120, {"lease": "the decorator"}]
