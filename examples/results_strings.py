@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -277,7 +278,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     torch.set_num_threads(1)
     path = arguments.output / "results.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"sets": {}}
-    found["command"] = " ".join(["python examples/results_strings.py", *(sys.argv[1:] if argv is None else argv)])
+    command = " ".join(
+        ["python examples/results_strings.py", *map(shlex.quote, sys.argv[1:] if argv is None else argv)]
+    )
+    found["command"] = "; ".join(dict.fromkeys([*found.get("command", command).split("; "), command]))
     for name in arguments.sets:
         results = found["sets"].setdefault(name, {})
         for row in arguments.rows:
