@@ -197,15 +197,18 @@ def test_two_visitors_at_once(browser: Browser, address: str, files: Path, tmp_p
     pick(second, "fruit colours by another rule")
     first.click("#adapt")
     expect(first.locator("#status")).to_contain_text(re.compile(r"TTT: step \d+"), timeout=PATIENCE)
-    adapt(second)
-    expect(second.locator("#answers")).to_contain_text("blue")
-    assert not second.locator("#answers .hm-grid").count()
-    second.click("#stop", force=True)  # is idle, and must not reach the other
+    second.click("#adapt")
+    expect(second.locator("#status")).to_contain_text("Waiting for another problem's turn", timeout=PATIENCE)
+    second.click("#stop")  # which must not reach the other
+    expect(second.locator("#status")).to_contain_text("stopped", timeout=PATIENCE)
     first.wait_for_timeout(500)
     expect(first.locator("#status")).not_to_contain_text("stopped")
     first.click("#stop")
     expect(first.locator("#status")).to_contain_text("stopped", timeout=PATIENCE)
     assert not first.locator("#answers .hm-text").count()
+    adapt(second)
+    expect(second.locator("#answers")).to_contain_text("blue")
+    assert not second.locator("#answers .hm-grid").count()
     assert kept(files)  # the second one's adapter, until it leaves
     for context in contexts:
         context.close()

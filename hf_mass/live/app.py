@@ -21,7 +21,7 @@ from hf_mass.models.config import WEIGHINGS
 from hf_mass.tasks.problems import KINDS
 
 AT_ONCE = 4
-"""Adaptations that go on at once; those on one model take turns."""
+"""Adaptations that are begun at once; they take turns."""
 SMALL = 20_000_000
 """Parameters below which one CPU thread is faster than several."""
 QUEUE = 20
