@@ -58,7 +58,7 @@ def opened(browser: Browser, address: str, example: str, phone: bool = False) ->
     page.goto(address)
     page.locator("#example input").click()
     page.get_by_role("option", name=example).click()
-    page.wait_for_selector("#problem .hm-pair")
+    page.wait_for_selector(f'[aria-label="problem {example.replace(" ", "-")}"]')
     page.wait_for_timeout(1500)
     return page
 
@@ -95,8 +95,8 @@ def main() -> None:
     """Take the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("examples/results/app"))
-    parser.add_argument("--example", default="fruit colours by a hidden rule", help="what the recording shows")
-    parser.add_argument("--method", default="MASS", choices=["TTT", "MASS", "both"])
+    parser.add_argument("--example", default="grid mirrored tiles", help="what the recording shows")
+    parser.add_argument("--method", default="both", choices=["TTT", "MASS", "both"])
     parser.add_argument("--phone_example", default="fruit colours by a hidden rule")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ def opened(context: BrowserContext, address: str) -> Page:
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
     page.goto(address)
-    page.wait_for_selector("#adapt")
+    page.wait_for_selector('[aria-label="problem grid-mirrored-tiles"]')  # there from the beginning
     expect(page.locator("#status")).to_contain_text("Nothing adapted yet", timeout=PATIENCE)
     return page
 
@@ -72,7 +72,7 @@ def upload(page: Page, path: Path) -> None:
 def pick(page: Page, example: str) -> None:
     page.locator("#example input").click()
     page.get_by_role("option", name=example).click()
-    page.wait_for_selector("#problem .hm-pair")
+    page.wait_for_selector(f'[aria-label="problem {example.replace(" ", "-")}"]')
 
 
 def adapt(page: Page) -> None:
@@ -102,6 +102,7 @@ def problem_file(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize("kind", ["json", "csv", "jsonl", "txt"])
 def test_every_kind_of_upload_is_shown_and_adapted_to(page: Page, tmp_path: Path, kind: str) -> None:
     upload(page, problem_file(tmp_path, kind))
+    page.wait_for_selector('[aria-label="problem words"]')
     picture = page.locator("#problem")
     expect(picture.locator(".hm-grid" if kind == "json" else ".hm-text").first).to_be_visible(timeout=PATIENCE)
     expect(picture).to_contain_text(f"Solved examples ({3 if kind == 'json' else 4})")
@@ -153,7 +154,7 @@ WATCH = """() => {
 
 def test_it_can_be_watched(page: Page, tmp_path: Path) -> None:
     upload(page, problem_file(tmp_path, "json"))
-    page.wait_for_selector("#problem .hm-grid")
+    page.wait_for_selector('[aria-label="problem words"]')
     page.get_by_label("both").check()
     page.get_by_text("Settings").first.click()
     set_slider(page, "m", 32)
@@ -177,7 +178,7 @@ def slow(page: Page) -> None:
 
 def test_stop(page: Page, tmp_path: Path) -> None:
     upload(page, problem_file(tmp_path, "json"))
-    page.wait_for_selector("#problem .hm-grid")
+    page.wait_for_selector('[aria-label="problem words"]')
     slow(page)
     page.click("#adapt")
     expect(page.locator("#status")).to_contain_text(re.compile(r"TTT: step \d+"), timeout=PATIENCE)
@@ -192,7 +193,7 @@ def test_two_visitors_at_once(browser: Browser, address: str, files: Path, tmp_p
     contexts = [browser.new_context() for _ in range(2)]
     first, second = (opened(context, address) for context in contexts)
     upload(first, problem_file(tmp_path, "json"))
-    first.wait_for_selector("#problem .hm-grid")
+    first.wait_for_selector('[aria-label="problem words"]')
     slow(first)
     pick(second, "fruit colours by another rule")
     first.click("#adapt")

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_mass.errors import DataError
+from hf_mass.tasks.answers import score_answers
 from hf_mass.tasks.problems import KINDS, Limits, Problem, read_problem, read_problem_file
 from hf_mass.tasks.task import Demonstration
 
@@ -386,3 +387,10 @@ def test_any_file(tmp_path_factory: pytest.TempPathFactory, content: bytes, kind
         assert read_problem_file(file).tasks
     except DataError as error:
         assert "mine" in str(error) and str(file.parent) not in str(error)
+
+
+def test_texts_are_right_to_the_letter() -> None:
+    (task,) = read_problem("hello -> HELLO\ncat -> CAT\nbird -> BIRD").tasks
+    for answer, right in (("BIRD", True), (" BIRD ", True), ("bird", False), ("BIRDS", False)):
+        score = score_answers(task, [answer], ())
+        assert score is not None and score.pass_1 is right

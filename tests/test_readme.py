@@ -10,6 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from hub_emulator import Account, EmulatedHub
+from model_fixtures import BASE, conventions_model
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from hf_mass.models.mass_model import MassModel
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -42,11 +48,22 @@ def test_main_job_reports_and_saves(main_job: tuple[str, Path]) -> None:
 
 
 def test_usage_example_runs(main_job: tuple[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """As it stands, and on what the main job left."""
     _, output = main_job
     code = next(block for block in blocks("python") if "MassModel.from_pretrained" in block)
-    assert "outputs/conventions/adapters" in code
-    exec(code.replace("outputs/conventions/adapters", str(output / "adapters")), {})
-    assert "->" in capsys.readouterr().out
+    assert '"conventions-mass"' in code
+    for name in ("conventions-mass", str(output / "adapters")):
+        exec(code.replace("conventions-mass", name), {})
+        assert "->" in capsys.readouterr().out
+
+
+def test_hub_example_runs(hub: EmulatedHub) -> None:
+    code = next(block for block in blocks("python") if "push_to_hub(" in block)
+    mass = conventions_model(trained=True)
+    names = {"mass": mass, "base": AutoModelForCausalLM.from_pretrained(BASE), "MassModel": MassModel}
+    hub.accounts["hf_..."] = hub.accounts["hf_alice"] = Account("user")
+    exec(code, {**names, "PeftModel": PeftModel})
+    assert hub.repos["user/name"].private
 
 
 def test_trainer_example_names_real_settings() -> None:
@@ -62,8 +79,8 @@ def test_test_time_training_example_runs(tmp_path: Path, capsys: pytest.CaptureF
     strip = {"input": [[1, 0, 2]], "output": [[2, 0, 1]]}, {"input": [[3, 4]], "output": [[4, 3]]}
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.json").write_text(json.dumps({"train": list(strip), "test": [strip[0]]}))
-    replaced = {"data/evaluation": tmp_path / "data", "outputs/arc": tmp_path / "out"}
-    replaced["hf_mass/assets/grids-base"] = ROOT / "hf_mass/assets/grids-small"
+    replaced: dict[str, str | Path] = {"data/evaluation": tmp_path / "data", "outputs/arc": tmp_path / "out"}
+    replaced["grids-base"] = "grids-small"
     for old, new in replaced.items():
         assert f'"{old}"' in code
         code = code.replace(f'"{old}"', repr(str(new)))
@@ -73,7 +90,8 @@ def test_test_time_training_example_runs(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_test_time_training_tables_are_the_measured_ones() -> None:
     """Each row and goal shown is one of a report that `results_ttt.py` or `grid_mass.py` wrote."""
-    reports = [*(ROOT / "examples/results/ttt").glob("report-*.md"), ROOT / "examples/results/grid-mass/results.md"]
+    results = ROOT / "examples" / "results"
+    reports = [*results.glob("ttt/report-*.md"), results / "grid-mass/results.md", results / "strings/results.md"]
     measured = "".join(report.read_text() for report in reports).splitlines()
     shown = README.split("<!-- ttt:begin -->")[1].split("<!-- ttt:end -->")[0].splitlines()
     rows = [line for line in shown if line.startswith(("|", "- met", "- MISSED"))]
@@ -104,5 +122,6 @@ def test_file_tree_is_true() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", README):
+    for target in re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", README):
+        target = target[0] or target[1]
         assert target.startswith("https://") or (ROOT / target).exists(), target

@@ -20,6 +20,8 @@ from hf_mass.live.workshop import EXAMPLES, Lease, Workshop
 from hf_mass.models.config import WEIGHINGS
 from hf_mass.tasks.problems import KINDS
 
+FIRST_EXAMPLE = "grid mirrored tiles"
+"""What is there when the page opens."""
 AT_ONCE = 4
 """Adaptations that are begun at once; they take turns."""
 SMALL = 20_000_000
@@ -91,6 +93,7 @@ def build(workshop: Workshop, sessions: Sessions) -> gr.Blocks:
             api_visibility="private",
             cancels=[running] if workshop.leases else None,  # whose process no sign of ours reaches
         )
+        page.load(do.show_example, example, shown, api_visibility="private", show_progress="hidden")
         page.unload(do.leave)
         gr.api(do.solve, api_name="solve", concurrency_limit=AT_ONCE, concurrency_id="model")
     return page
@@ -101,7 +104,7 @@ def _problem_elements() -> tuple[Any, Any, Any]:
     with gr.Tabs():
         with gr.Tab("Example", id="example"):
             example = gr.Dropdown(
-                list(EXAMPLES), value=None, label="Problems that come with the app", elem_id="example"
+                list(EXAMPLES), value=FIRST_EXAMPLE, label="Problems that come with the app", elem_id="example"
             )
         with gr.Tab("Upload", id="upload"):
             file = gr.File(label=f"A file: {', '.join(KINDS)}", file_types=list(KINDS), height=120, elem_id="file")

@@ -16,6 +16,7 @@ from hf_mass.errors import DataError
 from hf_mass.tasks.few_shot_sets import ROW_KINDS, parse_rows, puzzle_tasks, row_value
 from hf_mass.tasks.grids import parse_grid
 from hf_mass.tasks.task import Demonstration, Task
+from hf_mass.tasks.verifiers import register_verifier
 
 KINDS = (".json", ".jsonl", ".csv", ".tsv", ".txt")
 """Endings of files that can be read."""
@@ -25,6 +26,12 @@ ALIASES = (("question", "answer"), ("prompt", "completion"), ("source", "target"
 
 _ARROW = re.compile(r"->|=>|→|\t+")  # with spaces around it, a line of spaces alone would take quadratic time
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
+
+
+@register_verifier("identical")
+def identical(task: Task, answer: str) -> float:
+    """1 if the answer is the task's to the letter, upper and lower case told apart: what rules for texts need."""
+    return float(task.answer is not None and answer.strip() == task.answer.strip())
 
 
 @dataclass(frozen=True)
@@ -219,7 +226,7 @@ def _line_tasks(text: str, name: str) -> tuple[Task, ...]:
     """Lines with an arrow each; a text without any is a problem alone."""
     parts = [[part.strip() for part in _ARROW.split(line.strip(), maxsplit=1)] for line in text.splitlines()]
     if not any(len(part) == 2 and all(part) for part in parts):
-        return (Task(text.strip(), id=name),)
+        return (Task(text.strip(), id=name, verifier="identical"),)
     pairs: list[Demonstration] = []
     for number, (question, *answer) in enumerate(parts, 1):
         if answer and not question:
@@ -238,7 +245,10 @@ def _split(pairs: Sequence[Demonstration], solved: Sequence[bool], name: str) ->
     if not shown:
         raise DataError(f"{name!r} has no solved example beside its query. Give at least one row with an output.")
     named = [name] if len(asked) == 1 else [f"{name}_{n}" for n in range(len(asked))]
-    return tuple(Task(q.question, shown, answer=q.answer or None, id=n) for q, n in zip(asked, named, strict=True))
+    return tuple(
+        Task(query.question, shown, answer=query.answer or None, id=each, verifier="identical")
+        for query, each in zip(asked, named, strict=True)
+    )
 
 
 def _task(content: Mapping[str, Any], name: str) -> Task:
@@ -265,7 +275,7 @@ def _task(content: Mapping[str, Any], name: str) -> Task:
         if isinstance(row, dict) and any(isinstance(row.get(key), list) for key in (question, answer)):
             raise DataError(f"{name!r}: demonstration {n} is a grid, and the problem a text. Give a puzzle, or texts.")
         pairs.append(Demonstration(row_value(row, question, n, repr(name)), row_value(row, answer, n, repr(name))))
-    return Task(**{"id": name, **values}, demonstrations=tuple(pairs), fields=dict(fields))
+    return Task(**{"id": name, **values}, demonstrations=tuple(pairs), fields=dict(fields), verifier="identical")
 
 
 def _check(problem: Problem, limits: Limits) -> None:
