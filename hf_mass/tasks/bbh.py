@@ -42,7 +42,7 @@ from typing import Any, Literal, get_args
 from hf_mass.errors import ConfigError, DataError, VerifierError
 from hf_mass.tasks.few_shot_sets import draw_demonstrations, read_json
 from hf_mass.tasks.task import Demonstration, Task
-from hf_mass.tasks.verifiers import register_verifier
+from hf_mass.tasks.verifiers import gold_answer, register_verifier
 
 AnswerKind = Literal["word", "letter", "sequence"]
 
@@ -251,15 +251,11 @@ def short_answer(task: Task, text: str) -> float:
     Raises:
         VerifierError: If the task has no gold answer, or no kind that is known.
     """
-    if task.answer is None or not task.answer.strip():
-        raise VerifierError(
-            f"The verifier 'short_answer' needs Task.answer, which is {task.answer!r} (id {task.id!r}). Give "
-            "the task a gold answer."
-        )
+    gold = gold_answer(task, "short_answer")
     kind = task.fields.get("answer_kind")
     for known in get_args(AnswerKind):
         if kind == known:
-            return float(bbh_correct(text, task.answer, known))
+            return float(bbh_correct(text, gold, known))
     raise VerifierError(
         f"The verifier 'short_answer' needs Task.fields['answer_kind'] to be one of {', '.join(get_args(AnswerKind))}, "
         f"found {kind!r} (id {task.id!r}). Set it, or use the verifier 'exact_match'."

@@ -16,7 +16,7 @@ from hf_mass.errors import DataError
 from hf_mass.tasks.few_shot_sets import ROW_KINDS, parse_rows, puzzle_tasks, row_value
 from hf_mass.tasks.grids import parse_grid
 from hf_mass.tasks.task import Demonstration, Task
-from hf_mass.tasks.verifiers import register_verifier
+from hf_mass.tasks.verifiers import gold_answer, register_verifier
 
 KINDS = (".json", ".jsonl", ".csv", ".tsv", ".txt")
 """Endings of files that can be read."""
@@ -30,8 +30,12 @@ _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 @register_verifier("identical")
 def identical(task: Task, answer: str) -> float:
-    """1 if the answer is the task's to the letter, upper and lower case told apart: what rules for texts need."""
-    return float(task.answer is not None and answer.strip() == task.answer.strip())
+    """1 if the answer is the task's to the letter, upper and lower case told apart: what rules for texts need.
+
+    Raises:
+        VerifierError: If the task has no gold answer.
+    """
+    return float(answer.strip() == gold_answer(task, "identical").strip())
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,8 @@ def final_answer(text: str) -> str:
     return text.strip()
 
 
-def _gold(task: Task, name: str) -> str:
+def gold_answer(task: Task, name: str) -> str:
+    """The task's answer; VerifierError, in the name of the verifier, if there is none."""
     if task.answer is None or not task.answer.strip():
         raise VerifierError(
             f"The verifier {name!r} needs Task.answer, which is {task.answer!r} (id {task.id!r}). "
@@ -129,15 +130,14 @@ def _gold(task: Task, name: str) -> str:
 
 
 def _normalise(text: str) -> str:
-    # Line breaks are kept: they separate the rows of a grid.
-    lines = (" ".join(line.split()) for line in text.splitlines())
+    lines = (" ".join(line.split()) for line in text.splitlines())  # line breaks separate the rows of a grid
     return re.sub(r"(?<=\S)\s*\.\Z", "", "\n".join(line for line in lines if line)).casefold()
 
 
 @register_verifier("exact_match")
 def exact_match(task: Task, text: str) -> float:
     """1 if the text, or its final answer, is the gold answer up to case, spaces, blank lines and a final full stop."""
-    gold = _normalise(_gold(task, "exact_match"))
+    gold = _normalise(gold_answer(task, "exact_match"))
     return float(gold in (_normalise(text), _normalise(final_answer(text))))
 
 
@@ -160,7 +160,7 @@ def multiple_choice(task: Task, text: str) -> float:
     Raises:
         VerifierError: If the gold answer is no letter.
     """
-    gold = _gold(task, "multiple_choice").strip()
+    gold = gold_answer(task, "multiple_choice").strip()
     letter = re.fullmatch(r"\(?([A-Za-z])[).:]?(?:\s.*)?", gold, re.DOTALL)
     if letter is None:
         raise VerifierError(
@@ -204,7 +204,7 @@ def numeric(task: Task, text: str) -> float:
     Raises:
         VerifierError: If the gold answer holds no number.
     """
-    gold = parse_number(final_answer(_gold(task, "numeric")))
+    gold = parse_number(final_answer(gold_answer(task, "numeric")))
     if gold is None:
         raise VerifierError(
             f"The verifier 'numeric' finds no number in Task.answer {task.answer!r} (id {task.id!r}). "
