@@ -244,13 +244,15 @@ def test_bad_uploads_are_refused_in_words(page: Page, tmp_path: Path, name: str)
     expect(alert).to_contain_text(words, timeout=PATIENCE)
     assert str(tmp_path) not in alert.inner_text() and "/files/" not in alert.inner_text()
     page.click("#adapt")
-    expect(page.locator("#status .hm-error")).to_contain_text("Choose an example", timeout=PATIENCE)
+    expect(page.locator("#status .hm-error")).to_contain_text(words, timeout=PATIENCE)
+    page.get_by_role("tab", name="Example").click()  # which has its own problem
+    page.wait_for_selector('[aria-label="problem grid-mirrored-tiles"]')
 
 
 def test_ten_megabytes_are_refused(page: Page, tmp_path: Path, files: Path) -> None:
     (tmp_path / "large.json").write_text("[" + "1," * 5_000_000 + "1]")
     upload(page, tmp_path / "large.json")
-    expect(page.locator("body")).to_contain_text(re.compile("maximum allowed size|bytes; at most"), timeout=PATIENCE)
+    expect(page.locator("#problem .hm-error")).to_contain_text("bytes; at most", timeout=PATIENCE)
     assert not [path for path in kept(files) if "large" in path]
 
 

@@ -21,6 +21,7 @@ from hf_mass.errors import ConfigError, DataError, HFMassError
 from hf_mass.live.events import METHODS, Answer, Answered, LiveConfig, Loss, Outcome, Stage, Weighed, Writing
 from hf_mass.live.models import LiveModel, default_model, load_model
 from hf_mass.live.solver import TURN, run, solve
+from hf_mass.live.workshop import Workshop
 from hf_mass.models.few_shot import FewShotAdapter
 from hf_mass.models.generation import Sampling, complete
 from hf_mass.models.mass_model import GENERATOR, MassModel
@@ -485,3 +486,14 @@ def test_the_models_own_settings_are_what_none_stands_for(grids: LiveModel, text
     assert result(solve(texts, RULE, spelled)) == result(solve(texts, RULE, LiveConfig("mass")))
     own = grids.defaults("grids")
     assert None not in (own.max_examples, own.num_train_epochs, own.learning_rate, own.samples)
+
+
+def test_a_model_of_a_small_world_is_not_trained_in_words_that_it_lacks(tmp_path: Path) -> None:
+    """As a folder or on the Hub nothing tells what a model was made for, but its tokenizer does."""
+    load_model("conventions-mass").mass.save_pretrained(tmp_path / "mine")
+    model = load_model(tmp_path / "mine")
+    assert model.presets == {} and Workshop([model]).methods(read_problem("a -> b\nc ->")) == ["mass"]
+    for method, words in (("ttt", "cannot be trained on demonstrations"), ("mass", "a field 'family'")):
+        with pytest.raises(DataError, match=words):
+            solve(model, read_problem("a -> b\nc ->"), LiveConfig(method=method))
+    assert load_model(ASSETS / "grids-small").presets["grids"] == "grids"

@@ -286,7 +286,7 @@ def test_a_large_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", b"\x89PNG\r\n\x1a\n\0\0", r"'a\.json' is no text in UTF-8.*Give a file of one of"),
+        ("a.json", b"\x89PNG\r\n\x1a\n\0\0", r"'a\.json' is no text in UTF-8.*Save it as UTF-8"),
         ("a.csv", b"PK\x03\x04" + b"\0" * 20, "'a' is no text: it holds a zero byte"),
         ("a.txt", "input,output".encode("utf-16"), "no text in UTF-8"),
         ("a.csv", "input,output\né,1".encode("latin-1"), "no text in UTF-8"),

@@ -14,7 +14,7 @@ from hf_mass.tasks.bbh import BBH_TASKS, load_bbh
 from hf_mass.tasks.conventions import ConventionsWorld
 from hf_mass.tasks.few_shot_sets import load_few_shot_file, load_grid_tasks, parse_rows, read_json
 from hf_mass.tasks.grids import grid_text, parse_grid
-from hf_mass.tasks.problems import KINDS, Problem, read_problem, read_problem_file
+from hf_mass.tasks.problems import ALIASES, KINDS, Problem, read_problem, read_problem_file
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.verifiers import get_verifier
 
@@ -204,7 +204,21 @@ def _file_tasks(path: Path, demonstrations: int, verifier: str) -> list[Task]:
         return [task for problem in listed for task in problem.tasks]
     if path.suffix.lower() == ".json" and isinstance(read_json(path), dict):
         return load_grid_tasks(path, answers=False)
-    return load_few_shot_file(path, demonstrations=demonstrations, verifier=verifier)
+    return _few_shot_tasks(path, demonstrations, verifier)
+
+
+def _few_shot_tasks(path: Path, demonstrations: int, verifier: str) -> list[Task]:
+    """Tasks from rows with the columns "input" and "output", or others of `ALIASES`."""
+    missing: DataError | None = None
+    for question, answer in (("input", "output"), *ALIASES):
+        try:
+            return load_few_shot_file(path, question, answer, demonstrations=demonstrations, verifier=verifier)
+        except DataError as error:
+            if "has no column" not in str(error):
+                raise
+            missing = missing or error
+    said = str(missing).split(" Set input_column")[0]
+    raise DataError(f"{said} Call them input and output.") from missing
 
 
 def _are_grids(tasks: Sequence[Task]) -> bool:

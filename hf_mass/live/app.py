@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import gradio as gr
 import torch
 from gradio.utils import get_upload_folder
 
+from hf_mass.errors import ConfigError
 from hf_mass.live.drawing import status_html
 from hf_mass.live.handlers import AUTOMATIC, FIRST, LIMITS, METHOD_NAMES, MOST, Handlers
 from hf_mass.live.models import ASSETS
@@ -52,66 +54,75 @@ def build(workshop: Workshop, sessions: Sessions) -> gr.Blocks:
         problem = gr.State(None)
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
-                sources = _problem_elements()
+                # A model of somebody's own need not be made for what ships.
+                sources = _problem_elements(FIRST_EXAMPLE if len(workshop.models) > 1 else None)
                 picture = gr.HTML(status_html(FIRST), elem_id="problem")
                 method, model, sliders = _settings(workshop)
                 with gr.Row():
                     start = gr.Button("Adapt", variant="primary", elem_id="adapt")
                     stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop")
             with gr.Column(scale=6, min_width=320):
-                status = gr.HTML(status_html("Nothing adapted yet"), elem_id="status")
-                answers = gr.HTML(elem_id="answers")
-                download = gr.DownloadButton("Download the adapter (PEFT, zip)", visible=False, elem_id="download")
-                losses = gr.HTML(elem_id="losses")
-                samples = gr.HTML(elem_id="samples")
+                results = _result_elements()
         shown = [problem, picture, method, *sliders[:6]]
-        example, file, text = sources
-        example.change(do.show_example, example, shown, api_visibility="private", show_progress="hidden")
-        file.change(do.show_file, file, shown, api_visibility="private", show_progress="hidden")
-        text.change(
-            do.show_text, text, shown, api_visibility="private", show_progress="hidden", trigger_mode="always_last"
-        )
+        for (tab, element), show in zip(sources, (do.show_example, do.show_file, do.show_text), strict=True):
+            gr.on(
+                [element.change, tab.select],  # the problem is that of the tab in front
+                show,
+                element,
+                shown,
+                api_visibility="private",
+                show_progress="hidden",
+                trigger_mode="always_last",
+            )
         model.change(
             do.offered, [problem, model], [method, *sliders[:6]], api_visibility="private", show_progress="hidden"
         )
         running = start.click(
             do.adapt,
             [problem, model, method, *sliders],
-            [status, answers, losses, samples, download, start, stop],
+            [*results, start, stop],
             concurrency_limit=AT_ONCE,
             concurrency_id="model",
             show_progress="minimal",
-            show_progress_on=status,
+            show_progress_on=results[0],
             api_visibility="private",
         )
         stop.click(
             do.stop,
             None,
-            status,
+            results[0],
             queue=False,
             show_progress="hidden",
             api_visibility="private",
             cancels=[running] if workshop.leases else None,  # whose process no sign of ours reaches
         )
-        page.load(do.show_example, example, shown, api_visibility="private", show_progress="hidden")
+        page.load(do.show_example, sources[0][1], shown, api_visibility="private", show_progress="hidden")
         page.unload(do.leave)
         gr.api(do.solve, api_name="solve", concurrency_limit=AT_ONCE, concurrency_id="model")
     return page
 
 
-def _problem_elements() -> tuple[Any, Any, Any]:
-    """(example, file, text)."""
+def _problem_elements(first: str | None) -> tuple[tuple[Any, Any], ...]:
+    """(tab, element) for an example, a file and a text."""
     with gr.Tabs():
-        with gr.Tab("Example", id="example"):
+        with gr.Tab("Example", id="example") as example_tab:
             example = gr.Dropdown(
-                list(EXAMPLES), value=FIRST_EXAMPLE, label="Problems that come with the app", elem_id="example"
+                list(EXAMPLES), value=first, label="Problems that come with the app", elem_id="example"
             )
-        with gr.Tab("Upload", id="upload"):
+        with gr.Tab("Upload", id="upload") as file_tab:
             file = gr.File(label=f"A file: {', '.join(KINDS)}", file_types=list(KINDS), height=120, elem_id="file")
-        with gr.Tab("Paste", id="paste"):
+        with gr.Tab("Paste", id="paste") as text_tab:
             text = gr.Textbox(label="A problem", placeholder=PASTE_HINT, lines=6, elem_id="text")
     gr.Markdown(FORMS + f" At most {LIMITS.bytes // 1000} kB.", elem_classes="hm-muted")
-    return example, file, text
+    return (example_tab, example), (file_tab, file), (text_tab, text)
+
+
+def _result_elements() -> tuple[Any, ...]:
+    """(status, answers, losses, samples, download)."""
+    status = gr.HTML(status_html("Nothing adapted yet"), elem_id="status")
+    answers = gr.HTML(elem_id="answers")
+    download = gr.DownloadButton("Download the adapter (PEFT, zip)", visible=False, elem_id="download")
+    return status, answers, gr.HTML(elem_id="losses"), gr.HTML(elem_id="samples"), download
 
 
 def _settings(workshop: Workshop) -> tuple[Any, Any, list[Any]]:
@@ -161,8 +172,11 @@ def launch(
         model_settings: `revision`, `token`, `device` for `load_model`.
 
     Raises:
+        ConfigError: If the port is taken.
         CheckpointError: If the model cannot be loaded.
     """
+    if port is not None:
+        _require_free(host or "127.0.0.1", port)
     files = Path(get_upload_folder())  # from where Gradio hands files out without making a copy that would stay
     files.mkdir(parents=True, exist_ok=True)
     sessions = Sessions(Path(tempfile.mkdtemp(prefix="hf_mass-", dir=files)))
@@ -177,7 +191,7 @@ def launch(
         server_port=port,
         share=share,
         prevent_thread_lock=not block,
-        max_file_size=LIMITS.bytes,
+        max_file_size=100 * LIMITS.bytes,  # what is refused by us is explained on the page
         theme=theme(),
         css_paths=ASSETS / "app.css",
         footer_links=["api", "settings"],
@@ -185,3 +199,13 @@ def launch(
         ssr_mode=False,
     )
     return page
+
+
+def _require_free(host: str, port: int) -> None:
+    """Before the models are loaded, which takes its time."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(f"port is {port}, which is not free at {host}. Choose another (`--port`).") from error

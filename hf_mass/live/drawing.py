@@ -63,7 +63,7 @@ def problem_html(problem: Problem) -> str:
 
 def answers_html(problem: Problem, before: Sequence[Answer], after: Sequence[Answer]) -> str:
     """For each query the answers before and after adapting side by side, and the right one where it is known."""
-    rows = []
+    rows = [f'<p class="hm-muted">{escape(problem.name)}</p>']  # which is not always the one that is shown beside
     for n, task in enumerate(problem.tasks):
         cards = []
         if len(problem.tasks) > 1:

@@ -98,9 +98,14 @@ class Handlers:
         """A file was uploaded."""
         if path is None:
             return self._nothing()
-        if Path(path).is_file():
-            self.sessions.keep(str(request.session_hash), Path(path))
-        return self._shown(lambda: read_problem_file(path, LIMITS))
+        file = Path(path)
+        if not file.is_file():
+            return self._refused("The file is no longer here. Upload it again.")
+        self.sessions.keep(str(request.session_hash), file)
+        shown = self._shown(lambda: read_problem_file(file, LIMITS))
+        if not isinstance(shown[0], Problem):
+            file.unlink(missing_ok=True)
+        return shown
 
     def show_text(self, text: str) -> tuple[Any, ...]:
         """A text was pasted."""
@@ -109,17 +114,20 @@ class Handlers:
     def _nothing(self) -> tuple[Any, ...]:
         return None, status_html(FIRST), *_SAME
 
+    def _refused(self, reason: str) -> tuple[Any, ...]:
+        return reason, status_html(reason, error=True), *_SAME
+
     def _shown(self, read: Any) -> tuple[Any, ...]:
-        """(problem, its picture, methods to choose from)."""
+        """(problem, or why there is none; its picture; methods to choose from)."""
         try:
             problem = read()
         except HFMassError as error:
-            return None, status_html(str(error), error=True), *_SAME
+            return self._refused(str(error))
         return problem, problem_html(problem), *self.offered(problem, None)
 
-    def offered(self, problem: Problem | None, model: str | None) -> tuple[Any, ...]:
+    def offered(self, problem: Problem | str | None, model: str | None) -> tuple[Any, ...]:
         """The methods that suit a problem, and the model's own settings on the sliders."""
-        if problem is None:
+        if not isinstance(problem, Problem):
             return _SAME
         methods = self.workshop.methods(problem, _named(model))
         radio = gr.Radio(
@@ -141,7 +149,7 @@ class Handlers:
 
     def adapt(
         self,
-        problem: Problem | None,
+        problem: Problem | str | None,
         model: str,
         method: str,
         samples: int,
@@ -156,8 +164,15 @@ class Handlers:
         request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
         """Adapt, and redraw the page as it goes on: status, answers, losses, samples, download, buttons."""
-        if problem is None:
-            yield status_html(FIRST, error=True), "", "", "", gr.DownloadButton(visible=False), *_buttons(False)
+        if not isinstance(problem, Problem):
+            yield (
+                status_html(problem or FIRST, error=True),
+                "",
+                "",
+                "",
+                gr.DownloadButton(visible=False),
+                *_buttons(False),
+            )
             return
         view, key = View(problem), str(request.session_hash)
         yield status_html(view.stage), "", "", "", gr.DownloadButton(visible=False), *_buttons(True)
@@ -262,7 +277,7 @@ class Handlers:
                 view.take(event)
                 yield {"done": False, "stage": view.stage}
         except HFMassError as error:
-            raise gr.Error(str(error)) from error
+            raise gr.Error(str(error), print_exception=False) from error
 
 
 def live_config(

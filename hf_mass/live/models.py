@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from peft import LoraConfig
+from transformers import PreTrainedTokenizerBase
 
 from hf_mass.errors import DataError
 from hf_mass.live.events import LiveConfig
@@ -23,7 +24,7 @@ from hf_mass.models.mass_model import GENERATOR, MassModel
 from hf_mass.models.shipped import ASSETS
 from hf_mass.models.storage import CONFIG_NAME
 from hf_mass.tasks.formats import FORMATS
-from hf_mass.tasks.task import Task
+from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.trainers.ttt_config import TTTConfig
 
 LONGEST = 256
@@ -72,6 +73,8 @@ SHIPPED: dict[str, Shipped] = {
     ),
 }
 """Name → model; each is a folder of the package."""
+PRESETS = {"grids": ("arc", "grids"), "texts": ("text",)}
+"""Kind of problem → settings of TTT for a model that does not ship: the first whose prompts it can write."""
 
 
 @dataclass
@@ -112,6 +115,13 @@ class LiveModel:
             raise DataError("The problem has no solved examples to weigh samples by. Choose weigh_by 'uniform'.")
         if config.trains and kind not in self.presets:
             raise DataError(f"{self.name} cannot be trained on demonstrations. Choose method 'mass'.")
+        needed = set(self.mass.config.format.task_fields)
+        if (config.synthesises or kind not in self.presets) and (missing := needed - set(tasks[0].fields)):
+            name = min(missing)
+            raise DataError(
+                f"{self.name} is made for problems with a field {name!r}, which this one lacks. Give the problem as "
+                f'JSON with "problem", "demonstrations" and "fields": {{"{name}": ...}}, or take another model.'
+            )
 
     def as_tasks(self, tasks: Sequence[Task]) -> list[Task]:
         """The tasks as this model reads them."""
@@ -269,15 +279,25 @@ def _shipped(name: str) -> LiveModel:
 
 
 def _other(name: str, revision: str | None, token: str | bool | None, model_kwargs: dict[str, Any]) -> LiveModel:
-    presets = {"grids": "arc", "texts": "text"}
     if is_mass_model(name, revision, token):
         mass = MassModel.from_pretrained(name, revision=revision, token=token, **model_kwargs)
-        return LiveModel(name, mass, presets, chat=mass.tokenizer.chat_template is not None)
-    config = MassConfig(weigh_by="uniform", scorer=ScorerConfig(("log_prob",), width=0))
-    tokenizer = load_tokenizer(name, token, revision=revision)
-    base = load_base(name, token, revision=revision, **model_kwargs)
-    mass = MassModel.from_base(base, config, _generator("text"), tokenizer)
+    else:
+        config = MassConfig(weigh_by="uniform", scorer=ScorerConfig(("log_prob",), width=0))
+        tokenizer = load_tokenizer(name, token, revision=revision)
+        base = load_base(name, token, revision=revision, **model_kwargs)
+        mass = MassModel.from_base(base, config, _generator("text"), tokenizer)
+    fitting = {kind: [name for name in names if _can_write(mass.tokenizer, name)] for kind, names in PRESETS.items()}
+    presets = {kind: names[0] for kind, names in fitting.items() if names}
     return LiveModel(name, mass, presets, chat=mass.tokenizer.chat_template is not None)
+
+
+def _can_write(tokenizer: PreTrainedTokenizerBase, preset: str) -> bool:
+    """Whether the tokenizer has the characters of a preset's prompts: one of a small world may not."""
+    settings = TTTConfig.preset(preset, output_dir="unused", use_cpu=True, report_to="none")
+    shown = Task("2", (Demonstration("1", "2"),))
+    text = settings.format.prompt(shown) + settings.format.pair_separator
+    read_back = tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return "".join(read_back.split()) == "".join(text.split())
 
 
 def _generator(preset: str) -> LoraConfig:

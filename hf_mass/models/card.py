@@ -126,7 +126,9 @@ def write_basic_card(
 def build_card(parts: CardParts) -> ModelCard:
     """The card of these parts."""
     mass, measured = isinstance(parts.config, MassConfig), parts.measured
-    title = parts.title or (parts.repo_id or "").rpartition("/")[2] or ("MASS adapters" if mass else "TTT adapter")
+    title = (
+        parts.title or (parts.repo_id or "").rpartition("/")[2] or ("MASS adapters" if mass else "Test-time adapter")
+    )
     card = ModelCard.from_template(
         (data := _metadata(parts, title)),
         template_path=str(TEMPLATE),
@@ -157,8 +159,9 @@ _MASS_SUMMARY = (
     "(MASS, [arXiv 2603.03524](https://arxiv.org/abs/2603.03524)). Written by `hf_mass`."
 )
 _TTT_SUMMARY = (
-    "A LoRA adapter, trained at test time on a few-shot task's own demonstrations "
-    "([arXiv 2411.07279](https://arxiv.org/abs/2411.07279)). It is for that task. Written by `hf_mass`."
+    "A LoRA adapter for one problem, trained at test time: on the problem's own demonstrations (TTT, "
+    "[arXiv 2411.07279](https://arxiv.org/abs/2411.07279)), on samples that the model wrote for it (MASS, "
+    "[arXiv 2603.03524](https://arxiv.org/abs/2603.03524)), or on both. Written by `hf_mass`."
 )
 _MASS_NOTE = (
     "The files are safetensors and JSON; loading runs no code from them. "

@@ -43,7 +43,7 @@ OTHER_FILES = ("checkpoint-*", "last-checkpoint/*", ".*", "*/.*", "_*")
 """Of these, what is no part of a saved model."""
 CARD = "README.md"
 _NO_PLACE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOTDIR}
-_LOG_IN = "log in with `hf auth login`, or pass `token=`"
+_LOG_IN = "log in with `hf auth login`, or pass `token=` (`--token`)"
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def read_problem_file(path: str | Path, limits: Limits | None = None) -> Problem
     except OSError as error:  # whose own text would name the folder that an upload is kept in
         raise DataError(f"{file.name!r} could not be read: {error.strerror}. Check that it may be read.") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{file.name!r} is no text in UTF-8 ({error}). Give a file of one of {list(KINDS)}.") from error
+        raise DataError(f"{file.name!r} is no text in UTF-8 (at byte {error.start}). Save it as UTF-8.") from error
     return read_problem(text, file.stem.encode(errors="replace").decode(), file.suffix.lower(), limits)
 
 
