@@ -207,13 +207,15 @@ def test_two_visitors_at_once(browser: Browser, address: str, files: Path, tmp_p
     first.click("#stop")
     expect(first.locator("#status")).to_contain_text("stopped", timeout=PATIENCE)
     assert not first.locator("#answers .hm-text").count()
-    adapt(second)
+    second.click("#adapt")
+    expect(second.locator("#download")).to_be_visible(timeout=PATIENCE)
     expect(second.locator("#answers")).to_contain_text("blue")
     assert not second.locator("#answers .hm-grid").count()
     assert kept(files)  # the second one's adapter, until it leaves
     for context in contexts:
         context.close()
-    for _ in range(100):
+    end = time.monotonic() + PATIENCE / 1000
+    while time.monotonic() < end:
         if not kept(files):
             return
         time.sleep(0.2)

@@ -399,3 +399,20 @@ def test_the_space_leases_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("SPACES_ZERO_GPU", "1")
     runpy.run_path(str(SPACE / "app.py"), run_name="__main__")
     assert asked[1:] == [120, {"lease": "the decorator"}]
+
+
+def test_a_visitor_who_leaves_while_his_archive_is_written_leaves_nothing(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page closes between the adapter and the archive."""
+    sessions, key = visitor.do.sessions, str(visitor.request.session_hash)
+
+    def leave_first(name: str, kind: str, source: Path) -> str:
+        sessions.close(key)
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(f"{name}.{kind}").write_bytes(b"late")
+        return f"{name}.{kind}"
+
+    monkeypatch.setattr(module, "make_archive", leave_first)
+    list(visitor.adapt(read_problem(json.dumps({"train": PAIRS, "test": PAIRS[:1]}))))
+    assert [path for path in sessions.root.rglob("*") if path.is_file()] == []

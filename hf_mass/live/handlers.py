@@ -219,10 +219,13 @@ class Handlers:
         """The adapters as one zip file, each in a folder that `PeftModel.from_pretrained` reads."""
         folder = self.sessions.folder(key)
         made = folder / "adapter"
-        rmtree(made, ignore_errors=True)  # of an earlier problem with other queries
-        for number, adapter in enumerate(outcome.adapters):
-            adapter.save(made / f"query-{number}" if len(outcome.adapters) > 1 else made)
-        return Path(make_archive(str(folder / "adapter"), "zip", made))
+        try:
+            rmtree(made, ignore_errors=True)  # of an earlier problem with other queries
+            for number, adapter in enumerate(outcome.adapters):
+                adapter.save(made / f"query-{number}" if len(outcome.adapters) > 1 else made)
+            return Path(make_archive(str(folder / "adapter"), "zip", made))
+        finally:
+            self.sessions.settle(key, folder)
 
     def stop(self, request: gr.Request) -> str:
         """The stop button."""

@@ -56,6 +56,13 @@ class Sessions:
             session.files.add(session.folder)
         return session.folder
 
+    def settle(self, key: str, folder: Path) -> None:
+        """Delete a visitor's folder if he left while it was filled, so that `close` came too early for it."""
+        with self._lock:
+            session = self._open.get(key)
+        if session is None or session.folder != folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def close(self, key: str) -> None:
         """The visitor has left: stop what goes on, and delete what was made for him."""
         with self._lock:
