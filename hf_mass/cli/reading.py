@@ -6,10 +6,10 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 
 from hf_mass.errors import DataError
+from hf_mass.models.shipped import ASSETS
 from hf_mass.tasks.bbh import BBH_TASKS, load_bbh
 from hf_mass.tasks.conventions import ConventionsWorld
 from hf_mass.tasks.few_shot_sets import load_few_shot_file, load_grid_tasks, parse_rows, read_json
@@ -189,8 +189,7 @@ def read_set(
 
 def _world() -> ConventionsWorld:
     """The designed world of the base that ships."""
-    file = Path(str(files("hf_mass"))) / "assets" / "conventions-base" / "world.json"
-    return ConventionsWorld(**read_json(file))
+    return ConventionsWorld(**read_json(ASSETS / "conventions-base" / "world.json"))
 
 
 def _file_tasks(path: Path, demonstrations: int, verifier: str) -> list[Task]:

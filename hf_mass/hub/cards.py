@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from hf_mass.errors import CheckpointError, DataError
 from hf_mass.evaluation.tables import ResultRow, ResultTable
 from hf_mass.models.card import CARD_NAME, CardParts, Measured, build_card
 from hf_mass.models.config import MassConfig
-from hf_mass.models.storage import CONFIG_NAME, read_config
+from hf_mass.models.storage import CONFIG_NAME, read_config, read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 _OWN_ROWS = "MASS,"
@@ -125,23 +124,13 @@ def _read_model(folder: Path) -> tuple[MassConfig | None, str | None]:
             f"{missing} is missing: {folder} is no saved MassModel and no PEFT adapter. Give a folder that "
             "MassModel.save_pretrained, a trainer's save_model or save_adapter wrote."
         )
-    base = _read_adapter(found[0]).get("base_model_name_or_path")
+    base = read_json(found[0]).get("base_model_name_or_path")
     return config, base if isinstance(base, str) else None
-
-
-def _read_adapter(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}. Save the model again.") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{file} holds a {type(values).__name__}, no settings. Save the model again.")
-    return values
 
 
 def _lora_settings(folder: Path) -> dict[str, Any]:
     """What an adapter's own file says of how it was trained: its shape."""
-    values = _read_adapter(folder / ADAPTER_CONFIG)
+    values = read_json(folder / ADAPTER_CONFIG)
     return {name: values[name] for name in ("peft_type", "r", "lora_alpha", "target_modules") if name in values}
 
 

@@ -16,18 +16,17 @@ from gradio.utils import get_upload_folder
 from hf_mass.errors import ConfigError
 from hf_mass.live.drawing import status_html
 from hf_mass.live.handlers import AUTOMATIC, FIRST, LIMITS, METHOD_NAMES, MOST, Handlers
-from hf_mass.live.models import ASSETS
+from hf_mass.live.models import SMALL
 from hf_mass.live.sessions import Sessions
 from hf_mass.live.workshop import EXAMPLES, Lease, Workshop
 from hf_mass.models.config import WEIGHINGS
+from hf_mass.models.shipped import ASSETS
 from hf_mass.tasks.problems import KINDS
 
 FIRST_EXAMPLE = "grid mirrored tiles"
 """What is there when the page opens."""
 AT_ONCE = 4
 """Adaptations that are begun at once; they take turns."""
-SMALL = 20_000_000
-"""Parameters below which one CPU thread is faster than several."""
 QUEUE = 20
 """Visitors that may wait; the next one is told to come back."""
 

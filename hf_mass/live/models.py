@@ -27,6 +27,8 @@ from hf_mass.tasks.formats import FORMATS
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.trainers.ttt_config import TTTConfig
 
+SMALL = 20_000_000
+"""Parameters below which one CPU thread is faster than several."""
 LONGEST = 256
 """Longest sample or answer in tokens where the model's own settings do not say."""
 
