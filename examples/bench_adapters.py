@@ -23,10 +23,10 @@ from transformers import GenerationConfig
 from hf_mass.core.token_loss import TokenBatch
 from hf_mass.core.trees import Tree, tree_map
 from hf_mass.core.weights import uniform_weights
-from hf_mass.models.adaptation import Adapter, InnerProblem
-from hf_mass.models.config import InnerConfig, MassConfig
-from hf_mass.models.encoding import Row, TextEncoder
-from hf_mass.models.generation import Sampling
+from hf_mass.lm.encoding import Row, TextEncoder
+from hf_mass.lm.generation import Sampling
+from hf_mass.methods.inner import Adapter, InnerProblem
+from hf_mass.methods.mass_settings import InnerConfig, MassConfig
 from hf_mass.tasks.task import Task
 
 SHARED = "default"

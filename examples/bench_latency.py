@@ -10,11 +10,11 @@ from functools import partial
 from bench_common import Table, time_interleaved
 from bench_stages import Stage, Stopwatch, shares
 
-from hf_mass.models.adaptation import Adapter
-from hf_mass.models.binding import deterministic
-from hf_mass.models.generation import Sampling, complete, row_seed
-from hf_mass.models.mass_model import MassModel
-from hf_mass.models.scorer import Scorer
+from hf_mass.lm.binding import deterministic
+from hf_mass.lm.generation import Sampling, complete, row_seed
+from hf_mass.methods.inner import Adapter
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.scorer import Scorer
 from hf_mass.tasks.task import Task
 
 VOTE = "vote"

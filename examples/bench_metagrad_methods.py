@@ -29,7 +29,7 @@ from hf_mass.core.memory import FAST, LEAN
 from hf_mass.core.meta_gradients import get_rule
 from hf_mass.core.optimizers import SGD
 from hf_mass.core.token_loss import IGNORED, TokenBatch, TokenLoss
-from hf_mass.models.binding import BoundLora
+from hf_mass.lm.binding import BoundLora
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

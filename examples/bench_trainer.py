@@ -27,18 +27,18 @@ from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from hf_mass.core.inner_loop import InnerLoop
-from hf_mass.models.adaptation import Adapter
-from hf_mass.models.binding import deterministic
-from hf_mass.models.generation import Sampling, complete
-from hf_mass.models.mass_model import MassModel
-from hf_mass.models.scorer import Scorer
-from hf_mass.tasks.conventions import CONVENTIONS_FORMAT
+from hf_mass.lab.conventions import CONVENTIONS_FORMAT
+from hf_mass.lab.conventions_settings import conventions_lora, conventions_settings
+from hf_mass.lm.binding import deterministic
+from hf_mass.lm.generation import Sampling, complete
+from hf_mass.methods.inner import Adapter
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.scorer import Scorer
 from hf_mass.tasks.task import Task
-from hf_mass.trainers import meta_adapt_trainer
-from hf_mass.trainers.meta_adapt_config import MetaAdaptConfig
-from hf_mass.trainers.meta_adapt_trainer import MetaAdaptTrainer
-from hf_mass.trainers.outer import OuterLoop
-from hf_mass.trainers.presets import conventions_lora, conventions_settings
+from hf_mass.training import meta_adapt_trainer
+from hf_mass.training.meta_adapt_config import MetaAdaptConfig
+from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
+from hf_mass.training.outer import OuterLoop
 
 SHARED_SETTINGS = (
     "lr_scheduler_type",

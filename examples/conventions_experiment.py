@@ -32,13 +32,13 @@ from hf_mass.evaluation.protocol import (
     run_method,
     with_inner_rate,
 )
-from hf_mass.models.mass_model import MassModel
-from hf_mass.tasks.conventions import CONVENTIONS_FORMAT, ConventionsWorld
+from hf_mass.lab.conventions import CONVENTIONS_FORMAT, ConventionsWorld
+from hf_mass.lab.conventions_settings import CONVENTIONS_INNER_RATES, conventions_lora, conventions_settings
+from hf_mass.methods.mass_model import MassModel
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.verifiers import verify_batch
-from hf_mass.trainers.meta_adapt_config import MetaAdaptConfig
-from hf_mass.trainers.meta_adapt_trainer import MetaAdaptTrainer
-from hf_mass.trainers.presets import CONVENTIONS_INNER_RATES, conventions_lora, conventions_settings
+from hf_mass.training.meta_adapt_config import MetaAdaptConfig
+from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
 
 BASE = Path(str(files("hf_mass"))) / "assets" / "conventions-base"
 SPLITS = {"test_families": "validation", "test_conventions": "validation_conventions"}

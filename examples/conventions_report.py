@@ -15,12 +15,12 @@ from conventions_experiment import M_TRAIN, load_world
 from conventions_experiment import rows as experiment_rows
 
 from hf_mass.errors import DataError
+from hf_mass.evaluation.cards import write_card
 from hf_mass.evaluation.plots import accuracy_plot, training_plot
 from hf_mass.evaluation.protocol import Outcome
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import Goal, ResultRow, ResultTable
-from hf_mass.hub.cards import write_card
-from hf_mass.tasks.conventions import ConventionsWorld
+from hf_mass.lab.conventions import ConventionsWorld
 
 Found = Mapping[str, Mapping[str, tuple[Outcome, float | None]]]
 SPLITS = {"test_families": "families held out", "test_conventions": "conventions held out"}
@@ -139,7 +139,7 @@ def write_adapter_card(adapters: Path, results: Path, repo_id: str | None = None
         license="apache-2.0",
         tags=["synthetic"],
         dataset="conventions",
-        training_data="Made-up few-shot tasks of the designed world in `hf_mass.tasks.conventions`, drawn by code: "
+        training_data="Made-up few-shot tasks of the designed world in `hf_mass.lab.conventions`, drawn by code: "
         "families and conventions of its training split. Nobody's data. Rewards came from the verifier, on answers at "
         "the adapted weights (`examples/train.py`, preset `conventions_settings`).",
         example=load_world().tasks("test_conventions", 2, seed=100)[1],

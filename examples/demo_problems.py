@@ -25,9 +25,9 @@ from grid_world import Sizes as GridSizes
 from grid_world import draw_task as draw_grids
 from string_parts import FIRST_NAMES, LAST_NAMES, RULES, WORDS, Inputs, Sizes
 
-from hf_mass.live.events import LiveConfig
-from hf_mass.live.models import LiveModel, load_model
-from hf_mass.live.solver import solve
+from hf_mass.engine.events import LiveConfig
+from hf_mass.engine.models import LiveModel, load_model
+from hf_mass.engine.session import solve
 from hf_mass.tasks.problems import read_problem
 
 FOLDER = Path(__file__).resolve().parent.parent / "hf_mass" / "assets" / "examples"

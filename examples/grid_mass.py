@@ -29,7 +29,7 @@ from grid_world import TRAINED
 from hf_mass import MetaAdaptConfig, MetaAdaptTrainer
 from hf_mass.evaluation.statistics import auc, mean_interval, paired_difference
 from hf_mass.evaluation.tables import ResultRow, ResultTable
-from hf_mass.models.scorer import Scorer
+from hf_mass.methods.scorer import Scorer
 
 HERE = Path(__file__).resolve().parent
 SETS = ("world", "1d-arc", "mini-arc")

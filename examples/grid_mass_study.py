@@ -19,15 +19,15 @@ from hf_mass import Task, TTTConfig, load_grid_tasks
 from hf_mass.core.losses import row_values
 from hf_mass.core.trees import Tree, tree_map
 from hf_mass.evaluation.protocol import adapt_directly
-from hf_mass.models.binding import BoundLora, deterministic
-from hf_mass.models.config import AttributionConfig, InnerConfig, MassConfig
-from hf_mass.models.few_shot import FewShotAdapter
-from hf_mass.models.few_shot_config import FitConfig, PredictConfig
-from hf_mass.models.generation import Sampling, complete, row_seed
-from hf_mass.models.mass_model import GENERATOR, MassModel, stack
-from hf_mass.models.records import AdaptationRecord
-from hf_mass.models.samples import AuxiliarySample, read_sample
-from hf_mass.models.scorer import Scorer
+from hf_mass.lm.binding import BoundLora, deterministic
+from hf_mass.lm.generation import Sampling, complete, row_seed
+from hf_mass.methods.base import AdaptationRecord
+from hf_mass.methods.mass_model import GENERATOR, MassModel, stack
+from hf_mass.methods.mass_settings import AttributionConfig, InnerConfig, MassConfig
+from hf_mass.methods.samples import AuxiliarySample, read_sample
+from hf_mass.methods.scorer import Scorer
+from hf_mass.methods.ttt import FewShotAdapter
+from hf_mass.methods.ttt_settings import FitConfig, PredictConfig
 from hf_mass.tasks.formats import FORMATS
 from hf_mass.tasks.grids import grid_text, parse_grid
 from hf_mass.tasks.transformations import PermuteColours

@@ -16,8 +16,8 @@ import torch
 from tqdm.auto import trange
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from hf_mass.models.word_tokenizer import build_word_tokenizer
-from hf_mass.tasks.conventions import CONVENTIONS_FORMAT, ConventionsWorld
+from hf_mass.lab.conventions import CONVENTIONS_FORMAT, ConventionsWorld
+from hf_mass.lm.word_tokenizer import build_word_tokenizer
 from hf_mass.tasks.task import Task
 
 

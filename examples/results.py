@@ -26,7 +26,7 @@ from conventions_report import (
     write_report,
 )
 
-from hf_mass.tasks.conventions import ConventionsWorld
+from hf_mass.lab.conventions import ConventionsWorld
 
 
 def run_seed(world: ConventionsWorld, seed: int, arguments: argparse.Namespace, say: Callable[[str], None]) -> None:

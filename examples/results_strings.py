@@ -28,8 +28,8 @@ from string_world import HELD_OUT, TRAINED, Sizes, few_shot_tasks
 from hf_mass import MassModel, Task, TTTConfig, TTTTrainer
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import ResultRow, ResultTable
-from hf_mass.models.config import InnerConfig, MassConfig
-from hf_mass.models.records import AdaptationRecord
+from hf_mass.methods.base import AdaptationRecord
+from hf_mass.methods.mass_settings import InnerConfig, MassConfig
 from hf_mass.tasks.answers import rank_answers
 from hf_mass.tasks.formats import FORMATS
 

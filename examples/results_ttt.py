@@ -25,7 +25,7 @@ from ttt_report import write_report
 
 from hf_mass import Task, TTTConfig, TTTTrainer, load_grid_tasks
 from hf_mass.tasks.answers import rank_answers, score_answers
-from hf_mass.trainers.ttt_results import TaskResult
+from hf_mass.training.ttt_results import TaskResult
 
 HERE = Path(__file__).resolve().parent
 BASE = HERE.parent / "hf_mass" / "assets" / "grids-base"

@@ -27,16 +27,16 @@ from peft import LoraConfig
 from transformers import AutoTokenizer, HfArgumentParser
 
 from hf_mass.errors import ConfigError, DataError
+from hf_mass.evaluation.cards import write_card
 from hf_mass.evaluation.statistics import mean_interval
 from hf_mass.evaluation.tables import ResultRow, ResultTable
-from hf_mass.hub.cards import write_card
-from hf_mass.models.card import hub_id
+from hf_mass.store.card import hub_id
 from hf_mass.tasks.formats import FORMATS
 from hf_mass.tasks.sources import Columns, load_tasks
 from hf_mass.tasks.task import Task
-from hf_mass.trainers.adaptation_eval import AdaptationEvalPrediction, evaluate_adaptation
-from hf_mass.trainers.meta_adapt_config import MetaAdaptConfig
-from hf_mass.trainers.meta_adapt_trainer import MetaAdaptTrainer
+from hf_mass.training.adaptation_eval import AdaptationEvalPrediction, evaluate_adaptation
+from hf_mass.training.meta_adapt_config import MetaAdaptConfig
+from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
 
 LEFT_TO_RESULTS = ("the same without samples on the queried item",)
 """Rows that only the full table of results.py has, to keep the main job short."""

@@ -27,11 +27,11 @@ from transformers import HfArgumentParser
 
 from hf_mass import Task, TTTConfig, TTTTrainer, load_bbh, load_few_shot_file, load_grid_tasks
 from hf_mass.errors import ConfigError
-from hf_mass.models.few_shot import FitRecord
+from hf_mass.methods.ttt import FitRecord
 from hf_mass.tasks.answers import mean_scores
 from hf_mass.tasks.grids import parse_grid
-from hf_mass.trainers.ttt_config import TTT_PRESETS
-from hf_mass.trainers.ttt_results import TaskResult
+from hf_mass.training.ttt_config import TTT_PRESETS
+from hf_mass.training.ttt_results import TaskResult
 
 COLOURS = (16, 33, 160, 34, 226, 245, 201, 208, 51, 88)
 """Terminal colours of the ten cells."""

@@ -10,9 +10,9 @@ import torch
 from hub_emulator import EmulatedHub
 from model_fixtures import WORLD, as_tuples, byte_base, byte_tokenizer, equal_trees, pair, pretend_training, text_task
 
-from hf_mass.models.config import InnerConfig, MassConfig, ScorerConfig
-from hf_mass.models.mass_model import MassModel
-from hf_mass.tasks.conventions import CONVENTIONS_FORMAT
+from hf_mass.lab.conventions import CONVENTIONS_FORMAT
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.mass_settings import InnerConfig, MassConfig, ScorerConfig
 
 BASE_ID = "maker/tiny-base"
 

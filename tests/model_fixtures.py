@@ -16,10 +16,10 @@ from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 import hf_mass
 from hf_mass.core.trees import Tree
-from hf_mass.models.config import AttributionConfig, InnerConfig, MassConfig, ScorerConfig
-from hf_mass.models.mass_model import MassModel
-from hf_mass.models.samples import AuxiliarySample, read_sample
-from hf_mass.tasks.conventions import CONVENTIONS_FORMAT, ITEMS, ConventionsWorld
+from hf_mass.lab.conventions import CONVENTIONS_FORMAT, ITEMS, ConventionsWorld
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.mass_settings import AttributionConfig, InnerConfig, MassConfig, ScorerConfig
+from hf_mass.methods.samples import AuxiliarySample, read_sample
 from hf_mass.tasks.task import Demonstration, Task
 
 BASE = Path(hf_mass.__file__).parent / "assets" / "conventions-base"

@@ -28,12 +28,12 @@ from hf_mass.core.trees import Tree
 from hf_mass.core.weights import uniform_weights
 from hf_mass.errors import DataError
 from hf_mass.evaluation.statistics import auc
-from hf_mass.models.adaptation import InnerProblem
-from hf_mass.models.config import AttributionConfig, InnerConfig, MassConfig
-from hf_mass.models.mass_model import MassModel
-from hf_mass.models.samples import AuxiliarySample, read_sample
-from hf_mass.models.word_tokenizer import build_word_tokenizer
-from hf_mass.tasks.conventions import CONVENTIONS_FORMAT
+from hf_mass.lab.conventions import CONVENTIONS_FORMAT
+from hf_mass.lm.word_tokenizer import build_word_tokenizer
+from hf_mass.methods.inner import InnerProblem
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.mass_settings import AttributionConfig, InnerConfig, MassConfig
+from hf_mass.methods.samples import AuxiliarySample, read_sample
 from hf_mass.tasks.task import Demonstration, Task
 
 # -- a model in double precision, whose inner adapter does not start at zero -------------------------------------------

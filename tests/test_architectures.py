@@ -43,7 +43,7 @@ from hf_mass.core.second_order import double_backward
 from hf_mass.core.token_loss import IGNORED, TokenBatch, TokenLoss
 from hf_mass.core.trees import Tree
 from hf_mass.errors import UnsupportedModelError
-from hf_mass.models.binding import BoundLora, decoder_layers
+from hf_mass.lm.binding import BoundLora, decoder_layers
 
 PLANS = {
     "fast": FAST,

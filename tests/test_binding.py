@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from hf_mass.core import trees
 from hf_mass.errors import ConfigError, UnsupportedModelError
-from hf_mass.models.binding import BoundLora, add_lora, deterministic
+from hf_mass.lm.binding import BoundLora, add_lora, deterministic
 
 KINDS = ("llama", "gpt2", "qwen2")
 

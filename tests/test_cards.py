@@ -13,12 +13,12 @@ from hub_emulator import EmulatedHub
 from huggingface_hub import ModelCard, metadata_load
 
 from hf_mass.errors import CheckpointError, DataError
+from hf_mass.evaluation.cards import make_card, write_card
 from hf_mass.evaluation.statistics import Interval
 from hf_mass.evaluation.tables import ResultRow, ResultTable
-from hf_mass.hub.cards import make_card, write_card
-from hf_mass.models.card import NOT_MEASURED, TEMPLATE, CardParts, build_card, hub_id, write_basic_card
-from hf_mass.models.config import InnerConfig, MassConfig
-from hf_mass.models.shipped import ASSETS, name_base_portably, resolve_shipped, shipped_name, shipped_names
+from hf_mass.methods.mass_settings import InnerConfig, MassConfig
+from hf_mass.store.card import NOT_MEASURED, TEMPLATE, CardParts, build_card, hub_id, write_basic_card
+from hf_mass.store.shipped import ASSETS, name_base_portably, resolve_shipped, shipped_name, shipped_names
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))

@@ -24,9 +24,9 @@ from transformers import AutoModelForCausalLM
 from hf_mass import __version__
 from hf_mass.cli import commands, options, progress, showing, solving
 from hf_mass.cli.main import app
-from hf_mass.live.events import METHODS, LiveConfig, Loss, Stage, Writing
-from hf_mass.live.models import load_model
-from hf_mass.models.config import WEIGHINGS
+from hf_mass.engine.events import METHODS, LiveConfig, Loss, Stage, Writing
+from hf_mass.engine.models import load_model
+from hf_mass.methods.mass_settings import WEIGHINGS
 
 NAMES = [command.__name__ for command in commands.ALL]
 CLI: Any = typer.main.get_command(app)
@@ -321,7 +321,7 @@ def test_nothing_to_save_is_an_error(puzzle: Path, tmp_path: Path) -> None:
 
 def test_demo_launches_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
-    monkeypatch.setattr("hf_mass.live.app.launch", lambda **given: seen.update(given))
+    monkeypatch.setattr("hf_mass.app.app.launch", lambda **given: seen.update(given))
     run("demo", "--model", "grids-small", "--port", "8000")
     assert seen == {
         "model": "grids-small",

@@ -12,9 +12,9 @@ from cli_fixtures import FLIPS, GRIDS, run, write
 
 from hf_mass.cli import methods as methods_module
 from hf_mass.cli.options import ROWS
+from hf_mass.evaluation.cards import make_card
 from hf_mass.evaluation.tables import ResultTable
-from hf_mass.hub.cards import make_card
-from hf_mass.models.card import NOT_MEASURED
+from hf_mass.store.card import NOT_MEASURED
 
 CONVENTIONS = ("conventions:test_families", "--limit", "6", "--samples", "3")
 

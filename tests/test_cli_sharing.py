@@ -12,7 +12,7 @@ from cli_fixtures import FLIPS, GRIDS, run, write
 from hub_emulator import EmulatedHub
 from hub_fixtures import BASE_ID, put_base, trained_on
 
-from hf_mass.models.card import NOT_MEASURED
+from hf_mass.store.card import NOT_MEASURED
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_the_examples_of_the_readme_run(
 ) -> None:
     """In their order, in a folder from which the package is seen as from the repository's root."""
     launched: list[dict[str, object]] = []
-    monkeypatch.setattr("hf_mass.live.app.launch", lambda **given: launched.append(given))
+    monkeypatch.setattr("hf_mass.app.app.launch", lambda **given: launched.append(given))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "hf_mass").symlink_to(root / "hf_mass")
     lines = re.findall(r"^(hf-mass .*)$", (root / "README.md").read_text(), re.MULTILINE)

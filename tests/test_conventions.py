@@ -15,8 +15,7 @@ from model_fixtures import BASE, WORLD, hidden_convention, right_sample
 from transformers import AutoTokenizer
 
 from hf_mass.errors import ConfigError
-from hf_mass.models.word_tokenizer import build_word_tokenizer
-from hf_mass.tasks.conventions import (
+from hf_mass.lab.conventions import (
     COLOURS,
     CONVENTIONS_FORMAT,
     FAMILIES,
@@ -24,6 +23,7 @@ from hf_mass.tasks.conventions import (
     SPLITS,
     ConventionsWorld,
 )
+from hf_mass.lm.word_tokenizer import build_word_tokenizer
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.verifiers import verify_batch
 

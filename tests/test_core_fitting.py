@@ -17,7 +17,7 @@ from hf_mass.core.optimizers import AdamW, make_optimizer
 from hf_mass.core.token_loss import TokenLoss
 from hf_mass.core.trees import Tree
 from hf_mass.errors import ConfigError
-from hf_mass.models.binding import BoundLora
+from hf_mass.lm.binding import BoundLora
 
 
 def rows_of(task: Tensor, seed: int) -> ToyLoss:

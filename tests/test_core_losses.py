@@ -42,7 +42,7 @@ from hf_mass.core.second_order import hessian_product, require_second_derivative
 from hf_mass.core.token_loss import IGNORED, TokenBatch, TokenLoss, token_log_probs, twice_differentiable
 from hf_mass.core.trees import Tree
 from hf_mass.errors import DataError, UnsupportedModelError
-from hf_mass.models.binding import BoundLora
+from hf_mass.lm.binding import BoundLora
 
 EXACT = 1e-12
 

@@ -32,7 +32,7 @@ from hf_mass.core.second_order import hessian_product
 from hf_mass.core.token_loss import IGNORED, TokenBatch, TokenLoss
 from hf_mass.core.trees import Tree
 from hf_mass.errors import ConfigError, UnsupportedModelError
-from hf_mass.models.binding import BoundLora
+from hf_mass.lm.binding import BoundLora
 
 EXACT = 1e-9  # relative, in float64
 KINDS = ("llama", "gpt2", "qwen2")

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_mass.live import drawing
-from hf_mass.live.events import Answer, Loss
+from hf_mass.app import drawing
+from hf_mass.engine.events import Answer, Loss
 from hf_mass.tasks.problems import Problem, read_problem
 from hf_mass.tasks.task import Demonstration, Task
 

@@ -12,9 +12,9 @@ from model_fixtures import CHAT_TEMPLATE, WORLD, byte_tokenizer, text_task
 
 from hf_mass.core.token_loss import IGNORED
 from hf_mass.errors import ConfigError, DataError
-from hf_mass.models.encoding import Row, TextEncoder, pad_rows
-from hf_mass.models.word_tokenizer import build_word_tokenizer
-from hf_mass.tasks.conventions import CONVENTIONS_FORMAT
+from hf_mass.lab.conventions import CONVENTIONS_FORMAT
+from hf_mass.lm.encoding import Row, TextEncoder, pad_rows
+from hf_mass.lm.word_tokenizer import build_word_tokenizer
 from hf_mass.tasks.formats import PromptFormat
 
 FORMAT = PromptFormat()

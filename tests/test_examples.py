@@ -19,11 +19,11 @@ import byte_model  # noqa: E402
 import train  # noqa: E402
 
 from hf_mass.errors import ConfigError  # noqa: E402
-from hf_mass.models.mass_model import MassModel  # noqa: E402
-from hf_mass.models.samples import AuxiliarySample  # noqa: E402
-from hf_mass.trainers import meta_adapt_trainer  # noqa: E402
-from hf_mass.trainers.meta_adapt_config import MetaAdaptConfig  # noqa: E402
-from hf_mass.trainers.meta_adapt_trainer import MetaAdaptTrainer  # noqa: E402
+from hf_mass.methods.mass_model import MassModel  # noqa: E402
+from hf_mass.methods.samples import AuxiliarySample  # noqa: E402
+from hf_mass.training import meta_adapt_trainer  # noqa: E402
+from hf_mass.training.meta_adapt_config import MetaAdaptConfig  # noqa: E402
+from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer  # noqa: E402
 
 COMMON = (
     "--num_generations 4 --per_device_train_batch_size 8 --max_completion_length 24 --max_solution_length 24 "

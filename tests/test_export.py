@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from hf_mass.core.trees import tree_map
 from hf_mass.errors import DataError
-from hf_mass.models.binding import BoundLora, add_lora
-from hf_mass.models.export import combined_adapter, write_adapter
-from hf_mass.models.generation import Sampling, complete
+from hf_mass.lm.adapters import combined_adapter, write_adapter
+from hf_mass.lm.binding import BoundLora, add_lora
+from hf_mass.lm.generation import Sampling, complete
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -10,9 +10,9 @@ from model_fixtures import byte_base, byte_tokenizer, equal_trees, largest_diffe
 from peft import LoraConfig, get_peft_model
 
 from hf_mass.errors import ConfigError
-from hf_mass.models.few_shot import FewShotAdapter
-from hf_mass.models.few_shot_config import FitConfig, PredictConfig
-from hf_mass.models.few_shot_encoding import FewShotEncoder
+from hf_mass.lm.few_shot_encoding import FewShotEncoder
+from hf_mass.methods.ttt import FewShotAdapter
+from hf_mass.methods.ttt_settings import FitConfig, PredictConfig
 from hf_mass.tasks.few_shot_format import resolve_format
 from hf_mass.tasks.leave_one_out import DataConfig, TrainingExample
 from hf_mass.tasks.task import Demonstration, Task
@@ -125,7 +125,7 @@ def test_answers_are_mapped_back(monkeypatch: pytest.MonkeyPatch, stacked: bool)
             byte_tokenizer()(text.split(";")[-1][:-1] + ";", add_special_tokens=False)["input_ids"] for text in texts
         ]
 
-    monkeypatch.setattr("hf_mass.models.few_shot.complete", copying)
+    monkeypatch.setattr("hf_mass.methods.ttt.complete", copying)
     task = Task("0 1 2", copy_task("a").demonstrations, answer="0 1 2", id="a")
     records = few.adapt([task]) if stacked else None
     (predictions,) = few.predict([task], records)

@@ -17,9 +17,9 @@ from model_fixtures import byte_base, byte_tokenizer, equal_trees
 from peft import LoraConfig, get_peft_model
 
 from hf_mass.errors import DataError
-from hf_mass.models.few_shot import FewShotAdapter, FitRecord
-from hf_mass.models.few_shot_config import FitConfig, PredictConfig
-from hf_mass.models.few_shot_encoding import FewShotEncoder, View, task_views
+from hf_mass.lm.few_shot_encoding import FewShotEncoder, View, task_views
+from hf_mass.methods.ttt import FewShotAdapter, FitRecord
+from hf_mass.methods.ttt_settings import FitConfig, PredictConfig
 from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS, resolve_format
 from hf_mass.tasks.grids import grid_text, parse_grid
 from hf_mass.tasks.leave_one_out import DataConfig
@@ -76,7 +76,7 @@ def says(monkeypatch: pytest.MonkeyPatch, *completions: list[int]) -> list[list[
         prompts.extend(given)
         return [completions[n % len(completions)] for n in range(len(given))]
 
-    monkeypatch.setattr("hf_mass.models.few_shot.complete", canned)
+    monkeypatch.setattr("hf_mass.methods.ttt.complete", canned)
     return prompts
 
 
@@ -297,7 +297,7 @@ def test_a_long_prompt_does_not_cut_the_answers_of_others_short(monkeypatch: pyt
         rooms.update({len(prompt): sampling.max_new_tokens for prompt in prompts})
         return [[EOS] for _ in prompts]
 
-    monkeypatch.setattr("hf_mass.models.few_shot.complete", noting)
+    monkeypatch.setattr("hf_mass.methods.ttt.complete", noting)
     few.predict([SHORT, LONG])
     assert rooms == {16: 9, 29: 2}
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from model_fixtures import WORLD, byte_base, byte_tokenizer, conventions_model
 from transformers import GenerationConfig
 
-from hf_mass.models.generation import GumbelNoise, Sampling, complete, row_seed
-from hf_mass.models.mass_model import MassModel
+from hf_mass.lm.generation import GumbelNoise, Sampling, complete, row_seed
+from hf_mass.methods.mass_model import MassModel
 
 parts = st.lists(st.one_of(st.integers(), st.text(max_size=5)), min_size=1, max_size=4)
 

@@ -24,12 +24,12 @@ from grid_world import HELD_OUT, Sizes, draw_task
 from pretrain_grids import build_tokenizer
 
 from hf_mass.errors import DataError
-from hf_mass.models import samples as samples_module
-from hf_mass.models.few_shot_encoding import FewShotEncoder
-from hf_mass.models.samples import AuxiliarySample
+from hf_mass.lm.few_shot_encoding import FewShotEncoder
+from hf_mass.methods import samples as samples_module
+from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.few_shot_format import resolve_format
 from hf_mass.tasks.task import Demonstration, Task
-from hf_mass.trainers import meta_adapt_trainer
+from hf_mass.training import meta_adapt_trainer
 
 SMALL = Sizes(strip=(6, 8), side=(2, 3), composed=0.0)
 
@@ -111,7 +111,7 @@ def test_answers_are_judged_as_grids(study: Study, text: str, reward: float) -> 
 def test_solve_reads_compact_answers(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = small_tasks()
     ids = [study.mass.encoder.answer_ids(str(task.answer)) for task in tasks]
-    monkeypatch.setattr("hf_mass.models.mass_model.complete", lambda *args, **kwargs: ids)
+    monkeypatch.setattr("hf_mass.methods.mass_model.complete", lambda *args, **kwargs: ids)
     solutions = study.mass.solve(tasks)
     assert [s.reward for s in solutions] == [1.0, 1.0]  # type: ignore[union-attr]
     assert [s.answer for s in solutions] == [task.answer for task in tasks]  # type: ignore[union-attr]

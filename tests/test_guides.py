@@ -16,11 +16,11 @@ from transformers import HfArgumentParser
 
 import hf_mass
 from hf_mass.cli.main import app
-from hf_mass.models.shipped import shipped_names
+from hf_mass.store.shipped import shipped_names
 from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS
 from hf_mass.tasks.formats import FORMATS
 from hf_mass.tasks.verifiers import VERIFIERS
-from hf_mass.trainers.meta_adapt_config import MetaAdaptConfig
+from hf_mass.training.meta_adapt_config import MetaAdaptConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples"))

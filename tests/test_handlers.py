@@ -20,13 +20,13 @@ from model_fixtures import snapshot
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from hf_mass.app import handlers as module
+from hf_mass.app.handlers import AUTOMATIC, MOST, Handlers, live_config
+from hf_mass.app.sessions import Sessions
+from hf_mass.app.workshop import EXAMPLES, MODEL_VARIABLE, Workshop, example
+from hf_mass.engine.events import Event, LiveConfig, Loss, Outcome, Stage
 from hf_mass.errors import ConfigError
-from hf_mass.live import handlers as module
-from hf_mass.live.events import Event, LiveConfig, Loss, Outcome, Stage
-from hf_mass.live.handlers import AUTOMATIC, MOST, Handlers, live_config
-from hf_mass.live.sessions import Sessions
-from hf_mass.live.workshop import EXAMPLES, MODEL_VARIABLE, Workshop, example
-from hf_mass.models.shipped import ASSETS
+from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.problems import Problem, read_problem
 
 RULE = "fruit colours by a hidden rule"
@@ -143,7 +143,7 @@ def test_nothing_is_no_error(visitor: Visitor) -> None:
 
 def test_settings_that_a_page_offers_are_allowed(do: Handlers, monkeypatch: pytest.MonkeyPatch) -> None:
     large = LiveConfig(samples=99, inner_steps=50, max_examples=250, num_train_epochs=None, learning_rate=None)
-    monkeypatch.setattr("hf_mass.live.models.LiveModel.defaults", lambda self, kind: large)
+    monkeypatch.setattr("hf_mass.engine.models.LiveModel.defaults", lambda self, kind: large)
     _, samples, steps, rate, examples, epochs, ttt_rate = do.offered(example(RULE), None)
     assert (samples.value, steps.value, examples.value) == (MOST["samples"], MOST["inner_steps"], MOST["max_examples"])
     for skipped in (rate, epochs, ttt_rate):
@@ -392,7 +392,7 @@ def test_the_space_leases_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) 
     spaces = types.ModuleType("spaces")
     spaces.GPU = lambda duration: asked.append(duration) or "the decorator"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "spaces", spaces)
-    monkeypatch.setattr("hf_mass.live.app.launch", lambda **settings: asked.append(settings))
+    monkeypatch.setattr("hf_mass.app.app.launch", lambda **settings: asked.append(settings))
     monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
     runpy.run_path(str(SPACE / "app.py"), run_name="__main__")
     assert asked == [{"lease": None}]

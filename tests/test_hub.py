@@ -19,8 +19,8 @@ from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hf_mass.errors import CheckpointError, ConfigError, HubError
-from hf_mass.models.config import MassConfig
-from hf_mass.models.mass_model import MassModel
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.mass_settings import MassConfig
 
 FILES = {
     *("README.md", "mass_config.json", "tokenizer.json", "tokenizer_config.json"),

@@ -11,10 +11,10 @@ from gradio_client import Client
 from hub_emulator import EmulatedHub
 from hub_fixtures import BASE_ID, put_base, trained_on
 
+from hf_mass.engine.events import LiveConfig
+from hf_mass.engine.models import load_model
+from hf_mass.engine.session import solve
 from hf_mass.errors import HubError
-from hf_mass.live.events import LiveConfig
-from hf_mass.live.models import load_model
-from hf_mass.live.solver import solve
 from hf_mass.tasks.problems import read_problem
 
 LINES = read_problem("1 -> 2\n2 -> 3\n3 -> 4\n4 ->")

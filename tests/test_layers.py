@@ -1,6 +1,6 @@
 """The shape of the code: which folder may import which, how long modules and functions may be, what lies at the top.
 
-    errors ← {core, tasks} ← models ← {trainers, evaluation} ← hub ← live ← cli ← {examples, spaces}
+    errors ← {core, tasks, store} ← lm ← methods ← engine ← {training, evaluation, lab} ← app ← cli ← {examples, spaces}
 
 Each imports only what stands to its left. Sources are read, not imported, so a broken module is judged as well. The
 checks are plain functions over a folder; the second half of this file shows on made-up folders that each can fail.
@@ -17,17 +17,23 @@ from pathlib import Path
 import pytest
 
 PACKAGE = "hf_mass"
+_GROUND = {"errors", "assets"}
+_MODELS = _GROUND | {"core", "tasks", "store", "lm"}
+_ENGINE = _MODELS | {"methods", "engine"}
 LAYERS: dict[str, set[str]] = {
     "assets": set(),
     "errors": set(),
     "core": {"errors"},
-    "tasks": {"errors", "assets"},
-    "models": {"errors", "assets", "core", "tasks"},
-    "trainers": {"errors", "assets", "core", "tasks", "models"},
-    "evaluation": {"errors", "assets", "core", "tasks", "models"},
-    "hub": {"errors", "assets", "core", "tasks", "models", "trainers", "evaluation"},
-    "live": {"errors", "assets", "core", "tasks", "models", "trainers", "evaluation", "hub"},
-    "cli": {"errors", "assets", "core", "tasks", "models", "trainers", "evaluation", "hub", "live"},
+    "tasks": _GROUND,
+    "store": _GROUND,
+    "lm": _MODELS - {"lm"},
+    "methods": _MODELS,
+    "engine": _ENGINE - {"engine"},
+    "training": _ENGINE,
+    "evaluation": _ENGINE,
+    "lab": _ENGINE,
+    "app": _ENGINE | {"evaluation", "lab"},
+    "cli": _ENGINE | {"evaluation", "lab", "app"},
 }
 LAYERS["__main__"] = {"cli"}
 # The package itself may offer the library's names, but nothing below it may take them from there, apart from these.
@@ -40,7 +46,8 @@ FORBIDDEN: dict[str, set[str]] = {
     "errors": _HEAVY | {"torch", "numpy"},
     "core": _HEAVY,
     "tasks": {"torch", "transformers", "peft", "trl", "accelerate"},
-    "models": {"trl"},
+    "store": {"transformers", "peft", "trl", "accelerate", "datasets"},
+    **{name: {"trl"} for name in ("lm", "methods", "engine", "evaluation", "lab", "app", "cli")},
 }
 MAX_MODULE_LINES = 400  # fewer than
 MAX_FUNCTION_LINES = 60  # fewer than
@@ -270,16 +277,16 @@ def test_arrows_only_point_left() -> None:
 # -- the checks can fail -----------------------------------------------------------------------------------------------
 
 BAD = {
-    "an upward arrow": (upward_arrows, {"core/a.py": "from hf_mass.models import b", "models/b.py": ""}),
-    "an upward arrow to a folder": (upward_arrows, {"core/a.py": "import hf_mass.trainers"}),
+    "an upward arrow": (upward_arrows, {"core/a.py": "from hf_mass.lm import b", "lm/b.py": ""}),
+    "an upward arrow to a folder": (upward_arrows, {"core/a.py": "import hf_mass.training"}),
     "an upward arrow for types": (
         upward_arrows,
-        {"tasks/a.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from hf_mass.hub.x import Y"},
+        {"tasks/a.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from hf_mass.store.x import Y"},
     ),
     "core to tasks": (upward_arrows, {"core/a.py": "from hf_mass.tasks.t import T", "tasks/t.py": "T = 1"}),
     "tasks to core": (upward_arrows, {"tasks/a.py": "from hf_mass import core", "core/__init__.py": ""}),
-    "trainers to evaluation": (upward_arrows, {"trainers/a.py": "import hf_mass.evaluation.tables"}),
-    "a relative upward arrow": (upward_arrows, {"core/a.py": "from ..models.b import c", "models/b.py": "c = 1"}),
+    "training to evaluation": (upward_arrows, {"training/a.py": "import hf_mass.evaluation.tables"}),
+    "a relative upward arrow": (upward_arrows, {"core/a.py": "from ..lm.b import c", "lm/b.py": "c = 1"}),
     "names from the package itself": (upward_arrows, {"core/a.py": "from hf_mass import Trainer"}),
     "the command line in the package": (upward_arrows, {"__init__.py": "from hf_mass.cli import main"}),
     "an unknown folder": (upward_arrows, {"utils/a.py": ""}),
@@ -302,15 +309,15 @@ BAD = {
     "an import in a function": (hidden_imports, {"core/a.py": "def f():\n    from hf_mass.core import b\n"}),
     "an import in a method": (
         hidden_imports,
-        {"hub/a.py": "class A:\n    async def f(self):\n        import hf_mass.models.x\n"},
+        {"store/a.py": "class A:\n    async def f(self):\n        import hf_mass.lm.x\n"},
     ),
     "an import by name": (
         hidden_imports,
-        {"hub/a.py": "import importlib\ndef f():\n    return importlib.import_module('hf_mass.cli')\n"},
+        {"store/a.py": "import importlib\ndef f():\n    return importlib.import_module('hf_mass.cli')\n"},
     ),
     "transformers in core": (forbidden_libraries, {"core/a.py": "from transformers.utils import logging"}),
     "torch in tasks": (forbidden_libraries, {"tasks/a.py": "def f():\n    import torch.nn as nn\n"}),
-    "trl in models": (forbidden_libraries, {"models/a.py": "import trl"}),
+    "trl in lm": (forbidden_libraries, {"lm/a.py": "import trl"}),
     "a long module": (long_modules, {"core/a.py": "x = 1\n" * 400}),
     "a long function": (long_functions, {"core/a.py": "class A:\n    def f(self):\n" + "        x = 1\n" * 59}),
 }
@@ -338,10 +345,10 @@ def test_a_good_tree_passes(check: Callable[[Path], list[str]], tmp_path: Path) 
         "core/__init__.py": "from hf_mass.core.a import f\n",
         "core/a.py": "import torch\nfrom hf_mass.errors import E\ndef f():\n" + "    x = 1\n" * 58,
         "tasks/a.py": "from hf_mass.errors import E\n" + "x = 1\n" * 398,
-        "models/b.py": "import peft, transformers\nfrom hf_mass.core import a, f\nfrom hf_mass.tasks import a as t\n",
-        "trainers/t.py": "import trl\nfrom hf_mass.models.b import t\nfrom ..core.a import f\n",
-        "hub/h.py": "from hf_mass import errors\ndef f(name):\n    import json\n",
-        "cli/__init__.py": "from hf_mass.hub import h\nfrom hf_mass.trainers import t\n",
+        "lm/b.py": "import peft, transformers\nfrom hf_mass.core import a, f\nfrom hf_mass.tasks import a as t\n",
+        "training/t.py": "import trl\nfrom hf_mass.lm.b import t\nfrom ..core.a import f\n",
+        "store/h.py": "from hf_mass import errors\ndef f(name):\n    import json\n",
+        "cli/__init__.py": "from hf_mass.store import h\nfrom hf_mass.lm import b\n",
         "__main__.py": "from hf_mass.cli import h\n",
     }
     assert check(write_package(tmp_path, files)) == []

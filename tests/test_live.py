@@ -17,17 +17,17 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from hf_mass.app.workshop import Workshop
+from hf_mass.engine.events import METHODS, Answer, Answered, LiveConfig, Loss, Outcome, Stage, Weighed, Writing
+from hf_mass.engine.models import LiveModel, default_model, load_model
+from hf_mass.engine.session import TURN, run, solve
 from hf_mass.errors import ConfigError, DataError, HFMassError
-from hf_mass.live.events import METHODS, Answer, Answered, LiveConfig, Loss, Outcome, Stage, Weighed, Writing
-from hf_mass.live.models import LiveModel, default_model, load_model
-from hf_mass.live.solver import TURN, run, solve
-from hf_mass.live.workshop import Workshop
-from hf_mass.models.few_shot import FewShotAdapter
-from hf_mass.models.generation import Sampling, complete
-from hf_mass.models.mass_model import GENERATOR, MassModel
-from hf_mass.models.shipped import ASSETS
+from hf_mass.lm.generation import Sampling, complete
+from hf_mass.methods.mass_model import GENERATOR, MassModel
+from hf_mass.methods.ttt import FewShotAdapter
+from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.problems import Problem, read_problem, read_problem_file
-from hf_mass.trainers.ttt_config import TTTConfig
+from hf_mass.training.ttt_config import TTTConfig
 
 RULE = read_problem_file(ASSETS / "examples" / "fruit-colours-by-a-hidden-rule.json")
 
@@ -313,7 +313,7 @@ def test_errors_leave_the_model_as_it_was(
     def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("out of memory")
 
-    for place in ("hf_mass.models.mass_model.MassModel.adapt", "hf_mass.live.solver.combined_adapter"):
+    for place in ("hf_mass.methods.mass_model.MassModel.adapt", "hf_mass.engine.session.combined_adapter"):
         with monkeypatch.context() as patch:
             patch.setattr(place, fail)
             if place.endswith("adapt") and not case[2].synthesises:

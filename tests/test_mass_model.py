@@ -34,10 +34,10 @@ from transformers import AutoModelForCausalLM
 
 from hf_mass.core import trees
 from hf_mass.errors import CheckpointError, ConfigError, DataError
-from hf_mass.models.config import WEIGHINGS, MassConfig, ScorerConfig
-from hf_mass.models.mass_model import MassModel
-from hf_mass.models.records import AdaptationRecord, Solution
-from hf_mass.models.samples import AuxiliarySample, overlap
+from hf_mass.methods.base import AdaptationRecord, Solution
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.mass_settings import WEIGHINGS, MassConfig, ScorerConfig
+from hf_mass.methods.samples import AuxiliarySample, overlap
 from hf_mass.tasks.task import Task
 
 every_weighing = pytest.mark.parametrize("weigh_by", WEIGHINGS)

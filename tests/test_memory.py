@@ -18,8 +18,8 @@ from hf_mass.core.memory import FAST, LEAN, MemoryPlan, choose_plan
 from hf_mass.core.optimizers import SGD
 from hf_mass.core.token_loss import TokenLoss
 from hf_mass.errors import ConfigError
-from hf_mass.models.binding import BoundLora
-from hf_mass.models.device_memory import free_bytes, graph_bytes_per_token
+from hf_mass.lm.binding import BoundLora
+from hf_mass.lm.device_memory import free_bytes, graph_bytes_per_token
 
 MIB = 2**20
 
@@ -150,7 +150,7 @@ def test_the_adapter_says_what_it_chose(caplog: pytest.LogCaptureFixture, monkey
         fast = mass.adapt(tasks, weigh_by="demonstrations", samples=samples)
     assert mass.adapter.memory is not None and not mass.adapter.memory.checkpoint
     assert "Inner loop: fast:" in caplog.text
-    monkeypatch.setattr("hf_mass.models.adaptation.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("hf_mass.methods.inner.free_bytes", lambda device: 1000)
     with caplog.at_level(logging.INFO, logger="hf_mass"):
         lean = mass.adapt(tasks, weigh_by="demonstrations", samples=samples)
     assert mass.adapter.memory.checkpoint and "Inner loop: lean:" in caplog.text

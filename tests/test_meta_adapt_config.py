@@ -18,13 +18,13 @@ from transformers import AutoModelForCausalLM, HfArgumentParser
 from trl import GRPOConfig
 
 from hf_mass.errors import ConfigError, DataError, VerifierError
-from hf_mass.tasks.conventions import CONVENTIONS_FORMAT
+from hf_mass.lab.conventions import CONVENTIONS_FORMAT
+from hf_mass.lab.conventions_settings import conventions_lora, conventions_settings
 from hf_mass.tasks.formats import PromptFormat
 from hf_mass.tasks.sources import Columns
 from hf_mass.tasks.task import Task
-from hf_mass.trainers.meta_adapt_config import MetaAdaptConfig
-from hf_mass.trainers.meta_adapt_trainer import MetaAdaptTrainer
-from hf_mass.trainers.presets import conventions_lora, conventions_settings
+from hf_mass.training.meta_adapt_config import MetaAdaptConfig
+from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
 
 
 def config(**changes: Any) -> MetaAdaptConfig:

@@ -23,12 +23,12 @@ from trainer_fixtures import M, settings, wide_mass, world, written_samples
 
 from hf_mass.core.token_loss import TokenLoss
 from hf_mass.errors import UnsupportedModelError
-from hf_mass.models.mass_model import MassModel
-from hf_mass.models.samples import AuxiliarySample
-from hf_mass.tasks.conventions import CONVENTIONS_FORMAT
+from hf_mass.lab.conventions import CONVENTIONS_FORMAT
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.task import Task
-from hf_mass.trainers import generator_gradient
-from hf_mass.trainers.outer import OuterLoop, OuterStep
+from hf_mass.training import generator_gradient
+from hf_mass.training.outer import OuterLoop, OuterStep
 
 EXACT = 1e-9
 Groups = list[list[AuxiliarySample]]
@@ -210,7 +210,7 @@ def test_no_solving_gradient_is_computed_where_its_coefficient_is_zero(build: An
     def refuse(*args: Any) -> None:
         raise AssertionError("computed for nothing")
 
-    monkeypatch.setattr("hf_mass.trainers.outer.direct_gradient", refuse)
+    monkeypatch.setattr("hf_mass.training.outer.direct_gradient", refuse)
     assert build(solve_coefficient=0.0).step().generator_gradient == {}
 
 

@@ -31,10 +31,10 @@ from hf_mass.evaluation.protocol import (
     run_method,
     with_inner_rate,
 )
-from hf_mass.models.generation import Sampling, complete, row_seed
-from hf_mass.models.mass_model import MassModel
-from hf_mass.models.records import Solution
-from hf_mass.models.samples import AuxiliarySample
+from hf_mass.lm.generation import Sampling, complete, row_seed
+from hf_mass.methods.base import Solution
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.task import Task
 
 RULES = [WORLD.convention_name(c) for c in range(WORLD.conventions)]

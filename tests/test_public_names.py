@@ -23,5 +23,5 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_tasks_do_not_load_torch() -> None:
-    code = "import sys, hf_mass.tasks.conventions, hf_mass.tasks.verifiers; sys.exit('torch' in sys.modules)"
+    code = "import sys, hf_mass.lab.conventions, hf_mass.tasks.verifiers; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

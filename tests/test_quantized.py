@@ -18,7 +18,7 @@ from hf_mass.core.memory import FAST, LEAN, MemoryPlan
 from hf_mass.core.meta_gradients import MetaGradient, get_rule
 from hf_mass.core.optimizers import SGD
 from hf_mass.core.token_loss import TokenLoss
-from hf_mass.models.binding import BoundLora
+from hf_mass.lm.binding import BoundLora
 
 quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed (hf_mass[quantized])")
 

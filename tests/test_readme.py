@@ -15,7 +15,7 @@ from model_fixtures import BASE, conventions_model
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from hf_mass.models.mass_model import MassModel
+from hf_mass.methods.mass_model import MassModel
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -68,7 +68,7 @@ def test_hub_example_runs(hub: EmulatedHub) -> None:
 
 def test_trainer_example_names_real_settings() -> None:
     code = next(block for block in blocks("python") if "MetaAdaptTrainer(" in block)
-    from hf_mass.trainers.meta_adapt_config import MetaAdaptConfig
+    from hf_mass.training.meta_adapt_config import MetaAdaptConfig
 
     names = set(re.findall(r"(\w+)=", re.search(r"MetaAdaptConfig\((.*?)\)", code, re.DOTALL).group(1)))  # type: ignore[union-attr]
     assert names <= set(MetaAdaptConfig.__dataclass_fields__)

@@ -17,8 +17,8 @@ import ttt_report  # noqa: E402
 
 from hf_mass.tasks.task import Demonstration, Task  # noqa: E402
 from hf_mass.tasks.voting import Prediction  # noqa: E402
-from hf_mass.trainers.ttt_results import TaskResult  # noqa: E402
-from hf_mass.trainers.ttt_trainer import TTTTrainer  # noqa: E402
+from hf_mass.training.ttt_results import TaskResult  # noqa: E402
+from hf_mass.training.ttt_trainer import TTTTrainer  # noqa: E402
 
 SMALL = ROOT / "hf_mass" / "assets" / "grids-small"
 REPORTS = ROOT / "examples" / "results" / "ttt"

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from hf_mass.core.weights import NORMALISATIONS, standardise
 from hf_mass.errors import CheckpointError, ConfigError
-from hf_mass.models.config import FEATURES, ScorerConfig
-from hf_mass.models.features import scorer_features
-from hf_mass.models.mass_model import MassModel
-from hf_mass.models.samples import AuxiliarySample
-from hf_mass.models.scorer import FEATURE_SIZES, Scorer
+from hf_mass.methods.features import scorer_features
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.mass_settings import FEATURES, ScorerConfig
+from hf_mass.methods.samples import AuxiliarySample
+from hf_mass.methods.scorer import FEATURE_SIZES, Scorer
 from hf_mass.tasks.task import Task
 
 HIDDEN = 5

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 
 from hf_mass.core.weights import NORMALISATIONS
 from hf_mass.errors import CheckpointError, ConfigError
-from hf_mass.models.config import FEATURES, WEIGHINGS, AttributionConfig, InnerConfig, MassConfig, ScorerConfig
-from hf_mass.models.storage import (
+from hf_mass.methods.mass_settings import FEATURES, WEIGHINGS, AttributionConfig, InnerConfig, MassConfig, ScorerConfig
+from hf_mass.store.storage import (
     CONFIG_NAME,
     FORMAT_VERSION,
     REQUIRED,

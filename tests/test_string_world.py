@@ -23,8 +23,8 @@ from string_parts import RULES, Inputs
 from string_world import FAMILIES, HELD_OUT, TRAINED, Sizes, StringTask, curriculum, draw_task, render_task
 
 from hf_mass.errors import ConfigError
-from hf_mass.models.encoding import TextEncoder
-from hf_mass.models.few_shot_encoding import FewShotEncoder
+from hf_mass.lm.encoding import TextEncoder
+from hf_mass.lm.few_shot_encoding import FewShotEncoder
 from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS
 from hf_mass.tasks.formats import FORMATS
 from hf_mass.tasks.leave_one_out import TrainingExample

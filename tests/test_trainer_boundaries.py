@@ -11,10 +11,10 @@ from trainer_fixtures import BASE, make_trainer, settings, world
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_mass.errors import ConfigError, DataError
-from hf_mass.tasks.conventions import CONVENTIONS_FORMAT
+from hf_mass.lab.conventions import CONVENTIONS_FORMAT
 from hf_mass.tasks.task import Task
-from hf_mass.trainers.meta_adapt_config import MetaAdaptConfig
-from hf_mass.trainers.meta_adapt_trainer import MetaAdaptTrainer
+from hf_mass.training.meta_adapt_config import MetaAdaptConfig
+from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
 
 
 def test_long_prompts_are_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM
 from trl import GRPOTrainer
 
 from hf_mass.errors import CheckpointError
-from hf_mass.models.mass_model import MassModel
-from hf_mass.models.scorer import Scorer
-from hf_mass.trainers import meta_adapt_trainer
-from hf_mass.trainers.checkpoints import last_whole_checkpoint, problem_of, require_whole
-from hf_mass.trainers.meta_adapt_trainer import MetaAdaptTrainer
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.scorer import Scorer
+from hf_mass.training import meta_adapt_trainer
+from hf_mass.training.checkpoints import last_whole_checkpoint, problem_of, require_whole
+from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
 
 RUN = {"outer_loss": "gold", "max_steps": 4, "save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "linear"}
 

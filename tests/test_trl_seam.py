@@ -23,11 +23,11 @@ from trl import GRPOConfig, GRPOTrainer
 from trl import __version__ as trl_version
 from ttt_fixtures import guessing_base, reinforced, strip_task
 
-import hf_mass.trainers.meta_adapt_trainer as module
-from hf_mass.trainers.meta_adapt_trainer import MetaAdaptTrainer
-from hf_mass.trainers.publishing_trainer import PublishingTrainer
-from hf_mass.trainers.ttt_adapters import AdapterTrainer
-from hf_mass.trainers.ttt_trainer import TTTTrainer
+import hf_mass.training.meta_adapt_trainer as module
+from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
+from hf_mass.training.publishing_trainer import PublishingTrainer
+from hf_mass.training.ttt_adapters import AdapterTrainer
+from hf_mass.training.ttt_trainer import TTTTrainer
 
 # Method → its parameters, as the overriding or calling code takes them for granted.
 SIGNATURES: list[tuple[type, str, list[str]]] = [

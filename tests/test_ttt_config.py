@@ -12,12 +12,12 @@ from transformers import HfArgumentParser
 from trl import GRPOConfig
 
 from hf_mass.errors import ConfigError
-from hf_mass.models.few_shot_config import FitConfig, PredictConfig
+from hf_mass.methods.ttt_settings import FitConfig, PredictConfig
 from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS
 from hf_mass.tasks.leave_one_out import DataConfig, training_examples
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.transformations import GEOMETRIC, INFERENCE, FlipRows, Identity, Rotate
-from hf_mass.trainers.ttt_config import TTT_PRESETS, TTTConfig
+from hf_mass.training.ttt_config import TTT_PRESETS, TTTConfig
 
 
 def config(**changes: Any) -> TTTConfig:
@@ -229,7 +229,7 @@ def test_own_numbers_of_generation_steps_are_kept() -> None:
 
 
 def test_a_machine_without_an_accelerator_needs_no_more_than_use_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_mass.trainers.ttt_config.is_torch_bf16_gpu_available", lambda: False)
+    monkeypatch.setattr("hf_mass.training.ttt_config.is_torch_bf16_gpu_available", lambda: False)
     args = TTTConfig(output_dir="unused", use_cpu=True)
     assert args.bf16 is False and args.device.type == "cpu"
     assert config(bf16=True).bf16 is True  # asked for

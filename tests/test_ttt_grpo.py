@@ -17,12 +17,12 @@ from trl import GRPOTrainer
 from ttt_fixtures import guessing_base, reinforced, start_adapter, strip_task
 
 from hf_mass.errors import DataError
-from hf_mass.models.few_shot import FewShotAdapter, FitRecord
-from hf_mass.models.few_shot_encoding import View
+from hf_mass.lm.few_shot_encoding import View
+from hf_mass.methods.ttt import FewShotAdapter, FitRecord
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.transformations import FlipColumns, Identity, PermuteColours, Reflect, Transformation
-from hf_mass.trainers.ttt_rewards import ReinforcedPrompt, reinforced_prompts, ttt_reward
-from hf_mass.trainers.ttt_trainer import TTTTrainer
+from hf_mass.training.ttt_rewards import ReinforcedPrompt, reinforced_prompts, ttt_reward
+from hf_mass.training.ttt_trainer import TTTTrainer
 
 FOUR, FIVE = strip_task("four", "444"), strip_task("five", "555")
 # Answers of two cells, so that a flip can be seen.

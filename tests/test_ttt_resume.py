@@ -18,8 +18,8 @@ from ttt_fixtures import guessing_base, make_trainer, reinforced, start_adapter,
 from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.voting import Prediction
-from hf_mass.trainers.ttt_results import ResultStore, TaskResult
-from hf_mass.trainers.ttt_trainer import TTTTrainer
+from hf_mass.training.ttt_results import ResultStore, TaskResult
+from hf_mass.training.ttt_trainer import TTTTrainer
 
 TASKS = [
     strip_task("four", "444"),

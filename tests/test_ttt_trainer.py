@@ -18,10 +18,10 @@ from transformers import TrainerCallback
 from ttt_fixtures import guessing_base, make_trainer, start_adapter, strip_task
 
 from hf_mass.errors import ConfigError, DataError
-from hf_mass.models.few_shot import FitRecord
+from hf_mass.methods.ttt import FitRecord
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.voting import Prediction
-from hf_mass.trainers.ttt_trainer import RESCORED, TTTTrainer
+from hf_mass.training.ttt_trainer import RESCORED, TTTTrainer
 
 FOUR, FIVE = strip_task("four", "444"), strip_task("five", "555")
 # What can be trained on beside what cannot.

@@ -8,7 +8,7 @@ from model_fixtures import WORLD as world
 from model_fixtures import conventions_config, conventions_model, equal_trees, snapshot
 from ttt_fixtures import make_trainer, strip_task
 
-from hf_mass.models.generation import Sampling, complete
+from hf_mass.lm.generation import Sampling, complete
 
 
 class Stopped(Exception):

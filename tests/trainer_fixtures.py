@@ -16,13 +16,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import hf_mass
-from hf_mass.models.mass_model import MassModel
-from hf_mass.models.samples import AuxiliarySample, read_sample
-from hf_mass.tasks.conventions import COLOURS, CONVENTIONS_FORMAT, ITEMS, ConventionsWorld
+from hf_mass.lab.conventions import COLOURS, CONVENTIONS_FORMAT, ITEMS, ConventionsWorld
+from hf_mass.lab.conventions_settings import conventions_lora, conventions_settings
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.samples import AuxiliarySample, read_sample
 from hf_mass.tasks.task import Task
-from hf_mass.trainers.meta_adapt_config import MetaAdaptConfig
-from hf_mass.trainers.meta_adapt_trainer import MetaAdaptTrainer
-from hf_mass.trainers.presets import conventions_lora, conventions_settings
+from hf_mass.training.meta_adapt_config import MetaAdaptConfig
+from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
 
 BASE = Path(hf_mass.__file__).parent / "assets" / "conventions-base"
 M = 4

@@ -12,13 +12,13 @@ from model_fixtures import byte_base, byte_tokenizer
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from hf_mass.models.few_shot import FewShotAdapter
-from hf_mass.models.few_shot_config import FitConfig, PredictConfig
+from hf_mass.methods.ttt import FewShotAdapter
+from hf_mass.methods.ttt_settings import FitConfig, PredictConfig
 from hf_mass.tasks.few_shot_format import resolve_format
 from hf_mass.tasks.leave_one_out import DataConfig
 from hf_mass.tasks.task import Demonstration, Task
-from hf_mass.trainers.ttt_config import TTTConfig
-from hf_mass.trainers.ttt_trainer import TTTTrainer
+from hf_mass.training.ttt_config import TTTConfig
+from hf_mass.training.ttt_trainer import TTTTrainer
 
 ROWS = ("1 0", "0 2", "3 3")
 

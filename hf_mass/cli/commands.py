@@ -17,7 +17,7 @@ _adapt = deferred("hf_mass.cli.solving", "adapt_and_save")
 _evaluate = deferred("hf_mass.cli.evaluating", "evaluate_methods")
 _push = deferred("hf_mass.cli.sharing", "push")
 _card = deferred("hf_mass.cli.sharing", "card")
-_launch = deferred("hf_mass.live.app", "launch")
+_launch = deferred("hf_mass.app.app", "launch")
 
 Problem = Annotated[
     list[str],

@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_mass.cli.methods import Found, Methods, as_record, fitting_methods, from_record, in_order
 from hf_mass.cli.options import ROWS, ModelChoice
 from hf_mass.cli.progress import watched
 from hf_mass.cli.reading import TaskSet, read_set
 from hf_mass.cli.showing import plain, stdout_console
 from hf_mass.cli.solving import load_chosen
+from hf_mass.engine.models import LiveModel, default_model
 from hf_mass.errors import CheckpointError, ConfigError
+from hf_mass.evaluation.compare import Found, Methods, as_record, fitting_methods, from_record, in_order
 from hf_mass.evaluation.plots import accuracy_plot
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import ResultRow, ResultTable
-from hf_mass.live.models import LiveModel, default_model
-from hf_mass.models.card import without_tokens
-from hf_mass.trainers.ttt_results import tasks_digest
+from hf_mass.store.card import without_tokens
+from hf_mass.training.ttt_results import tasks_digest
 
 BASELINES = {"mass": "none", "maj": "none", "few": "few-shot", "ttt": "few-shot", "both": "few-shot"}
 """Beginning of a method's name → what it is compared with, on the same tasks."""

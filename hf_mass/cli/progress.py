@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from transformers.utils import logging as transformers_logging
 
-from hf_mass.live.events import Event, Loss, Stage, Writing
+from hf_mass.engine.events import Event, Loss, Stage, Writing
 
 NAMES = {"ttt": "Training on the solved examples", "mass": "Training on the samples"}
 
@@ -35,7 +35,7 @@ class Watcher:
         self.bar.update(self.task, description=text, completed=done, total=total)
 
     def __call__(self, event: Event) -> None:
-        """Take an event of `hf_mass.live`."""
+        """Take an event of `hf_mass.engine`."""
         match event:
             case Stage(text):
                 self.say(text)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hf_mass.errors import DataError
-from hf_mass.models.shipped import ASSETS
+from hf_mass.lab.conventions import ConventionsWorld
+from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.bbh import BBH_TASKS, load_bbh
-from hf_mass.tasks.conventions import ConventionsWorld
 from hf_mass.tasks.few_shot_sets import load_few_shot_file, load_grid_tasks, parse_rows, read_json
 from hf_mass.tasks.grids import grid_text, parse_grid
 from hf_mass.tasks.problems import ALIASES, KINDS, Problem, read_problem, read_problem_file

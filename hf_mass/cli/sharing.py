@@ -11,12 +11,12 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from hf_mass.cli.progress import watched
 from hf_mass.cli.showing import plain, stdout_console
 from hf_mass.errors import CheckpointError, ConfigError
-from hf_mass.hub.cards import make_card
-from hf_mass.models.card import hub_id
-from hf_mass.models.export import ADAPTER_FILES
-from hf_mass.models.hub_files import push_folder
-from hf_mass.models.shipped import shipped_name
-from hf_mass.models.storage import CONFIG_NAME, REQUIRED, read_config
+from hf_mass.evaluation.cards import make_card
+from hf_mass.lm.adapters import ADAPTER_FILES
+from hf_mass.store.card import hub_id
+from hf_mass.store.hub_files import push_folder
+from hf_mass.store.shipped import shipped_name
+from hf_mass.store.storage import CONFIG_NAME, REQUIRED, read_config
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 

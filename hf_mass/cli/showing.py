@@ -13,8 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from hf_mass.live.drawing import loss_text
-from hf_mass.live.events import Answer, Outcome
+from hf_mass.app.drawing import loss_text
+from hf_mass.engine.events import Answer, Outcome
 from hf_mass.tasks.grids import Grid, parse_grid
 from hf_mass.tasks.problems import Problem
 

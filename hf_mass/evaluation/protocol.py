@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from hf_mass.core import trees
-from hf_mass.models.binding import deterministic
-from hf_mass.models.generation import Sampling, complete, row_seed
-from hf_mass.models.mass_model import MassModel, one_task
-from hf_mass.models.records import AdaptationRecord, Solution
-from hf_mass.models.samples import AuxiliarySample
+from hf_mass.lm.binding import deterministic
+from hf_mass.lm.generation import Sampling, complete, row_seed
+from hf_mass.methods.base import AdaptationRecord, Solution
+from hf_mass.methods.mass_model import MassModel, one_task
+from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.task import Task
 
 Method = Callable[[MassModel, list[Task], int], "Answers"]

@@ -12,7 +12,7 @@ if os.environ.get("SPACES_ZERO_GPU"):
     # Before torch is imported, as ZeroGPU demands. Adapting and answering are one call, and so one lease.
     lease = import_module("spaces").GPU(duration=120)
 
-from hf_mass.live.app import launch  # noqa: E402
+from hf_mass.app.app import launch  # noqa: E402
 
 if __name__ == "__main__":
     launch(lease=lease)

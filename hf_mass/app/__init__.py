@@ -1,0 +1,1 @@
+"""The Gradio app: adapting to a visitor's problem, live."""

@@ -1,0 +1,210 @@
+"""The Gradio app: give a problem, watch a model adapt to it, compare the answers before and after."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import torch
+from gradio.utils import get_upload_folder
+
+from hf_mass.app.drawing import status_html
+from hf_mass.app.handlers import AUTOMATIC, FIRST, LIMITS, METHOD_NAMES, MOST, Handlers
+from hf_mass.app.sessions import Sessions
+from hf_mass.app.workshop import EXAMPLES, Lease, Workshop
+from hf_mass.engine.models import SMALL
+from hf_mass.errors import ConfigError
+from hf_mass.methods.mass_settings import WEIGHINGS
+from hf_mass.store.shipped import ASSETS
+from hf_mass.tasks.problems import KINDS
+
+FIRST_EXAMPLE = "grid mirrored tiles"
+"""What is there when the page opens."""
+AT_ONCE = 4
+"""Adaptations that are begun at once; they take turns."""
+QUEUE = 20
+"""Visitors that may wait; the next one is told to come back."""
+
+INTRODUCTION = """# Watch a model adapt to your problem
+Give a few solved examples and a question. The model answers; then it **changes its own weights for this one problem**,
+and answers again. *TTT* trains on your examples, each left out in turn. *MASS* writes examples of its own, weighs each
+by whether training on it explains yours, and trains on those. Nothing of it stays: the next problem starts afresh.
+"""
+PASTE_HINT = "hello -> HELLO\ncat -> CAT\nbird ->"
+FORMS = """An ARC task (JSON with `train` and `test`), rows with `input` and `output` (CSV, JSON lines), lines
+`input -> output`, or a text. Rows without an output are asked; if all have one, the last row is."""
+
+
+def build(workshop: Workshop, sessions: Sessions) -> gr.Blocks:
+    """The page, not launched yet.
+
+    Args:
+        workshop: The models that it offers.
+        sessions: Its visitors.
+    """
+    do = Handlers(workshop, sessions)
+    with gr.Blocks(title="Live adaptation", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        gr.Markdown(INTRODUCTION)
+        problem = gr.State(None)
+        with gr.Row():
+            with gr.Column(scale=5, min_width=320):
+                # A model of somebody's own need not be made for what ships.
+                sources = _problem_elements(FIRST_EXAMPLE if len(workshop.models) > 1 else None)
+                picture = gr.HTML(status_html(FIRST), elem_id="problem")
+                method, model, sliders = _settings(workshop)
+                with gr.Row():
+                    start = gr.Button("Adapt", variant="primary", elem_id="adapt")
+                    stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop")
+            with gr.Column(scale=6, min_width=320):
+                results = _result_elements()
+        shown = [problem, picture, method, *sliders[:6]]
+        for (tab, element), show in zip(sources, (do.show_example, do.show_file, do.show_text), strict=True):
+            gr.on(
+                [element.change, tab.select],  # the problem is that of the tab in front
+                show,
+                element,
+                shown,
+                api_visibility="private",
+                show_progress="hidden",
+                trigger_mode="always_last",
+            )
+        model.change(
+            do.offered, [problem, model], [method, *sliders[:6]], api_visibility="private", show_progress="hidden"
+        )
+        running = start.click(
+            do.adapt,
+            [problem, model, method, *sliders],
+            [*results, start, stop],
+            concurrency_limit=AT_ONCE,
+            concurrency_id="model",
+            show_progress="minimal",
+            show_progress_on=results[0],
+            api_visibility="private",
+        )
+        stop.click(
+            do.stop,
+            None,
+            results[0],
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+            cancels=[running] if workshop.leases else None,  # whose process no sign of ours reaches
+        )
+        page.load(do.show_example, sources[0][1], shown, api_visibility="private", show_progress="hidden")
+        page.unload(do.leave)
+        gr.api(do.solve, api_name="solve", concurrency_limit=AT_ONCE, concurrency_id="model")
+    return page
+
+
+def _problem_elements(first: str | None) -> tuple[tuple[Any, Any], ...]:
+    """(tab, element) for an example, a file and a text."""
+    with gr.Tabs():
+        with gr.Tab("Example", id="example") as example_tab:
+            example = gr.Dropdown(
+                list(EXAMPLES), value=first, label="Problems that come with the app", elem_id="example"
+            )
+        with gr.Tab("Upload", id="upload") as file_tab:
+            file = gr.File(label=f"A file: {', '.join(KINDS)}", file_types=list(KINDS), height=120, elem_id="file")
+        with gr.Tab("Paste", id="paste") as text_tab:
+            text = gr.Textbox(label="A problem", placeholder=PASTE_HINT, lines=6, elem_id="text")
+    gr.Markdown(FORMS + f" At most {LIMITS.bytes // 1000} kB.", elem_classes="hm-muted")
+    return (example_tab, example), (file_tab, file), (text_tab, text)
+
+
+def _result_elements() -> tuple[Any, ...]:
+    """(status, answers, losses, samples, download)."""
+    status = gr.HTML(status_html("Nothing adapted yet"), elem_id="status")
+    answers = gr.HTML(elem_id="answers")
+    download = gr.DownloadButton("Download the adapter (PEFT, zip)", visible=False, elem_id="download")
+    return status, answers, gr.HTML(elem_id="losses"), gr.HTML(elem_id="samples"), download
+
+
+def _settings(workshop: Workshop) -> tuple[Any, Any, list[Any]]:
+    """(method, model, the settings in the order of `live_config`); the first six of them follow the model."""
+    choices = [(METHOD_NAMES[name], name) for name in METHOD_NAMES]
+    method = gr.Radio(choices, value="ttt", label="How to adapt", elem_id="method")
+    with gr.Accordion("Settings", open=False):
+        model = gr.Dropdown([AUTOMATIC, *workshop.models], value=AUTOMATIC, label="Model", elem_id="model")
+        samples = gr.Slider(1, MOST["samples"], 8, step=1, label="m: samples that MASS writes", elem_id="m")
+        steps = gr.Slider(1, MOST["inner_steps"], 1, step=1, label="K: inner steps of MASS", elem_id="K")
+        rate = gr.Slider(0.01, 4, 1, step=0.01, label="α: inner rate of MASS", elem_id="rate")
+        examples = gr.Slider(2, MOST["max_examples"], 40, step=1, label="Examples that TTT makes", elem_id="examples")
+        epochs = gr.Slider(1, MOST["num_train_epochs"], 2, step=1, label="Passes of TTT over them", elem_id="epochs")
+        ttt_rate = gr.Slider(1e-4, 8e-3, 2e-3, step=1e-4, label="Learning rate of TTT", elem_id="ttt_rate")
+        weigh_by = gr.Dropdown(
+            [AUTOMATIC, *WEIGHINGS], value=AUTOMATIC, label="Samples are weighed by", elem_id="weigh_by"
+        )
+        vote = gr.Checkbox(True, label="TTT answers under several transformations and votes", elem_id="vote")
+        seed = gr.Number(0, precision=0, label="Seed", elem_id="seed")
+    return method, model, [samples, steps, rate, examples, epochs, ttt_rate, vote, seed, weigh_by]
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's default look with the fonts of the visitor's own system: nothing is fetched from elsewhere."""
+    return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "Consolas", "monospace"])
+
+
+def launch(
+    model: str | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    share: bool = False,
+    block: bool = True,
+    lease: Lease | None = None,
+    **model_settings: Any,
+) -> gr.Blocks:
+    """Start the app.
+
+    Args:
+        model: A shipped model, a folder or a Hub id; by default that of the environment variable HF_MASS_MODEL, else
+            all that ship.
+        host: Address to listen at; by default this machine's own, or as GRADIO_SERVER_NAME says.
+        port: Port; by default the first free one from 7860 on.
+        share: Whether Gradio makes a public link to it.
+        block: Whether to wait until it is stopped.
+        lease: Decorator that leases a GPU for each adaptation.
+        model_settings: `revision`, `token`, `device` for `load_model`.
+
+    Raises:
+        ConfigError: If the port is taken.
+        CheckpointError: If the model cannot be loaded.
+    """
+    if port is not None:
+        _require_free(host or "127.0.0.1", port)
+    files = Path(get_upload_folder())  # from where Gradio hands files out without making a copy that would stay
+    files.mkdir(parents=True, exist_ok=True)
+    sessions = Sessions(Path(tempfile.mkdtemp(prefix="hf_mass-", dir=files)))
+    atexit.register(shutil.rmtree, sessions.root, ignore_errors=True)
+    workshop = Workshop.load(model, lease, **model_settings)
+    if all(each.mass.model.num_parameters() < SMALL for each in workshop.models.values()):
+        torch.set_num_threads(1)  # one thread is faster than several, and visitors have the others
+    page = build(workshop, sessions)
+    page.queue(max_size=QUEUE, default_concurrency_limit=8)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        prevent_thread_lock=not block,
+        max_file_size=100 * LIMITS.bytes,  # what is refused by us is explained on the page
+        theme=theme(),
+        css_paths=ASSETS / "app.css",
+        footer_links=["api", "settings"],
+        quiet=not block,
+        ssr_mode=False,
+    )
+    return page
+
+
+def _require_free(host: str, port: int) -> None:
+    """Before the models are loaded, which takes its time."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(f"port is {port}, which is not free at {host}. Choose another (`--port`).") from error

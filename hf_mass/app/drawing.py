@@ -1,0 +1,194 @@
+"""Problems, answers and samples as HTML. Every text that comes from a user or a model is escaped here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from hf_mass.engine.events import Answer, Loss
+from hf_mass.tasks.grids import Grid, parse_grid
+from hf_mass.tasks.problems import Problem
+from hf_mass.tasks.task import Demonstration
+
+SHOWN = 8
+"""Samples that are shown at once; the others are folded away."""
+COLOUR_NAMES = ("black", "blue", "red", "green", "yellow", "grey", "magenta", "orange", "light blue", "maroon")
+"""The ten colours of ARC; app.css holds their shades."""
+
+
+def grid_html(grid: Grid, cell: float | None = None) -> str:
+    """A grid in its colours; its label reads it out row by row."""
+    width = max(len(grid[0]), 1)
+    size = cell or max(0.4, min(1.35, 13 / max(width, len(grid))))
+    rows = "; ".join(" ".join(map(str, row)) for row in grid)
+    cells = "".join(
+        f'<div class="hm-cell hm-c{colour}" title="{COLOUR_NAMES[colour]}">{colour if size > 0.7 else ""}</div>'
+        for row in grid
+        for colour in row
+    )
+    return (
+        f'<div class="hm-grid" role="img" aria-label="grid of {len(grid)} by {width}: {rows}" '
+        f'style="--cell:{size:.2f}rem;grid-template-columns:repeat({width},var(--cell))">{cells}</div>'
+    )
+
+
+def value_html(text: str | None, kind: str) -> str:
+    """An input or output: a grid, or text."""
+    if text is None:
+        return '<span class="hm-muted">nothing that could be read</span>'
+    grid = parse_grid(text) if kind == "grids" else None
+    return grid_html(grid) if grid is not None else f'<span class="hm-text">{escape(text)}</span>'
+
+
+def pair_html(pair: Demonstration, kind: str) -> str:
+    """An input with its output."""
+    arrow = '<span class="hm-arrow" role="img" aria-label="becomes">→</span>'
+    return f'<div class="hm-pair">{value_html(pair.question, kind)}{arrow}{value_html(pair.answer or None, kind)}</div>'
+
+
+def problem_html(problem: Problem) -> str:
+    """The demonstrations and queries of a problem."""
+    shown = problem.tasks[0].demonstrations
+    parts = []
+    if shown:
+        pairs = "".join(pair_html(pair, problem.kind) for pair in shown)
+        parts.append(f'<p class="hm-muted">Solved examples ({len(shown)})</p><div class="hm-pairs">{pairs}</div>')
+    asked = "".join(f'<div class="hm-pair">{value_html(t.problem, problem.kind)}</div>' for t in problem.tasks)
+    title = "Asked" if len(problem.tasks) == 1 else f"Asked ({len(problem.tasks)})"
+    parts.append(f'<p class="hm-muted">{title}</p><div class="hm-pairs">{asked}</div>')
+    return f'<div role="group" aria-label="problem {escape(problem.name)}">{"".join(parts)}</div>'
+
+
+def answers_html(problem: Problem, before: Sequence[Answer], after: Sequence[Answer]) -> str:
+    """For each query the answers before and after adapting side by side, and the right one where it is known."""
+    rows = [f'<p class="hm-muted">{escape(problem.name)}</p>']  # which is not always the one that is shown beside
+    for n, task in enumerate(problem.tasks):
+        cards = []
+        if len(problem.tasks) > 1:
+            cards.append(_card("Asked", value_html(task.problem, problem.kind)))
+        for title, answers in (("Before", before), ("After", after)):
+            if n < len(answers):
+                cards.append(_answer_card(title, answers[n], problem.kind))
+            else:
+                cards.append(_card(title, '<span class="hm-muted">–</span>'))
+        if task.answer is not None:
+            cards.append(_card("Right answer", value_html(task.answer, problem.kind)))
+        rows.append(f'<div class="hm-answers">{"".join(cards)}</div>')
+    return "".join(rows)
+
+
+def _answer_card(title: str, answer: Answer, kind: str) -> str:
+    mark = {None: "", True: " ✓ right", False: " ✗ wrong"}[answer.right]
+    style = {None: "", True: " hm-right", False: " hm-wrong"}[answer.right]
+    shown = value_html(answer.text, kind)
+    if answer.written is not None and answer.text is None:
+        shown += f'<div class="hm-muted">written: <span class="hm-text">{escape(answer.written)}</span></div>'
+    return _card(f"{title}{mark}", shown, style)
+
+
+def _card(title: str, body: str, style: str = "") -> str:
+    return f'<div class="hm-card{style}"><h4>{escape(title)}</h4>{body}</div>'
+
+
+def writing_html(texts: Sequence[str]) -> str:
+    """Samples while they are written."""
+    items = "".join(f'<li><span class="hm-text">{escape(text) or "…"}</span></li>' for text in texts)
+    return f'<p class="hm-muted">Samples, as they are written</p><ol>{items}</ol>'
+
+
+def samples_html(rows: Sequence[dict[str, Any]], kind: str) -> str:
+    """Samples by weight, each with its attribution."""
+    weights = [row["weight"] if math.isfinite(row["weight"]) else 0.0 for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: -weights[i])
+    largest = max(weights, default=0.0) or 1.0
+    lines = [_sample_row(i + 1, rows[i], weights[i] / largest, kind) for i in order]
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("#", "sample", "weight", "attribution", "loss"))
+
+    def table(part: Sequence[str]) -> str:
+        return (
+            '<div class="hm-scroll" role="region" aria-label="samples" tabindex="0"><table>'
+            f"<thead><tr>{head}</tr></thead><tbody>{''.join(part)}</tbody></table></div>"
+        )
+
+    rest = lines[SHOWN:]
+    more = f"<details><summary>{len(rest)} more of less weight</summary>{table(rest)}</details>" if rest else ""
+    return (
+        '<p class="hm-muted">Samples by weight. A negative attribution means that training on the sample makes the '
+        f"solved examples likelier.</p>{table(lines[:SHOWN])}{more}"
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None or not math.isfinite(value) else format(value, form)
+
+
+def _sample_row(number: int, row: dict[str, Any], share: float, kind: str) -> str:
+    if row["reason"]:
+        what = f'<span class="hm-muted">not usable: {escape(str(row["reason"]))}</span>'
+    else:
+        what = pair_html(Demonstration(row["question"], row["answer"]), kind)
+    bar = f'<span class="hm-bar" style="width:{4 * share:.2f}rem"></span>'
+    losses = "–" if row["reason"] else f"{_number(row['loss_before'], '.3f')} → {_number(row['loss_after'], '.3f')}"
+    return (
+        f"<tr><td>{number}</td><td>{what}</td><td>{bar}{_number(row['weight'], '.3f')}</td>"
+        f"<td>{_number(row['attribution'], '+.3g')}</td><td>{losses}</td></tr>"
+    )
+
+
+def status_html(text: str, error: bool = False) -> str:
+    """One line on what goes on."""
+    role = "alert" if error else "status"
+    return f'<div class="hm-status{" hm-error" if error else ""}" role="{role}" aria-live="polite">{escape(text)}</div>'
+
+
+WIDE, HIGH, LEFT, LOW = 440, 150, 46, 22
+"""Size of the plot of losses, and the room for the numbers at its left and below it."""
+
+
+def losses_html(losses: Sequence[Loss]) -> str:
+    """The inner loss of every step so far: a line for each method, queries one after the other."""
+    if not losses:
+        return ""
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for loss in losses:
+        if math.isfinite(loss.value):
+            lines.setdefault(loss.method, []).append((loss.step + loss.query * loss.steps, loss.value))
+    last = max([1, *(loss.steps * (loss.query + 1) - 1 for loss in losses)])
+    top = max((value for line in lines.values() for _, value in line), default=1.0) or 1.0
+
+    def place(step: int, value: float) -> str:
+        return f"{LEFT + (WIDE - LEFT - 8) * step / last:.1f},{8 + (HIGH - LOW - 8) * (1 - value / top):.1f}"
+
+    drawn = "".join(
+        f'<polyline class="hm-{name}" points="{" ".join(place(*point) for point in line)}"/>'
+        for name, line in lines.items()
+    )
+    dots = "".join(
+        f'<circle class="hm-{name}" cx="{x}" cy="{y}" r="3"/>'
+        for name, line in lines.items()
+        for x, y in [place(*line[-1]).split(",")]
+    )
+    (_, zero), (right, _) = place(0, 0).split(","), place(last, 0).split(",")
+    axes = (
+        f'<path d="M{LEFT} 8V{zero}H{right}"/><text x="{LEFT - 6}" y="14" text-anchor="end">{top:.3g}</text>'
+        f'<text x="{LEFT - 6}" y="{zero}" text-anchor="end">0</text><text x="{LEFT}" y="{HIGH - 4}">0</text>'
+        f'<text x="{right}" y="{HIGH - 4}" text-anchor="end">step {last}</text>'
+    )
+    legend = " ".join(f'<span class="hm-key hm-{name}">{name.upper()}</span>' for name in lines)
+    return (
+        f'<p class="hm-muted">Inner loss, nats a token {legend}</p><svg class="hm-losses" viewBox="0 0 {WIDE} {HIGH}" '
+        f'role="img" aria-label="{escape(loss_text(losses))}">{axes}{drawn}{dots}</svg>'
+    )
+
+
+def loss_text(losses: Sequence[Loss]) -> str:
+    """The inner loss at its beginning and end, in words."""
+    parts = []
+    for method, name in (("ttt", "TTT"), ("mass", "MASS")):
+        own = [loss for loss in losses if loss.method == method]
+        for query in dict.fromkeys(loss.query for loss in own):
+            values = [loss.value for loss in own if loss.query == query]
+            parts.append(f"{name} loss {_number(values[0], '.3f')} → {_number(values[-1], '.3f')}")
+    return ", ".join(parts)

@@ -1,0 +1,216 @@
+"""Cards made from what was measured: the card of a saved model, with the numbers of its result file and no others."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard
+
+from hf_mass.errors import CheckpointError, DataError
+from hf_mass.evaluation.tables import ResultRow, ResultTable
+from hf_mass.methods.mass_settings import MassConfig
+from hf_mass.store.card import CARD_NAME, CardParts, Measured, build_card
+from hf_mass.store.storage import CONFIG_NAME, read_config, read_json
+
+ADAPTER_CONFIG = "adapter_config.json"
+_OWN_ROWS = "MASS,"
+_PACKAGES = ("torch", "transformers", "trl", "peft", "hf_mass")
+
+
+def make_card(
+    folder: str | Path,
+    results: str | Path | None = None,
+    *,
+    methods: Sequence[str] | None = None,
+    dataset: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **told: Any,
+) -> ModelCard:
+    """The card of a saved `MassModel`, or of an adapter that test-time training saved.
+
+    Args:
+        folder: The saved model; nothing is written to it.
+        results: A result table that was measured with it (`ResultTable.save`, such as the results.json of
+            examples/train.py); None for a card that says that nothing was measured.
+        methods: The table's rows that are this model, unadapted and adapted; they go into the `model-index`. Default:
+            those whose names begin with "MASS,", else all. The card shows the whole table in any case.
+        dataset: What the splits are of, for the `model-index`: a Hub id or a short name. Default: the one entry of
+            `datasets`, else the table's title.
+        settings: Of the training of an adapter, such as `TTTConfig.result_settings()`; a `MassModel` has its own.
+        told: What no file says: `repo_id`, `title`, `tags`, `license`, `datasets`, `training_data`, `example`, `limits`
+            and `base_model`, each as in `CardParts`.
+
+    Returns:
+        The card; `save` writes it.
+
+    Raises:
+        CheckpointError: If the folder holds no saved model, or its files cannot be read.
+        DataError: If the result file is missing, is no result table, or has no such row.
+    """
+    folder = Path(folder)
+    config, base = _read_model(folder)
+    told.setdefault("base_model", base)
+    if results is not None:
+        listed = list(told.get("datasets", ()))
+        told["measured"] = read_measured(results, methods, dataset or (listed[0] if len(listed) == 1 else None))
+    return build_card(CardParts(config=config or settings or _lora_settings(folder), **told))
+
+
+def write_card(folder: str | Path, results: str | Path | None = None, **told: Any) -> Path:
+    """Write the card of `make_card` as the README.md of its folder, in place of an earlier one.
+
+    Args:
+        folder: The saved model.
+        results: As in `make_card`.
+        told: As in `make_card`.
+
+    Returns:
+        The path of the README.md.
+
+    Raises:
+        CheckpointError: As in `make_card`, or if the file could not be written.
+        DataError: As in `make_card`.
+    """
+    card, path = make_card(folder, results, **told), Path(folder) / CARD_NAME
+    try:
+        card.save(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} could not be written: {error}. Give a folder that is yours.") from error
+    return path
+
+
+def read_measured(path: str | Path, methods: Sequence[str] | None = None, dataset: str | None = None) -> Measured:
+    """What a result file says, as a card shows it.
+
+    Args:
+        path: A result table.
+        methods: Rows for the `model-index`, as in `make_card`.
+        dataset: What the splits are of, as in `make_card`.
+
+    Raises:
+        DataError: If the file is missing, is no result table, or has no such row.
+    """
+    table = _read_table(Path(path))
+    own = [row.method for row in table if row.method.startswith(_OWN_ROWS)] or [row.method for row in table]
+    rows = [table[method] for method in (own if methods is None else methods)]
+    command = table.meta.get("command")
+    return Measured(
+        table=table.to_markdown(),
+        command=None if command is None else str(command),
+        source=Path(path).name,
+        evaluations=tuple(_evaluations(table, rows, dataset)),
+        cost=_cost(table, rows),
+        notes="\n\n".join(part for part in (_notes(table), _further(rows)) if part),
+    )
+
+
+# -- the model ---------------------------------------------------------------------------------------------------------
+
+
+def _read_model(folder: Path) -> tuple[MassConfig | None, str | None]:
+    """Settings (None for a single adapter) and the name of the base."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is no folder. Give the folder of a saved model or adapter.")
+    config = read_config(folder) if (folder / CONFIG_NAME).is_file() else None
+    places = [folder / "generator" / ADAPTER_CONFIG, folder / ADAPTER_CONFIG]
+    found = [place for place in (places if config else places[1:]) if place.is_file()]
+    if not found:
+        missing = places[0] if config else folder / CONFIG_NAME
+        raise CheckpointError(
+            f"{missing} is missing: {folder} is no saved MassModel and no PEFT adapter. Give a folder that "
+            "MassModel.save_pretrained, a trainer's save_model or save_adapter wrote."
+        )
+    base = read_json(found[0]).get("base_model_name_or_path")
+    return config, base if isinstance(base, str) else None
+
+
+def _lora_settings(folder: Path) -> dict[str, Any]:
+    """What an adapter's own file says of how it was trained: its shape."""
+    values = read_json(folder / ADAPTER_CONFIG)
+    return {name: values[name] for name in ("peft_type", "r", "lora_alpha", "target_modules") if name in values}
+
+
+# -- the results -------------------------------------------------------------------------------------------------------
+
+
+def _read_table(path: Path) -> ResultTable:
+    try:
+        table = ResultTable.load(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}. Give a results.json, or none for a card without results."
+        ) from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    if not isinstance(table.meta, Mapping):
+        raise DataError(f"{path}: meta is a {type(table.meta).__name__}, not names and values. Make the table again.")
+    for row in table:
+        numbers = [row.sampled_tokens, row.latency_s]
+        numbers += [
+            value for interval in row.accuracy.values() for value in (interval.mean, interval.low, interval.high)
+        ]
+        numbers += row.extra.values()
+        if not all(n is None or (isinstance(n, int | float) and math.isfinite(n)) for n in numbers):
+            raise DataError(f"{path}: {row.method!r} has a figure that is no finite number. Measure it again.")
+    return table
+
+
+def _evaluations(table: ResultTable, rows: Sequence[ResultRow], dataset: str | None) -> list[EvalResult]:
+    """One for each split and method."""
+    named = dataset or re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-") or "unnamed"
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=named,
+            dataset_name=table.title,
+            dataset_split=split,
+            metric_type="accuracy",
+            metric_name=row.method,
+            metric_value=row.accuracy[split].mean,
+            metric_args={name: value for name, value in row.accuracy[split].to_dict().items() if name != "mean"},
+        )
+        for split in table.splits
+        for row in rows
+        if split in row.accuracy
+    ]
+
+
+def _cost(table: ResultTable, rows: Sequence[ResultRow]) -> str | None:
+    """Tokens and seconds of the model's own rows; None where the file has neither."""
+    if all(row.sampled_tokens is None and row.latency_s is None for row in rows):
+        return None
+    lines = ["| method | sampled tokens | seconds |", "| --- | ---: | ---: |"]
+    for row in rows:
+        tokens = "not measured" if row.sampled_tokens is None else f"{row.sampled_tokens:.0f}"
+        seconds = "not measured" if row.latency_s is None else f"{row.latency_s:.3g}"
+        method = row.method.replace("|", "\\|")
+        lines.append(f"| {method} | {tokens} | {seconds} |")
+    machine = table.meta.get("machine")
+    where = f"On: {machine}." if machine else "The result file does not say on which machine."
+    return "\n".join(lines) + f"\n\nAuxiliary samples and adaptation are included. {where}"
+
+
+def _further(rows: Sequence[ResultRow]) -> str:
+    """What else the file knows of the model's own rows, such as the inner rates that they were measured at."""
+    told = [f"- {row.method}; {name}: {value:g}" for row in rows for name, value in row.extra.items()]
+    lead = "Measured with, or besides (the settings above are the defaults that are saved):"
+    return "\n".join([lead, "", *told]) if told else ""
+
+
+def _notes(table: ResultTable) -> str:
+    """How to read the table, and what it was made with."""
+    seeds = {interval.seeds for row in table for interval in row.accuracy.values()}
+    told = [f"{table.title}: mean, and in brackets the confidence interval of `hf_mass.evaluation.statistics`."]
+    if seeds == {1}:
+        told.append("There is one seed, so the intervals speak of this one run and not of other runs.")
+    elif seeds:
+        told.append("Where there are several seeds, a row is a mean over runs, and these files are of one run.")
+    versions = ", ".join(f"{name} {table.meta[name]}" for name in _PACKAGES if name in table.meta)
+    dated = f"on {table.meta['date']}" if "date" in table.meta else ""
+    if made := " with ".join(part for part in (dated, versions) if part):
+        told.append(f"Measured {made}.")
+    return " ".join(told)

@@ -1,1 +1,0 @@
-"""What belongs on the Hub beside the files of a model: cards made from what was measured."""

@@ -1,0 +1,1 @@
+"""The designed world of the main job."""

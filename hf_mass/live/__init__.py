@@ -1,1 +1,0 @@
-"""Live adaptation to one problem, step by step: what the command line and the Space share."""

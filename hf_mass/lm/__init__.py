@@ -1,0 +1,1 @@
+"""A causal language model bound to the core: loading, encoding, generation, memory."""

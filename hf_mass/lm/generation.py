@@ -1,0 +1,176 @@
+"""Sampling that is reproducible row by row, whatever else shares the batch.
+
+Adding Gumbel noise to log-probabilities and taking the largest samples from them exactly (the Gumbel-max trick). Each
+row draws its noise from a generator of its own, so a row's sample depends on its seed alone: not on its batch, nor on
+how a batch is split between processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from hf_mass.lm.encoding import pad_rows
+
+Watch = Callable[[list[list[int]]], None]
+"""Called with the tokens that each row has so far. An exception that it raises ends the generation."""
+
+
+def row_seed(*parts: object) -> int:
+    """A 63-bit seed from any printable parts, the same in every process and on every machine."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class GumbelNoise(LogitsProcessor):
+    """Adds each row's own Gumbel noise to its logits [rows, vocabulary]."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores with noise, float32 or wider; the arguments are those of every logits processor."""
+        noise = torch.empty(scores.shape, dtype=torch.float32)
+        for row, generator in zip(noise, self.generators, strict=True):
+            row.exponential_(generator=generator)
+        # −log of an exponential variable is Gumbel distributed; the floor keeps an exact 0 from becoming infinite.
+        return scores.float() - noise.clamp_(min=torch.finfo(torch.float32).tiny).log_().to(scores.device)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How text is drawn.
+
+    Args:
+        max_new_tokens: Longest completion in tokens.
+        temperature: Softmax temperature; 0 for greedy decoding.
+        top_p: Nucleus mass kept; 1 keeps everything.
+        top_k: Number of tokens kept; 0 keeps all.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+    def processors(self, seeds: Sequence[int] | None) -> LogitsProcessorList:
+        """Warpers in transformers' order, then the noise; nothing at all for greedy decoding."""
+        if self.temperature == 0:
+            return LogitsProcessorList()
+        if seeds is None:
+            raise ValueError("Sampling at a temperature above 0 needs a seed for each row; pass `seeds`.")
+        chain = LogitsProcessorList([TemperatureLogitsWarper(float(self.temperature))])
+        if self.top_k:
+            chain.append(TopKLogitsWarper(self.top_k))
+        if self.top_p < 1:
+            chain.append(TopPLogitsWarper(self.top_p))
+        chain.append(GumbelNoise(seeds))
+        return chain
+
+
+class _Watched(StoppingCriteria):
+    """Never ends a row; shows what has been written so far after every token, up to each row's end."""
+
+    def __init__(self, watch: Watch, prompt: int, ends: set[int]) -> None:
+        self.watch, self.prompt, self.ends = watch, prompt, ends
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        """[rows] False; the arguments are those of every stopping criterion."""
+        self.watch([_up_to_end(row, self.ends) for row in input_ids[:, self.prompt :].tolist()])
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+
+def _up_to_end(row: list[int], ends: set[int]) -> list[int]:
+    end = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
+    return row[: end + 1]
+
+
+@contextmanager
+def _own_settings_aside(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+    """Within this context the model has no generation settings: `generate` fills those left open from them."""
+    holders = [model, model.get_base_model()] if isinstance(model, PeftModel) else [model]
+    before = [holder.generation_config for holder in holders]
+    try:
+        for holder in holders:
+            holder.generation_config = GenerationConfig()
+        yield
+    finally:
+        for holder, settings in zip(holders, before, strict=True):
+            holder.generation_config = settings
+
+
+@torch.no_grad()
+def complete(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    seeds: Sequence[int] | None = None,
+    stop: str | None = None,
+    watch: Watch | None = None,
+) -> list[list[int]]:
+    """Completions of token prompts, each up to and including its end-of-sequence token.
+
+    The model is called as it is: with the adapters that are active, and the updates that are applied, at the time.
+    Its own generation settings (penalties, beams, suppressed tokens) are left out, all but its end-of-sequence tokens:
+    a sample comes from the distribution that its log-probability is computed under.
+
+    Args:
+        model: A causal language model; put it in evaluation mode first.
+        tokenizer: For its padding and end-of-sequence ids.
+        prompts: Token ids of each row, at least one row.
+        sampling: How to draw.
+        seeds: One per row; needed unless greedy.
+        stop: A text that ends a completion too, and is then part of it.
+        watch: Called after every token, for showing text while it is written.
+    """
+    device = next(model.parameters()).device
+    ids, mask = pad_rows(prompts, tokenizer.pad_token_id, device, side="left")
+    declared = getattr(model.generation_config, "eos_token_id", None)
+    ends = {tokenizer.eos_token_id, *(declared if isinstance(declared, list) else [declared])} - {None}
+    config = GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=sorted(ends),
+        disable_compile=True,
+    )
+    if stop is not None and tokenizer(stop, add_special_tokens=False)["input_ids"] in [[end] for end in ends]:
+        stop = None  # the end-of-sequence token does it
+    with _own_settings_aside(model):
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=sampling.processors(seeds),
+            stopping_criteria=StoppingCriteriaList([_Watched(watch, ids.shape[1], ends)] if watch else []),
+            **({} if stop is None else {"stop_strings": [stop], "tokenizer": tokenizer}),
+        )
+    return [_up_to_end(row, ends) for row in output[:, ids.shape[1] :].tolist()]
+
+
+def tokens_up_to(tokenizer: PreTrainedTokenizerBase, ids: list[int], stop: str) -> int:
+    """Number of tokens up to and including the one that completes `stop`; all where it does not occur."""
+    low, high = 1, len(ids)
+    if stop not in tokenizer.decode(ids):
+        return high
+    while low < high:  # the shortest beginning that contains it
+        middle = (low + high) // 2
+        low, high = (low, middle) if stop in tokenizer.decode(ids[:middle]) else (middle + 1, high)
+    return low

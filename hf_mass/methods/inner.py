@@ -1,0 +1,269 @@
+"""Adapting N tasks at once: rows from samples, the inner loop, and the outer losses at the adapted weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from hf_mass.core.inner_loop import InnerLoop, Trajectory
+from hf_mass.core.losses import MixtureLoss, OuterLoss, WeightedLoss
+from hf_mass.core.memory import FAST, MemoryPlan, choose_plan
+from hf_mass.core.meta_gradients import MetaGradient, get_rule
+from hf_mass.core.token_loss import TokenLoss
+from hf_mass.core.trees import Tree
+from hf_mass.core.weights import attribution_weights, uniform_weights
+from hf_mass.errors import DataError
+from hf_mass.lm.binding import BoundLora, deterministic
+from hf_mass.lm.device_memory import free_bytes, graph_bytes_per_token, pass_bytes
+from hf_mass.lm.encoding import Row, TextEncoder
+from hf_mass.lm.generation import Sampling, complete
+from hf_mass.methods.mass_settings import MassConfig
+from hf_mass.methods.samples import AuxiliarySample, usable_mask
+from hf_mass.tasks.task import Task
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class InnerProblem:
+    """What N tasks train on in the inner loop.
+
+    Args:
+        tasks: The N tasks.
+        samples: m auxiliary samples of each.
+        loss: Row losses of the usable samples, R rows; None where no task has a usable sample.
+        usable: [N, m] bool: has a row.
+    """
+
+    tasks: Sequence[Task]
+    samples: Sequence[Sequence[AuxiliarySample]]
+    loss: TokenLoss | None
+    usable: Tensor
+
+    def to_rows(self, values: Tensor) -> Tensor:
+        """[N, m] → [R]."""
+        return values[self.usable]
+
+    def to_samples(self, rows: Tensor) -> Tensor:
+        """[R] → [N, m], zero for samples without a row."""
+        values = rows.new_zeros(self.usable.shape)
+        values[self.usable] = rows
+        return values
+
+
+class Adapter:
+    """Carries out the inner loop of many tasks on one PEFT model.
+
+    The model must be in evaluation mode and its generator adapter active; `inner` names the adapter that is adapted.
+
+    Args:
+        model: The PEFT model.
+        encoder: Renders tasks.
+        config: Inner-loop settings.
+        inner: Name of the inner adapter.
+    """
+
+    def __init__(self, model: PeftModel, encoder: TextEncoder, config: MassConfig, inner: str = "inner") -> None:
+        self.model, self.encoder, self.config = model, encoder, config
+        self.lora = BoundLora(model, inner)
+        self.inner_loop = InnerLoop(config.inner.steps, config.inner.make_optimizer())
+        self.memory: MemoryPlan | None = None  # of the last pass planned
+        self._bytes_per_token: float | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def token_loss(
+        self,
+        rows: Sequence[Row],
+        reduction: str = "mean",
+        dropout: float = 0.0,
+        seed: int = 0,
+        whole: bool = False,
+    ) -> TokenLoss:
+        """Row losses of text under the inner adapter's updates, in passes as large as the memory setting allows.
+
+        `whole` keeps a CPU, too, from cutting passes that would fit: a mixture over rows takes one pass more if cut.
+        """
+        batch = self.encoder.batch(rows, self.device)
+        loss = TokenLoss(self.model, self.lora.function, batch, None, reduction, FAST, dropout, seed)
+        loss.use(self._plan(loss, whole))
+        return loss
+
+    def _plan(self, loss: TokenLoss, whole: bool) -> MemoryPlan:
+        inner, start = self.config.inner, self.lora.start()
+        if self._bytes_per_token is None:
+            with deterministic(self.model), self.lora.inactive():
+                self._bytes_per_token = graph_bytes_per_token(loss, start)
+        rows, length = loss.batch.input_ids.shape
+        row_bytes = int(self._bytes_per_token * length)
+        tree_bytes = sum(leaf[0].nbytes for leaf in start.values())
+        preference = inner.memory if self.lora.function.layers or inner.memory == "lean" else "fast"
+        free, enough = free_bytes(self.device), None if whole else pass_bytes(self.device)
+        plan = choose_plan(preference, rows, row_bytes, tree_bytes, free, inner.microbatch, enough, inner.steps > 1)
+        if self.memory is None or plan.checkpoint != self.memory.checkpoint:
+            logger.info("Inner loop: %s.", plan.reason)
+        self.memory = plan
+        return plan
+
+    def problem(
+        self, tasks: Sequence[Task], samples: Sequence[Sequence[AuxiliarySample]], seed: int = 0
+    ) -> InnerProblem:
+        """Rows for the usable samples of each task; `seed` draws the dropout masks.
+
+        Raises:
+            DataError: If the samples are not one group for each task, all of one size.
+        """
+        encoder, sizes = self.encoder, [len(group) for group in samples]
+        if len(sizes) != len(tasks) or len(set(sizes)) != 1 or not sizes[0]:
+            raise DataError(
+                f"samples has groups of {sizes} for {len(tasks)} tasks; give one group for each task, all of the same "
+                "size m ≥ 1. Fill a smaller group up with samples that have a `reason`: they get weight 0."
+            )
+        rows = [
+            Row(
+                n,
+                encoder.prompt_ids(task, encoder.format.inner_prompt(sample.question, task)),
+                encoder.answer_ids(sample.answer),
+            )
+            for n, (task, group) in enumerate(zip(tasks, samples, strict=True))
+            for sample in group
+            if sample.usable
+        ]
+        loss = self.token_loss(rows, dropout=self.config.inner.dropout, seed=seed) if rows else None
+        return InnerProblem(tasks, samples, loss, usable_mask(samples, self.device))
+
+    def run(self, problem: InnerProblem, weights: Tensor) -> Trajectory:
+        """The inner loop under weights s [N, m].
+
+        Raises:
+            DataError: If no task has a usable sample.
+        """
+        if problem.loss is None:
+            raise DataError("No task of the batch has a usable auxiliary sample; there is nothing to adapt on.")
+        with self.lora.inactive():
+            start = self.lora.start(len(problem.tasks))
+            return self.inner_loop.run(problem.loss, start, problem.to_rows(weights))
+
+    def meta_gradient(self, trajectory: Trajectory, outer: OuterLoss, also: Sequence[Tensor] = ()) -> MetaGradient:
+        """∂L_outer/∂s of every row, by the configured rule, and ∂L_outer/∂φ for further parameters φ of the model."""
+        with self.lora.inactive():
+            return get_rule(self.config.inner.rule)(trajectory, outer, also=also)
+
+    @contextmanager
+    def adapted(self, params: Tree, row_task: Tensor) -> Iterator[None]:
+        """Within this context row r of any call of the model is answered at the weights of task `row_task[r]`."""
+        with self.lora.applied(params, row_task):
+            yield
+
+    def complete(
+        self, params: Tree, prompts: Sequence[list[int]], row_task: Sequence[int], sampling: Sampling, seeds: list[int]
+    ) -> list[list[int]]:
+        """Completions at adapted weights: prompt r at the weights of task `row_task[r]`."""
+        with self.adapted(params, torch.tensor(row_task, device=self.device)):
+            return complete(self.model, self.encoder.tokenizer, prompts, sampling, seeds)
+
+    # -- outer losses -------------------------------------------------------------------------------------------------
+
+    def gold_loss(self, tasks: Sequence[Task], chosen: Sequence[int] | None = None) -> WeightedLoss:
+        """Cross-entropy on each task's gold solution.
+
+        Args:
+            tasks: N tasks.
+            chosen: Which of them count; None for all.
+
+        Raises:
+            DataError: If a task has neither a solution nor an answer.
+        """
+        rows = []
+        for n in range(len(tasks)) if chosen is None else chosen:
+            task = tasks[n]
+            gold = task.solution if task.solution is not None else task.answer
+            if gold is None:
+                raise DataError(
+                    f"Task {task.id!r} has neither solution nor answer, which outer_loss='gold' needs. Give a gold "
+                    "column, or use outer_loss='verifier' with a verifier of your own."
+                )
+            rows.append(Row(n, self.encoder.solver_prompt_ids(task), self.encoder.answer_ids(gold)))
+        return WeightedLoss(self.token_loss(rows), torch.ones(len(rows), device=self.device))
+
+    def demonstration_loss(self, tasks: Sequence[Task], derivations: Sequence[Sequence[str]]) -> MixtureLoss:
+        """−Σ_j log Σ_{r ∈ U} p(r, y_j | x_j) / J over a task's J demonstrations (x_j, y_j).
+
+        A solution may state a derivation r before its answer, and a demonstration shows the answer only. U are
+        candidate derivations, such as those that the task's own samples propose: a demonstration counts as explained
+        as far as any of them leads to it. With U = {""} this is the plain loss on the answers. Where a prompt shows
+        the task's demonstrations, that of x_j shows all but the j-th.
+
+        Args:
+            tasks: N tasks.
+            derivations: U of each task, not empty.
+
+        Raises:
+            DataError: If a task has no demonstrations.
+        """
+        rows: list[Row] = []
+        groups: list[int] = []
+        weights: list[float] = []
+        encoder = self.encoder
+        for n, (task, candidates) in enumerate(zip(tasks, derivations, strict=True)):
+            if not task.demonstrations:
+                raise DataError(
+                    f"Task {task.id!r} has no demonstrations to attribute samples to. Use weigh_by='scorer' or "
+                    "'uniform' for such tasks."
+                )
+            for j, shown in enumerate(task.demonstrations):
+                others = replace(task, demonstrations=task.leave_one_out(j).demonstrations)
+                prompt = encoder.prompt_ids(others, encoder.format.demonstration_prompt(shown.question, others))
+                for derivation in candidates:
+                    solution = encoder.format.compose_solution(derivation, shown.answer)
+                    rows.append(Row(n, prompt, encoder.answer_ids(solution, end=False)))
+                    groups.append(len(weights))
+                weights.append(1 / len(task.demonstrations))
+        loss = self.token_loss(rows, reduction="sum", whole=True)
+        device = self.device
+        return MixtureLoss(loss, torch.tensor(groups, device=device), torch.tensor(weights, device=device))
+
+    def proposed_derivations(self, group: Sequence[AuxiliarySample]) -> list[str]:
+        """Distinct derivations of a task's usable samples, in order; [""] where there are none."""
+        found: dict[str, None] = {}
+        for sample in group:
+            parts = self.encoder.format.split_solution(sample.answer) if sample.usable else None
+            if parts is not None:
+                found.setdefault(parts.rationale)
+        return list(found) or [""]
+
+    # -- weights ------------------------------------------------------------------------------------------------------
+
+    def demonstration_attributions(self, problem: InnerProblem, trajectory: Trajectory) -> Tensor:
+        """∂L/∂s [N, m] with the outer loss on the tasks' own demonstrations."""
+        proposed = [self.proposed_derivations(group) for group in problem.samples]
+        outer = self.demonstration_loss(problem.tasks, proposed)
+        return problem.to_samples(self.meta_gradient(trajectory, outer).attributions)
+
+    def weigh_by_demonstrations(self, problem: InnerProblem, start: Trajectory) -> tuple[Tensor, Tensor, Trajectory]:
+        """(weights [N, m], first-round attributions [N, m], trajectory): samples weighed with no label beyond the task.
+
+        Round 1 takes attributions at equal weights; each further round adds those at the weights reached so far, so
+        that what is explained already no longer counts. The weights are the softmax of the summed, standardised
+        attributions (a mirror-descent step on the simplex each round).
+        """
+        summed = torch.zeros(problem.usable.shape, device=self.device)
+        trajectory, first, weights = start, None, uniform_weights(problem.usable)
+        for _ in range(self.config.attribution.rounds):
+            attributions = self.demonstration_attributions(problem, trajectory)
+            first = attributions if first is None else first
+            scale = first.abs().amax(1, keepdim=True).clamp(min=torch.finfo(first.dtype).tiny)
+            summed = summed + attributions / scale
+            weights = attribution_weights(summed, problem.usable, self.config.attribution.temperature)
+            trajectory = trajectory.reweighted(problem.to_rows(weights))
+        assert first is not None
+        return weights, first, trajectory

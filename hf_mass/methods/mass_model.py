@@ -1,0 +1,395 @@
+"""`MassModel`: a base with a generator adapter, an inner adapter and a scorer, that adapts to a task and solves it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import CommitInfo
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_mass.core.inner_loop import Trajectory
+from hf_mass.core.trees import Tree, tree_map
+from hf_mass.core.weights import uniform_weights
+from hf_mass.errors import ConfigError, DataError
+from hf_mass.lm.adapters import combined_adapter, write_adapter
+from hf_mass.lm.binding import BoundLora, add_lora, clear_target_errors, deterministic
+from hf_mass.lm.encoding import TextEncoder
+from hf_mass.lm.generation import Sampling, Watch, complete, row_seed
+from hf_mass.lm.loading import GENERATOR, INNER, describe_base, load_adapted, load_base, load_tokenizer
+from hf_mass.methods.base import AdaptationRecord, Solution
+from hf_mass.methods.features import scorer_features
+from hf_mass.methods.inner import Adapter, InnerProblem
+from hf_mass.methods.mass_settings import WEIGHINGS, MassConfig
+from hf_mass.methods.samples import AuxiliarySample, write_samples
+from hf_mass.methods.scorer import Scorer
+from hf_mass.store.publishing import publish
+from hf_mass.store.shipped import name_base_portably, resolve_shipped
+from hf_mass.store.storage import read_config, resolve_folder, write_atomically, write_config
+from hf_mass.tasks.task import Task
+from hf_mass.tasks.verifiers import verify_batch
+
+
+class MassModel:
+    """Generator, scorer and inner loop around one causal language model.
+
+    Args:
+        model: A PEFT model whose "default" adapter is the generator. An "inner" adapter is added if it has none.
+        tokenizer: Its tokenizer.
+        config: Settings; see `MassConfig`.
+        scorer: A trained scorer; None for a new one, which weighs all samples alike.
+        seed: Draws the inner adapter's initial matrices, where it is added here.
+    """
+
+    def __init__(
+        self,
+        model: PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: MassConfig,
+        scorer: Scorer | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.tokenizer, self.config = model, tokenizer, config
+        if INNER not in model.peft_config:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(row_seed("inner", seed))
+                add_lora(model, INNER, inner_lora_config(config))
+        self.encoder = TextEncoder(
+            tokenizer, config.format, config.max_length, config.max_sample_tokens, config.max_answer_tokens
+        )
+        self.adapter = Adapter(model, self.encoder, config, INNER)
+        if scorer is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(row_seed("scorer", seed))
+                scorer = Scorer(config.scorer, model.config.get_text_config().hidden_size)
+        self.scorer = scorer.to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @classmethod
+    def from_base(
+        cls,
+        base: str | Path | PreTrainedModel,
+        config: MassConfig,
+        generator: LoraConfig | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        seed: int = 0,
+        **model_kwargs: Any,
+    ) -> MassModel:
+        """An untrained model: a new generator adapter (which changes nothing yet) and a uniform scorer on a base."""
+        base = resolve_shipped(base)
+        if not isinstance(base, PreTrainedModel):
+            revision, token = model_kwargs.get("revision"), model_kwargs.get("token")
+            tokenizer = tokenizer or load_tokenizer(base, token, revision=revision)
+            base = load_base(base, **model_kwargs)
+        if tokenizer is None:
+            raise ConfigError("MassModel.from_base: tokenizer is None; pass the tokenizer of the model instance.")
+        generator = generator or LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(row_seed("generator", seed))
+            with clear_target_errors("generator.target_modules", generator, base):
+                model = get_peft_model(base, generator)
+        return cls(model, tokenizer, config, seed=seed)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | Path,
+        base: str | Path | PreTrainedModel | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        **model_kwargs: Any,
+    ) -> MassModel:
+        """A saved model, from a folder or a Hub repository.
+
+        Args:
+            path_or_id: Folder, or Hub id.
+            base: The base model; by default the one that the generator's adapter_config.json names.
+            revision: Branch, tag or commit of a Hub repository; not of the base.
+            token: Token for a private repository; also for the base.
+            model_kwargs: Passed to `AutoModelForCausalLM.from_pretrained`.
+
+        Raises:
+            HubError: If the repository or the base cannot be had: it is missing, private, gated, or out of reach.
+            CheckpointError: If a file is missing, damaged, pickled or of an unknown version, or the base is another.
+        """
+        folder = resolve_folder(resolve_shipped(path_or_id), revision, token)
+        config = read_config(folder)
+        model, tokenizer = load_adapted(folder, str(path_or_id), base, token, model_kwargs)
+        return cls(model, tokenizer, config, Scorer.load(folder / "scorer"))
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write mass_config.json, generator/, inner/, scorer/ and the tokenizer; all of it, or nothing.
+
+        The files are written beside the target and moved there at the end, so a full disk or a kill leaves what was
+        saved before whole.
+        """
+
+        def write(folder: Path) -> None:
+            self.model.save_pretrained(folder / "generator", selected_adapters=[GENERATOR])
+            self.model.save_pretrained(folder, selected_adapters=[INNER])
+            for place in (folder, folder / "generator"):  # PEFT's cards, which name local paths, in place of our own
+                (place / "README.md").unlink(missing_ok=True)
+            for adapter in ("generator", INNER):
+                name_base_portably(folder / adapter)
+            self.scorer.save(folder / "scorer")
+            self.tokenizer.save_pretrained(folder)
+            write_config(self.config, folder, describe_base(self.model))
+
+        write_atomically(Path(path), write)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+    ) -> CommitInfo:
+        """Save and upload in one commit; see `hf_mass.store.hub_files.push_folder` for arguments and errors.
+
+        A README.md that the repository has stays, unless it is one that says nothing measured.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            options: dict[str, Any] = {"private": private, "commit_message": commit_message, "create_pr": create_pr}
+            return publish(Path(folder), repo_id, self.config, token=token, revision=revision, **options)
+
+    def save_adapter(self, record: AdaptationRecord, path: str | Path) -> None:
+        """One task's adapted weights as a PEFT folder, which `PeftModel.from_pretrained` reads without this package.
+
+        It is the generator's adapter and the adapted inner one in sum, for the base model alone.
+
+        Raises:
+            DataError: If the record has none.
+        """
+        if record.adapted is None:
+            raise DataError(f"The record of task {record.task.id!r} has no adapted weights: {record.reason}.")
+        generator = BoundLora(self.model, GENERATOR)
+        config, weights = combined_adapter([(generator, generator.start(1)), (self.adapter.lora, record.adapted)])
+        write_atomically(Path(path), lambda folder: write_adapter(folder, weights, config))
+
+    # -- generate, score, adapt, solve -------------------------------------------------------------------------------
+
+    def generate_auxiliary(
+        self, tasks: Task | Sequence[Task], count: int | None = None, seed: int = 0, watch: Watch | None = None
+    ) -> list[list[AuxiliarySample]]:
+        """`count` (default: config.samples) auxiliary samples for each task; `watch` sees them while they are written.
+
+        Raises:
+            ConfigError: If `count` is below 1.
+            DataError: If there is no task.
+        """
+        listed, count = as_list(tasks), self.config.samples if count is None else count
+        if count < 1:
+            raise ConfigError(f"MassModel.generate_auxiliary: count is {count}; choose at least 1.")
+        if not listed:
+            raise DataError("MassModel.generate_auxiliary: tasks is empty; give at least one task.")
+        sampling = Sampling(
+            self.config.max_sample_tokens, self.config.temperature, self.config.top_p, self.config.top_k
+        )
+        with deterministic(self.model):
+            return write_samples(self.model, self.encoder, listed, count, sampling, seed, watch)
+
+    def score(self, tasks: Task | Sequence[Task], samples: Sequence[Sequence[AuxiliarySample]]) -> Tensor:
+        """s_η [N, m]: the scorer's weights of the samples of each task."""
+        problem = self.adapter.problem(as_list(tasks), samples)
+        features = self.features(problem)
+        with torch.no_grad():
+            return self.scorer(features, problem.usable)
+
+    def features(self, problem: InnerProblem, uniform: Trajectory | None = None) -> dict[str, Tensor]:
+        """The scorer's inputs. `uniform` saves a pass where the trajectory at equal weights is known."""
+        names = self.config.scorer.features
+        with deterministic(self.model):
+            attributions = None
+            if "attribution" in names and problem.loss is not None:
+                uniform = uniform or self.adapter.run(problem, uniform_weights(problem.usable))
+                attributions = self.adapter.demonstration_attributions(problem, uniform)
+            elif "attribution" in names:
+                attributions = torch.zeros(problem.usable.shape, device=self.device)
+            return scorer_features(names, self.model, self.encoder, problem.tasks, problem.samples, attributions)
+
+    def adapt(
+        self,
+        tasks: Task | Sequence[Task],
+        weigh_by: str | None = None,
+        samples: Sequence[Sequence[AuxiliarySample]] | None = None,
+        seed: int = 0,
+    ) -> AdaptationRecord | list[AdaptationRecord]:
+        """Adapt to one task, or to many in one pass; nothing of it stays in the model.
+
+        Args:
+            tasks: One task (gives one record) or a list (gives a list).
+            weigh_by: "scorer", "demonstrations" (attribution to the task's own demonstrations; no label, no training)
+                or "uniform"; default from the config.
+            samples: Auxiliary samples of each task; generated if None.
+            seed: For generating.
+
+        Raises:
+            ConfigError: If `weigh_by` is unknown.
+            DataError: If `weigh_by="demonstrations"` meets a task without demonstrations.
+        """
+        weigh_by = weigh_by or self.config.weigh_by
+        if weigh_by not in WEIGHINGS:
+            raise ConfigError(f"weigh_by is {weigh_by!r}; choose one of {list(WEIGHINGS)}.")
+        listed, start = as_list(tasks), time.perf_counter()
+        if samples is None:
+            samples = self.generate_auxiliary(listed, seed=seed)
+        problem = self.adapter.problem(listed, samples, row_seed("dropout", seed))
+        with deterministic(self.model):
+            weights, attributions, trajectory = self._weigh(problem, weigh_by)
+        seconds = (time.perf_counter() - start) / len(listed)
+        records = self._records(problem, weights, attributions, trajectory, seconds)
+        return records[0] if isinstance(tasks, Task) else records
+
+    def _weigh(self, problem: InnerProblem, weigh_by: str) -> tuple[Tensor, Tensor | None, Trajectory | None]:
+        weights = uniform_weights(problem.usable)
+        if problem.loss is None:
+            return weights, None, None
+        uniform = self.adapter.run(problem, weights)
+        if weigh_by == "uniform":
+            return weights, None, uniform
+        if weigh_by == "demonstrations":
+            weights, attributions, trajectory = self.adapter.weigh_by_demonstrations(problem, uniform)
+            return weights, attributions, trajectory
+        features = self.features(problem, uniform)
+        with torch.no_grad():
+            weights = self.scorer(features, problem.usable)
+        return weights, None, uniform.reweighted(problem.to_rows(weights))
+
+    def _records(
+        self,
+        problem: InnerProblem,
+        weights: Tensor,
+        attributions: Tensor | None,
+        trajectory: Trajectory | None,
+        seconds: float,
+    ) -> list[AdaptationRecord]:
+        steps = 1 if trajectory is None else trajectory.num_steps + 1
+        losses = torch.full((steps, *problem.usable.shape), float("nan"))  # [K + 1, N, m]
+        if trajectory is not None:
+            with deterministic(self.model), self.adapter.lora.inactive():
+                rows = torch.stack([*trajectory.losses, trajectory.final_losses()])  # [K + 1, R]
+                losses[:, problem.usable.cpu()] = rows.float().cpu()
+        records = []
+        for n, (task, group) in enumerate(zip(problem.tasks, problem.samples, strict=True)):
+            kept = problem.usable[n].cpu()
+            reason = None if kept.any() else "no usable sample"
+            if reason is None and not torch.isfinite(losses[:, n, kept]).all():
+                reason = "non-finite inner loss"
+            adapted = None if trajectory is None or reason else one_task(trajectory.adapted, n)
+            records.append(
+                AdaptationRecord(
+                    task,
+                    tuple(group),
+                    weights[n].detach().float().cpu(),
+                    None if attributions is None else attributions[n].float().cpu(),
+                    losses[:, n],
+                    adapted,
+                    reason,
+                    sum(len(sample.token_ids) for sample in group),
+                    seconds,
+                )
+            )
+        return records
+
+    def solve(
+        self,
+        tasks: Task | Sequence[Task],
+        adapted: AdaptationRecord | Sequence[AdaptationRecord] | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+        always: bool = False,
+    ) -> Solution | list[Solution]:
+        """Solve one task or many: at the weights of the records given, else at the model's own.
+
+        A task whose record has no adapted weights is solved at the model's own. `always` is that of `judge`.
+
+        Raises:
+            DataError: If there are not as many records as tasks.
+        """
+        listed = as_list(tasks)
+        records = [None] * len(listed) if adapted is None else as_records(adapted)
+        if len(records) != len(listed):
+            raise DataError(f"MassModel.solve: {len(records)} records for {len(listed)} tasks; give one for each task.")
+        sampling = Sampling(self.config.max_answer_tokens, temperature)
+        texts: list[str] = [""] * len(listed)
+        lengths = [0] * len(listed)
+        with deterministic(self.model), self.adapter.lora.inactive():
+            for chosen in (True, False):
+                index = [i for i, r in enumerate(records) if (r is not None and r.adapted is not None) == chosen]
+                if not index:
+                    continue
+                prompts = [self.encoder.solver_prompt_ids(listed[i]) for i in index]
+                seeds = [row_seed("solve", seed, listed[i].id, listed[i].problem) for i in index]
+                if chosen:
+                    params = stack([records[i].adapted for i in index])  # type: ignore[union-attr, misc]
+                    ids = self.adapter.complete(params, prompts, range(len(index)), sampling, seeds)
+                else:
+                    ids = complete(self.model, self.tokenizer, prompts, sampling, seeds)
+                for i, row in zip(index, ids, strict=True):
+                    texts[i], lengths[i] = self.tokenizer.decode(row, skip_special_tokens=True), len(row)
+        solutions = self.judge(listed, texts, lengths, always)
+        return solutions[0] if isinstance(tasks, Task) else solutions
+
+    def judge(
+        self, tasks: Sequence[Task], texts: Sequence[str], tokens: Sequence[int] | None = None, always: bool = False
+    ) -> list[Solution]:
+        """Read the final answers off solutions and verify them.
+
+        Args:
+            tasks: The tasks.
+            texts: A solution of each.
+            tokens: Their lengths.
+            always: Verify every task; else only those with a gold answer or solution, and the others' reward is None.
+        """
+        answers = [(parts.answer if (parts := self.config.format.split_solution(text)) else None) for text in texts]
+        known = [always or task.answer is not None or task.solution is not None for task in tasks]
+        asked = [i for i, answer in enumerate(answers) if answer is not None and known[i]]
+        judged = verify_batch([tasks[i] for i in asked], [str(answers[i]) for i in asked])
+        rewards = dict(zip(asked, judged, strict=True))
+        return [
+            Solution(task, text, answer, rewards.get(i, 0.0) if known[i] else None, tokens[i] if tokens else 0)
+            for i, (task, text, answer) in enumerate(zip(tasks, texts, answers, strict=True))
+        ]
+
+
+def inner_lora_config(config: MassConfig) -> LoraConfig:
+    """PEFT's description of the inner adapter."""
+    inner = config.inner
+    targets = inner.target_modules if isinstance(inner.target_modules, str) else list(inner.target_modules)
+    return LoraConfig(
+        r=inner.lora_rank, lora_alpha=inner.lora_alpha, target_modules=targets, task_type="CAUSAL_LM", lora_dropout=0.0
+    )
+
+
+def as_list(tasks: Task | Sequence[Task]) -> list[Task]:
+    """One task or many as a list."""
+    return [tasks] if isinstance(tasks, Task) else list(tasks)
+
+
+def as_records(records: AdaptationRecord | Sequence[AdaptationRecord]) -> list[AdaptationRecord]:
+    """One record or many as a list."""
+    return [records] if isinstance(records, AdaptationRecord) else list(records)
+
+
+def one_task(tree: Tree, task: int) -> Tree:
+    """Leaves [1, ...] of one task, with storage of their own."""
+    return tree_map(lambda x: x[task : task + 1].detach().clone(), tree)
+
+
+def stack(parts: Sequence[Tree]) -> Tree:
+    """Leaves [N, ...] of N single tasks."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,59 @@
+"""From a saved folder to a repository: its card, a warning about what others will lack, the upload."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo
+
+from hf_mass.methods.mass_settings import MassConfig
+from hf_mass.store.card import hub_id, write_basic_card
+from hf_mass.store.hub_files import Token, fetch_card, push_folder
+from hf_mass.store.shipped import shipped_name
+from hf_mass.store.storage import read_json
+
+logger = logging.getLogger(__name__)
+
+
+def publish(
+    folder: Path,
+    repo_id: str,
+    config: MassConfig | Mapping[str, Any] | None,
+    *,
+    token: Token = None,
+    revision: str | None = None,
+    card: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> CommitInfo:
+    """Give a saved model a card, and upload it.
+
+    Args:
+        folder: A saved `MassModel`, or a PEFT adapter. It gets the README.md; one that it has, or that the repository
+            has, stays if more stands in it than in a basic card.
+        repo_id: owner/name.
+        config: Settings for the card.
+        token: Access token.
+        revision: Branch.
+        card: Licence, tags and datasets for the card.
+        options: As `push_folder`'s.
+
+    Raises:
+        HubError: If it could not be pushed.
+    """
+    adapter = folder if (folder / "adapter_config.json").is_file() else folder / "generator"
+    base = read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
+    if not shipped_name(base) and not hub_id(base):
+        logger.warning(
+            "The base model of %s is %s, which is not on the Hub: whoever loads %s needs that base, and passes it as "
+            "`base=`. Push the base too, and load it from there before training.",
+            repo_id,
+            f"the local folder {base}" if base else "not known by name",
+            repo_id,
+        )
+    if not (folder / "README.md").is_file():
+        fetch_card(folder, repo_id, token, revision)
+    write_basic_card(folder, base_model=base or None, config=config, repo_id=repo_id, **(card or {}))
+    return push_folder(folder, repo_id, token=token, revision=revision, **options)

@@ -1,1 +1,0 @@
-"""Meta-training on TRL's machinery: the trainer, its settings, checkpoints and evaluation."""

@@ -1,0 +1,1 @@
+"""Training on TRL's machinery: the trainers, their settings, checkpoints and publishing."""

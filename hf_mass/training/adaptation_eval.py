@@ -1,0 +1,78 @@
+"""Evaluation of a `MassModel`: greedy answers before and after adapting, spread over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from hf_mass.methods.base import AdaptationRecord, Solution
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class AdaptationEvalPrediction:
+    """What `compute_metrics` gets.
+
+    Args:
+        tasks: The evaluated tasks.
+        records: How each was adapted to (without the adapted weights).
+        before: Greedy solutions of the unadapted model.
+        after: Greedy solutions at the adapted weights.
+    """
+
+    tasks: list[Task]
+    records: list[AdaptationRecord]
+    before: list[Solution]
+    after: list[Solution]
+
+    def metrics(self) -> dict[str, float]:
+        """Accuracy before and after (NaN where no task has a gold answer), and how adapting went."""
+        samples = [sample for record in self.records for sample in record.samples]
+        return {
+            "accuracy": _mean([s.reward for s in self.before if s.reward is not None]),
+            "adapted_accuracy": _mean([s.reward for s in self.after if s.reward is not None]),
+            "parse_rate": _mean([float(sample.usable) for sample in samples]),
+            "unadapted_share": _mean([float(record.reason is not None) for record in self.records]),
+            "sampled_tokens": _mean([float(record.sampled_tokens) for record in self.records]),
+        }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")
+
+
+def evaluate_adaptation(
+    mass: MassModel, tasks: Sequence[Task], accelerator: Accelerator, weigh_by: str, batch_size: int
+) -> AdaptationEvalPrediction:
+    """Adapt to every task and solve it, `batch_size` tasks in one pass, each process taking every so-many-th batch."""
+    starts = range(0, len(tasks), batch_size)
+    rows = []
+    for start in list(starts)[accelerator.process_index :: accelerator.num_processes]:
+        part = list(tasks[start : start + batch_size])
+        records, before, after = adapt_and_solve(mass, part, weigh_by)
+        slim = [drop_weights(record) for record in records]
+        rows += list(zip(range(start, start + len(part)), slim, before, after, strict=True))
+    ordered = sorted(gather_object(rows), key=lambda row: row[0])
+    return AdaptationEvalPrediction(
+        list(tasks), [row[1] for row in ordered], [row[2] for row in ordered], [row[3] for row in ordered]
+    )
+
+
+def adapt_and_solve(
+    mass: MassModel, tasks: list[Task], weigh_by: str, seed: int = 0
+) -> tuple[list[AdaptationRecord], list[Solution], list[Solution]]:
+    """(records, solutions before, solutions after) of a batch of tasks."""
+    records, before = mass.adapt(tasks, weigh_by, seed=seed), mass.solve(tasks)
+    assert isinstance(records, list) and isinstance(before, list)
+    after = mass.solve(tasks, records)
+    assert isinstance(after, list)
+    return records, before, after
+
+
+def drop_weights(record: AdaptationRecord) -> AdaptationRecord:
+    """The record without its adapted weights: they are large, and nothing that is gathered needs them."""
+    return replace(record, adapted=None)

@@ -1,0 +1,379 @@
+"""`MetaAdaptTrainer`: MASS on TRL's GRPO machinery (arXiv 2603.03524).
+
+The m auxiliary samples of one task are one GRPO group. Their reward is an ordinary TRL reward function, which adapts to
+each task, judges the adapted weights and gives every sample its attribution; so generation, advantage normalisation,
+clipping, the KL term, logging, vLLM and checkpointing stay TRL's. Beside the policy loss, the scorer gets its exact
+gradient and the generator's adapter that of γ·L_solve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from peft import LoraConfig, PeftConfig, PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl
+
+from hf_mass.errors import ConfigError, DataError
+from hf_mass.lm.binding import clear_target_errors, deterministic
+from hf_mass.methods.mass_model import GENERATOR, MassModel
+from hf_mass.methods.mass_settings import MassConfig
+from hf_mass.methods.samples import AuxiliarySample, read_sample
+from hf_mass.store.card import write_basic_card
+from hf_mass.store.shipped import resolve_shipped
+from hf_mass.tasks.formats import FORMATS, PromptFormat
+from hf_mass.tasks.sources import Columns, task_from_row, validate_tasks
+from hf_mass.tasks.task import Task
+from hf_mass.tasks.verifiers import get_verifier
+from hf_mass.training.adaptation_eval import AdaptationEvalPrediction, evaluate_adaptation
+from hf_mass.training.callbacks import ScorerCallback
+from hf_mass.training.checkpoints import last_whole_checkpoint, load_scorer, require_whole, save_scorer
+from hf_mass.training.generator_gradient import trainable_parameters
+from hf_mass.training.meta_adapt_config import MetaAdaptConfig
+from hf_mass.training.outer import OuterLoop, OuterStep
+from hf_mass.training.publishing_trainer import PublishingTrainer
+from hf_mass.training.task_data import fitting_tasks, prompt_dataset
+
+TaskData: TypeAlias = Dataset | Sequence[Task]
+
+
+class MetaAdaptTrainer(PublishingTrainer):
+    """Meta-trains a generator adapter and a scorer so that an inner LoRA step on the generator's samples helps.
+
+    Args:
+        model: Hub id, folder, `PreTrainedModel`, or `PeftModel` whose "default" adapter is trained further.
+        args: Settings.
+        train_dataset: `Task`s, or a dataset with the columns named by `columns`.
+        eval_dataset: The same, or a dict of several.
+        processing_class: Tokenizer; by default the model's.
+        peft_config: The generator's LoRA; rank 16 on all linear modules by default.
+        prompt_format: Prompts and patterns; by default `args.prompt_format`.
+        columns: Names of dataset columns.
+        reward_funcs: Further TRL reward functions on the samples' texts, added to the attribution reward.
+        compute_metrics: Given an `AdaptationEvalPrediction`, returns metrics that `evaluate` adds to its own.
+        callbacks: As in TRL.
+        optimizers: As in TRL.
+
+    Raises:
+        ConfigError: If a setting or LoRA targets are wrong.
+        VerifierError: If a verifier is unknown.
+        DataError: If columns or values are missing, or a task lacks what `args.outer_loss` needs.
+    """
+
+    _tag_names: ClassVar[list[str]] = ["trl", "hf_mass", "mass"]
+    _name = "MASS"
+    control: TrainerControl
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: MetaAdaptConfig | None = None,
+        train_dataset: TaskData | None = None,
+        eval_dataset: TaskData | dict[str, TaskData] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: PeftConfig | None = None,
+        prompt_format: PromptFormat | None = None,
+        columns: Columns | None = None,
+        reward_funcs: Callable[..., Any] | list[Callable[..., Any]] | None = None,
+        compute_metrics: Callable[[AdaptationEvalPrediction], dict[str, float]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ) -> None:
+        args = args or MetaAdaptConfig(output_dir="outputs/mass")
+        get_verifier(args.verifier)
+        self.prompt_format = prompt_format or FORMATS[args.prompt_format]
+        self.columns = columns or Columns()
+        self.compute_adaptation_metrics = compute_metrics
+        if train_dataset is None:
+            raise DataError("MetaAdaptTrainer.train_dataset is None; pass tasks or a dataset.")
+        self.train_tasks = self._to_tasks(train_dataset, args)
+        validate_tasks(self.train_tasks, need_gold=args.outer_loss == "gold", need_demonstrations=False)
+        self.eval_tasks = {} if eval_dataset is None else self._eval_tasks(eval_dataset, args)
+        # For the Trainer, which checks that there is one where eval_strategy asks for it; `evaluate` takes the tasks.
+        eval_prompts = {
+            name: prompt_dataset(tasks, self.prompt_format) for name, tasks in self.eval_tasks.items()
+        } or None
+        model = str(resolve_shipped(model)) if isinstance(model, str | Path) else model
+        if not isinstance(model, PeftModel) and peft_config is None:
+            peft_config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+        extra = [] if reward_funcs is None else reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        with clear_target_errors("peft_config.target_modules", peft_config):
+            super().__init__(
+                model=model,
+                reward_funcs=[self._attribution_reward(), *extra],
+                args=args,
+                train_dataset=prompt_dataset(self.train_tasks, self.prompt_format),
+                eval_dataset=eval_prompts,
+                processing_class=processing_class,
+                peft_config=peft_config,
+                callbacks=callbacks,
+                optimizers=optimizers,
+            )
+        self._check_adapter()
+        self.mass = MassModel(self.model, self.processing_class, args.mass_config(self.prompt_format), seed=args.seed)
+        training = MassModel(
+            self.model, self.processing_class, args.mass_config(self.prompt_format, training=True), self.mass.scorer
+        )
+        self.outer_loop = OuterLoop(training, args)
+        self.add_callback(ScorerCallback(self.mass.scorer))
+        self._outer_step: OuterStep | None = None
+        self._scorer_gradient: list[torch.Tensor] = []
+        self._generator_gradient: dict[str, torch.Tensor] = {}
+        kept = fitting_tasks(self.train_tasks, self.outer_loop.mass.encoder)
+        if len(kept) < len(self.train_tasks):
+            self.train_dataset: Dataset = self.train_dataset.select(kept)
+
+    def _check_adapter(self) -> None:
+        if GENERATOR not in self.model.peft_config:
+            raise ConfigError(
+                f"The PEFT model has adapters {sorted(self.model.peft_config)}; the generator's must be called "
+                f"{GENERATOR!r}. Load it with adapter_name={GENERATOR!r}."
+            )
+        if not trainable_parameters(self.model):
+            raise ConfigError(
+                f"The PEFT model's adapter {GENERATOR!r} has no trainable parameters. Load it with "
+                "PeftModel.from_pretrained(..., is_trainable=True)."
+            )
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    def _to_tasks(self, data: TaskData, args: MetaAdaptConfig) -> list[Task]:
+        tasks = list(data)
+        if isinstance(data, Dataset):
+            tasks = [
+                task_from_row(row, self.columns, args.verifier, self.prompt_format, number=number)
+                for number, row in enumerate(tasks)
+            ]
+        if not tasks or not all(isinstance(task, Task) for task in tasks):
+            raise DataError(
+                f"A dataset must be a non-empty list of hf_mass Tasks or a datasets.Dataset, got {type(data).__name__} "
+                f"of {len(tasks)} items."
+            )
+        validate_tasks(tasks, need_gold=False, need_demonstrations="attribution" in args.scorer_features)
+        return tasks
+
+    def _eval_tasks(self, data: TaskData | dict[str, TaskData], args: MetaAdaptConfig) -> dict[str, list[Task]]:
+        named = data if isinstance(data, dict) else {"": data}
+        sets = {name: self._to_tasks(part, args) for name, part in named.items()}
+        for tasks in sets.values():
+            validate_tasks(tasks, need_gold=False, need_demonstrations=args.weigh_by == "demonstrations")
+        return sets
+
+    # -- the reward of the generator ----------------------------------------------------------------------------------
+
+    def _attribution_reward(self) -> Callable[..., list[float | None]]:
+        """The TRL reward function "attribution"."""
+
+        def attribution(
+            prompts: list[Any],
+            completions: list[Any],
+            completion_ids: list[list[int]],
+            task_index: list[int],
+            log_extra: Callable[[str, list[Any]], None],
+            log_metric: Callable[[str, float], None],
+            **_: Any,
+        ) -> list[float | None]:
+            return self._rewards(completions, completion_ids, task_index, log_extra, log_metric)
+
+        return attribution
+
+    def _rewards(
+        self,
+        completions: list[Any],
+        completion_ids: list[list[int]],
+        task_index: list[int],
+        log_extra: Callable[[str, list[Any]], None],
+        log_metric: Callable[[str, float], None],
+    ) -> list[float | None]:
+        """Rewards of this process's samples.
+
+        Groups may be split between processes, so samples are gathered first; then every process takes whole groups,
+        and what they found is gathered again.
+        """
+        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+        everything = gather_object(list(zip(task_index, texts, completion_ids, strict=True)))
+        m, rank, world = self.num_generations, self.accelerator.process_index, self.accelerator.num_processes
+        groups = [everything[start : start + m] for start in range(0, len(everything), m)]
+        mine = range(rank, len(groups), world)
+        found = self._outer([groups[g] for g in mine]) if len(mine) else []
+        by_group = dict(gather_object([(g, rows) for g, rows in zip(mine, found, strict=True)]))
+        self._share_metrics(log_metric)
+        self._share_gradients(len(groups))
+        rows = [row for g in range(len(groups)) for row in by_group[g]]
+        local = rows[rank * len(texts) : (rank + 1) * len(texts)]
+        for column in ("weight", "attribution", "question", "answer", "reason"):
+            log_extra(column, [row[column] for row in local])
+        return [row["reward"] for row in local]
+
+    def _outer(self, groups: list[list[tuple[int, str, list[int]]]]) -> list[list[dict[str, Any]]]:
+        tasks = [self.train_tasks[group[0][0]] for group in groups]
+        samples: list[list[AuxiliarySample]] = [
+            [read_sample(text, ids, self.prompt_format) for _, text, ids in group] for group in groups
+        ]
+        every = max(1, int(self.args.logging_steps)) if self.args.logging_steps >= 1 else 1
+        detailed = self.state.global_step % every == 0
+        step = self._outer_step = self.outer_loop(tasks, samples, self.state.global_step, detailed)
+        return [
+            [
+                {
+                    "reward": None if torch.isnan(step.rewards[n, i]) else float(step.rewards[n, i]),
+                    "weight": float(step.weights[n, i]),
+                    "attribution": float(step.attributions[n, i]),
+                    "question": sample.question,
+                    "answer": sample.answer,
+                    "reason": sample.reason or "",
+                }
+                for i, sample in enumerate(group)
+            ]
+            for n, group in enumerate(samples)
+        ]
+
+    def _share_metrics(self, log_metric: Callable[[str, float], None]) -> None:
+        """Log means over the tasks of all processes, which need not have equally many."""
+        parts = gather_object([self._outer_step.metrics if self._outer_step else {}])
+        for name in sorted({name for part in parts for name in part}):
+            values = [value for part in parts for value in part.get(name, [])]
+            if values:
+                log_metric(name, sum(values) / len(values))
+
+    def _share_gradients(self, num_tasks: int) -> None:
+        """Turn every process's sums over its tasks into means over all tasks; kept until the optimizer has stepped."""
+        step, self._outer_step = self._outer_step, None
+        self._scorer_gradient = [
+            self._reduced(step.scorer_gradient[i] if step else torch.zeros_like(p)) / num_tasks
+            for i, p in enumerate(self.mass.scorer.parameters())
+        ]
+        self._generator_gradient = {}
+        if self.args.solve_coefficient > 0:
+            for name, p in trainable_parameters(self.model).items():
+                own = step.generator_gradient.get(name) if step else None
+                shared = self._reduced(torch.zeros_like(p) if own is None else own) / num_tasks
+                self._generator_gradient[name] = shared
+
+    def _reduced(self, value: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(value.float(), reduction="sum")
+
+    # -- losses -------------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """TRL's clipped policy loss, plus γ·L_solve by its gradient; the scorer's gradient is set beside it.
+
+        L_solve enters as the linear function ⟨∇L_solve, φ⟩ − (its own value): the same gradient, no graph kept since
+        the rewards were calculated.
+        """
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        share = 1.0 / self.current_gradient_accumulation_steps
+        if self.args.train_scorer:
+            for parameter, gradient in zip(self.mass.scorer.parameters(), self._scorer_gradient, strict=True):
+                added = share * gradient.to(parameter.dtype)
+                parameter.grad = added if parameter.grad is None else parameter.grad + added
+        parameters = trainable_parameters(self.model)
+        for name, gradient in self._generator_gradient.items():
+            linear = (gradient.to(parameters[name].dtype) * parameters[name]).sum()
+            loss = loss + self.args.solve_coefficient * share * (linear - linear.detach())
+        return loss
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Trainer's optimizer, or the one that was given, with the scorer as a parameter group of its own rate.
+
+        Raises:
+            ConfigError: If an optimizer without the scorer was given together with a scheduler, which knows the
+                optimizer's groups already.
+        """
+        optimizer = super().create_optimizer(model)
+        scorer, rate = list(self.mass.scorer.parameters()), self.args.scorer_learning_rate
+        present = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if all(id(p) in present for p in scorer):
+            return optimizer
+        if self.lr_scheduler is not None:
+            raise ConfigError(
+                "MetaAdaptTrainer.optimizers holds a scheduler and an optimizer without the scorer's parameters, which "
+                "cannot be added any more. Give the optimizer alone: (optimizer, None)."
+            )
+        optimizer.add_param_group({"params": scorer, "lr": rate, "initial_lr": rate, "weight_decay": 0.0})
+        return optimizer
+
+    # -- evaluation ---------------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        eval_dataset: TaskData | dict[str, TaskData] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Greedy accuracy before and after adaptation with the inference settings (K, m, `weigh_by`).
+
+        Returns:
+            `{prefix}_accuracy`, `{prefix}_adapted_accuracy`, `{prefix}_parse_rate` and what `compute_metrics` adds.
+        """
+        sets = self.eval_tasks if eval_dataset is None else self._eval_tasks(eval_dataset, self.args)
+        if not sets:
+            raise DataError("MetaAdaptTrainer.evaluate: there is no eval_dataset. Pass one here or to the trainer.")
+        metrics: dict[str, float] = {}
+        for name, tasks in sets.items():
+            prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
+            prediction = evaluate_adaptation(
+                self.mass, tasks, self.accelerator, self.args.weigh_by, self.args.per_device_eval_batch_size
+            )
+            values = prediction.metrics()
+            if self.compute_adaptation_metrics is not None:
+                values.update(self.compute_adaptation_metrics(prediction))
+            metrics.update({f"{prefix}_{key}": value for key, value in values.items()})
+        with deterministic(self.model):  # the log of a model in training mode would take TRL's training metrics along
+            self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    # -- saving and resuming ------------------------------------------------------------------------------------------
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """A `MassModel` folder; inside a checkpoint, TRL's files and the scorer beside them."""
+        folder = output_dir or self.args.output_dir
+        if _internal_call:
+            super().save_model(output_dir, _internal_call=True)
+            if self.args.should_save:
+                save_scorer(self.mass, folder)
+            return
+        if self.args.should_save:
+            self.mass.save_pretrained(folder)
+        if self.args.push_to_hub:
+            self.push_to_hub(commit_message="Model save")
+
+    def save_published(self, folder: Path) -> None:
+        """A `MassModel` folder."""
+        self.mass.save_pretrained(folder)
+
+    def published_settings(self) -> MassConfig:
+        """Settings of the inner loop, prompts and scorer."""
+        return self.mass.config
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """A README.md beside a checkpoint that claims nothing measured; one with more in it stays."""
+        if self.is_world_process_zero():
+            base = self.model.peft_config[GENERATOR].base_model_name_or_path or None
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            write_basic_card(self.args.output_dir, base_model=base, config=self.mass.config, repo_id=self.hub_model_id)
+
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As in the Trainer; resuming takes the last whole checkpoint and refuses one that was cut off while saving."""
+        if isinstance(resume_from_checkpoint, str) and resume_from_checkpoint.lower() in ("true", "false"):
+            resume_from_checkpoint = resume_from_checkpoint.lower() == "true"  # as a command line spells it
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+        elif isinstance(resume_from_checkpoint, str | Path):
+            require_whole(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_scorer(self.mass, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        load_scorer(self.mass, self.state.best_model_checkpoint)

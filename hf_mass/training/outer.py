@@ -1,0 +1,284 @@
+"""The outer step of MASS for the tasks of one process: adapt, judge the adapted weights, attribute the judgement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from hf_mass.core import trees
+from hf_mass.core.inner_loop import Trajectory
+from hf_mass.core.losses import OuterGradient, WeightedLoss
+from hf_mass.core.trees import Tree
+from hf_mass.core.weights import logit_attributions, uniform_weights
+from hf_mass.lm.binding import deterministic
+from hf_mass.lm.encoding import Row
+from hf_mass.lm.generation import Sampling, row_seed
+from hf_mass.methods.inner import InnerProblem
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.samples import AuxiliarySample
+from hf_mass.tasks.formats import ParseFailure
+from hf_mass.tasks.task import Task
+from hf_mass.training.generator_gradient import direct_gradient, inner_steps_gradient, trainable_parameters
+from hf_mass.training.meta_adapt_config import MetaAdaptConfig
+
+
+@dataclass(frozen=True)
+class OuterStep:
+    """What one outer step found for N tasks.
+
+    Args:
+        rewards: Generator reward of each sample [N, m]; NaN for all samples of a skipped task.
+        weights: s [N, m].
+        attributions: ∂L_outer/∂s [N, m].
+        usable: [N, m] bool.
+        scorer_gradient: Σ_n ∂L_n/∂η for each scorer parameter (a sum over tasks, not a mean).
+        generator_gradient: Σ_n ∂L_n/∂φ for each trainable parameter of the generator, by name; empty for γ = 0.
+        metrics: Name → values, one per task or sample, averaged by whoever logs them.
+    """
+
+    rewards: Tensor
+    weights: Tensor
+    attributions: Tensor
+    usable: Tensor
+    scorer_gradient: list[Tensor]
+    generator_gradient: dict[str, Tensor]
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+
+
+class OuterLoop:
+    """Computes `OuterStep`s with a `MassModel`.
+
+    Args:
+        mass: The model; its scorer and its adapters are read, never stepped.
+        config: Settings.
+    """
+
+    def __init__(self, mass: MassModel, config: MetaAdaptConfig) -> None:
+        self.mass, self.config = mass, config
+
+    def __call__(
+        self, tasks: Sequence[Task], samples: Sequence[Sequence[AuxiliarySample]], step: int, detailed: bool
+    ) -> OuterStep:
+        """One outer step.
+
+        Args:
+            tasks: N tasks.
+            samples: m samples of each.
+            step: Global step, for the seeds of sampled solutions.
+            detailed: Also measure what costs extra passes (losses after the inner loop, unadapted reward).
+        """
+        with deterministic(self.mass.model):
+            problem = self.mass.adapter.problem(tasks, samples, row_seed("dropout", self.config.seed, step))
+            weights, trajectory = self._adapt(problem)
+            adapted = self.mass.adapter.lora.start(len(tasks)) if trajectory is None else trajectory.adapted
+            kept = finite_tasks(problem, trajectory)
+            outer, metrics = self._outer_loss(problem, adapted, kept, step)
+            attributions = torch.zeros(problem.usable.shape, device=self.mass.device)
+            generator: dict[str, Tensor] = {}
+            metrics["outer_loss"] = [0.0] * int(kept.sum())  # of tasks whose solutions all agree
+            if outer is not None:
+                found, raw = self._differentiate(problem, trajectory, adapted, outer)
+                good = kept & finite_outcomes(found.losses, found.params, raw)
+                generator = self._generator_gradient(trajectory, adapted, outer, found, good, bool(good.equal(kept)))
+                kept = good
+                attributions = torch.where(kept[:, None], raw, torch.zeros_like(raw))
+                metrics["outer_loss"] = found.losses[kept].tolist()
+            scorer = self._scorer_gradient(weights, attributions)
+            weights = weights.detach()
+            rewards = self._rewards(weights, attributions, problem.usable)
+            rewards[~kept] = torch.nan
+            metrics.update(self._metrics(problem, trajectory, weights, attributions, kept, detailed, step))
+        return OuterStep(rewards, weights, attributions, problem.usable, scorer, generator, metrics)
+
+    def _adapt(self, problem: InnerProblem) -> tuple[Tensor, Trajectory | None]:
+        """(s [N, m], the inner loop under s): s with a graph to the scorer's parameters where it is trained.
+
+        Where no task of the batch has a usable sample there is nothing to step on: the adapted weights are θ_0.
+        """
+        uniform = uniform_weights(problem.usable)
+        if problem.loss is None:
+            return uniform, None
+        trajectory = self.mass.adapter.run(problem, uniform)
+        if not self.config.train_scorer:
+            return uniform, trajectory
+        weights = self.mass.scorer(self.mass.features(problem, trajectory), problem.usable)
+        return weights, trajectory.reweighted(problem.to_rows(weights.detach()))
+
+    def _differentiate(
+        self, problem: InnerProblem, trajectory: Trajectory | None, adapted: Tree, outer: WeightedLoss
+    ) -> tuple[OuterGradient, Tensor]:
+        """(L_outer of each task with ∇L_outer(θ') and ∂L_outer/∂φ, ∂L_outer/∂s [N, m]), from one pass of each kind."""
+        also = list(trainable_parameters(self.mass.model).values()) if self.config.solve_coefficient else []
+        if trajectory is None:
+            with self.mass.adapter.lora.inactive():
+                return outer.gradient(adapted, also), torch.zeros(problem.usable.shape, device=self.mass.device)
+        meta = self.mass.adapter.meta_gradient(trajectory, outer, also)
+        first = OuterGradient(meta.outer_losses, meta.outer_gradient, meta.also)
+        return first, problem.to_samples(meta.attributions)
+
+    def _generator_gradient(
+        self,
+        trajectory: Trajectory | None,
+        adapted: Tree,
+        outer: WeightedLoss,
+        found: OuterGradient,
+        kept: Tensor,
+        all_kept: bool,
+    ) -> dict[str, Tensor]:
+        """∂L_outer/∂φ of the tasks kept. Where one was lost its numbers are in the sum, which is made anew without."""
+        if self.config.solve_coefficient == 0:
+            return {}
+        if all_kept:
+            total = dict(zip(trainable_parameters(self.mass.model), found.also, strict=True))
+        else:
+            total = direct_gradient(self.mass.adapter, outer, adapted, kept)
+        if self.config.solve_gradient == "full" and trajectory is not None:
+            total = trees.add(total, inner_steps_gradient(self.mass.adapter, trajectory, found.params, kept))
+        return total
+
+    # -- outer losses -------------------------------------------------------------------------------------------------
+
+    def _outer_loss(
+        self, problem: InnerProblem, adapted: Tree, kept: Tensor, step: int
+    ) -> tuple[WeightedLoss | None, dict[str, list[float]]]:
+        """The outer loss over the tasks kept; None where it has no rows (all tasks skipped, or all solutions agree)."""
+        index = kept.nonzero()[:, 0].tolist()
+        if self.config.outer_loss == "gold":
+            if not index:
+                return None, {}
+            return self.mass.adapter.gold_loss(problem.tasks, index), {}
+        return self._verifier_loss(problem, adapted, index, step)
+
+    def _verifier_loss(
+        self, problem: InnerProblem, adapted: Tree, index: list[int], step: int
+    ) -> tuple[WeightedLoss | None, dict[str, list[float]]]:
+        """GRPO surrogate at ratio one: (1/k) Σ_j A_j · mean NLL of solution j, A the group-normalised rewards.
+
+        Tasks whose k solutions all earn the same have no advantage: they are left out of the rows and counted.
+        """
+        k, encoder = self.config.num_solutions, self.mass.encoder
+        if not index:
+            return None, {}
+        prompts = {n: encoder.solver_prompt_ids(problem.tasks[n]) for n in index}
+        owners = [n for n in index for _ in range(k)]
+        ids = self.mass.adapter.complete(
+            adapted,
+            [prompts[n] for n in owners],
+            owners,
+            Sampling(self.config.max_solution_length, self.config.solution_temperature),
+            [
+                row_seed("outer", self.config.seed, step, problem.tasks[n].id, problem.tasks[n].problem, j)
+                for n in index
+                for j in range(k)
+            ],
+        )
+        texts = encoder.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        judged = self.mass.judge([problem.tasks[n] for n in owners], texts, always=True)
+        rewards = torch.tensor([float(solution.reward or 0.0) for solution in judged]).view(-1, k)  # [kept, k]
+        spread = rewards.std(1, keepdim=True)
+        advantages = ((rewards - rewards.mean(1, keepdim=True)) / (spread + 1e-4)).flatten()
+        metrics = {"reward/adapted": rewards.mean(1).tolist(), "tasks/agreeing": (spread[:, 0] == 0).float().tolist()}
+        chosen = [r for r in range(len(owners)) if advantages[r] != 0]
+        if not chosen:
+            return None, metrics
+        loss = self.mass.adapter.token_loss([Row(owners[r], prompts[owners[r]], ids[r]) for r in chosen])
+        return WeightedLoss(loss, advantages[chosen].to(self.mass.device) / k), metrics
+
+    # -- what generator and scorer learn from -------------------------------------------------------------------------
+
+    def _scorer_gradient(self, weights: Tensor, attributions: Tensor) -> list[Tensor]:
+        """∇_η Σ_n L_n = Σ (∂L/∂s) ∇_η s: exact, because L depends on η through the weights alone."""
+        parameters = list(self.mass.scorer.parameters())
+        if not weights.requires_grad:
+            return [torch.zeros_like(p) for p in parameters]
+        surrogate = (attributions.detach() * weights).sum()
+        gradients = torch.autograd.grad(surrogate, parameters, allow_unused=True)
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+
+    def _rewards(self, weights: Tensor, attributions: Tensor, usable: Tensor) -> Tensor:
+        """Generator rewards [N, m]; unusable samples get the lowest reward of their group."""
+        if self.config.generator_reward == "logit":
+            rewards = logit_attributions(attributions, weights)
+        else:
+            rewards = -attributions
+        lowest = rewards.masked_fill(~usable, torch.inf).min(1, keepdim=True).values
+        lowest = torch.where(lowest.isfinite(), lowest, torch.zeros_like(lowest))
+        return torch.where(usable, rewards, lowest)
+
+    def _metrics(
+        self,
+        problem: InnerProblem,
+        trajectory: Trajectory | None,
+        weights: Tensor,
+        attributions: Tensor,
+        kept: Tensor,
+        detailed: bool,
+        step: int,
+    ) -> dict[str, list[float]]:
+        entropy = -(weights * weights.clamp(min=1e-12).log()).sum(1)
+        usable = problem.usable
+        metrics = {
+            "samples/parse_rate": usable.float().mean(1).tolist(),
+            "tasks/skipped": (~kept).float().tolist(),
+            "weights/entropy": entropy[kept].tolist(),
+            "attribution/mean": attributions[usable].tolist(),
+            "attribution/std": _deviations(attributions, usable),
+        }
+        for reason in get_args(ParseFailure):
+            shares = [sum(s.reason == reason for s in group) / len(group) for group in problem.samples]
+            metrics[f"samples/{reason}"] = shares
+        if trajectory is not None:
+            metrics["inner_loss/before"] = _inner_objectives(problem, trajectory.losses[0], weights)
+        if detailed and trajectory is not None:
+            with self.mass.adapter.lora.inactive():
+                metrics["inner_loss/after"] = _inner_objectives(problem, trajectory.final_losses(), weights)
+        if detailed and self.config.outer_loss == "verifier":
+            metrics["reward/unadapted"] = self._unadapted_rewards(problem.tasks, step)
+        return metrics
+
+    def _unadapted_rewards(self, tasks: Sequence[Task], step: int) -> list[float]:
+        temperature = self.config.solution_temperature
+        solved = self.mass.solve(list(tasks), temperature=temperature, seed=step, always=True)
+        assert isinstance(solved, list)
+        return [float(solution.reward or 0.0) for solution in solved]
+
+
+def _inner_objectives(problem: InnerProblem, losses: Tensor, weights: Tensor) -> list[float]:
+    """Σ_i s_i ℓ_i of every task that has a usable sample: what its inner loop descends."""
+    totals = (problem.to_samples(losses) * weights).sum(1)
+    return _finite(totals[problem.usable.any(1)])
+
+
+def _finite(losses: Tensor) -> list[float]:
+    return losses[torch.isfinite(losses)].tolist()
+
+
+def _deviations(values: Tensor, usable: Tensor) -> list[float]:
+    return [float(v[u].std()) if int(u.sum()) > 1 else 0.0 for v, u in zip(values, usable, strict=True)]
+
+
+def finite_tasks(problem: InnerProblem, trajectory: Trajectory | None) -> Tensor:
+    """[N] bool: tasks whose inner losses and adapted weights are all finite (tasks do not touch each other's)."""
+    bad = torch.zeros(len(problem.tasks), dtype=torch.bool, device=problem.usable.device)
+    if trajectory is None:
+        return ~bad
+    for losses in trajectory.losses:
+        bad[trajectory.loss.row_task[~torch.isfinite(losses)]] = True
+    for leaf in trajectory.adapted.values():
+        bad |= ~torch.isfinite(leaf).flatten(1).all(1)
+    return ~bad
+
+
+def finite_outcomes(losses: Tensor, gradient: Tree, attributions: Tensor) -> Tensor:
+    """[N] bool: tasks whose outer loss, its gradient and attributions are all finite.
+
+    Adapted weights can be finite and yet so large that the model overflows on them.
+    """
+    good = torch.isfinite(losses) & torch.isfinite(attributions).all(1)
+    for leaf in gradient.values():
+        good &= torch.isfinite(leaf).flatten(1).all(1)
+    return good

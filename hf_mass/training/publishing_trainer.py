@@ -1,0 +1,169 @@
+"""What the trainers share in pushing to the Hub: a saved model in the repository's root, at every moment a whole one.
+
+transformers would upload its output folder, with pickles in it and while it is written to. Here each push takes a
+folder of its own and one commit. Checkpoints, which `hub_strategy` may ask for, go beside the model as they are:
+resuming needs their optimizer state.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, run_as_future, upload_folder
+from transformers.trainer_utils import HubStrategy, SaveStrategy
+from transformers.utils import PushInProgress
+from trl import GRPOTrainer
+
+from hf_mass.methods.mass_settings import MassConfig
+from hf_mass.store.card import CARD_NAME, NOT_MEASURED
+from hf_mass.store.hub_files import explained
+from hf_mass.store.publishing import publish
+
+logger = logging.getLogger(__name__)
+
+
+class PublishingTrainer(GRPOTrainer):
+    """A `GRPOTrainer` that pushes what `save_published` writes, instead of its output folder."""
+
+    def save_published(self, folder: Path) -> None:
+        """Write the files that the repository shall hold."""
+        raise NotImplementedError
+
+    def published_settings(self) -> MassConfig | Mapping[str, Any]:
+        """The settings that the model card shows."""
+        raise NotImplementedError
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Create the repository, as transformers does.
+
+        Raises:
+            HubError: If that is not possible.
+        """
+        name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+        with explained(f"{name!r} (hub_model_id) could not be pushed to", name, writing=True):
+            super().init_hf_repo(token, private)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> CommitInfo | Future[CommitInfo] | None:
+        """Upload the trained model in one commit.
+
+        Args:
+            commit_message: Title of the commit.
+            blocking: Whether to wait until it is done; else a future is returned.
+            token: Access token; default: `hub_token`, or the one that is logged in.
+            revision: Branch; default: `hub_revision`.
+            private: Whether a repository that is made here is private; default: `hub_private_repo`.
+            kwargs: `license`, `tags` and `datasets` (or `dataset`) for the model card; others are not used.
+
+        Returns:
+            The commit; None on all processes but the first.
+
+        Raises:
+            HubError: If it could not be pushed.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        if not self.is_world_process_zero():
+            return None
+        self._finish_current_push()
+        card = {"license": kwargs.get("license"), "tags": _listed(kwargs.get("tags"))}
+        card["datasets"] = _listed(kwargs.get("datasets") or kwargs.get("dataset"))
+        push = partial(self._upload, self._stage(), commit_message, token, revision, card)
+        return push() if blocking else run_as_future(push)
+
+    def _stage(self) -> Path:
+        """A folder with what is to be pushed as it is now, which training does not write to any more."""
+        folder = Path(tempfile.mkdtemp(prefix="hf_mass-push-"))
+        self.save_published(folder)
+        card = Path(self.args.output_dir) / CARD_NAME
+        if card.is_file() and NOT_MEASURED not in (text := card.read_text(encoding="utf-8")):
+            (folder / CARD_NAME).write_text(text, encoding="utf-8")
+        return folder
+
+    def _upload(
+        self,
+        folder: Path,
+        message: str | None,
+        token: str | None = None,
+        revision: str | None = None,
+        card: Mapping[str, Any] | None = None,
+    ) -> CommitInfo:
+        try:
+            return publish(
+                folder,
+                self.hub_model_id,
+                self.published_settings(),
+                token=token or self.args.hub_token,
+                revision=revision or self.args.hub_revision,
+                commit_message=message,
+                card=card or {},
+            )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """After a checkpoint was saved: push the model in the background, and the checkpoint if that is asked for."""
+        strategy = self.args.hub_strategy
+        if not self.is_world_process_zero() or strategy == HubStrategy.END:
+            return
+        if self.push_in_progress is not None and not self.push_in_progress.is_done() and not self.args.hub_always_push:
+            return
+        self._tell_of_failures()
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        by_steps = self.args.save_strategy == SaveStrategy.STEPS
+        done = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch or 0)}"
+        message = f"Training in progress, {done}"
+        jobs: list[Future[Any]] = [run_as_future(partial(self._upload, self._stage(), message))]
+        if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            name = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else Path(checkpoint_folder).name
+            copied = Path(tempfile.mkdtemp(prefix="hf_mass-push-"))
+            shutil.copytree(checkpoint_folder, copied, dirs_exist_ok=True)
+            jobs.append(run_as_future(partial(self._upload_checkpoint, copied, name, f"{message}, checkpoint")))
+        waiting = [] if self.push_in_progress is None else [j for j in self.push_in_progress.jobs if not j.done()]
+        self.push_in_progress: PushInProgress | None = PushInProgress([*waiting, *jobs])
+
+    def _upload_checkpoint(self, folder: Path, name: str, message: str) -> CommitInfo:
+        try:
+            with explained(f"{name} could not be pushed to {self.hub_model_id!r}", self.hub_model_id, writing=True):
+                return upload_folder(
+                    repo_id=self.hub_model_id,
+                    folder_path=folder,
+                    path_in_repo=name,
+                    ignore_patterns=[CARD_NAME],  # PEFT's, which may name a local path and be refused for it
+                    commit_message=message,
+                    token=self.args.hub_token,
+                    revision=self.args.hub_revision,
+                )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _finish_current_push(self) -> None:
+        """Wait for pushes in the background, and tell of those that failed: transformers says nothing."""
+        super()._finish_current_push()
+        self._tell_of_failures()
+
+    def _tell_of_failures(self) -> None:
+        running: Any = getattr(self, "push_in_progress", None)
+        for job in [] if running is None else [job for job in running.jobs if job.done()]:
+            running.jobs.remove(job)
+            if not job.cancelled() and (error := job.exception()) is not None:
+                logger.warning("A push during training failed, and training went on. %s", error)
+
+
+def _listed(value: str | list[str] | None) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)

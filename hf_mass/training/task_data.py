@@ -1,0 +1,72 @@
+"""Tasks as rows of a dataset for TRL."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from hf_mass.errors import DataError
+from hf_mass.lm.encoding import TextEncoder
+from hf_mass.tasks.formats import PromptFormat
+from hf_mass.tasks.task import Task
+
+logger = logging.getLogger(__name__)
+
+
+def prompt_dataset(tasks: Sequence[Task], fmt: PromptFormat) -> Dataset:
+    """The generator's prompt of each task (text, or messages), and which task it belongs to.
+
+    Raises:
+        DataError: If some tasks are conversational and some are not.
+    """
+    texts = [fmt.generator_prompt(task) for task in tasks]
+    conversational = {task.conversational for task in tasks}
+    if len(conversational) > 1:
+        raise DataError("A dataset mixes conversational and plain problems; use one kind.")
+    prompts: list[Any] = list(texts)
+    if conversational == {True}:
+        prompts = [fmt.messages(task, text) for task, text in zip(tasks, texts, strict=True)]
+    return Dataset.from_dict({"prompt": prompts, "task_index": list(range(len(tasks)))})
+
+
+def fitting_tasks(tasks: Sequence[Task], encoder: TextEncoder) -> list[int]:
+    """Which tasks have a generator prompt with room for a sample behind it; TRL generates from whole prompts.
+
+    A warning counts those that have not.
+
+    Raises:
+        DataError: If no task is left, or a conversational one meets a tokenizer without a chat template.
+    """
+    room = encoder.max_length - encoder.sample_room
+    lengths = [len(encoder.full_prompt_ids(task, encoder.format.generator_prompt(task))) for task in tasks]
+    kept = [number for number, length in enumerate(lengths) if length <= room]
+    limits = f"max_length {encoder.max_length} less max_completion_length {encoder.sample_room}"
+    if not kept:
+        raise DataError(
+            f"All {len(tasks)} generator prompts are longer than {room} tokens ({limits}; the shortest has "
+            f"{min(lengths)}). Raise max_length or lower max_completion_length."
+        )
+    if len(kept) < len(tasks):
+        logger.warning(
+            "%d of %d tasks are left out: their generator prompts are longer than %d tokens (%s).",
+            *(len(tasks) - len(kept), len(tasks), room, limits),
+        )
+    return kept
+
+
+def require_tasks(tasks: Any, name: str) -> list[Task]:
+    """The tasks as a list.
+
+    Raises:
+        DataError: If there are none, or something else is among them.
+    """
+    listed = list(tasks)
+    if not listed or not all(isinstance(task, Task) for task in listed):
+        raise DataError(
+            f"TTTTrainer.{name} must be a non-empty list of hf_mass Tasks, got {type(tasks).__name__} of {len(listed)} "
+            "items. Load them with load_grid_tasks, load_bbh or load_few_shot_file."
+        )
+    return listed

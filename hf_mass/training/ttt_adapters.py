@@ -1,0 +1,118 @@
+"""One task's adapter as files: saved, pushed to the Hub, and loaded again for answering the task."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo
+from peft import PeftConfig
+
+from hf_mass.errors import ConfigError, DataError
+from hf_mass.lm.adapters import read_adapter, write_adapter
+from hf_mass.methods.ttt import FewShotAdapter, FitRecord
+from hf_mass.store.publishing import publish
+from hf_mass.store.storage import resolve_adapter
+from hf_mass.tasks.task import Task
+from hf_mass.training.publishing_trainer import PublishingTrainer
+from hf_mass.training.ttt_config import TTTConfig
+
+
+class AdapterTrainer(PublishingTrainer):
+    """The part of `TTTTrainer` that puts adapters into files and repositories, and gets them back."""
+
+    args: TTTConfig
+    few_shot: FewShotAdapter
+    trained: list[FitRecord]
+
+    def save_adapter(self, record: FitRecord, path: str | Path) -> None:
+        """One task's adapter as a PEFT folder, which `PeftModel.from_pretrained` reads.
+
+        Raises:
+            DataError: If the record has none.
+        """
+        if record.params is None:
+            raise DataError(f"The record of task {record.task.id!r} has no adapter: {record.reason}.")
+        write_adapter(Path(path), self.few_shot.lora.state_dict(record.params, 0), self._peft_config())
+
+    def load_adapter(
+        self, path_or_id: str | Path, task: Task, revision: str | None = None, token: str | bool | None = None
+    ) -> FitRecord:
+        """An adapter that was saved or pushed, as a record for `predict(records=...)`.
+
+        With the same base and settings the answers are those of the record that was saved, bit for bit.
+
+        Args:
+            path_or_id: Folder, or Hub id.
+            task: The task that it is for.
+            revision: Branch, tag or commit of a Hub repository.
+            token: Token for a private repository.
+
+        Raises:
+            HubError: If the repository cannot be had.
+            CheckpointError: If it holds no adapter in safetensors, or one of another shape than this trainer's.
+        """
+        folder = resolve_adapter(path_or_id, revision, token)
+        return FitRecord(task, read_adapter(folder, self.few_shot.lora))
+
+    def push_adapter_to_hub(
+        self,
+        record: FitRecord,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+    ) -> CommitInfo:
+        """Upload one task's adapter in one commit.
+
+        The task itself is not uploaded, but an adapter may give away what it was trained on.
+
+        Args:
+            record: What `adapt` gave.
+            repo_id: owner/name; made if it is not there.
+            private: Whether a repository that is made is private.
+            token: Access token; default: the one that is logged in.
+            revision: Branch.
+            commit_message: Title of the commit.
+            create_pr: Open a pull request instead of writing to the branch.
+
+        Raises:
+            DataError: If the record has no adapter.
+            HubError: If it could not be pushed.
+        """
+        options: dict[str, Any] = {"private": private, "commit_message": commit_message, "create_pr": create_pr}
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_adapter(record, folder)
+            settings = self.published_settings()
+            return publish(Path(folder), repo_id, settings, token=token, revision=revision, **options)
+
+    def save_published(self, folder: Path) -> None:
+        """The adapter that all tasks share.
+
+        Raises:
+            ConfigError: If each task has its own, or none is trained yet.
+        """
+        if self.args.adapters != "shared":
+            raise ConfigError(
+                f"TTTTrainer.push_to_hub: adapters is {self.args.adapters!r}, so each task has an adapter of its own. "
+                "Push one with push_adapter_to_hub(record, repo_id), or train with adapters='shared'."
+            )
+        found = next((record for record in self.trained if record.params is not None), None)
+        if found is None:
+            raise ConfigError("TTTTrainer.push_to_hub: no adapter is trained yet; call train() first.")
+        self.save_adapter(found, folder)
+
+    def published_settings(self) -> Mapping[str, Any]:
+        """What the adapter depends on."""
+        return self.args.result_settings()
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing: a checkpoint of one task's run is no result."""
+
+    def _peft_config(self) -> PeftConfig:
+        return self.model.peft_config["default"]

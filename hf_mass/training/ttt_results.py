@@ -1,0 +1,205 @@
+"""What test-time training came to for each task, and its files: a run that is killed goes on where it stopped.
+
+<output_dir>/ttt_run.json            the settings that the results depend on
+<output_dir>/tasks/<name>/           one folder a task, written whole or not at all
+    result.json                      answers, predictions, losses, reason
+    adapter_config.json, adapter_model.safetensors    where adapters are kept; a PEFT adapter
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig
+from torch import Tensor
+
+from hf_mass.core.trees import Tree
+from hf_mass.errors import CheckpointError, ConfigError
+from hf_mass.lm.adapters import ADAPTER_FILES, write_adapter
+from hf_mass.store.storage import write_atomically
+from hf_mass.tasks.answers import TaskScore, score_answers
+from hf_mass.tasks.leave_one_out import INSTRUCTION
+from hf_mass.tasks.task import Task
+from hf_mass.tasks.voting import Prediction
+
+logger = logging.getLogger(__name__)
+
+RUN_NAME, RESULT_NAME, FORMAT_VERSION = "ttt_run.json", "result.json", 1
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What test-time training came to for one task.
+
+    Args:
+        task: The task.
+        answers: The ranked answers, best first; empty if there is none.
+        predictions: Every prediction behind them.
+        reason: Why the task was not trained on, or not answered; None if all went well. An untrained task is answered
+            by the model as it is.
+        examples: Number of its training examples.
+        losses: Mean training loss of each step ("sft"), or mean reward of each logged step ("grpo").
+        seconds: Wall time of training and answering, shared evenly by the tasks of a pass.
+        adapter: The folder of its adapter, where adapters are kept.
+    """
+
+    task: Task
+    answers: tuple[str, ...] = ()
+    predictions: tuple[Prediction, ...] = ()
+    reason: str | None = None
+    examples: int = 0
+    losses: tuple[float, ...] = ()
+    seconds: float = 0.0
+    adapter: Path | None = field(default=None, compare=False)
+
+    @property
+    def answer(self) -> str | None:
+        """The best answer; None if there is none."""
+        return self.answers[0] if self.answers else None
+
+    def score(self) -> TaskScore | None:
+        """How good the answers are; None where the task's answer is not known."""
+        return score_answers(self.task, self.answers, self.predictions)
+
+
+class ResultStore:
+    """The results of one run under a folder.
+
+    Args:
+        folder: `output_dir`.
+        settings: What the results depend on, as JSON values. Those of an earlier run are compared on `resume`.
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
+        self.folder, self.settings = Path(folder), dict(settings)
+        self._digest = _digest(json.dumps(self.settings, sort_keys=True))
+
+    def begin(self, resume: bool) -> None:
+        """Start a run, or go on with the one that is there.
+
+        Raises:
+            ConfigError: If it has other settings.
+            CheckpointError: If its settings cannot be read.
+        """
+        path = self.folder / RUN_NAME
+        if resume and path.is_file():
+            found = _read_json(path)
+            differing = sorted(k for k in {*found, *self.settings} if found.get(k) != self.settings.get(k))
+            if differing:
+                name = differing[0]
+                raise ConfigError(
+                    f"{path} is of a run with {name} = {found.get(name)!r}, and this one has "
+                    f"{self.settings.get(name)!r}. Use the same settings to resume, or another output_dir."
+                )
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{RUN_NAME}.{os.getpid()}")  # every process of a run writes it
+        temporary.write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+    def place(self, task: Task) -> Path:
+        """The folder of a task: its id, and a digest of what it asks."""
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", task.id)[:60].lstrip(".") or "task"
+        return self.folder / "tasks" / f"{name}-{tasks_digest([task])}"
+
+    def load(self, task: Task) -> TaskResult | None:
+        """A finished task's result; None if it is not finished.
+
+        One that was trained on but never answered is not, nor is what a run with other settings left here.
+
+        Raises:
+            CheckpointError: If its folder is damaged.
+        """
+        folder = self.place(task)
+        if not folder.is_dir():
+            return None
+        values = _read_json(folder / RESULT_NAME)
+        if values.pop("format_version", None) != FORMAT_VERSION:
+            raise CheckpointError(f"{folder / RESULT_NAME} is of another format version. Remove {folder}, and resume.")
+        if values.pop("settings", None) != self._digest or values.get("predictions") == []:
+            return None
+        kept = values.pop("adapter_kept", False)
+        if kept:
+            require_adapter(folder)
+        try:
+            predictions = tuple(Prediction(**each) for each in values.pop("predictions"))
+            for name in ("answers", "losses"):
+                values[name] = tuple(values[name])
+            return TaskResult(task, predictions=predictions, adapter=folder if kept else None, **values)
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{folder / RESULT_NAME} does not hold a result ({error}). Remove {folder}, and resume."
+            ) from error
+
+    def finished(self, task: Task) -> TaskResult | None:
+        """As `load`, but a damaged folder is warned about and counts as not finished."""
+        try:
+            return self.load(task)
+        except CheckpointError as error:
+            logger.warning("%s The task is done again.", error)
+            return None
+
+    def save(self, result: TaskResult, weights: Mapping[str, Tensor] | None, config: PeftConfig) -> TaskResult:
+        """Write one task's folder, with its adapter if there are weights; the result, with the adapter's place."""
+        folder = self.place(result.task)
+        values = {k: v for k, v in asdict(result).items() if k not in ("task", "adapter")}
+        values |= {"format_version": FORMAT_VERSION, "settings": self._digest, "adapter_kept": weights is not None}
+
+        def write(temporary: Path) -> None:
+            (temporary / RESULT_NAME).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+            if weights is not None:
+                write_adapter(temporary, weights, config)
+
+        write_atomically(folder, write)
+        return TaskResult(**{**vars(result), "adapter": folder if weights is not None else None})
+
+
+def require_adapter(folder: Path) -> None:
+    """Checks that a folder holds a whole adapter.
+
+    Raises:
+        CheckpointError: If a file is missing.
+    """
+    for name in ADAPTER_FILES:
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder / name} is missing: the adapter was half written or half copied. Remove {folder}, and resume "
+                "the run with resume=True to train it again."
+            )
+
+
+def tasks_digest(tasks: Sequence[Task]) -> str:
+    """A digest of what tasks ask, their known answers apart."""
+    shown = [[[d.question, d.answer] for d in task.demonstrations] for task in tasks]
+    asked = [[task.id, task.problem, task.fields.get(INSTRUCTION, "")] for task in tasks]
+    return _digest(json.dumps([asked, shown]))
+
+
+def weights_digest(tree: Tree) -> str:
+    """A digest of matrices: equal ones have the same."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(tree):
+        digest.update(name.encode() + tree[name].detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}. Remove {path.parent}, and resume.") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds no settings or result. Remove {path.parent}, and resume.")
+    return values

@@ -1,0 +1,382 @@
+"""`TTTTrainer`: test-time training on few-shot tasks (arXiv 2411.07279) on TRL's GRPO machinery.
+
+"sft" trains many tasks side by side in the engine that MASS adapts with. "grpo" hands each task's left-out
+demonstrations (or, unlabelled, its own query) to TRL's training loop. Either way every task starts from the same saved
+state, and nothing of it stays in the model.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from accelerate.utils import gather_object, set_seed
+from datasets import Dataset
+from peft import LoraConfig, PeftConfig, PeftModel
+from tqdm.auto import tqdm
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+)
+
+from hf_mass.core.trees import Tree, tree_map
+from hf_mass.errors import ConfigError, DataError
+from hf_mass.lm.binding import clear_target_errors, deterministic
+from hf_mass.lm.generation import tokens_up_to
+from hf_mass.methods.ttt import FewShotAdapter, FitRecord, data_key
+from hf_mass.store.shipped import resolve_shipped
+from hf_mass.tasks.answers import mean_scores, rank_answers
+from hf_mass.tasks.task import Task
+from hf_mass.tasks.voting import flat_vote
+from hf_mass.training.task_data import require_tasks
+from hf_mass.training.ttt_adapters import AdapterTrainer
+from hf_mass.training.ttt_config import TTTConfig
+from hf_mass.training.ttt_results import ResultStore, TaskResult, tasks_digest, weights_digest
+from hf_mass.training.ttt_rewards import ReinforcedPrompt, reinforced_prompts, ttt_reward
+
+logger = logging.getLogger(__name__)
+
+RESCORED = 4
+"""Answers of a task that are scored again, the most frequent ones."""
+
+
+class TTTTrainer(AdapterTrainer):
+    """Trains a LoRA for each few-shot task on the task's own demonstrations, and answers the task with it.
+
+    Args:
+        model: Hub id, folder, `PreTrainedModel`, or `PeftModel` whose "default" adapter each task starts from.
+        args: Settings; the paper's for ARC by default.
+        train_dataset: Tasks that `train` adapts to.
+        eval_dataset: Tasks that `evaluate` answers.
+        processing_class: Tokenizer; by default the model's.
+        peft_config: The adapter; by default LoRA as `args` say.
+        callbacks: As in TRL; called in "grpo" runs.
+
+    Raises:
+        ConfigError: If a setting or LoRA targets are wrong.
+        DataError: If something other than tasks is given.
+    """
+
+    _tag_names: ClassVar[list[str]] = ["trl", "hf_mass", "ttt"]
+    _name = "TTT"
+    args: TTTConfig
+    control: TrainerControl
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: TTTConfig | None = None,
+        train_dataset: Sequence[Task] | None = None,
+        eval_dataset: Sequence[Task] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: PeftConfig | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        args = args or TTTConfig(output_dir="outputs/ttt")
+        self.train_tasks = [] if train_dataset is None else require_tasks(train_dataset, "train_dataset")
+        self.eval_tasks = [] if eval_dataset is None else require_tasks(eval_dataset, "eval_dataset")
+        model = str(resolve_shipped(model)) if isinstance(model, str | Path) else model
+        if not isinstance(model, PeftModel) and peft_config is None:
+            targets = args.lora_target_modules or "all-linear"
+            peft_config = LoraConfig(
+                r=args.lora_r, lora_alpha=args.lora_alpha, target_modules=targets, task_type="CAUSAL_LM"
+            )
+        self._prompts: list[ReinforcedPrompt] = []
+        self.trained: list[FitRecord] = []
+        with clear_target_errors("TTTConfig.lora_target_modules", peft_config):
+            super().__init__(
+                model=model,
+                reward_funcs=[self._ttt_reward],
+                args=args,
+                # TRL wants a dataset; each task brings its own later.
+                train_dataset=Dataset.from_dict({"prompt": [""], "prompt_index": [0]}),
+                processing_class=processing_class,
+                peft_config=peft_config,
+                callbacks=callbacks,
+            )
+        for callback in (ProgressCallback, PrinterCallback):  # one bar over tasks instead of one for each
+            self.remove_callback(callback)
+        self.few_shot = FewShotAdapter(self.model, self._tokenizer, args.fit_config(), args.predict_config())
+        self._start = tree_map(torch.clone, self.few_shot.lora.start(1))
+
+    # -- adapting -----------------------------------------------------------------------------------------------------
+
+    def adapt(self, tasks: Task | Sequence[Task]) -> FitRecord | list[FitRecord]:
+        """Train on one task, or on many: side by side, or one adapter for all (`adapters="shared"`).
+
+        A task that cannot be trained on gets a record with the reason. Nothing stays in the model.
+        """
+        listed = [tasks] if isinstance(tasks, Task) else require_tasks(tasks, "tasks")
+        records = self._adapted(listed)
+        return records[0] if isinstance(tasks, Task) else records
+
+    def _adapted(self, tasks: list[Task]) -> list[FitRecord]:
+        shared = self.args.adapters == "shared"
+        if self.args.objective == "sft":
+            return self.few_shot.adapt(tasks, self.args.seed, shared)
+        return self._reinforced(tasks, shared)
+
+    def train(self, *args: Any, **kwargs: Any) -> list[FitRecord]:
+        """Adapt to the train tasks and keep their adapters under `output_dir` (see `TaskResult.adapter`).
+
+        Raises:
+            DataError: If there are no train tasks.
+        """
+        if not self.train_tasks:
+            raise DataError("TTTTrainer.train: there is no train_dataset. Give tasks to the trainer, or call predict.")
+        records = self.trained = self._adapted(self.train_tasks)
+        store = self._store(True, self.train_tasks)
+        store.begin(resume=False)
+        for record in records if self.accelerator.is_main_process else []:
+            result = TaskResult(record.task, (), (), record.reason, record.examples, record.losses)
+            self._put_away(store, result, record, keep=True)
+        return records
+
+    # -- answering ----------------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        tasks: Sequence[Task],
+        resume: bool = False,
+        adapt: bool = True,
+        records: Sequence[FitRecord] | None = None,
+    ) -> list[TaskResult]:
+        """Adapt to every task and answer it; each finished task is saved under `output_dir` at once.
+
+        Args:
+            tasks: The tasks. Those with the same demonstrations share an adapter.
+            resume: Take the tasks that an earlier run with the same settings finished there as they are.
+            adapt: False answers with the model as it is, for comparison.
+            records: What `adapt` gave for these tasks, to answer with instead of training; nothing is saved then.
+
+        Returns:
+            A result for each task. One that failed has its reason; it does not end the others.
+
+        Raises:
+            ConfigError: If `resume` meets other settings.
+            DataError: If there are no tasks, or not as many records.
+        """
+        listed = require_tasks(tasks, "tasks")
+        if records is not None:
+            if len(records) != len(listed):
+                raise DataError(f"TTTTrainer.predict: {len(records)} records for {len(listed)} tasks; give one each.")
+            given = list(records)
+            return self._attempt(listed, lambda at: self._answer([listed[n] for n in at], [given[n] for n in at]))
+        store = self._store(adapt, listed)
+        store.begin(resume)
+        found = {n: r for n, t in enumerate(listed) if (r := store.finished(t) if resume else None) is not None}
+        waiting = [n for n in range(len(listed)) if n not in found]
+        self.accelerator.wait_for_everyone()  # all have looked before the first one saves
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        alone = self.args.objective == "grpo" and adapt  # whose training takes all processes together
+        records = self._adapted(listed) if adapt and self.args.adapters == "shared" and waiting else None
+        chunks = self._chunks(listed, waiting)
+        mine = chunks if alone else chunks[rank::world]
+        bar = tqdm(total=sum(map(len, mine)), desc="Tasks", disable=self.args.disable_tqdm or rank > 0, unit="task")
+        with bar:
+            for chunk in mine:
+                part = [listed[n] for n in chunk]
+                fixed = None if records is None else [records[n] for n in chunk]
+                results = self._chunk(part, store, adapt, fixed, save=not alone or rank == 0)
+                found.update(zip(chunk, results, strict=True))
+                bar.update(len(chunk))
+        if not alone:
+            found = dict(gather_object(list(found.items())))
+        failed = [result for result in found.values() if result.reason is not None]
+        if failed:
+            logger.warning("%d of %d tasks failed; first: %s", len(failed), len(listed), failed[0].reason)
+        return [found[n] for n in range(len(listed))]
+
+    def evaluate(
+        self,
+        eval_dataset: Sequence[Task] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+        resume: bool = False,
+        adapt: bool = True,
+    ) -> dict[str, float]:
+        """pass@1, pass@2, oracle and cell accuracy over the tasks whose answer is known.
+
+        Returns:
+            `{prefix}_pass@1` and so on, `{prefix}_tasks` and `{prefix}_failed`, the number of tasks with a reason.
+
+        Raises:
+            DataError: If there are no tasks, or none has a known answer.
+        """
+        tasks = self.eval_tasks if eval_dataset is None else require_tasks(eval_dataset, "eval_dataset")
+        if not tasks:
+            raise DataError("TTTTrainer.evaluate: there is no eval_dataset. Pass tasks here or to the trainer.")
+        results = self.predict(tasks, resume=resume, adapt=adapt)
+        means = mean_scores([result.score() for result in results])
+        if not means:
+            raise DataError(f"TTTTrainer.evaluate: none of {len(tasks)} tasks has an answer to compare with.")
+        failed = sum(result.reason is not None for result in results)
+        metrics = {f"{metric_key_prefix}_{k}": v for k, v in means.items()}
+        metrics |= {f"{metric_key_prefix}_tasks": len(tasks), f"{metric_key_prefix}_failed": failed}
+        with deterministic(self.model):  # the log of a model in training mode would take TRL's training metrics along
+            self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _chunks(self, tasks: Sequence[Task], waiting: Sequence[int]) -> list[list[int]]:
+        """Numbers of tasks that go side by side: `tasks_per_pass` adapters, whose tasks stay together."""
+        groups: dict[Any, list[int]] = {}
+        for n in waiting:
+            groups.setdefault(data_key(tasks[n]), []).append(n)
+        listed, size = list(groups.values()), self.args.tasks_per_pass if self.args.objective == "sft" else 1
+        return [[n for group in listed[i : i + size] for n in group] for i in range(0, len(listed), size)]
+
+    def _chunk(
+        self,
+        tasks: list[Task],
+        store: ResultStore,
+        adapt: bool,
+        fixed: list[FitRecord] | None,
+        save: bool,
+    ) -> list[TaskResult]:
+        """Adapt, answer and save."""
+        kept: dict[int, FitRecord] = {}
+
+        def work(places: list[int]) -> list[TaskResult]:
+            part = [tasks[place] for place in places]
+            if fixed is not None:
+                records = [fixed[place] for place in places]
+            else:
+                records = self._adapted(part) if adapt else [FitRecord(task, None) for task in part]
+            kept.update(zip(places, records, strict=True))
+            return self._answer(part, records)
+
+        begun = time.perf_counter()
+        results = self._attempt(tasks, work)
+        seconds = (time.perf_counter() - begun) / len(tasks)
+        results = [replace(result, seconds=seconds) for result in results]
+        if save:
+            keep = self.args.keep_adapters and adapt
+            results = [self._put_away(store, r, kept.get(n), keep) for n, r in enumerate(results)]
+        return results
+
+    def _attempt(
+        self, tasks: list[Task], work: Callable[[list[int]], list[TaskResult]], places: list[int] | None = None
+    ) -> list[TaskResult]:
+        """Do it for all places, and where that fails one by one, so that a task's failure stays its own."""
+        places = list(range(len(tasks))) if places is None else places
+        try:
+            return work(places)
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever it is, the other tasks go on, and the reason is kept
+            if len(places) == 1:
+                task = tasks[places[0]]
+                logger.warning("Task %r failed.", task.id, exc_info=True)
+                return [TaskResult(task, reason=f"{type(error).__name__}: {error}")]
+        return [result for place in places for result in self._attempt(tasks, work, [place])]
+
+    def _answer(self, tasks: list[Task], records: Sequence[FitRecord]) -> list[TaskResult]:
+        config, reasons = self.args, [record.reason for record in records]
+        for n, task in enumerate(tasks):
+            try:
+                self.few_shot.require_room(task)
+            except DataError as error:
+                reasons[n] = reasons[n] or str(error)
+        predictions = self.few_shot.predict(tasks, records, config.seed)
+        scores: list[dict[str, list[float]] | None] = [None] * len(tasks)
+        if config.vote == "rescore":
+            scores = list(
+                self.few_shot.score(tasks, [flat_vote(p, RESCORED) for p in predictions], records, config.seed)
+            )
+        return [
+            TaskResult(
+                task,
+                tuple(rank_answers(found, config.vote, config.vote_within, 2, score)),
+                tuple(found),
+                reason,
+                record.examples,
+                record.losses,
+            )
+            for task, record, reason, found, score in zip(tasks, records, reasons, predictions, scores, strict=True)
+        ]
+
+    # -- saving -------------------------------------------------------------------------------------------------------
+
+    def _put_away(self, store: ResultStore, result: TaskResult, record: FitRecord | None, keep: bool) -> TaskResult:
+        params = None if record is None else record.params
+        weights = self.few_shot.lora.state_dict(params, 0) if keep and params is not None else None
+        return store.save(result, weights, self._peft_config())
+
+    def _store(self, adapt: bool, tasks: Sequence[Task]) -> ResultStore:
+        """Where results go, with what they depend on: settings, seed, base, starting adapter, tasks that share one."""
+        settings = {
+            **self.args.result_settings(),
+            "adapt": adapt,
+            "base": str(self.model.get_base_model().config.name_or_path),
+            "start": weights_digest(self._start),
+            "tasks": tasks_digest(tasks) if adapt and self.args.adapters == "shared" else None,
+        }
+        return ResultStore(str(self.args.output_dir), settings)
+
+    # -- reinforcement learning at test time --------------------------------------------------------------------------
+
+    def _reinforced(self, tasks: list[Task], shared: bool) -> list[FitRecord]:
+        groups = [list(range(len(tasks)))] if shared else self._chunks(tasks, range(len(tasks)))
+        found: dict[int, FitRecord] = {}
+        for group in groups:
+            part = [tasks[n] for n in group]
+            params: Tree | None = None
+            reason: str | None = None
+            rewards: tuple[float, ...] = ()
+            try:
+                prompts = reinforced_prompts(self.few_shot, part, self.args.ttt_reward, self.args.seed)
+                params, rewards = self._reinforce(prompts)
+                if not all(bool(leaf.isfinite().all()) for leaf in params.values()):
+                    params, reason = None, "the weights are not finite; lower learning_rate"
+                examples = len(prompts)
+            except DataError as error:
+                reason, examples = str(error), 0
+            found |= {n: FitRecord(tasks[n], params, reason, examples, rewards) for n in group}
+        return [found[n] for n in range(len(tasks))]
+
+    def _reinforce(self, prompts: list[ReinforcedPrompt]) -> tuple[Tree, tuple[float, ...]]:
+        """(trained matrices, mean reward of each logged step) of TRL's loop from the starting state."""
+        self._prompts = prompts
+        texts = [prompt.text for prompt in prompts]
+        self.train_dataset = Dataset.from_dict({"prompt": texts, "prompt_index": list(range(len(texts)))})
+        self.optimizer = self.lr_scheduler = None
+        self._step, self._buffered_inputs = 0, None
+        set_seed(self.args.seed, device_specific=True)  # as TRL does once, so that tasks end as they would alone
+        try:
+            super().train()
+            trained = tree_map(torch.clone, self.few_shot.lora.start(1))
+            rewards = tuple(entry["reward"] for entry in self.state.log_history if "reward" in entry)
+        finally:
+            self.few_shot.lora.load(self._start)
+            self.model.zero_grad()
+        return trained, rewards
+
+    def _ttt_reward(self, completion_ids: list[list[int]], prompt_index: list[int], **kwargs: Any) -> list[float]:
+        return ttt_reward(self._prompts, self.few_shot, self.few_shot.texts(completion_ids), prompt_index)
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        """Token ids as the engine makes them, so that training and answering see the same prompt."""
+        ids = {prompt.text: prompt.ids for prompt in self._prompts}
+        return [ids[prompt] for prompt in prompts], None, {}
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
+        """TRL's completions, each cut behind the text that ends an answer."""
+        completions, log_probs = super()._generate_single_turn(*args, **kwargs)
+        stop = self.few_shot.encoder.format.stop
+        if stop is None:
+            return completions, log_probs
+        lengths = [tokens_up_to(self._tokenizer, ids, stop) for ids in completions]
+        cut = [ids[:length] for ids, length in zip(completions, lengths, strict=True)]
+        if log_probs is not None:
+            log_probs = [row[:length] for row, length in zip(log_probs, lengths, strict=True)]
+        return cut, log_probs
