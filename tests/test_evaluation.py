@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.evaluation import plots, statistics
 from hf_mass.evaluation.plots import accuracy_plot, training_plot
-from hf_mass.evaluation.statistics import Interval, auc, mean_interval, wilson_interval
+from hf_mass.evaluation.statistics import Interval, auc, mean_interval, paired_difference, wilson_interval
 from hf_mass.evaluation.tables import ResultRow, ResultTable
 
 # -- intervals ---------------------------------------------------------------------------------------------------------
