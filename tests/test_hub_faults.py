@@ -22,9 +22,9 @@ from hub_fixtures import BASE_ID, behaviour, put_base, same_behaviour, trained_o
 from huggingface_hub import constants, file_download
 
 from hf_mass.errors import CheckpointError, HubError
+from hf_mass.methods.mass_files import REQUIRED
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.store.hub_files import download_snapshot, push_folder
-from hf_mass.store.storage import REQUIRED
 
 WEIGHTS = "generator/adapter_model.safetensors"
 

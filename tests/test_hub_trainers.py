@@ -18,9 +18,9 @@ from ttt_fixtures import guessing_base, reinforced, strip_task
 from ttt_fixtures import make_trainer as make_ttt
 
 from hf_mass.errors import CheckpointError, ConfigError, DataError, HubError
+from hf_mass.methods.mass_files import REQUIRED
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.ttt import FitRecord
-from hf_mass.store.storage import REQUIRED
 
 MODEL = {*REQUIRED, "README.md", "scorer/scorer.safetensors", "scorer/scorer_config.json", "tokenizer.json"}
 SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "push_to_hub": True, "hub_model_id": "alice/mass"}

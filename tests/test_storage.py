@@ -16,16 +16,16 @@ from safetensors import SafetensorError
 
 from hf_mass.core.weights import NORMALISATIONS
 from hf_mass.errors import CheckpointError, ConfigError
-from hf_mass.methods.mass_settings import FEATURES, WEIGHINGS, AttributionConfig, InnerConfig, MassConfig, ScorerConfig
-from hf_mass.store.storage import (
+from hf_mass.methods.mass_files import (
     CONFIG_NAME,
     FORMAT_VERSION,
     REQUIRED,
     read_config,
     resolve_folder,
-    write_atomically,
     write_config,
 )
+from hf_mass.methods.mass_settings import FEATURES, WEIGHINGS, AttributionConfig, InnerConfig, MassConfig, ScorerConfig
+from hf_mass.store.storage import write_atomically
 from hf_mass.tasks.formats import FORMATS, PromptFormat
 
 positive = st.floats(1e-6, 1e6)

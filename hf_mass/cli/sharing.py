@@ -12,11 +12,11 @@ from hf_mass.cli.progress import watched
 from hf_mass.cli.showing import plain, stdout_console
 from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.evaluation.cards import make_card
-from hf_mass.lm.adapters import ADAPTER_FILES
+from hf_mass.methods.mass_files import CONFIG_NAME, REQUIRED, read_config
 from hf_mass.store.card import hub_id
 from hf_mass.store.hub_files import push_folder
 from hf_mass.store.shipped import shipped_name
-from hf_mass.store.storage import CONFIG_NAME, REQUIRED, read_config
+from hf_mass.store.storage import ADAPTER_FILES
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 

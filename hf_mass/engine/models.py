@@ -16,13 +16,13 @@ from transformers import PreTrainedTokenizerBase
 from hf_mass.engine.events import LiveConfig
 from hf_mass.errors import DataError
 from hf_mass.lm.loading import load_base, load_tokenizer
+from hf_mass.methods.mass_files import CONFIG_NAME
 from hf_mass.methods.mass_model import GENERATOR, MassModel
 from hf_mass.methods.mass_settings import InnerConfig, MassConfig, ScorerConfig
 from hf_mass.methods.ttt import FewShotAdapter
 from hf_mass.methods.ttt_settings import PredictConfig
 from hf_mass.store.hub_files import explained
 from hf_mass.store.shipped import ASSETS
-from hf_mass.store.storage import CONFIG_NAME
 from hf_mass.tasks.formats import FORMATS
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.training.ttt_config import TTTConfig

@@ -12,9 +12,10 @@ from huggingface_hub import EvalResult, ModelCard
 
 from hf_mass.errors import CheckpointError, DataError
 from hf_mass.evaluation.tables import ResultRow, ResultTable
+from hf_mass.methods.mass_files import CONFIG_NAME, read_config
 from hf_mass.methods.mass_settings import MassConfig
 from hf_mass.store.card import CARD_NAME, CardParts, Measured, build_card
-from hf_mass.store.storage import CONFIG_NAME, read_config, read_json
+from hf_mass.store.storage import read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 _OWN_ROWS = "MASS,"

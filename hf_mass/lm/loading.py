@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.store.hub_files import Token, checked_download, explained
 from hf_mass.store.shipped import resolve_bases, resolve_shipped
-from hf_mass.store.storage import read_base, read_json
+from hf_mass.store.storage import read_json
 
 GENERATOR, INNER = "default", "inner"
 
@@ -109,13 +109,19 @@ def _refused(subject: str, factory: Any, source: str | Path, settings: Mapping[s
 
 
 def load_adapted(
-    folder: Path, name: str, base: str | Path | PreTrainedModel | None, token: Token, model_kwargs: Mapping[str, Any]
+    folder: Path,
+    name: str,
+    made_for: Mapping[str, Any],
+    base: str | Path | PreTrainedModel | None,
+    token: Token,
+    model_kwargs: Mapping[str, Any],
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """The base with the generator's and the inner adapter of a saved model, and the tokenizer.
 
     Args:
         folder: The saved model.
         name: What the caller knows it by.
+        made_for: What the base is like that the adapters were made for, as `describe_base` tells; empty if not known.
         base: The base; None for the one that the generator's adapter_config.json names.
         token: Access token of the Hub.
         model_kwargs: Passed to `AutoModelForCausalLM.from_pretrained`.
@@ -133,7 +139,7 @@ def load_adapted(
     given = str(base) if isinstance(base, str | Path) else base.config.name_or_path or type(base).__name__
     model = base if isinstance(base, PreTrainedModel) else load_base(base, token, cure, **model_kwargs)
     mismatch = f"{name} does not fit the base {given!r}; it was made for {repr(str(named)) if named else 'another'}"
-    _require_same(read_base(folder), describe_base(model), mismatch)
+    _require_same(made_for, describe_base(model), mismatch)
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise CheckpointError(
@@ -143,20 +149,20 @@ def load_adapted(
 
 
 def describe_base(model: Any) -> dict[str, Any]:
-    """What tells bases apart, as it is kept in mass_config.json."""
+    """What tells bases apart; a saved model keeps it."""
     config = model.config.get_text_config()
     names = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
     return {name: getattr(config, name) for name in names if getattr(config, name, None) is not None}
 
 
-def _require_same(kept: Mapping[str, Any], found: Mapping[str, Any], mismatch: str) -> None:
-    differing = [
-        f"{name} {found[name]!r} in place of {kept[name]!r}"
-        for name in found
-        if kept.get(name, found[name]) != found[name]
+def _require_same(made_for: Mapping[str, Any], base: Mapping[str, Any], mismatch: str) -> None:
+    differences = [
+        f"{name} {value!r} in place of {made_for[name]!r}"
+        for name, value in base.items()
+        if made_for.get(name, value) != value
     ]
-    if differing:
-        raise CheckpointError(f"{mismatch}: {', '.join(differing)}. Pass that one as `base=`.")
+    if differences:
+        raise CheckpointError(f"{mismatch}: {', '.join(differences)}. Pass that one as `base=`.")
 
 
 def _with_adapters(base: PreTrainedModel, folder: Path, mismatch: str) -> PeftModel:

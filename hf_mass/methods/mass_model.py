@@ -26,12 +26,13 @@ from hf_mass.lm.loading import GENERATOR, INNER, describe_base, load_adapted, lo
 from hf_mass.methods.base import AdaptationRecord, Solution
 from hf_mass.methods.features import scorer_features
 from hf_mass.methods.inner import Adapter, InnerProblem
+from hf_mass.methods.mass_files import read_base, read_config, resolve_folder, write_config
 from hf_mass.methods.mass_settings import WEIGHINGS, MassConfig
 from hf_mass.methods.samples import AuxiliarySample, write_samples
 from hf_mass.methods.scorer import Scorer
 from hf_mass.store.publishing import publish
 from hf_mass.store.shipped import name_base_portably, resolve_shipped
-from hf_mass.store.storage import read_config, resolve_folder, write_atomically, write_config
+from hf_mass.store.storage import write_atomically
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.verifiers import verify_batch
 
@@ -124,7 +125,7 @@ class MassModel:
         """
         folder = resolve_folder(resolve_shipped(path_or_id), revision, token)
         config = read_config(folder)
-        model, tokenizer = load_adapted(folder, str(path_or_id), base, token, model_kwargs)
+        model, tokenizer = load_adapted(folder, str(path_or_id), read_base(folder), base, token, model_kwargs)
         return cls(model, tokenizer, config, Scorer.load(folder / "scorer"))
 
     def save_pretrained(self, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""Files of a saved model: where they are, what version they are of, and writing them all or not at all."""
+"""Files of a saved model: where they are, and writing them all or not at all."""
 
 from __future__ import annotations
 
@@ -6,46 +6,40 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from hf_mass import __version__
-from hf_mass.errors import CheckpointError, ConfigError
-from hf_mass.methods.mass_settings import MassConfig
+from hf_mass.errors import CheckpointError
 from hf_mass.store.hub_files import Token, download_snapshot, listed_files
 
-CONFIG_NAME = "mass_config.json"
-FORMAT_VERSION = 1
-REQUIRED = (
-    CONFIG_NAME,
-    "generator/adapter_config.json",
-    "generator/adapter_model.safetensors",
-    "inner/adapter_config.json",
-    "inner/adapter_model.safetensors",
-)
-"""Without these a folder is no saved model. The scorer checks its own files."""
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def resolve_folder(path_or_id: str | Path, revision: str | None, token: Token) -> Path:
+def resolve(
+    path_or_id: str | Path,
+    revision: str | None,
+    token: Token,
+    required: Sequence[str],
+    what: str,
+    adapter_cure: str = "",
+) -> Path:
     """The local folder of a saved model, downloaded into the Hub cache if it is no folder.
+
+    Args:
+        path_or_id: Folder, or Hub id.
+        revision: Branch, tag or commit of a Hub repository.
+        token: Access token of the Hub.
+        required: Files without which the folder is no such model; the first of them tells its kind.
+        what: What it is called in messages.
+        adapter_cure: What helps whoever has a bare PEFT adapter instead; for a model that is more than one.
 
     Raises:
         HubError: If there is neither such a folder nor a repository that could be downloaded.
         CheckpointError: If files are missing, or the weights are pickled.
     """
-    return _resolve(path_or_id, revision, token, REQUIRED, "saved MassModel")
-
-
-def resolve_adapter(path_or_id: str | Path, revision: str | None, token: Token) -> Path:
-    """As `resolve_folder`, for a single PEFT adapter."""
-    return _resolve(path_or_id, revision, token, ADAPTER_FILES, "PEFT adapter")
-
-
-def _resolve(path_or_id: str | Path, revision: str | None, token: Token, required: Sequence[str], what: str) -> Path:
     folder, listed = Path(path_or_id), set()
     if not folder.is_dir() and _replaced(folder).is_dir():
         folder = _replaced(folder)
@@ -56,67 +50,26 @@ def _resolve(path_or_id: str | Path, revision: str | None, token: Token, require
             )
         folder = download_snapshot(str(path_or_id), revision, token)
         listed = listed_files(str(path_or_id), folder)
-    for name in required:
-        if not (folder / name).is_file():
-            raise CheckpointError(_missing(folder, name, listed, f"{path_or_id} is no {what}"))
-    return folder
-
-
-def _missing(folder: Path, name: str, listed: set[str], conclusion: str) -> str:
-    """Why a required file is not there."""
-    for pickled in (name.replace(".safetensors", ending) for ending in (".bin", ".pt", ".pkl")):
-        if pickled != name and (pickled in listed or (folder / pickled).is_file()):
-            return (
-                f"{folder / name} is missing: {pickled} is a pickle, which can run code when it is loaded. Only "
-                f"safetensors are loaded: save the adapter again with PEFT, which writes {name}."
-            )
-    if name == CONFIG_NAME and ("adapter_config.json" in listed or (folder / "adapter_config.json").is_file()):
-        return (
-            f"{folder / name} is missing: {conclusion}, but an adapter of PEFT alone. Load it with "
-            "PeftModel.from_pretrained, and pass the model to MassModel."
+    missing = next((name for name in required if not (folder / name).is_file()), None)
+    if missing is None:
+        return folder
+    names = listed | {str(file.relative_to(folder)) for file in (*folder.glob("*"), *folder.glob("*/*"))}
+    pickles = {missing.replace(".safetensors", ending) for ending in (".bin", ".pt", ".pkl")} - {missing}
+    if pickle := next(iter(sorted(pickles & names)), None):
+        reason = (
+            f"{pickle} is a pickle, which can run code when it is loaded. Only safetensors are loaded: save the "
+            f"adapter again with PEFT, which writes {missing}."
         )
-    return f"{folder / name} is missing: {conclusion}, or an incomplete one."
+    elif adapter_cure and missing == required[0] and ADAPTER_FILES[0] in names:
+        reason = f"{path_or_id} is no {what}, but an adapter of PEFT alone. {adapter_cure}"
+    else:
+        reason = f"{path_or_id} is no {what}, or an incomplete one."
+    raise CheckpointError(f"{folder / missing} is missing: {reason}")
 
 
-def write_config(config: MassConfig, folder: Path, base: Mapping[str, Any] | None = None) -> None:
-    """Write mass_config.json.
-
-    Args:
-        config: The settings.
-        folder: Where it is written.
-        base: What the base model is like, by which a later one is told to be another; see `read_base`.
-    """
-    values = {"format_version": FORMAT_VERSION, "hf_mass_version": __version__, **config.to_dict()}
-    if base is not None:
-        values["base_model"] = dict(base)
-    (folder / CONFIG_NAME).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def read_config(folder: Path) -> MassConfig:
-    """Read mass_config.json.
-
-    Raises:
-        CheckpointError: If it is no JSON, of an unknown version, or holds unknown settings.
-    """
-    path = folder / CONFIG_NAME
-    values = read_json(path)
-    version = values.pop("format_version", None)
-    for name in ("hf_mass_version", "base_model"):
-        values.pop(name, None)
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format_version {version!r}; this release reads {FORMAT_VERSION}. Update hf_mass."
-        )
-    try:
-        return MassConfig.from_dict(values)
-    except (ConfigError, TypeError) as error:
-        raise CheckpointError(f"{path} does not fit this release: {error}") from error
-
-
-def read_base(folder: Path) -> dict[str, Any]:
-    """What mass_config.json says that the base model is like; empty where it does not say."""
-    found = read_json(folder / CONFIG_NAME).get("base_model")
-    return found if isinstance(found, dict) else {}
+def resolve_adapter(path_or_id: str | Path, revision: str | None, token: Token) -> Path:
+    """As `resolve`, for a single PEFT adapter."""
+    return resolve(path_or_id, revision, token, ADAPTER_FILES, "PEFT adapter")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -146,7 +99,7 @@ def write_atomically(target: Path, write: Callable[[Path], None]) -> None:
 
     Whatever else lies in `target` stays there (the checkpoints of a run, a README): then the files are moved in one by
     one, each in one step. Otherwise the folders are exchanged, which takes two renames. A kill between them leaves the
-    earlier one under its `_replaced` name, where `resolve_folder` finds it and the next writer puts it back.
+    earlier one under its `_replaced` name, where `resolve` finds it and the next writer puts it back.
 
     Raises:
         CheckpointError: If the files could not be written (the earlier folder is untouched).

@@ -10,9 +10,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from hf_mass.errors import CheckpointError
+from hf_mass.methods.mass_files import write_config
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.scorer import Scorer
-from hf_mass.store.storage import write_config
 
 TENSORS = ("adapter_model.safetensors", "inner/adapter_model.safetensors", "scorer/scorer.safetensors")
 VALUES = ("adapter_config.json", "inner/adapter_config.json", "scorer/scorer_config.json", "trainer_state.json")
