@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_common import MethodUnavailable, answer_child, measure_peak, run_in_child
-from bench_metagrad_methods import Setting, build_model, row_losses
-from byte_model import build_tokenizer
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from bench_common import MethodUnavailable, answer_child, measure_peak, run_in_child
+from bench_metagrad_methods import Setting, build_model, row_losses
+from byte_model import build_tokenizer
 from hf_mass.core.token_loss import TokenBatch
 from hf_mass.core.trees import Tree, tree_map
 from hf_mass.core.weights import uniform_weights

@@ -9,7 +9,6 @@ from functools import partial
 
 from bench_common import Table, time_interleaved
 from bench_stages import Stage, Stopwatch, shares
-
 from hf_mass.lm.binding import deterministic
 from hf_mass.lm.generation import Sampling, complete, row_seed
 from hf_mass.methods.inner import Adapter

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from bench_common import (
     MEBIBYTE,
     Bar,

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as functional
-from bench_common import MethodUnavailable
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from bench_common import MethodUnavailable
 from hf_mass.core.inner_loop import InnerLoop
 from hf_mass.core.losses import WeightedLoss
 from hf_mass.core.memory import FAST, LEAN

@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils.logging import disable_progress_bar
+
 from bench_adapters import (
     ADAPT,
     LOOP,
@@ -53,7 +55,6 @@ from bench_latency import latency_table
 from bench_metagrad_methods import Setting
 from bench_trainer import StepSetting, trainer_tables
 from conventions_experiment import base_model, load_world
-from transformers.utils.logging import disable_progress_bar
 
 OURS = " (hf_mass)"  # behind the labels of rows to set off
 TABLES = ("adapt", "generate", "trainer", "latency")

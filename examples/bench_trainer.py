@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from bench_common import CLOCKS, Table, say
-from bench_stages import Stage, Stopwatch, profiled, shares
-from conventions_experiment import BASE, load_world
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from bench_common import CLOCKS, Table, say
+from bench_stages import Stage, Stopwatch, profiled, shares
+from conventions_experiment import BASE, load_world
 from hf_mass.core.inner_loop import InnerLoop
 from hf_mass.lab.conventions import CONVENTIONS_FORMAT
 from hf_mass.lab.conventions_settings import conventions_lora, conventions_settings

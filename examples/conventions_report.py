@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from conventions_experiment import M_TRAIN, load_world
 from conventions_experiment import rows as experiment_rows
-
 from hf_mass.errors import DataError
 from hf_mass.evaluation.cards import write_card
 from hf_mass.evaluation.plots import accuracy_plot, training_plot

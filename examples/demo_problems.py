@@ -18,17 +18,17 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-import string_world  # noqa: F401  (registers families)
 import torch
+
+import string_world  # noqa: F401  (registers families)
 from grid_world import FAMILIES as GRID_FAMILIES
 from grid_world import Sizes as GridSizes
 from grid_world import draw_task as draw_grids
-from string_parts import FIRST_NAMES, LAST_NAMES, RULES, WORDS, Inputs, Sizes
-
 from hf_mass.engine.events import LiveConfig
 from hf_mass.engine.models import LiveModel, load_model
 from hf_mass.engine.session import solve
 from hf_mass.tasks.problems import read_problem
+from string_parts import FIRST_NAMES, LAST_NAMES, RULES, WORDS, Inputs, Sizes
 
 FOLDER = Path(__file__).resolve().parent.parent / "hf_mass" / "assets" / "examples"
 

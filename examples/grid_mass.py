@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from grid_mass_study import FORMAT, ROWS, SCORERS, Row, Setting, Study, load_tasks, room, world_tasks
 from grid_world import TRAINED
-
 from hf_mass import MetaAdaptConfig, MetaAdaptTrainer
 from hf_mass.evaluation.statistics import auc, mean_interval, paired_difference
 from hf_mass.evaluation.tables import ResultRow, ResultTable

@@ -14,7 +14,6 @@ from typing import Any
 
 from grid_rule_check import explaining, follows
 from grid_world import HELD_OUT, Sizes, few_shot_tasks, of_each_type
-
 from hf_mass import Task, TTTConfig, load_grid_tasks
 from hf_mass.core.losses import row_values
 from hf_mass.core.trees import Tree, tree_map

@@ -23,7 +23,6 @@ import grid_rules_2d_drawing  # noqa: F401  (registers families)
 from grid_parts import Grid, Hidden, Redraw
 from grid_rules_1d import STRIP_RULES
 from grid_rules_2d import GRID_RULES, fallen, flipped, transposed
-
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.tasks.grids import grid_text
 from hf_mass.tasks.task import Demonstration, Task

@@ -11,6 +11,9 @@ import random
 from collections import defaultdict
 from pathlib import Path
 
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
 from grid_world import (
     FAMILIES,
     HELD_OUT,
@@ -24,8 +27,6 @@ from grid_world import (
     render_task,
 )
 from pretraining import World, main
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 VOCABULARY = [*"0123456789", ROW_END, PAIR_SEPARATOR, PAIR_END, "<pad>", "<bos>", "<unk>"]
 SPARE = [f"<spare{i}>" for i in range(8)]

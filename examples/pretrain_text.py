@@ -11,6 +11,9 @@ import random
 from functools import cache
 from pathlib import Path
 
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
 from pretraining import World, main
 from string_world import (
     FAMILIES,
@@ -24,8 +27,6 @@ from string_world import (
     draw_task,
     token_count,
 )
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 CHARACTERS = [*map(chr, range(32, 127)), "\n", "\t"]
 MARKS = [PAIR_END, INPUT, OUTPUT]

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
 from conventions_experiment import evaluate_rows, load_world, rows, train_models
 from conventions_report import (
     BASE_ATTRIBUTION,
@@ -25,7 +26,6 @@ from conventions_report import (
     save_outcomes,
     write_report,
 )
-
 from hf_mass.lab.conventions import ConventionsWorld
 
 

@@ -22,8 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from string_parts import RULES, Function, Inputs
-from string_world import HELD_OUT, TRAINED, Sizes, few_shot_tasks
 
 from hf_mass import MassModel, Task, TTTConfig, TTTTrainer
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
@@ -32,6 +30,8 @@ from hf_mass.methods.base import AdaptationRecord
 from hf_mass.methods.mass_settings import InnerConfig, MassConfig
 from hf_mass.tasks.answers import rank_answers
 from hf_mass.tasks.formats import FORMATS
+from string_parts import RULES, Function, Inputs
+from string_world import HELD_OUT, TRAINED, Sizes, few_shot_tasks
 
 HERE = Path(__file__).resolve().parent
 SETS = ("held-out", "trained", "composed", "tuning")

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from grid_world import HELD_OUT, TRAINED, Sizes, few_shot_tasks, of_each_type
-from ttt_report import write_report
 
+from grid_world import HELD_OUT, TRAINED, Sizes, few_shot_tasks, of_each_type
 from hf_mass import Task, TTTConfig, TTTTrainer, load_grid_tasks
 from hf_mass.tasks.answers import rank_answers, score_answers
 from hf_mass.training.ttt_results import TaskResult
+from ttt_report import write_report
 
 HERE = Path(__file__).resolve().parent
 BASE = HERE.parent / "hf_mass" / "assets" / "grids-base"

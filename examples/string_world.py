@@ -20,10 +20,9 @@ import string_rules  # noqa: F401  (registers families)
 import string_rules_judged  # noqa: F401  (registers families)
 import string_rules_numbers  # noqa: F401  (registers families)
 import string_rules_words  # noqa: F401  (registers families)
-from string_parts import BRACKETS, RULES, SEPARATORS, Function, Inputs, Redraw, Rule, Sizes
-
 from hf_mass.errors import ConfigError
 from hf_mass.tasks.task import Demonstration, Task
+from string_parts import BRACKETS, RULES, SEPARATORS, Function, Inputs, Redraw, Rule, Sizes
 
 INPUT, OUTPUT, PAIR_END = "Input: ", "\nOutput:", "\n\n"
 """What stands before an input, between it and its output (a space follows), and behind the output."""

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from conventions_experiment import BASE, QUICK_MODELS, evaluate_rows, load_world, train_models
-from conventions_report import build_table, goals, plot_training, write_adapter_card, write_report
 from peft import LoraConfig
 from transformers import AutoTokenizer, HfArgumentParser
 
+from conventions_experiment import BASE, QUICK_MODELS, evaluate_rows, load_world, train_models
+from conventions_report import build_table, goals, plot_training, write_adapter_card, write_report
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.evaluation.cards import write_card
 from hf_mass.evaluation.statistics import mean_interval

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from results_ttt import BASE, HELD_OUT, world_tasks
 from transformers import HfArgumentParser
 
 from hf_mass import Task, TTTConfig, TTTTrainer, load_bbh, load_few_shot_file, load_grid_tasks
@@ -32,6 +31,7 @@ from hf_mass.tasks.answers import mean_scores
 from hf_mass.tasks.grids import parse_grid
 from hf_mass.training.ttt_config import TTT_PRESETS
 from hf_mass.training.ttt_results import TaskResult
+from results_ttt import BASE, HELD_OUT, world_tasks
 
 COLOURS = (16, 33, 160, 34, 226, 245, 201, 208, 51, 88)
 """Terminal colours of the ten cells."""

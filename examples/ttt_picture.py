@@ -15,12 +15,12 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from results_ttt import build_trainer, load_tasks, parse
 
 from hf_mass import Task
 from hf_mass.methods.ttt import FitRecord
 from hf_mass.tasks.grids import parse_grid
 from hf_mass.training.ttt_results import TaskResult
+from results_ttt import build_trainer, load_tasks, parse
 
 PALETTE = ListedColormap(
     ["#111111", "#1e78d2", "#e03a2f", "#37b24d", "#f2c037", "#9a9a9a", "#d6409f", "#f2802a", "#74c7ec", "#7b1e2b"]

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from repository import ROOT
+
 
 def _free_port() -> int:
     with socket.socket() as chosen:
@@ -45,8 +47,6 @@ import torch
 from hub_emulator import EmulatedHub
 from hub_server import serving
 from huggingface_hub import constants
-
-ROOT = Path(__file__).resolve().parent.parent
 
 # The same examples on every run. HYPOTHESIS_PROFILE=explore looks for new ones.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=30)

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import hf_mass
+import make_api_reference as api
 from hf_mass import errors
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
-
-import make_api_reference as api  # noqa: E402
 
 NAMES = [name for listed in api.SECTIONS.values() for name in listed]
 

@@ -5,28 +5,24 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
 from guide_blocks import blocks, run, same_output, wrong_calls
+from repository import ROOT
 from transformers import HfArgumentParser
 
 import hf_mass
+import train
+import ttt
 from hf_mass.cli.main import app
 from hf_mass.store.shipped import shipped_names
 from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS
 from hf_mass.tasks.formats import FORMATS
 from hf_mass.tasks.verifiers import VERIFIERS
 from hf_mass.training.meta_adapt_config import MetaAdaptConfig
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
-
-import train  # noqa: E402
-import ttt  # noqa: E402
 
 FOLDER = ROOT / "examples" / "guides"
 GUIDES = sorted(path for path in FOLDER.glob("*.md") if path.name != "api.md")

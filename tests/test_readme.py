@@ -13,11 +13,11 @@ import pytest
 from hub_emulator import Account, EmulatedHub
 from model_fixtures import BASE, conventions_model
 from peft import PeftModel
+from repository import ROOT
 from transformers import AutoModelForCausalLM
 
 from hf_mass.methods.mass_model import MassModel
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 

@@ -9,16 +9,13 @@ from typing import Any
 
 import pytest
 from model_fixtures import byte_base, byte_tokenizer
+from repository import ROOT
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
-
-import ttt  # noqa: E402
-
-from hf_mass import TTTConfig, TTTTrainer, load_bbh  # noqa: E402
-from hf_mass.errors import ConfigError, DataError  # noqa: E402
-from hf_mass.tasks.answers import mean_scores, rank_answers  # noqa: E402
-from hf_mass.tasks.bbh import bbh_accuracy  # noqa: E402
+import ttt
+from hf_mass import TTTConfig, TTTTrainer, load_bbh
+from hf_mass.errors import ConfigError, DataError
+from hf_mass.tasks.answers import mean_scores, rank_answers
+from hf_mass.tasks.bbh import bbh_accuracy
 
 BBH = ROOT.parent / "shared" / "data" / "bbh"
 

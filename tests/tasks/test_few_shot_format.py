@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-
 import grid_world
-
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.tasks.few_shot_format import (
     FEW_SHOT_FORMATS,

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
-
-import results_ttt  # noqa: E402
-import ttt_report  # noqa: E402
-
-from hf_mass.tasks.task import Demonstration, Task  # noqa: E402
-from hf_mass.tasks.voting import Prediction  # noqa: E402
-from hf_mass.training.ttt_results import TaskResult  # noqa: E402
-from hf_mass.training.ttt_trainer import TTTTrainer  # noqa: E402
+import results_ttt
+import ttt_report
+from hf_mass.tasks.task import Demonstration, Task
+from hf_mass.tasks.voting import Prediction
+from hf_mass.training.ttt_results import TaskResult
+from hf_mass.training.ttt_trainer import TTTTrainer
 
 SMALL = ROOT / "hf_mass" / "assets" / "grids-small"
 REPORTS = ROOT / "examples" / "results" / "ttt"

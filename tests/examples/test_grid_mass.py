@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +13,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-
 import grid_mass
 import grid_mass_study
 from grid_mass_study import FORMAT, ROWS, Setting, Study, as_lists, recoloured_samples, world_tasks
 from grid_rule_check import explaining, follows
 from grid_world import HELD_OUT, Sizes, draw_task
-from pretrain_grids import build_tokenizer
-
 from hf_mass.errors import DataError
 from hf_mass.lm.few_shot_encoding import FewShotEncoder
 from hf_mass.methods import samples as samples_module
@@ -30,6 +25,7 @@ from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.few_shot_format import resolve_format
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.training import meta_adapt_trainer
+from pretrain_grids import build_tokenizer
 
 SMALL = Sizes(strip=(6, 8), side=(2, 3), composed=0.0)
 

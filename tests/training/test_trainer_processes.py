@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed
+from repository import FIXTURES, ROOT, python_path
 from trainer_fixtures import CannedTrainer, largest_difference, make_trainer, trained_values, world
 
 TOLERANCE = 1e-4
@@ -82,7 +83,7 @@ def worker(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory, root: Path) -> dict[str, list[dict[str, Any]]]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """Mode → outcomes of one process, of the first of two, of the second of two."""
     if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
         pytest.skip("this build of torch has no gloo backend, which processes on CPUs talk through")
@@ -94,7 +95,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, root: Path) -> dict[str, lis
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port), __file__, str(folder)]
-    paths = os.pathsep.join([str(root), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    paths = python_path(ROOT, FIXTURES)
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from app_fixtures import ROOT, SPACE, running_app
+from app_fixtures import SPACE, running_app
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from model_fixtures import conventions_model
 from packaging.requirements import Requirement
 from packaging.version import Version
+from repository import ROOT
 
 import hf_mass
 

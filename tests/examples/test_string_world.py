@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -14,14 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-
 import pretraining
 import string_world
-from pretrain_text import Strings, build_tokenizer
-from string_parts import RULES, Inputs
-from string_world import FAMILIES, HELD_OUT, TRAINED, Sizes, StringTask, curriculum, draw_task, render_task
-
 from hf_mass.errors import ConfigError
 from hf_mass.lm.encoding import TextEncoder
 from hf_mass.lm.few_shot_encoding import FewShotEncoder
@@ -29,6 +22,9 @@ from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS
 from hf_mass.tasks.formats import FORMATS
 from hf_mass.tasks.leave_one_out import TrainingExample
 from hf_mass.tasks.task import Demonstration, Task
+from pretrain_text import Strings, build_tokenizer
+from string_parts import RULES, Inputs
+from string_world import FAMILIES, HELD_OUT, TRAINED, Sizes, StringTask, curriculum, draw_task, render_task
 
 WORLD = Strings()
 PLAIN = FEW_SHOT_FORMATS["plain"]

@@ -10,16 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
-
-import demo_problems  # noqa: E402
-import results_strings  # noqa: E402
-from pretrain_text import build_tokenizer  # noqa: E402
-from pretraining import build_model  # noqa: E402
-from string_world import HELD_OUT, TRAINED  # noqa: E402
-
-from hf_mass.tasks.problems import read_problem_file  # noqa: E402
+import demo_problems
+import results_strings
+from hf_mass.tasks.problems import read_problem_file
+from pretrain_text import build_tokenizer
+from pretraining import build_model
+from string_world import HELD_OUT, TRAINED
 
 ROWS = {"base", "base + voting", "TTT", "TTT + voting", "MASS uniform", "MASS attribution"}
 

@@ -15,9 +15,10 @@ import pytest
 from app_fixtures import FLAGS, chromium, running_app
 from peft import PeftModel
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from repository import ROOT
 from transformers import AutoModelForCausalLM
 
-ASSETS = Path(__file__).resolve().parent.parent / "hf_mass" / "assets"
+ASSETS = ROOT / "hf_mass" / "assets"
 ARC = {
     "train": [
         {"input": [[1, 0, 2], [0, 0, 3]], "output": [[2, 0, 1], [3, 0, 0]]},

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hub_emulator import EmulatedHub
 from huggingface_hub import ModelCard, metadata_load
+from repository import ROOT
 
+import conventions_report
 from hf_mass.errors import CheckpointError, DataError
 from hf_mass.evaluation.cards import make_card, write_card
 from hf_mass.evaluation.statistics import Interval
@@ -19,11 +20,6 @@ from hf_mass.evaluation.tables import ResultRow, ResultTable
 from hf_mass.methods.mass_settings import InnerConfig, MassConfig
 from hf_mass.store.card import NOT_MEASURED, TEMPLATE, CardParts, build_card, hub_id, write_basic_card
 from hf_mass.store.shipped import ASSETS, name_base_portably, resolve_shipped, shipped_name, shipped_names
-
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
-
-import conventions_report  # noqa: E402
 
 CARDS = ROOT / "model_cards"
 SHIPPED = ASSETS / "conventions-mass"

@@ -12,18 +12,14 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import HfArgumentParser
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
-
-import byte_model  # noqa: E402
-import train  # noqa: E402
-
-from hf_mass.errors import ConfigError  # noqa: E402
-from hf_mass.methods.mass_model import MassModel  # noqa: E402
-from hf_mass.methods.samples import AuxiliarySample  # noqa: E402
-from hf_mass.training import meta_adapt_trainer  # noqa: E402
-from hf_mass.training.meta_adapt_config import MetaAdaptConfig  # noqa: E402
-from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer  # noqa: E402
+import byte_model
+import train
+from hf_mass.errors import ConfigError
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.samples import AuxiliarySample
+from hf_mass.training import meta_adapt_trainer
+from hf_mass.training.meta_adapt_config import MetaAdaptConfig
+from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
 
 COMMON = (
     "--num_generations 4 --per_device_train_batch_size 8 --max_completion_length 24 --max_solution_length 24 "

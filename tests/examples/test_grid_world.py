@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-
 import grid_world
 import pretrain_grids
 import pretraining
 from grid_parts import Grid
 from grid_rules_2d import components, fallen, turned
 from grid_world import FAMILIES, HELD_OUT, GridTask, Sizes, curriculum, draw_task, parse_grid, render_grid
-
 from hf_mass.errors import ConfigError, DataError
 
 grids = st.integers(1, 6).flatmap(

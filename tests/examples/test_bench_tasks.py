@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-
 import bench_adapters
 import bench_tasks
 from bench_adapters import (

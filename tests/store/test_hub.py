@@ -16,6 +16,7 @@ from hub_fixtures import BASE_ID, behaviour, folder_files, put_base, same_behavi
 from huggingface_hub import constants
 from model_fixtures import byte_base, byte_tokenizer, conventions_model
 from peft import PeftConfig, PeftModel
+from repository import FIXTURES, python_path
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hf_mass.errors import CheckpointError, ConfigError, HubError
@@ -165,9 +166,7 @@ def test_peft_alone_loads_the_generator(hub: EmulatedHub, mass: MassModel) -> No
 
 
 USER = """
-import sys
 import torch
-sys.path.insert(0, {tests!r})
 torch.set_num_threads(1)
 from hub_fixtures import behaviour
 from hf_mass import MassModel
@@ -202,8 +201,8 @@ def test_another_process_with_an_empty_cache(hub: EmulatedHub, mass: MassModel, 
     """Pushed here, pulled there, adapted with: samples, weights, adapted matrices and answers are the same bits."""
     before = behaviour(mass)
     mass.push_to_hub("alice/mass", private=True)
-    code = USER.format(tests=str(Path(__file__).parent), output=str(tmp_path / "found.pt"))
-    in_a_new_process(code, hub, tmp_path / "home", HF_TOKEN="hf_alice")
+    code = USER.format(output=str(tmp_path / "found.pt"))
+    in_a_new_process(code, hub, tmp_path / "home", HF_TOKEN="hf_alice", PYTHONPATH=python_path(FIXTURES))
     assert same_behaviour(before, torch.load(tmp_path / "found.pt"))
 
 

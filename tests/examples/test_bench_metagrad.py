@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-
 import bench_common
 import bench_metagrad
 from bench_common import Bar, MethodUnavailable, Peak, Table, bar_plot, show, time_interleaved
@@ -31,7 +29,6 @@ from bench_metagrad_methods import (
     token_loss,
     warm_up_problem,
 )
-
 from hf_mass.core.inner_loop import InnerLoop
 from hf_mass.core.optimizers import SGD
 
