@@ -8,7 +8,6 @@ share every pass over the base; nothing else is shared, so each ends where it wo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -55,35 +54,45 @@ class FitStep:
     rates: Tensor
 
 
-def fit(
-    steps: Iterable[FitStep],
-    start: Tree,
-    optimizer: InnerOptimizer,
-    max_norm: float | None = None,
-    on_step: Callable[[int, Tensor], None] | None = None,
-) -> Tree:
-    """Train N tasks.
+@dataclass(frozen=True)
+class FitState:
+    """Where the training of N tasks stands.
 
     Args:
-        steps: What to do in each step; a task that is done stays done.
-        start: θ_0, leaves [N, ...].
+        params: θ, leaves [N, ...]. Where a loss was not finite, the task's parameters are not either.
+        moments: The optimizer's state.
+        step: Number of steps made.
+    """
+
+    params: Tree
+    moments: Tree
+    step: int = 0
+
+
+def begin_fit(start: Tree, optimizer: InnerOptimizer) -> FitState:
+    """The state before the first step, at θ_0 with leaves [N, ...]."""
+    return FitState(trees.detached(start), optimizer.init(start))
+
+
+def fit_step(
+    step: FitStep, state: FitState, optimizer: InnerOptimizer, max_norm: float | None = None
+) -> tuple[FitState, Tensor]:
+    """One minibatch step of N tasks.
+
+    Args:
+        step: What to do; a task that is done stays done.
+        state: Where they stand.
         optimizer: A pure optimizer, whose updates are proportional to its learning rate.
         max_norm: Longest gradient of a task; longer ones are scaled down to it. None for no limit.
-        on_step: Called after each step with its number and the losses [R].
 
     Returns:
-        The trained parameters, leaves [N, ...]. Where a loss was not finite, the task's parameters are not either.
+        (the state after it, the losses [R] before it).
     """
-    params, state = trees.detached(start), optimizer.init(start)
-    for index, step in enumerate(steps):
-        values, gradient, _ = weighted_gradient(step.loss, params, step.coefficients)
-        if max_norm is not None:
-            gradient = clipped(gradient, max_norm)
-        moved, state = optimizer.update(params, gradient, state, index)
-        params = _partly(params, moved, step.rates)
-        if on_step is not None:
-            on_step(index, values)
-    return params
+    values, gradient, _ = weighted_gradient(step.loss, state.params, step.coefficients)
+    if max_norm is not None:
+        gradient = clipped(gradient, max_norm)
+    moved, moments = optimizer.update(state.params, gradient, state.moments, state.step)
+    return FitState(_partly(state.params, moved, step.rates), moments, state.step + 1), values
 
 
 def clipped(gradient: Tree, max_norm: float) -> Tree:

@@ -62,7 +62,7 @@ class LoraFunction:
     def applied(
         self,
         params: Tree,
-        row_task: Tensor,
+        row_task: Tensor | None,
         dropout: LoraDropout | None = None,
         incomplete: bool = False,
         only_once: bool = False,
@@ -74,7 +74,7 @@ class LoraFunction:
 
         Args:
             params: Stacked leaves, [N, ...].
-            row_task: [rows] int64 in [0, N).
+            row_task: [rows] int64 in [0, N); None where there is one task, whose updates then answer any number of rows.
             dropout: Masks of the low-rank path; None for none.
             incomplete: Leave sites without leaves among `params` as the model has them.
             only_once: Promise that the pass is differentiated once, backwards: then a faster product serves.
@@ -86,7 +86,9 @@ class LoraFunction:
         if not params:  # a layer without a site
             yield
             return
-        chunks = _chunk_tasks(row_task, num_tasks(params))
+        if row_task is None and num_tasks(params) != 1:
+            raise DataError(f"row_task is None, and params hold {num_tasks(params)} tasks. Say which task each row is of.")
+        chunks = None if row_task is None else _chunk_tasks(row_task, num_tasks(params))
         update: Callable[..., Tensor] = _updated
         if only_once and torch.is_grad_enabled():
             update = _FreshUpdate.apply if self._is_fresh(params) else _OnceUpdate.apply
@@ -121,7 +123,7 @@ def _update_hook(
     site: LoraSite,
     a: Tensor,
     b: Tensor,
-    row_task: Tensor,
+    row_task: Tensor | None,
     chunks: Tensor | None,
     drop: Callable[[int], Tensor] | None,
     update: Callable[..., Tensor],
@@ -134,7 +136,7 @@ def _update_hook(
                 "tell the tasks of a batch apart. Take this module out of the inner adapter's target_modules."
             )
         rows, _, features = x.shape
-        if rows != row_task.numel():  # would otherwise be spread over the wrong tasks without a sign
+        if row_task is not None and rows != row_task.numel():  # would otherwise be spread over the wrong tasks without a sign
             raise DataError(
                 f"LoRA site {name!r} got {rows} rows, but row_task names the tasks of {row_task.numel()}. Call the "
                 "model with one row for each entry of row_task."

@@ -20,6 +20,7 @@ from hf_mass.core.layer_sweep import checkpointed, swept_curvature
 from hf_mass.core.lora import LoraFunction
 from hf_mass.core.losses import Curvature
 from hf_mass.core.memory import FAST, MemoryPlan
+from hf_mass.core.meter import count_pass
 from hf_mass.core.second_order import double_backward
 from hf_mass.core.trees import Tree
 from hf_mass.errors import DataError, UnsupportedModelError
@@ -99,6 +100,7 @@ def token_log_probs(model: nn.Module, batch: TokenBatch, cut: bool = True) -> tu
         cut: Let the output head see the positions before answer tokens only: logits of the others, [V] wide each, are
             never made. Not possible where the head carries a low-rank update of its own, which must tell rows apart.
     """
+    count_pass(*batch.input_ids.shape, backward=torch.is_grad_enabled())
     answers = batch.labels[:, 1:] != IGNORED  # [R, S − 1]
     row, column = answers.nonzero(as_tuple=True)
     head = getattr(model, "get_output_embeddings", lambda: None)() if cut else None

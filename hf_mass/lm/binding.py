@@ -159,10 +159,20 @@ class BoundLora:
         return {name.replace(f".{self.adapter}.", "."): leaf[task].contiguous() for name, leaf in params.items()}
 
     @contextmanager
-    def applied(self, params: Tree, row_task: Tensor) -> Iterator[None]:
+    def applied(self, params: Tree, row_task: Tensor | None = None) -> Iterator[None]:
         """Within this context row r is answered by the matrices of task `row_task[r]` (see `LoraFunction.applied`)."""
         with self.inactive(), self.function.applied(params, row_task):
             yield
+
+    @contextmanager
+    def loaded(self, params: Tree) -> Iterator[None]:
+        """Within this context the PEFT adapter itself holds these matrices, leaves [1, ...] of its own rank."""
+        before = trees.tree_map(torch.clone, self.start(1))
+        try:
+            self.load(params)
+            yield
+        finally:
+            self.load(before)
 
     @contextmanager
     def inactive(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -26,10 +27,22 @@ from transformers import (
 )
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from hf_mass.core.meter import count_sampled
 from hf_mass.lm.encoding import pad_rows
 
 Watch = Callable[[list[list[int]]], None]
 """Called with the tokens that each row has so far. An exception that it raises ends the generation."""
+_WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
+
+
+@contextmanager
+def watching(watch: Watch) -> Iterator[None]:
+    """Within this context every generation in this thread is watched, whoever asked for it."""
+    token = _WATCH.set(watch)
+    try:
+        yield
+    finally:
+        _WATCH.reset(token)
 
 
 def row_seed(*parts: object) -> int:
@@ -123,7 +136,6 @@ def complete(
     sampling: Sampling,
     seeds: Sequence[int] | None = None,
     stop: str | None = None,
-    watch: Watch | None = None,
 ) -> list[list[int]]:
     """Completions of token prompts, each up to and including its end-of-sequence token.
 
@@ -138,9 +150,8 @@ def complete(
         sampling: How to draw.
         seeds: One per row; needed unless greedy.
         stop: A text that ends a completion too, and is then part of it.
-        watch: Called after every token, for showing text while it is written.
     """
-    device = next(model.parameters()).device
+    device, watch = next(model.parameters()).device, _WATCH.get()
     ids, mask = pad_rows(prompts, tokenizer.pad_token_id, device, side="left")
     declared = getattr(model.generation_config, "eos_token_id", None)
     ends = {tokenizer.eos_token_id, *(declared if isinstance(declared, list) else [declared])} - {None}
@@ -162,7 +173,9 @@ def complete(
             stopping_criteria=StoppingCriteriaList([_Watched(watch, ids.shape[1], ends)] if watch else []),
             **({} if stop is None else {"stop_strings": [stop], "tokenizer": tokenizer}),
         )
-    return [_up_to_end(row, ends) for row in output[:, ids.shape[1] :].tolist()]
+    completions = [_up_to_end(row, ends) for row in output[:, ids.shape[1] :].tolist()]
+    count_sampled(sum(map(len, completions)))
+    return completions
 
 
 def tokens_up_to(tokenizer: PreTrainedTokenizerBase, ids: list[int], stop: str) -> int:

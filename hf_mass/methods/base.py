@@ -1,82 +1,272 @@
-"""What adapting and solving return: records, not tuples."""
+"""What every method of adapting is, and the records that it gives: `Method`, `Adaptation`, `Answer`, `Cost`.
+
+A method begins on tasks, makes steps on an explicit state until it says stop, and answers (the shape of a solver in
+Optimistix). Each call is a pure function of its arguments; whoever runs it (`hf_mass.engine`) brings progress, stopping
+and time limits, so a method of a user's own has them too:
+
+    class BestOfN(Method[...]):      # begin, step, stop, finish, answer; see examples/guides
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
+from hf_mass.core.meter import Meter
 from hf_mass.core.trees import Tree
+from hf_mass.errors import AdaptationError, DataError
+from hf_mass.lm.adapters import Part, combined_adapter
+from hf_mass.lm.language_model import LanguageModel, save_adapted
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.task import Task
+from hf_mass.tasks.voting import Prediction
+
+State = TypeVar("State")
+_NONE = torch.zeros(0)
 
 
 @dataclass(frozen=True)
-class AdaptationRecord:
-    """How one task was adapted to.
+class Cost:
+    """What adapting and answering took, shared evenly by the tasks of a pass.
+
+    Args:
+        sampled_tokens: Tokens that were generated.
+        trained_tokens: Tokens of rows that went through a backward pass.
+        forward_passes: Rows that went through the model, generation apart.
+        backward_passes: Rows that went back through it.
+        seconds: Wall time.
+    """
+
+    sampled_tokens: float = 0.0
+    trained_tokens: float = 0.0
+    forward_passes: float = 0.0
+    backward_passes: float = 0.0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, meter: Meter, seconds: float, tasks: int) -> Cost:
+        """An even share of what a meter counted."""
+        return cls(*(value / tasks for value in vars(meter).values()), seconds / tasks)
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to a task; as text it is the answer alone.
 
     Args:
         task: The task.
-        samples: Its m auxiliary samples.
+        text: The final answer; None if none could be read.
+        score: The verifier's judgement in [0, 1]; None where the task has no gold answer.
+        written: What the model wrote; None where the answer comes from a vote.
+        ranked: The answers that a vote ranked, best first.
+        predictions: Every prediction behind the vote.
+        sampled_tokens: Tokens generated for it.
+        reason: Why there is none, or None.
+    """
+
+    task: Task = field(repr=False)
+    text: str | None
+    score: float | None = None
+    written: str | None = field(default=None, repr=False)
+    ranked: tuple[str, ...] = field(default=(), repr=False)
+    predictions: tuple[Prediction, ...] = field(default=(), repr=False)
+    sampled_tokens: int = 0
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        return self.text or ""
+
+    @property
+    def right(self) -> bool | None:
+        """Whether it is right; None where that is not known."""
+        return None if self.score is None else self.score >= 1.0
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How a model was adapted to one task. Nothing of it stays in the model.
+
+    Args:
+        task: The task.
+        parts: The adapted low-rank updates, applied together: adapters with leaves [1, ...]. Empty if the task could
+            not be adapted to. Tasks that share an adaptation have the same objects.
+        reason: Why it could not ("no usable sample", "the training loss is not finite", ...), or None.
+        losses: Training loss before each step, in nats per token.
+        examples: Number of training examples, for methods that train on demonstrations.
+        samples: The m auxiliary samples, for methods that write some.
         weights: s [m] float32, 0 for unusable samples.
-        attributions: ∂L/∂s [m] to the task's demonstrations, where they were computed; negative helps.
-        losses: ℓ_i(θ_k) [K + 1, m] before the first step and after each; NaN for unusable samples.
-        adapted: θ' as leaves [1, ...]; None if the task could not be adapted to.
-        reason: Why it could not ("no usable sample", "non-finite inner loss"), or None.
-        sampled_tokens: Tokens generated for the samples.
-        seconds: Wall time of generating, scoring and adapting, shared evenly over a batch.
+        attributions: −∂L/∂s [m] to the task's demonstrations, where they were computed; positive = helpful.
+        sample_losses: ℓ_i(θ_k) [K + 1, m] before the first inner step and after each; NaN for unusable samples.
+        cost: What it took.
+        lm: The model, for `answer`, `before`, `explain` and `applied`.
+        method: The method, for the same.
+        seed: For the same.
     """
 
     task: Task
-    samples: tuple[AuxiliarySample, ...]
-    weights: Tensor
-    attributions: Tensor | None
-    losses: Tensor
-    adapted: Tree | None
+    parts: tuple[Part, ...] = field(default=(), repr=False)
     reason: str | None = None
-    sampled_tokens: int = 0
-    seconds: float = 0.0
+    losses: tuple[float, ...] = field(default=(), repr=False)
+    examples: int = 0
+    samples: tuple[AuxiliarySample, ...] = field(default=(), repr=False)
+    weights: Tensor = field(default=_NONE, repr=False)
+    attributions: Tensor | None = field(default=None, repr=False)
+    sample_losses: Tensor = field(default=_NONE[None], repr=False)
+    cost: Cost = Cost()
+    lm: LanguageModel | None = field(default=None, repr=False, compare=False)
+    method: Method[Any] | None = field(default=None, repr=False, compare=False)
+    seed: int = field(default=0, repr=False, compare=False)
+
+    @property
+    def adapted(self) -> Tree | None:
+        """θ' of the uppermost part, leaves [1, ...]; None if there is none."""
+        return self.parts[-1][1] if self.parts else None
 
     @property
     def losses_before(self) -> Tensor:
         """ℓ_i(θ_0) [m]."""
-        return self.losses[0]
+        return self.sample_losses[0]
 
     @property
     def losses_after(self) -> Tensor:
         """ℓ_i(θ') [m]."""
-        return self.losses[-1]
+        return self.sample_losses[-1]
 
-    def table(self) -> list[dict[str, object]]:
-        """One row per sample: question, answer, weight, attribution, reason."""
-        return [
-            {
-                "question": sample.question,
-                "answer": sample.answer,
-                "weight": float(self.weights[i]),
-                "attribution": None if self.attributions is None else float(self.attributions[i]),
-                "loss_before": float(self.losses_before[i]),
-                "loss_after": float(self.losses_after[i]),
-                "reason": sample.reason,
-            }
-            for i, sample in enumerate(self.samples)
-        ]
+    def answer(self, query: str | None = None) -> Answer:
+        """The answer at the adapted weights: to the task, or to another query behind the same demonstrations."""
+        lm, method = self._bound()
+        task = self.task if query is None else self.task.with_query(query)
+        return method.answer(lm, [task], [self], self.seed)[0]
+
+    def before(self, query: str | None = None) -> Answer:
+        """As `answer`, at the weights before adapting."""
+        lm, method = self._bound()
+        task = self.task if query is None else self.task.with_query(query)
+        return method.answer(lm, [task], None, self.seed)[0]
+
+    def explain(self) -> list[dict[str, Any]]:
+        """What was learned from, a row each: demonstrations with their losses before and after, or samples with weight,
+        attribution (positive = helpful) and losses."""
+        return self._bound()[1].explain(*self._bound()[:1], self)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within this context the model is at the adapted weights, for code of one's own and any number of rows.
+
+        Raises:
+            AdaptationError: If there are no adapted weights.
+        """
+        self.require_parts()
+        with ExitStack() as stack:
+            for lora, tree in self.parts:
+                stack.enter_context(lora.applied(tree))
+            yield
+
+    def save(self, path: str | Path) -> None:
+        """Write a folder that `hf_mass.load`, `hf-mass solve --model` and PEFT alone read.
+
+        Raises:
+            AdaptationError: If there are no adapted weights.
+            CheckpointError: If it cannot be written.
+        """
+        self.require_parts()
+        try:
+            config, weights = combined_adapter(self.parts)
+        except DataError as error:
+            raise AdaptationError(str(error)) from error
+        save_adapted(Path(path), config, weights, self.lm.tokenizer if self.lm else None)
+
+    def require_parts(self) -> None:
+        """Checks that there are adapted weights.
+
+        Raises:
+            AdaptationError: If there are none.
+        """
+        if not self.parts:
+            raise AdaptationError(f"Task {self.task.id!r} has no adapted weights: {self.reason or 'not adapted'}.")
+
+    def _bound(self) -> tuple[LanguageModel, Method[Any]]:
+        if self.lm is None or self.method is None:
+            raise AdaptationError(
+                f"The adaptation to task {self.task.id!r} belongs to no model. Take one from hf_mass.adapt or solve."
+            )
+        return self.lm, self.method
+
+    def bound_to(self, lm: LanguageModel, method: Method[Any], seed: int) -> Adaptation:
+        """The same with the model and the method that made it."""
+        return replace(self, lm=lm, method=method, seed=seed)
 
 
 @dataclass(frozen=True)
-class Solution:
-    """An answer to a task.
+class Progress:
+    """How far a method has come.
 
     Args:
-        task: The task.
-        text: The solution as generated.
-        answer: Its final answer; None if none could be read.
-        reward: The verifier's judgement in [0, 1]; None where the task has no gold answer.
-        sampled_tokens: Tokens generated for the solution alone.
+        stage: What goes on, in words for people.
+        step: Training steps made.
+        steps: How many there will be; None where there are no steps.
+        loss: The last training loss, mean over the tasks; None where there is none.
+        writes: Whether what is being generated is worth showing while it is written.
     """
 
-    task: Task
-    text: str
-    answer: str | None
-    reward: float | None
-    sampled_tokens: int
+    stage: str
+    step: int = 0
+    steps: int | None = None
+    loss: float | None = None
+    writes: bool = False
+
+
+class Method(Protocol, Generic[State]):
+    """A way to adapt a model to tasks and to answer them.
+
+    Tasks that are begun together go through the model together. Subclass it for the defaults of `require`, `progress`
+    and `explain`.
+    """
+
+    name: str
+    """What people call it; lower case."""
+
+    def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> State:
+        """The state before the first step.
+
+        Raises:
+            DataError: If a task is none for this method or model.
+        """
+
+    def step(self, lm: LanguageModel, state: State) -> State:
+        """One step: short enough that stopping between two of them is prompt."""
+
+    def stop(self, state: State) -> bool:
+        """Whether there are no more steps to make."""
+
+    def finish(self, lm: LanguageModel, state: State) -> list[Adaptation]:
+        """The record of each task."""
+
+    def answer(
+        self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None, seed: int
+    ) -> list[Answer]:
+        """The answer to each task at its adaptation; at the model's own weights where that is None or has no parts."""
+
+    def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
+        """Checks, before anything is computed, that the method can do what is asked.
+
+        Raises:
+            DataError: If it cannot.
+        """
+
+    def progress(self, state: State) -> Progress:
+        """How far it has come, as people are shown it."""
+        return Progress(f"Running {self.name}")
+
+    def explain(self, lm: LanguageModel, adaptation: Adaptation) -> list[dict[str, Any]]:
+        """What was learned from, a row each."""
+        return []

@@ -153,6 +153,16 @@ class Adapter:
             start = self.lora.start(len(problem.tasks))
             return self.inner_loop.run(problem.loss, start, problem.to_rows(weights))
 
+    def sample_losses(self, problem: InnerProblem, trajectory: Trajectory | None) -> Tensor:
+        """ℓ_i(θ_k) [K + 1, N, m] float32 on the CPU: before the first step, and after each; NaN for unusable samples."""
+        steps = 1 if trajectory is None else trajectory.num_steps + 1
+        losses = torch.full((steps, *problem.usable.shape), float("nan"))
+        if trajectory is not None:
+            with self.lora.inactive():
+                rows = torch.stack([*trajectory.losses, trajectory.final_losses()])  # [K + 1, R]
+            losses[:, problem.usable.cpu()] = rows.float().cpu()
+        return losses
+
     def meta_gradient(self, trajectory: Trajectory, outer: OuterLoss, also: Sequence[Tensor] = ()) -> MetaGradient:
         """∂L_outer/∂s of every row, by the configured rule, and ∂L_outer/∂φ for further parameters φ of the model."""
         with self.lora.inactive():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from huggingface_hub import CommitInfo
@@ -15,29 +16,31 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_mass.core.inner_loop import Trajectory
+from hf_mass.core.meter import metered
 from hf_mass.core.trees import Tree, tree_map
 from hf_mass.core.weights import uniform_weights
 from hf_mass.errors import ConfigError, DataError
-from hf_mass.lm.adapters import combined_adapter, write_adapter
-from hf_mass.lm.binding import BoundLora, add_lora, clear_target_errors, deterministic
+from hf_mass.lm.adapters import Part
+from hf_mass.lm.binding import add_lora, clear_target_errors, deterministic
 from hf_mass.lm.encoding import TextEncoder
-from hf_mass.lm.generation import Sampling, Watch, complete, row_seed
+from hf_mass.lm.generation import Sampling, row_seed
+from hf_mass.lm.language_model import LanguageModel
 from hf_mass.lm.loading import GENERATOR, INNER, describe_base, load_adapted, load_base, load_tokenizer
-from hf_mass.methods.base import AdaptationRecord, Solution
+from hf_mass.methods.base import Adaptation, Answer, Cost
 from hf_mass.methods.features import scorer_features
 from hf_mass.methods.inner import Adapter, InnerProblem
 from hf_mass.methods.mass_files import read_base, read_config, resolve_folder, write_config
 from hf_mass.methods.mass_settings import WEIGHINGS, MassConfig
 from hf_mass.methods.samples import AuxiliarySample, write_samples
 from hf_mass.methods.scorer import Scorer
+from hf_mass.methods.solving import judge, solve_tasks
 from hf_mass.store.publishing import publish
 from hf_mass.store.shipped import name_base_portably, resolve_shipped
 from hf_mass.store.storage import write_atomically
 from hf_mass.tasks.task import Task
-from hf_mass.tasks.verifiers import verify_batch
 
 
-class MassModel:
+class MassModel(LanguageModel):
     """Generator, scorer and inner loop around one causal language model.
 
     Args:
@@ -46,6 +49,7 @@ class MassModel:
         config: Settings; see `MassConfig`.
         scorer: A trained scorer; None for a new one, which weighs all samples alike.
         seed: Draws the inner adapter's initial matrices, where it is added here.
+        about: Further fields of `LanguageModel`.
     """
 
     def __init__(
@@ -55,8 +59,10 @@ class MassModel:
         config: MassConfig,
         scorer: Scorer | None = None,
         seed: int = 0,
+        **about: Any,
     ) -> None:
-        self.model, self.tokenizer, self.config = model, tokenizer, config
+        super().__init__(model, tokenizer, **about)
+        self.config = config
         if INNER not in model.peft_config:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(row_seed("inner", seed))
@@ -71,10 +77,12 @@ class MassModel:
                 scorer = Scorer(config.scorer, model.config.get_text_config().hidden_size)
         self.scorer = scorer.to(self.device)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
+    @classmethod
+    def on(cls, lm: LanguageModel, config: MassConfig) -> MassModel:
+        """The same weights, and the scorer of a `MassModel`, with other settings; untrained MASS on any other model."""
+        names = (f.name for f in fields(LanguageModel) if f.name not in ("model", "tokenizer"))
+        scorer = lm.scorer if isinstance(lm, MassModel) and lm.config.scorer == config.scorer else None
+        return cls(lm.model, lm.tokenizer, config, scorer, **{name: getattr(lm, name) for name in names})
 
     @classmethod
     def from_base(
@@ -167,26 +175,12 @@ class MassModel:
             options: dict[str, Any] = {"private": private, "commit_message": commit_message, "create_pr": create_pr}
             return publish(Path(folder), repo_id, self.config, token=token, revision=revision, **options)
 
-    def save_adapter(self, record: AdaptationRecord, path: str | Path) -> None:
-        """One task's adapted weights as a PEFT folder, which `PeftModel.from_pretrained` reads without this package.
-
-        It is the generator's adapter and the adapted inner one in sum, for the base model alone.
-
-        Raises:
-            DataError: If the record has none.
-        """
-        if record.adapted is None:
-            raise DataError(f"The record of task {record.task.id!r} has no adapted weights: {record.reason}.")
-        generator = BoundLora(self.model, GENERATOR)
-        config, weights = combined_adapter([(generator, generator.start(1)), (self.adapter.lora, record.adapted)])
-        write_atomically(Path(path), lambda folder: write_adapter(folder, weights, config))
-
     # -- generate, score, adapt, solve -------------------------------------------------------------------------------
 
     def generate_auxiliary(
-        self, tasks: Task | Sequence[Task], count: int | None = None, seed: int = 0, watch: Watch | None = None
+        self, tasks: Task | Sequence[Task], count: int | None = None, seed: int = 0
     ) -> list[list[AuxiliarySample]]:
-        """`count` (default: config.samples) auxiliary samples for each task; `watch` sees them while they are written.
+        """`count` (default: config.samples) auxiliary samples for each task.
 
         Raises:
             ConfigError: If `count` is below 1.
@@ -201,7 +195,7 @@ class MassModel:
             self.config.max_sample_tokens, self.config.temperature, self.config.top_p, self.config.top_k
         )
         with deterministic(self.model):
-            return write_samples(self.model, self.encoder, listed, count, sampling, seed, watch)
+            return write_samples(self.model, self.encoder, listed, count, sampling, seed)
 
     def score(self, tasks: Task | Sequence[Task], samples: Sequence[Sequence[AuxiliarySample]]) -> Tensor:
         """s_η [N, m]: the scorer's weights of the samples of each task."""
@@ -222,13 +216,29 @@ class MassModel:
                 attributions = torch.zeros(problem.usable.shape, device=self.device)
             return scorer_features(names, self.model, self.encoder, problem.tasks, problem.samples, attributions)
 
+    @overload
+    def adapt(
+        self,
+        tasks: Task,
+        weigh_by: str | None = None,
+        samples: Sequence[Sequence[AuxiliarySample]] | None = None,
+        seed: int = 0,
+    ) -> Adaptation: ...
+    @overload
+    def adapt(
+        self,
+        tasks: Sequence[Task],
+        weigh_by: str | None = None,
+        samples: Sequence[Sequence[AuxiliarySample]] | None = None,
+        seed: int = 0,
+    ) -> list[Adaptation]: ...
     def adapt(
         self,
         tasks: Task | Sequence[Task],
         weigh_by: str | None = None,
         samples: Sequence[Sequence[AuxiliarySample]] | None = None,
         seed: int = 0,
-    ) -> AdaptationRecord | list[AdaptationRecord]:
+    ) -> Adaptation | list[Adaptation]:
         """Adapt to one task, or to many in one pass; nothing of it stays in the model.
 
         Args:
@@ -245,15 +255,20 @@ class MassModel:
         weigh_by = weigh_by or self.config.weigh_by
         if weigh_by not in WEIGHINGS:
             raise ConfigError(f"weigh_by is {weigh_by!r}; choose one of {list(WEIGHINGS)}.")
-        listed, start = as_list(tasks), time.perf_counter()
-        if samples is None:
-            samples = self.generate_auxiliary(listed, seed=seed)
-        problem = self.adapter.problem(listed, samples, row_seed("dropout", seed))
-        with deterministic(self.model):
-            weights, attributions, trajectory = self._weigh(problem, weigh_by)
-        seconds = (time.perf_counter() - start) / len(listed)
-        records = self._records(problem, weights, attributions, trajectory, seconds)
-        return records[0] if isinstance(tasks, Task) else records
+        several, start = as_list(tasks), time.perf_counter()
+        with metered() as meter:
+            if samples is None:
+                samples = self.generate_auxiliary(several, seed=seed)
+            problem = self.adapter.problem(several, samples, row_seed("dropout", seed))
+            with deterministic(self.model):
+                weights, attributions, trajectory = self._weigh(problem, weigh_by)
+                losses = self.adapter.sample_losses(problem, trajectory)
+        cost = Cost.of(meter, time.perf_counter() - start, len(several))
+        adaptations = [
+            self._adaptation(problem, n, weights[n], None if attributions is None else attributions[n], trajectory, losses, cost)
+            for n in range(len(several))
+        ]
+        return adaptations[0] if isinstance(tasks, Task) else adaptations
 
     def _weigh(self, problem: InnerProblem, weigh_by: str) -> tuple[Tensor, Tensor | None, Trajectory | None]:
         weights = uniform_weights(problem.usable)
@@ -270,50 +285,68 @@ class MassModel:
             weights = self.scorer(features, problem.usable)
         return weights, None, uniform.reweighted(problem.to_rows(weights))
 
-    def _records(
+    def _adaptation(
         self,
         problem: InnerProblem,
+        n: int,
         weights: Tensor,
         attributions: Tensor | None,
         trajectory: Trajectory | None,
-        seconds: float,
-    ) -> list[AdaptationRecord]:
-        steps = 1 if trajectory is None else trajectory.num_steps + 1
-        losses = torch.full((steps, *problem.usable.shape), float("nan"))  # [K + 1, N, m]
-        if trajectory is not None:
-            with deterministic(self.model), self.adapter.lora.inactive():
-                rows = torch.stack([*trajectory.losses, trajectory.final_losses()])  # [K + 1, R]
-                losses[:, problem.usable.cpu()] = rows.float().cpu()
-        records = []
-        for n, (task, group) in enumerate(zip(problem.tasks, problem.samples, strict=True)):
-            kept = problem.usable[n].cpu()
-            reason = None if kept.any() else "no usable sample"
-            if reason is None and not torch.isfinite(losses[:, n, kept]).all():
-                reason = "non-finite inner loss"
-            adapted = None if trajectory is None or reason else one_task(trajectory.adapted, n)
-            records.append(
-                AdaptationRecord(
-                    task,
-                    tuple(group),
-                    weights[n].detach().float().cpu(),
-                    None if attributions is None else attributions[n].float().cpu(),
-                    losses[:, n],
-                    adapted,
-                    reason,
-                    sum(len(sample.token_ids) for sample in group),
-                    seconds,
-                )
-            )
-        return records
+        losses: Tensor,
+        cost: Cost,
+    ) -> Adaptation:
+        """The record of task n: weights and ∂L/∂s [m], losses [K + 1, N, m]."""
+        usable, weights, samples = problem.usable[n].cpu(), weights.detach().float().cpu(), tuple(problem.samples[n])
+        reason = None if usable.any() else "no usable sample"
+        means: tuple[float, ...] = ()
+        if reason is None and not torch.isfinite(losses[:, n, usable]).all():
+            reason = "non-finite inner loss"
+        elif reason is None:
+            shares = weights[usable] / weights[usable].sum()
+            means = tuple((losses[:, n, usable] * shares).sum(1).tolist())
+        parts: tuple[Part, ...] = ()
+        if trajectory is not None and reason is None:
+            generator = self.starting_lora()
+            parts = ((generator, generator.start(1)), (self.adapter.lora, one_task(trajectory.adapted, n)))
+        return Adaptation(
+            problem.tasks[n],
+            parts,
+            reason,
+            means,
+            samples=samples,
+            weights=weights,
+            attributions=None if attributions is None else -attributions.float().cpu(),
+            sample_losses=losses[:, n],
+            lm=self,
+            cost=replace(cost, sampled_tokens=float(sum(len(sample.token_ids) for sample in samples))),
+        )
 
+    @overload
     def solve(
         self,
-        tasks: Task | Sequence[Task],
-        adapted: AdaptationRecord | Sequence[AdaptationRecord] | None = None,
+        tasks: Task,
+        adapted: Adaptation | Sequence[Adaptation] | None = None,
         temperature: float = 0.0,
         seed: int = 0,
         always: bool = False,
-    ) -> Solution | list[Solution]:
+    ) -> Answer: ...
+    @overload
+    def solve(
+        self,
+        tasks: Sequence[Task],
+        adapted: Adaptation | Sequence[Adaptation] | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+        always: bool = False,
+    ) -> list[Answer]: ...
+    def solve(
+        self,
+        tasks: Task | Sequence[Task],
+        adapted: Adaptation | Sequence[Adaptation] | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+        always: bool = False,
+    ) -> Answer | list[Answer]:
         """Solve one task or many: at the weights of the records given, else at the model's own.
 
         A task whose record has no adapted weights is solved at the model's own. `always` is that of `judge`.
@@ -321,50 +354,16 @@ class MassModel:
         Raises:
             DataError: If there are not as many records as tasks.
         """
-        listed = as_list(tasks)
-        records = [None] * len(listed) if adapted is None else as_records(adapted)
-        if len(records) != len(listed):
-            raise DataError(f"MassModel.solve: {len(records)} records for {len(listed)} tasks; give one for each task.")
-        sampling = Sampling(self.config.max_answer_tokens, temperature)
-        texts: list[str] = [""] * len(listed)
-        lengths = [0] * len(listed)
-        with deterministic(self.model), self.adapter.lora.inactive():
-            for chosen in (True, False):
-                index = [i for i, r in enumerate(records) if (r is not None and r.adapted is not None) == chosen]
-                if not index:
-                    continue
-                prompts = [self.encoder.solver_prompt_ids(listed[i]) for i in index]
-                seeds = [row_seed("solve", seed, listed[i].id, listed[i].problem) for i in index]
-                if chosen:
-                    params = stack([records[i].adapted for i in index])  # type: ignore[union-attr, misc]
-                    ids = self.adapter.complete(params, prompts, range(len(index)), sampling, seeds)
-                else:
-                    ids = complete(self.model, self.tokenizer, prompts, sampling, seeds)
-                for i, row in zip(index, ids, strict=True):
-                    texts[i], lengths[i] = self.tokenizer.decode(row, skip_special_tokens=True), len(row)
-        solutions = self.judge(listed, texts, lengths, always)
-        return solutions[0] if isinstance(tasks, Task) else solutions
+        several = as_list(tasks)
+        records = [adapted] if isinstance(adapted, Adaptation) else adapted
+        answers = solve_tasks(self.adapter, several, records, Sampling(self.config.max_answer_tokens, temperature), seed, always)
+        return answers[0] if isinstance(tasks, Task) else answers
 
     def judge(
         self, tasks: Sequence[Task], texts: Sequence[str], tokens: Sequence[int] | None = None, always: bool = False
-    ) -> list[Solution]:
-        """Read the final answers off solutions and verify them.
-
-        Args:
-            tasks: The tasks.
-            texts: A solution of each.
-            tokens: Their lengths.
-            always: Verify every task; else only those with a gold answer or solution, and the others' reward is None.
-        """
-        answers = [(parts.answer if (parts := self.config.format.split_solution(text)) else None) for text in texts]
-        known = [always or task.answer is not None or task.solution is not None for task in tasks]
-        asked = [i for i, answer in enumerate(answers) if answer is not None and known[i]]
-        judged = verify_batch([tasks[i] for i in asked], [str(answers[i]) for i in asked])
-        rewards = dict(zip(asked, judged, strict=True))
-        return [
-            Solution(task, text, answer, rewards.get(i, 0.0) if known[i] else None, tokens[i] if tokens else 0)
-            for i, (task, text, answer) in enumerate(zip(tasks, texts, answers, strict=True))
-        ]
+    ) -> list[Answer]:
+        """Read the final answers off solutions and verify them; see `hf_mass.methods.solving.judge`."""
+        return judge(self.config.format, tasks, texts, tokens, always)
 
 
 def inner_lora_config(config: MassConfig) -> LoraConfig:
@@ -381,16 +380,7 @@ def as_list(tasks: Task | Sequence[Task]) -> list[Task]:
     return [tasks] if isinstance(tasks, Task) else list(tasks)
 
 
-def as_records(records: AdaptationRecord | Sequence[AdaptationRecord]) -> list[AdaptationRecord]:
-    """One record or many as a list."""
-    return [records] if isinstance(records, AdaptationRecord) else list(records)
-
-
 def one_task(tree: Tree, task: int) -> Tree:
     """Leaves [1, ...] of one task, with storage of their own."""
     return tree_map(lambda x: x[task : task + 1].detach().clone(), tree)
 
-
-def stack(parts: Sequence[Tree]) -> Tree:
-    """Leaves [N, ...] of N single tasks."""
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_mass.lm.encoding import TextEncoder
-from hf_mass.lm.generation import Sampling, Watch, complete, row_seed
+from hf_mass.lm.generation import Sampling, complete, row_seed
 from hf_mass.tasks.formats import PromptFormat
 from hf_mass.tasks.task import Task
 
@@ -53,12 +53,11 @@ def write_samples(
     count: int,
     sampling: Sampling,
     seed: int,
-    watch: Watch | None = None,
 ) -> list[list[AuxiliarySample]]:
     """`count` samples of each task from the generator (the model as it is), reproducible task by task."""
     prompts = [prompt for task in tasks for prompt in [encoder.generator_prompt_ids(task)] * count]
     seeds = [row_seed("auxiliary", seed, task.id, task.problem, i) for task in tasks for i in range(count)]
-    ids = complete(model, encoder.tokenizer, prompts, sampling, seeds, watch=watch)
+    ids = complete(model, encoder.tokenizer, prompts, sampling, seeds)
     texts = encoder.tokenizer.batch_decode(ids, skip_special_tokens=True)
     read = [read_sample(text, row, encoder.format) for text, row in zip(texts, ids, strict=True)]
     return [read[start : start + count] for start in range(0, len(read), count)]

@@ -1,117 +1,190 @@
-"""Settings of test-time training on few-shot tasks: how an adapter is trained, and how a task is asked."""
+"""Settings of test-time training on few-shot tasks, and the sets of them that go by a name."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
+from typing import Any
 
-from hf_mass.core.fitting import schedule_factor
-from hf_mass.core.optimizers import InnerOptimizer, make_optimizer
 from hf_mass.errors import ConfigError
-from hf_mass.tasks.few_shot_format import LOSS_ON, FewShotFormat, resolve_format
+from hf_mass.lm.shapes import LoraShape
+from hf_mass.methods.settings import check, setting
+from hf_mass.tasks.answers import VOTES
+from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS, LOSS_ON, FewShotFormat, resolve_format
 from hf_mass.tasks.leave_one_out import DataConfig
-from hf_mass.tasks.transformations import Identity, Transformation
+from hf_mass.tasks.transformations import Transformation, resolve_transformations
+
+ADAPTERS = ("per_task", "shared")
+SCHEDULES = ("cosine", "linear", "constant")
 
 
 @dataclass(frozen=True)
-class FitConfig:
-    """How the adapter of one task is trained. Defaults are the paper's for ARC (arXiv 2411.07279, appendix).
+class TTTSettings:
+    """How a LoRA is trained on a task's own demonstrations, and how the task is asked then. Names that TRL has mean what
+    they mean there. The defaults are the paper's for ARC (arXiv 2411.07279, appendix)."""
 
-    Args:
-        lora_rank: r.
-        lora_alpha: Its alpha; updates are scaled by alpha / rank.
-        target_modules: Names of linear modules, or "all-linear".
-        learning_rate: Highest rate of the schedule.
-        betas: β₁ and β₂ of AdamW.
-        epsilon: ε of AdamW.
-        epochs: Passes over the task's examples.
-        batch_size: Examples of one step.
-        lr_scheduler_type: "cosine", "linear" or "constant".
-        warmup_ratio: Share of the steps in which the rate rises.
-        weight_decay: Of AdamW.
-        max_grad_norm: Longest gradient; None for no limit.
-        loss_on: "query", "demonstrations", "outputs" or "all" (see `hf_mass.tasks.few_shot_format.LOSS_ON`).
-        data: What examples to make.
-        format: How they read.
-    """
-
-    lora_rank: int = 128
-    lora_alpha: int = 16
-    target_modules: str | tuple[str, ...] = "all-linear"
-    learning_rate: float = 5e-5
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = 1e-8
-    epochs: int = 2
-    batch_size: int = 2
-    lr_scheduler_type: str = "cosine"
-    warmup_ratio: float = 0.0
-    weight_decay: float = 0.0
-    max_grad_norm: float | None = 1.0
-    loss_on: str = "demonstrations"
-    data: DataConfig = field(default_factory=DataConfig)
-    format: FewShotFormat = field(default_factory=lambda: resolve_format("arc"))
+    learning_rate: float = setting(5e-5, "Highest learning rate of one task's training.", above=0, metavar="RATE")
+    num_train_epochs: int = setting(2, "Passes over one task's examples.", least=1, metavar="N")
+    per_device_train_batch_size: int = setting(2, "Examples of one step of one task.", least=1, metavar="N")
+    lr_scheduler_type: str = setting("cosine", "How the rate changes over the steps.", choices=SCHEDULES)
+    warmup_steps: float = setting(0.0, "Share of the steps in which the rate rises.", least=0, below=1)
+    weight_decay: float = setting(0.0, "Weight decay of AdamW.", least=0)
+    adam_beta1: float = setting(0.9, "β₁ of AdamW.", least=0, below=1)
+    adam_beta2: float = setting(0.999, "β₂ of AdamW.", least=0, below=1)
+    adam_epsilon: float = setting(1e-8, "ε of AdamW.", above=0)
+    max_grad_norm: float | None = setting(1.0, "Longest gradient of a task; None for no limit.", above=0)
+    max_completion_length: int = setting(512, "Longest answer in tokens.", least=1)
+    adapters: str = setting("per_task", "One adapter for each task, or one that all tasks share.", choices=ADAPTERS)
+    lora_r: int = setting(128, "Rank of the LoRA.", least=1)
+    lora_alpha: int = setting(16, "Alpha of the LoRA; updates are scaled by alpha / rank.", least=1)
+    lora_target_modules: str | tuple[str, ...] = setting("all-linear", "Names of linear modules; default: all.")
+    few_shot_format: str = setting("arc", "How tasks read.", choices=tuple(sorted(FEW_SHOT_FORMATS)))
+    chat: bool = setting(False, "Use the tokenizer's chat template.")
+    loss_on: str = setting("demonstrations", "What the loss is on.", choices=tuple(LOSS_ON))
+    leave_two_out: bool = setting(True, "Fill up with examples that lack two demonstrations.")
+    direct: bool = setting(False, "Train on single pairs, without demonstrations before them.")
+    permutations: int = setting(1, "Orders of the demonstrations for each query.", least=1)
+    transformations: tuple[str, ...] = setting(("geometric",), "What to do to grids of training examples, by name.")
+    colour_permutations: int = setting(1, "Recoloured copies of each example.", least=0)
+    keep_background: bool = setting(True, "Recolouring leaves colour 0 as it is.")
+    max_examples: int = setting(250, "Training examples of one task at most.", least=1, metavar="N")
+    max_grid_side: int = setting(30, "Examples with a larger grid are dropped.", least=1)
+    max_length: int | None = setting(None, "Examples with more tokens are dropped; None for no limit.", least=1)
+    single_demonstration: str = setting(
+        "direct", "What to do with a task of one demonstration.", choices=("direct", "refuse")
+    )
+    predict_transformations: tuple[str, ...] = setting(("inference",), "What to ask tasks under, by name.")
+    predict_permutations: int = setting(2, "Views under each: orders of the demonstrations.", least=1)
+    predict_recolour: bool = setting(False, "Recolour all views but the first of a transformation.")
+    predict_samples: int = setting(1, "Answers to each view; more than one needs a temperature.", least=1)
+    predict_temperature: float = setting(0.0, "0 for greedy answers.", least=0)
+    predict_length_factor: float | None = setting(
+        None, "Longest answer over the longest demonstrated output, in tokens; None for no such limit.", least=1
+    )
+    predict_batch_size: int = setting(64, "Views answered together.", least=1)
+    vote: str = setting("hierarchical", "How answers to several views are ranked.", choices=VOTES)
+    vote_within: int = setting(3, "Answers that each transformation puts forward in the hierarchical vote.", least=1)
 
     def __post_init__(self) -> None:
-        for name in ("lora_rank", "lora_alpha", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"FitConfig.{name} is {getattr(self, name)}; choose at least 1.")
-        if self.loss_on not in LOSS_ON:
-            raise ConfigError(f"FitConfig.loss_on is {self.loss_on!r}; choose one of {list(LOSS_ON)}.")
-        if not 0 <= self.warmup_ratio < 1:
-            raise ConfigError(f"FitConfig.warmup_ratio is {self.warmup_ratio}; choose a share in [0, 1).")
-        if self.max_grad_norm is not None and not (math.isfinite(self.max_grad_norm) and self.max_grad_norm > 0):
-            raise ConfigError(f"FitConfig.max_grad_norm is {self.max_grad_norm}; choose a number above 0, or None.")
-        schedule_factor(self.lr_scheduler_type, 0, 1)
-        self.make_optimizer()
+        check(self)
+        if self.predict_samples > 1 and self.predict_temperature == 0:
+            raise ConfigError(
+                f"predict_samples is {self.predict_samples} at predict_temperature 0, where all answers are equal. Set "
+                "a temperature."
+            )
+        self.data(), self.views()  # names of transformations are checked by resolving them
 
-    def make_optimizer(self) -> InnerOptimizer:
-        """AdamW at the highest rate; the schedule scales its updates."""
-        return make_optimizer(
-            "adamw", self.learning_rate, betas=self.betas, epsilon=self.epsilon, weight_decay=self.weight_decay
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> TTTSettings:
+        """The settings called `name` in `TTT_PRESETS`, with changes.
+
+        Raises:
+            ConfigError: If there is no such preset or setting.
+        """
+        return cls(**preset_values(name, {f.name for f in fields(cls)}, **changes))
+
+    @property
+    def format(self) -> FewShotFormat:
+        """How tasks read."""
+        named = resolve_format(self.few_shot_format)
+        values = {f.name: getattr(named, f.name) for f in fields(named)}
+        return FewShotFormat(**{**values, "chat": self.chat or named.chat})
+
+    @property
+    def lora(self) -> LoraShape:
+        """The adapter."""
+        return LoraShape(self.lora_r, self.lora_alpha, self.lora_target_modules)
+
+    def views(self) -> tuple[Transformation, ...]:
+        """The transformations to ask tasks under."""
+        return resolve_transformations(self.predict_transformations)
+
+    def data(self) -> DataConfig:
+        """What training examples to make."""
+        none = self.transformations in ((), ("none",))
+        return DataConfig(
+            leave_two_out=self.leave_two_out,
+            direct=self.direct,
+            permutations=self.permutations,
+            transformations=() if none else resolve_transformations(self.transformations),
+            colour_permutations=self.colour_permutations,
+            keep_background=self.keep_background,
+            limit=self.max_examples,
+            max_side=self.max_grid_side,
+            max_tokens=self.max_length,
+            single=self.single_demonstration,  # type: ignore[arg-type]
         )
 
 
-@dataclass(frozen=True)
-class PredictConfig:
-    """How a task is asked.
+def preset_values(name: str, known: set[str], **changes: Any) -> dict[str, Any]:
+    """The values of a preset with changes; `known` are the names that may be changed.
 
-    Args:
-        transformations: Those to ask under; answers are mapped back.
-        permutations: Views under each: the given order of the demonstrations, then random ones, as many as differ.
-        recolour: Also recolour all views but the first of a transformation at random; then `permutations` views are
-            made, however few orders there are.
-        keep_background: Whether recolouring leaves colour 0 as it is.
-        samples: Answers to each question; more than one needs a temperature.
-        temperature: 0 for greedy answers.
-        max_new_tokens: Longest answer.
-        length_factor: Longest answer as a multiple of the task's longest demonstrated output, in tokens; None for
-            `max_new_tokens` alone. An untrained model that never ends an answer then costs little.
-        batch_size: Questions of one generation batch.
+    Raises:
+        ConfigError: If there is no such preset or setting.
     """
+    if name not in TTT_PRESETS:
+        raise ConfigError(f"TTT preset {name!r} is unknown; choose one of {sorted(TTT_PRESETS)}.")
+    if unknown := sorted(set(changes) - known):
+        raise ConfigError(f"TTT has no setting {unknown[0]!r}; choose some of {sorted(known)}.")
+    return {**TTT_PRESETS[name], **changes}
 
-    transformations: tuple[Transformation, ...] = (Identity(),)
-    permutations: int = 1
-    recolour: bool = False
-    keep_background: bool = True
-    samples: int = 1
-    temperature: float = 0.0
-    max_new_tokens: int = 512
-    length_factor: float | None = None
-    batch_size: int = 64
 
-    def __post_init__(self) -> None:
-        for name in ("permutations", "samples", "max_new_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"PredictConfig.{name} is {getattr(self, name)}; choose at least 1.")
-        if not self.transformations:
-            raise ConfigError("PredictConfig.transformations is empty; (Identity(),) asks the task as it is.")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ConfigError(f"PredictConfig.temperature is {self.temperature}; choose a finite number, 0 or more.")
-        if self.length_factor is not None and not (math.isfinite(self.length_factor) and self.length_factor >= 1):
-            raise ConfigError(
-                f"PredictConfig.length_factor is {self.length_factor}; choose a number of at least 1, or None."
-            )
-        if self.samples > 1 and self.temperature == 0:
-            raise ConfigError(
-                f"PredictConfig.samples is {self.samples} at temperature 0, where all are equal. Set a temperature."
-            )
+ASKED_ONCE: dict[str, Any] = {
+    "predict_transformations": ("none",),
+    "predict_permutations": 1,
+    "predict_recolour": False,
+    "predict_samples": 1,
+    "vote": "first",
+}
+"""Settings that ask a task as it is, once, without a vote."""
+STRIPS: dict[str, Any] = {"transformations": ("strip",), "predict_transformations": ("strip",)}
+"""Settings for grids of one row: their symmetries."""
+_TEXT: dict[str, Any] = {"transformations": ["none"], "colour_permutations": 0, "predict_transformations": ["none"]}
+
+TTT_PRESETS: dict[str, dict[str, Any]] = {
+    "arc": {},
+    "bbh": {
+        **_TEXT,
+        "few_shot_format": "questions",
+        "learning_rate": 1e-4,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 5,
+        "lora_r": 64,
+        "lora_alpha": 64,
+        "permutations": 4,
+        "leave_two_out": False,
+        "max_examples": 40,
+        "max_completion_length": 50,
+        "predict_permutations": 1,
+        "vote": "flat",
+    },
+    "grids": {
+        "few_shot_format": "compact",
+        "learning_rate": 2e-3,
+        "per_device_train_batch_size": 4,
+        "lora_r": 16,
+        "lora_alpha": 32,
+        "max_examples": 40,
+        "max_grid_side": 64,  # strips are long
+        "max_completion_length": 256,
+        "predict_permutations": 2,
+        "predict_recolour": True,
+        "predict_length_factor": 2.0,
+    },
+    "text": {**_TEXT, "few_shot_format": "plain", "permutations": 4, "predict_permutations": 1, "vote": "flat"},
+    "strings": {
+        **_TEXT,
+        "few_shot_format": "plain",
+        "learning_rate": 2e-3,
+        "per_device_train_batch_size": 4,
+        "lora_r": 16,
+        "lora_alpha": 32,
+        "permutations": 4,
+        "max_examples": 40,
+        "max_completion_length": 128,
+        "predict_permutations": 4,
+        "predict_length_factor": 3.0,
+        "vote": "flat",
+    },
+}
+"""The paper's settings for ARC (the defaults) and for BIG-Bench Hard (10 demonstrations × 4 orders = 40 sequences), the
+ARC ones without grids for a few-shot file of texts, and those chosen for the bases that ship for grids and strings."""

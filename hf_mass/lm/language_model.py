@@ -1,0 +1,132 @@
+"""`LanguageModel`: a causal language model with its tokenizer, ready to be adapted, and never changed by it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_mass.lm.binding import BoundLora, add_lora, clear_target_errors
+from hf_mass.lm.generation import row_seed
+from hf_mass.lm.shapes import LoraShape
+from hf_mass.store.adapters import write_adapter
+from hf_mass.store.storage import write_atomically
+
+STARTING = "default"
+"""Name of the adapter that every adaptation starts from."""
+
+
+@dataclass(eq=False)
+class LanguageModel:
+    """A causal language model to adapt.
+
+    Args:
+        model: The PEFT model. Its "default" adapter is the state that adapting starts from.
+        tokenizer: Its tokenizer.
+        name: What people call it.
+        chat: Whether prompts go through its chat template.
+        kinds: Kinds of problems that it is made for ("grids", "texts"); empty for all.
+        about: What it is, in a sentence.
+        defaults: Method → that method's own settings for this model, as plain data.
+        untrained: The starting adapter's shape where it is untrained, so that a method may put one of another shape in
+            its place; None for an adapter that is to be continued.
+    """
+
+    model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str = ""
+    chat: bool = False
+    kinds: tuple[str, ...] = ()
+    about: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    untrained: LoraShape | None = None
+    _lora: BoundLora | None = field(default=None, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def size(self) -> int:
+        """Parameters of the base."""
+        inside = sum(p.numel() for name, p in self.model.named_parameters() if "lora_" in name)
+        return int(self.model.num_parameters()) - inside
+
+    @property
+    def context(self) -> int | None:
+        """Longest sequence in tokens that the model was made for; None where its config does not say."""
+        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return longest if isinstance(longest, int) and longest > 0 else None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.size / 1e6:.1f}M parameters)"
+
+    def starting_lora(self, shape: LoraShape | None = None, seed: int = 0) -> BoundLora:
+        """The adapter that adapting starts from: the model's own, or where that is untrained one of the shape asked for.
+
+        Args:
+            shape: Its shape; None for the one that is there.
+            seed: Draws its initial matrices.
+        """
+        if self.untrained is not None and shape is not None and shape != self.untrained:
+            self.model.delete_adapter(STARTING)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(row_seed("generator", seed))
+                add_lora(self.model, STARTING, lora_config(shape))
+            self.model.set_adapter(STARTING)
+            self.untrained, self._lora = shape, None
+        if self._lora is None:
+            self._lora = BoundLora(self.model, STARTING)
+        return self._lora
+
+
+def lora_config(shape: LoraShape) -> LoraConfig:
+    """PEFT's description of an adapter of this shape."""
+    targets = shape.targets if isinstance(shape.targets, str) else list(shape.targets)
+    return LoraConfig(r=shape.rank, lora_alpha=shape.alpha, target_modules=targets, task_type="CAUSAL_LM")
+
+
+def with_starting_lora(base: PreTrainedModel, config: LoraConfig, seed: int = 0) -> PeftModel:
+    """A base with a new starting adapter, which changes nothing yet.
+
+    Raises:
+        ConfigError: If its targets match nothing.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(row_seed("generator", seed))
+        with clear_target_errors("target_modules", config, base):
+            return get_peft_model(base, config)
+
+
+def sharing_weights(model: nn.Module) -> Any:
+    """A copy of a model's modules that shares every parameter and buffer with it.
+
+    Adapters can be put into the copy and the model that was given stays as it was; no weight is stored twice.
+    """
+    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, tensors)
+
+
+def save_adapted(
+    path: Path, config: PeftConfig, weights: Mapping[str, Tensor], tokenizer: PreTrainedTokenizerBase | None
+) -> None:
+    """Write an adapter with its tokenizer as one folder, whole or not at all.
+
+    Raises:
+        CheckpointError: If it cannot be written.
+    """
+
+    def write(folder: Path) -> None:
+        write_adapter(folder, weights, config)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+
+    write_atomically(path, write)

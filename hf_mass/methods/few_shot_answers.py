@@ -1,0 +1,206 @@
+"""Answering few-shot tasks under many views, at the weights of many adaptations side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from hf_mass.core.token_loss import TokenBatch, token_log_probs
+from hf_mass.core.trees import Tree, concatenate_rows
+from hf_mass.errors import DataError
+from hf_mass.lm.adapters import Part
+from hf_mass.lm.binding import deterministic
+from hf_mass.lm.few_shot_encoding import FewShotEncoder, token_batch
+from hf_mass.lm.generation import Sampling, complete
+from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.ttt_settings import TTTSettings
+from hf_mass.methods.views import task_views
+from hf_mass.tasks.task import Task
+from hf_mass.tasks.voting import Prediction
+
+Pass = tuple[list[int], Part | None, list[int]]
+"""Rows that go through the model together, the adapter with stacked matrices [N, ...] (None for the model as it is),
+and which of the N each row takes."""
+
+
+class FewShotAnswers:
+    """Predictions and log-probabilities of answers.
+
+    Args:
+        lm: The model.
+        settings: How tasks read and are asked.
+    """
+
+    def __init__(self, lm: LanguageModel, settings: TTTSettings) -> None:
+        self.lm, self.settings = lm, settings
+        self.encoder = FewShotEncoder(lm.tokenizer, settings.format)
+
+    def require_room(self, task: Task) -> None:
+        """Checks that a task and an answer of one token fit into the model's context.
+
+        Raises:
+            DataError: If they do not.
+        """
+        length = len(self.encoder.prompt(task))
+        if self.lm.context is not None and length >= self.lm.context:
+            raise DataError(
+                f"Task {task.id!r} with its {len(task.demonstrations)} demonstrations has {length} tokens, and the "
+                f"model's context {self.lm.context}. Give fewer or shorter demonstrations, or a more compact format."
+            )
+
+    def predict(
+        self, tasks: Sequence[Task], parts: Sequence[Part | None] | None = None, seed: int = 0
+    ) -> tuple[list[list[Prediction]], list[int]]:
+        """A prediction for each task, transformation, order of the demonstrations and sample, mapped back.
+
+        Args:
+            tasks: The tasks.
+            parts: The adapter of each; None for the model as it is.
+            seed: Draws the orders and the samples.
+
+        Returns:
+            The predictions of each task, and the tokens generated for it. A view that is longer than the model's
+            context has no answer.
+        """
+        views = [view for n, task in enumerate(tasks) for view in task_views(n, task, self.settings, seed)]
+        predictions: list[list[Prediction]] = [[] for _ in tasks]
+        completions: dict[int, list[int]] = {}
+        prompts = [self.encoder.prompt(view.task) for view in views]
+        longest = [self._longest_answer(task) for task in tasks]
+        for room, numbers in self._by_room(prompts).items():
+            owners, lengths = [views[n].owner for n in numbers], [len(prompts[n]) for n in numbers]
+            for rows, part, row_task in self._passes(owners, lengths, parts):
+                batch = [numbers[r] for r in rows]
+                limits = [min(room, longest[views[n].owner]) for n in batch]
+                seeds = [views[n].seed for n in batch]
+                ids = self._completions([prompts[n] for n in batch], seeds, max(limits), part, row_task)
+                completions.update((n, row[:limit]) for n, row, limit in zip(batch, ids, limits, strict=True))
+        texts = dict(zip(completions, self.texts(list(completions.values())), strict=True))
+        tokens = [0] * len(tasks)
+        for number, view in enumerate(views):
+            predictions[view.owner].append(view.read(self.encoder.format, texts.get(number, "")))
+            tokens[view.owner] += len(completions.get(number, ()))
+        return predictions, tokens
+
+    def log_probs(
+        self,
+        tasks: Sequence[Task],
+        candidates: Sequence[Sequence[str]],
+        parts: Sequence[Part | None] | None = None,
+        seed: int = 0,
+    ) -> list[dict[str, list[float]]]:
+        """Log-probabilities of answers, in nats, under each view of the task that `predict` asks.
+
+        Args:
+            tasks: The tasks.
+            candidates: Answers to each of them, in the task's own orientation and colours.
+            parts: As for `predict`.
+            seed: Draws the orders, as for `predict`.
+
+        Returns:
+            For each task answer → the log-probability of the answer as it reads in each view. Views in which an
+            answer goes beyond the model's context are left out.
+
+        Raises:
+            DataError: If no view of a task has room for its answers.
+        """
+        rows: list[tuple[int, str, list[int], list[bool]]] = []
+        for n, (task, answers) in enumerate(zip(tasks, candidates, strict=True)):
+            rows += [(n, *row) for row in self._scored_rows(task, list(dict.fromkeys(answers)), seed)]
+        values: dict[int, float] = {}
+        for batch, part, row_task in self._passes([r[0] for r in rows], [len(r[2]) for r in rows], parts):
+            tokens = self.batch([rows[r][2] for r in batch], [rows[r][3] for r in batch], row_task)
+            values.update(zip(batch, self.summed_log_probs(tokens, part), strict=True))
+        by_answer: list[dict[str, list[float]]] = [{} for _ in tasks]
+        for number, (n, answer, _, _) in enumerate(rows):
+            by_answer[n].setdefault(answer, []).append(values[number])
+        return by_answer
+
+    def _scored_rows(self, task: Task, answers: list[str], seed: int) -> list[tuple[str, list[int], list[bool]]]:
+        """(answer, ids, which of them are scored) for each view and answer."""
+        views = {(v.transformation.name, v.number): v for v in task_views(0, task, self.settings, seed)}
+        rows, context = [], self.lm.context
+        for view in views.values():
+            answered = [self.encoder.answered(view.task, view.show(answer, self.encoder.format)) for answer in answers]
+            if context is None or all(len(ids) <= context for ids, _ in answered):
+                rows += [(answer, *each) for answer, each in zip(answers, answered, strict=True)]
+        if answers and not rows:
+            raise DataError(
+                f"Task {task.id!r} has no view with room for its answers in the model's context of {context} tokens. "
+                "Give fewer demonstrations, or vote by 'hierarchical'."
+            )
+        return rows
+
+    def _by_room(self, prompts: Sequence[list[int]]) -> dict[int, list[int]]:
+        """Longest answer → prompts that have room for it: one near the context's end must not cut the others' short."""
+        numbers: dict[int, list[int]] = {}
+        for number, prompt in enumerate(prompts):
+            left = [] if self.lm.context is None else [self.lm.context - len(prompt)]
+            numbers.setdefault(min([self.settings.max_completion_length, *left]), []).append(number)
+        return {room: rows for room, rows in numbers.items() if room > 0}
+
+    def _passes(
+        self, owners: Sequence[int], lengths: Sequence[int], parts: Sequence[Part | None] | None
+    ) -> Iterator[Pass]:
+        """Rows of like length share a pass. Those without an adapter go through the model as it is."""
+        row_parts = [None if parts is None else parts[n] for n in owners]
+        size = self.settings.predict_batch_size
+        adapters = {id(part[0]) if part else 0: part and part[0] for part in row_parts}
+        for key, lora in sorted(adapters.items(), key=lambda item: item[1] is not None):
+            rows = [r for r, part in enumerate(row_parts) if (id(part[0]) if part else 0) == key]
+            rows.sort(key=lambda r: -lengths[r])
+            for start in range(0, len(rows), size):
+                batch = sorted(rows[start : start + size], key=lambda r: owners[r])  # a task's rows share its products
+                trees = [part[1] for r in batch if (part := row_parts[r]) is not None]
+                if lora is None:
+                    yield batch, None, [0] * len(batch)
+                    continue
+                distinct = {id(tree): tree for tree in trees}
+                place = {tree: n for n, tree in enumerate(distinct)}
+                yield batch, (lora, concatenate_rows(distinct.values())), [place[id(tree)] for tree in trees]
+
+    def batch(self, sequences: list[list[int]], learned: list[list[bool]], row_task: list[int]) -> TokenBatch:
+        """Sequences with the loss on the learned tokens."""
+        return token_batch(sequences, learned, row_task, int(self.lm.tokenizer.pad_token_id), self.lm.device)
+
+    def _completions(
+        self, prompts: list[list[int]], seeds: list[int], longest: int, part: Part | None, row_task: list[int]
+    ) -> list[list[int]]:
+        sampling = Sampling(longest, self.settings.predict_temperature)
+        arguments = (self.lm.model, self.lm.tokenizer, prompts, sampling, seeds, self.encoder.format.stop)
+        with deterministic(self.lm.model):
+            if part is None:
+                return complete(*arguments)
+            with part[0].applied(part[1], torch.tensor(row_task, device=self.lm.device)):
+                return complete(*arguments)
+
+    def _longest_answer(self, task: Task) -> int:
+        """Tokens that an answer to the task may have."""
+        factor, most = self.settings.predict_length_factor, self.settings.max_completion_length
+        if factor is None or not task.demonstrations:
+            return most
+        bare = [replace(task, demonstrations=(), problem=pair.question) for pair in task.demonstrations]
+        answered = [self.encoder.answered(each, d.answer) for each, d in zip(bare, task.demonstrations, strict=True)]
+        return min(most, math.ceil(factor * max(sum(flags) for _, flags in answered)))
+
+    def texts(self, completions: Sequence[list[int]]) -> list[str]:
+        """Completions as text, without the token that ends them."""
+        ends = set(self.lm.tokenizer.all_special_ids)
+        bodies = [row[:-1] if row and row[-1] in ends else row for row in completions]
+        # In a chat the template's own marks are no part of an answer; elsewhere an unknown token must stay visible.
+        return [self.lm.tokenizer.decode(row, skip_special_tokens=self.encoder.format.chat) for row in bodies]
+
+    @torch.no_grad()
+    def summed_log_probs(self, batch: TokenBatch, part: Part | None) -> list[float]:
+        """log p of the learned tokens of each row, in nats."""
+        with deterministic(self.lm.model):
+            if part is None:
+                values, _ = token_log_probs(self.lm.model, batch)
+            else:
+                with part[0].applied(part[1], batch.row_task):
+                    values, _ = token_log_probs(self.lm.model, batch, cut=False)
+        return [float(value) for value in values.double().sum(1)]
+

@@ -1,0 +1,216 @@
+"""MASS at test time (arXiv 2603.03524): the model writes auxiliary samples for a task, weighs them and trains on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hf_mass.errors import ConfigError, DataError
+from hf_mass.lm.encoding import TextEncoder
+from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.base import Adaptation, Answer, Method, Progress
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.mass_settings import InnerConfig, MassConfig, ScorerConfig
+from hf_mass.methods.samples import AuxiliarySample
+from hf_mass.methods.settings import build, flat, values_of
+from hf_mass.tasks.formats import FORMATS, PromptFormat
+from hf_mass.tasks.task import Task
+
+LONGEST = 256
+"""Longest sample or answer in tokens where neither settings nor demonstrations say."""
+OFFERED = flat(MassConfig)
+"""Settings by the names under which they may be changed."""
+
+
+@dataclass(frozen=True)
+class MassState:
+    """How far MASS has come.
+
+    Args:
+        mass: The model with the settings for these tasks.
+        tasks: The tasks as the model reads them.
+        seed: For sampling.
+        samples: m auxiliary samples of each task; None before they are written.
+        adaptations: The records; None before there are any.
+    """
+
+    mass: MassModel
+    tasks: tuple[Task, ...]
+    seed: int
+    samples: tuple[list[AuxiliarySample], ...] | None = None
+    adaptations: tuple[Adaptation, ...] | None = None
+
+
+class MASS(Method[MassState]):
+    """Self-synthesis: no label is needed, and no training beforehand.
+
+    On a model that was not meta-trained, samples are weighed by their attribution to the task's own demonstrations, or
+    alike where it has none.
+
+    Args:
+        config: All settings; None for the model's own, with `changes`.
+        weigh_by: "demonstrations", "scorer" or "uniform"; None for what suits model and task.
+        prompt_format: Name of a format, one of `FORMATS`; None for the model's own.
+        changes: Settings that differ, by their flat names: `samples`, `inner_steps`, `inner_learning_rate`, ...
+    """
+
+    name = "mass"
+
+    def __init__(
+        self,
+        config: MassConfig | None = None,
+        weigh_by: str | None = None,
+        prompt_format: str | None = None,
+        **changes: Any,
+    ) -> None:
+        if unknown := sorted(set(changes) - set(OFFERED)):
+            raise ConfigError(f"MASS has no setting {unknown[0]!r}; choose some of {sorted(OFFERED)}.")
+        if prompt_format is not None and prompt_format not in FORMATS:
+            raise ConfigError(f"prompt_format is {prompt_format!r}; choose one of {sorted(FORMATS)}.")
+        self.config, self.prompt_format, self.changes = config, prompt_format, changes
+        self.weigh_by = weigh_by
+        build(MassConfig, {**changes, **({"weigh_by": weigh_by} if weigh_by else {})})  # wrong settings are told at once
+
+    def resolved(self, lm: LanguageModel, tasks: Sequence[Task]) -> MassModel:
+        """The model with the settings for these tasks."""
+        if self.config is not None:
+            config = self.config
+        elif isinstance(lm, MassModel):
+            config = changed(lm.config, self.changes)
+        else:
+            config = changed(_untrained(lm, tasks, self.prompt_format), self.changes)
+        return lm if isinstance(lm, MassModel) and lm.config == config else MassModel.on(lm, config)
+
+    def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
+        """See `Method.require`."""
+        if self.weigh_by == "demonstrations" and not all(task.demonstrations for task in tasks):
+            raise DataError("The problem has no solved examples to weigh samples by. Choose weigh_by 'uniform'.")
+        mass = self.resolved(lm, tasks)
+        require_fields(mass, tasks)
+        require_room(mass, _as_read(lm, tasks))
+
+    def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> MassState:
+        """See `Method.begin`."""
+        return MassState(self.resolved(lm, tasks), _as_read(lm, tasks), seed)
+
+    def step(self, lm: LanguageModel, state: MassState) -> MassState:
+        """First the samples are written, then they are weighed and trained on."""
+        if state.samples is None:
+            return replace(state, samples=tuple(state.mass.generate_auxiliary(state.tasks, seed=state.seed)))
+        weigh_by = self.weigh_by or suitable_weighing(state.mass, state.tasks)
+        adaptations = state.mass.adapt(state.tasks, weigh_by, state.samples, state.seed)
+        return replace(state, adaptations=tuple(adaptations))
+
+    def stop(self, state: MassState) -> bool:
+        """See `Method.stop`."""
+        return state.adaptations is not None
+
+    def progress(self, state: MassState) -> Progress:
+        """See `Method.progress`."""
+        if state.samples is None:
+            return Progress("Writing samples", writes=True)
+        return Progress("Weighing the samples and training on them")
+
+    def finish(self, lm: LanguageModel, state: MassState) -> list[Adaptation]:
+        """See `Method.finish`."""
+        return list(state.adaptations or ())
+
+    def answer(
+        self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None, seed: int
+    ) -> list[Answer]:
+        """See `Method.answer`."""
+        return self.resolved(lm, tasks).solve(_as_read(lm, tasks), adaptations, seed=seed)
+
+    def explain(self, lm: LanguageModel, adaptation: Adaptation) -> list[dict[str, Any]]:
+        """Each sample with weight, attribution (positive = helpful), losses, and why it was left out."""
+        return sample_rows(adaptation)
+
+
+def sample_rows(adaptation: Adaptation) -> list[dict[str, Any]]:
+    """One row for each auxiliary sample."""
+    attributions = adaptation.attributions
+    return [
+        {
+            "question": sample.question,
+            "answer": sample.answer,
+            "weight": float(adaptation.weights[i]),
+            "attribution": None if attributions is None else float(attributions[i]),
+            "loss_before": float(adaptation.losses_before[i]),
+            "loss_after": float(adaptation.losses_after[i]),
+            "reason": sample.reason,
+        }
+        for i, sample in enumerate(adaptation.samples)
+    ]
+
+
+def changed(config: MassConfig, changes: Mapping[str, Any]) -> MassConfig:
+    """Settings with changes by their flat names."""
+    return build(MassConfig, {**values_of(config), **changes}) if changes else config
+
+
+def suitable_weighing(mass: MassModel, tasks: Sequence[Task]) -> str:
+    """By attribution to demonstrations where there are some; else by the scorer where it needs none."""
+    if all(task.demonstrations for task in tasks):
+        return "demonstrations"
+    needs_demonstrations = "attribution" in mass.config.scorer.features
+    return "scorer" if mass.config.weigh_by == "scorer" and not needs_demonstrations else "uniform"
+
+
+def require_fields(mass: MassModel, tasks: Sequence[Task]) -> None:
+    """Checks that tasks have the fields that the prompts need.
+
+    Raises:
+        DataError: If one is missing.
+    """
+    if missing := {name for task in tasks for name in mass.config.format.task_fields if name not in task.fields}:
+        name = min(missing)
+        raise DataError(
+            f"{mass.name} is made for problems with a field {name!r}, which this one lacks. Give the problem as "
+            f'JSON with "problem", "demonstrations" and "fields": {{"{name}": ...}}, or take another model.'
+        )
+
+
+def require_room(mass: MassModel, tasks: Sequence[Task]) -> None:
+    """Checks that problems are shown whole to a model, an answer behind them.
+
+    Raises:
+        DataError: If one is not.
+    """
+    limit = mass.config.max_length - mass.config.max_answer_tokens
+    for task in tasks:
+        length = len(mass.encoder.full_prompt_ids(task, mass.config.format.solver_prompt(task)))
+        if length > limit:
+            raise DataError(
+                f"Task {task.id!r} with its {len(task.demonstrations)} demonstrations has {length} tokens, and "
+                f"{mass.name} has room for {limit}. Give fewer or shorter demonstrations."
+            )
+
+
+def _as_read(lm: LanguageModel, tasks: Sequence[Task]) -> tuple[Task, ...]:
+    return tuple(replace(task, conversational=True) if lm.chat else task for task in tasks)
+
+
+def _untrained(lm: LanguageModel, tasks: Sequence[Task], prompt_format: str | None) -> MassConfig:
+    """Settings for a model that was not meta-trained, with room that follows the demonstrations."""
+    suiting = dict(lm.defaults.get("mass", {}))
+    chosen = prompt_format or suiting.pop("prompt_format", "default")
+    suiting.pop("prompt_format", None)
+    config = MassConfig(
+        weigh_by="uniform", format=FORMATS[chosen], scorer=ScorerConfig(("log_prob",), width=0), inner=InnerConfig()
+    )
+    return changed(config, {**suiting, **_room(lm, tasks, config.format)})
+
+
+def _room(lm: LanguageModel, tasks: Sequence[Task], fmt: PromptFormat) -> dict[str, int]:
+    """Room for samples and answers half as long again as the longest demonstration."""
+    pairs = [pair for task in tasks for pair in task.demonstrations]
+    length = TextEncoder(lm.tokenizer, fmt, LONGEST).answer_ids
+    question = max((len(length(pair.question)) for pair in pairs), default=LONGEST // 3)
+    answer = max((len(length(pair.answer)) for pair in pairs), default=LONGEST // 3)
+    most = min(lm.context or 2048, 4096)
+    return {
+        "max_sample_tokens": min(round(1.5 * (question + answer)) + 8, most // 2),
+        "max_answer_tokens": min(round(1.5 * answer) + 8, most // 2),
+        "max_length": most,
+    }
