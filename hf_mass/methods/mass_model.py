@@ -18,7 +18,7 @@ from hf_mass.core.inner_loop import Trajectory
 from hf_mass.core.trees import Tree, tree_map
 from hf_mass.core.weights import uniform_weights
 from hf_mass.errors import ConfigError, DataError
-from hf_mass.lm.adapters import combined_adapter, write_adapter
+from hf_mass.lm.adapters import combined_adapter
 from hf_mass.lm.binding import BoundLora, add_lora, clear_target_errors, deterministic
 from hf_mass.lm.encoding import TextEncoder
 from hf_mass.lm.generation import Sampling, Watch, complete, row_seed
@@ -31,6 +31,7 @@ from hf_mass.methods.mass_files import read_base, read_config, resolve_folder, w
 from hf_mass.methods.mass_settings import WEIGHINGS, MassConfig
 from hf_mass.methods.samples import AuxiliarySample, write_samples
 from hf_mass.methods.scorer import Scorer
+from hf_mass.store.adapters import write_adapter
 from hf_mass.store.publishing import publish
 from hf_mass.store.shipped import name_base_portably, resolve_shipped
 from hf_mass.store.storage import write_atomically

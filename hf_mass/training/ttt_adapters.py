@@ -10,8 +10,9 @@ from huggingface_hub import CommitInfo
 from peft import PeftConfig
 
 from hf_mass.errors import ConfigError, DataError
-from hf_mass.lm.adapters import read_adapter, write_adapter
+from hf_mass.lm.adapters import read_adapter
 from hf_mass.methods.ttt import FewShotAdapter, FitRecord
+from hf_mass.store.adapters import write_adapter
 from hf_mass.store.card import CardParts
 from hf_mass.store.publishing import publish
 from hf_mass.store.storage import resolve_adapter
