@@ -54,7 +54,7 @@ HOOKS = {
     "create_model_card",
     "init_hf_repo",
     "save_published",
-    "published_settings",
+    "published_card",
 }
 """Methods that TRL calls, not a reader."""
 

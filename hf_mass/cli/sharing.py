@@ -103,9 +103,8 @@ def card(folder: Path, results: Path | None, output: Path | None, repo_id: str |
         CheckpointError: If the folder holds no saved model, or the card cannot be written.
         DataError: If the result file is no table.
     """
-    told: dict[str, Any] = {} if repo_id is None else {"repo_id": repo_id}
     with watched(quiet=True):
-        made = make_card(folder, results, **told)
+        made = make_card(folder, results, repo_id=repo_id)
     if output is None:
         print(str(made))
         return

@@ -12,8 +12,8 @@ from peft import PeftConfig
 from torch import Tensor
 
 from hf_mass.errors import ConfigError
-from hf_mass.lm.adapters import write_adapter
 from hf_mass.methods.mass_settings import WEIGHINGS
+from hf_mass.store.adapters import write_adapter
 from hf_mass.store.storage import write_atomically
 from hf_mass.tasks.problems import Problem
 

@@ -12,9 +12,11 @@ from huggingface_hub import EvalResult, ModelCard
 
 from hf_mass.errors import CheckpointError, DataError
 from hf_mass.evaluation.tables import ResultRow, ResultTable
+from hf_mass.methods.mass_card import mass_card
 from hf_mass.methods.mass_files import CONFIG_NAME, read_config
 from hf_mass.methods.mass_settings import MassConfig
-from hf_mass.store.card import CARD_NAME, CardParts, Measured, build_card
+from hf_mass.store.card import CardParts, Measured, build_card
+from hf_mass.store.hub_files import CARD_NAME
 from hf_mass.store.storage import read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -29,7 +31,7 @@ def make_card(
     methods: Sequence[str] | None = None,
     dataset: str | None = None,
     settings: Mapping[str, Any] | None = None,
-    **told: Any,
+    **details: Any,
 ) -> ModelCard:
     """The card of a saved `MassModel`, or of an adapter that test-time training saved.
 
@@ -42,8 +44,8 @@ def make_card(
         dataset: What the splits are of, for the `model-index`: a Hub id or a short name. Default: the one entry of
             `datasets`, else the table's title.
         settings: Of the training of an adapter, such as `TTTConfig.result_settings()`; a `MassModel` has its own.
-        told: What no file says: `repo_id`, `title`, `tags`, `license`, `datasets`, `training_data`, `example`, `limits`
-            and `base_model`, each as in `CardParts`.
+        details: What no file says: `repo_id`, `title`, `tags`, `license`, `datasets`, `training_data`, `limits` and
+            `base_model`, each as in `CardParts`; and for a `MassModel` the `example` of `mass_card`.
 
     Returns:
         The card; `save` writes it.
@@ -54,20 +56,22 @@ def make_card(
     """
     folder = Path(folder)
     config, base = _read_model(folder)
-    told.setdefault("base_model", base)
+    details.setdefault("base_model", base)
     if results is not None:
-        listed = list(told.get("datasets", ()))
-        told["measured"] = read_measured(results, methods, dataset or (listed[0] if len(listed) == 1 else None))
-    return build_card(CardParts(config=config or settings or _lora_settings(folder), **told))
+        datasets = list(details.get("datasets", ()))
+        details["measured"] = read_measured(results, methods, dataset or (datasets[0] if len(datasets) == 1 else None))
+    if config is not None:
+        return build_card(mass_card(config, **details))
+    return build_card(CardParts(settings=sorted((settings or _lora_settings(folder)).items()), **details))
 
 
-def write_card(folder: str | Path, results: str | Path | None = None, **told: Any) -> Path:
+def write_card(folder: str | Path, results: str | Path | None = None, **details: Any) -> Path:
     """Write the card of `make_card` as the README.md of its folder, in place of an earlier one.
 
     Args:
         folder: The saved model.
         results: As in `make_card`.
-        told: As in `make_card`.
+        details: As in `make_card`.
 
     Returns:
         The path of the README.md.
@@ -76,7 +80,7 @@ def write_card(folder: str | Path, results: str | Path | None = None, **told: An
         CheckpointError: As in `make_card`, or if the file could not be written.
         DataError: As in `make_card`.
     """
-    card, path = make_card(folder, results, **told), Path(folder) / CARD_NAME
+    card, path = make_card(folder, results, **details), Path(folder) / CARD_NAME
     try:
         card.save(path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Adapted weights as an ordinary PEFT adapter: one folder that `PeftModel.from_pretrained` reads, without this package.
+"""Adapted weights as one ordinary PEFT adapter, and a saved adapter as weights for a model.
 
 A task is answered by the base with up to two low-rank updates on top of each other: the generator's adapter and the
 inner one. Their sum is a low-rank update too: s₁B₁A₁ + s₂B₂A₂ = [s₁B₁, s₂B₂] [A₁; A₂], of rank r₁ + r₂ and scale 1.
@@ -6,19 +6,18 @@ inner one. Their sum is a low-rank update too: s₁B₁A₁ + s₂B₂A₂ = [s�
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftConfig
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from hf_mass.core.trees import Tree
 from hf_mass.errors import CheckpointError, DataError
 from hf_mass.lm.binding import BoundLora
-from hf_mass.store.shipped import name_base_portably
 from hf_mass.store.storage import ADAPTER_FILES, read_json
 
 Part = tuple[BoundLora, Tree]
@@ -36,26 +35,26 @@ def combined_adapter(parts: Sequence[Part]) -> tuple[PeftConfig, dict[str, Tenso
     Raises:
         DataError: If no part changes anything.
     """
-    kept = [(lora, tree) for lora, tree in parts if any(bool(tree[s.b].any()) for s in lora.function.sites.values())]
-    if not kept:
+    active = [(lora, tree) for lora, tree in parts if any(tree[site.b].any() for site in lora.function.sites.values())]
+    if not active:
         raise DataError("The adapted weights are those of the base: there is nothing to save. Adapt first.")
-    if len(kept) == 1:
-        lora, tree = kept[0]
+    if len(active) == 1:
+        lora, tree = active[0]
         return lora.model.peft_config[lora.adapter], lora.state_dict(tree, 0)
-    layers = list(dict.fromkeys(name for lora, _ in kept for name in lora.layers))
-    ranks = [max(tree[site.a].shape[1] for site in lora.function.sites.values()) for lora, tree in kept]
+    layers = list(dict.fromkeys(name for lora, _ in active for name in lora.layers))
+    ranks = [max(tree[site.a].shape[1] for site in lora.function.sites.values()) for lora, tree in active]
     weights = {}
     for name in layers:
-        downs, ups = zip(*(_matrices(part, name, rank) for part, rank in zip(kept, ranks, strict=True)), strict=True)
-        known = next((a, b) for a, b in zip(downs, ups, strict=True) if a is not None and b is not None)
-        wide, high = known[0].shape[1], known[1].shape[0]
+        downs, ups = zip(*(_matrices(part, name, rank) for part, rank in zip(active, ranks, strict=True)), strict=True)
+        example = next((a, b) for a, b in zip(downs, ups, strict=True) if a is not None and b is not None)
+        wide, high = example[0].shape[1], example[1].shape[0]
         weights[f"{name}.lora_A.weight"] = torch.cat(
-            [known[0].new_zeros(rank, wide) if a is None else a for a, rank in zip(downs, ranks, strict=True)]
+            [example[0].new_zeros(rank, wide) if a is None else a for a, rank in zip(downs, ranks, strict=True)]
         )
         weights[f"{name}.lora_B.weight"] = torch.cat(
-            [known[1].new_zeros(high, rank) if b is None else b for b, rank in zip(ups, ranks, strict=True)], dim=1
+            [example[1].new_zeros(high, rank) if b is None else b for b, rank in zip(ups, ranks, strict=True)], dim=1
         )
-    return _config(kept[0][0], layers, sum(ranks)), weights
+    return _config(active[0][0], layers, sum(ranks)), weights
 
 
 def _matrices(part: Part, layer: str, rank: int) -> tuple[Tensor | None, Tensor | None]:
@@ -73,25 +72,17 @@ def _matrices(part: Part, layer: str, rank: int) -> tuple[Tensor | None, Tensor 
 
 
 def _config(lora: BoundLora, layers: Sequence[str], rank: int) -> LoraConfig:
-    own = lora.model.peft_config[lora.adapter]
+    settings = lora.model.peft_config[lora.adapter]
     prefix = "base_model.model."
     return LoraConfig(
         r=rank,
         lora_alpha=rank,
         target_modules=[name.removeprefix(prefix) for name in layers],
-        fan_in_fan_out=getattr(own, "fan_in_fan_out", False),
-        base_model_name_or_path=own.base_model_name_or_path,
+        fan_in_fan_out=getattr(settings, "fan_in_fan_out", False),
+        base_model_name_or_path=settings.base_model_name_or_path,
         task_type="CAUSAL_LM",
         inference_mode=True,
     )
-
-
-def write_adapter(folder: Path, weights: Mapping[str, Tensor], config: PeftConfig) -> None:
-    """A PEFT adapter that `PeftModel.from_pretrained` reads; a base that ships is named as every machine knows it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(str(folder))
-    name_base_portably(folder)
-    save_file({name: leaf.detach().cpu().contiguous() for name, leaf in weights.items()}, folder / ADAPTER_FILES[1])
 
 
 def read_adapter(folder: Path, lora: BoundLora) -> Tree:
@@ -105,23 +96,23 @@ def read_adapter(folder: Path, lora: BoundLora) -> Tree:
         CheckpointError: If a file is damaged, or the adapter is of another kind, scale or shape.
     """
     path = folder / ADAPTER_FILES[1]
-    kept, own = read_json(folder / ADAPTER_FILES[0]), lora.model.peft_config[lora.adapter]
+    settings, expected = read_json(folder / ADAPTER_FILES[0]), lora.model.peft_config[lora.adapter]
     cure = "Load it with the base and the LoRA settings that it was trained with."
     for name in ("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"):
-        found, expected = kept.get(name, getattr(own, name)), getattr(own, name)
-        if found != expected:
-            raise CheckpointError(f"{folder}: {name} is {found!r}, and {expected!r} in this model. {cure}")
+        value = getattr(expected, name)
+        if settings.get(name, value) != value:
+            raise CheckpointError(f"{folder}: {name} is {settings[name]!r}, and {value!r} in this model. {cure}")
     try:
-        stored = load_file(path)
+        weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged ({error}). Save or download it again.") from error
     tree = {}
     for name, leaf in lora.start(1).items():
-        found = stored.pop(name.replace(f".{lora.adapter}.", "."), None)
-        if found is None or found.shape != leaf.shape[1:]:
-            shape = "missing" if found is None else f"of shape {tuple(found.shape)}"
+        matrix = weights.pop(name.replace(f".{lora.adapter}.", "."), None)
+        if matrix is None or matrix.shape != leaf.shape[1:]:
+            shape = "missing" if matrix is None else f"of shape {tuple(matrix.shape)}"
             raise CheckpointError(f"{path}: {name} is {shape}, and {tuple(leaf.shape[1:])} in this model. {cure}")
-        tree[name] = found.to(leaf)[None]
-    if stored:
-        raise CheckpointError(f"{path}: this model has no {sorted(stored)[0]}. {cure}")
+        tree[name] = matrix.to(leaf)[None]
+    if weights:
+        raise CheckpointError(f"{path}: this model has no {sorted(weights)[0]}. {cure}")
     return tree

@@ -29,6 +29,7 @@ from hf_mass.lm.loading import GENERATOR, INNER, describe_base, load_adapted, lo
 from hf_mass.methods.base import Adaptation, Answer, Cost
 from hf_mass.methods.features import scorer_features
 from hf_mass.methods.inner import Adapter, InnerProblem
+from hf_mass.methods.mass_card import mass_card
 from hf_mass.methods.mass_files import read_base, read_config, resolve_folder, write_config
 from hf_mass.methods.mass_settings import WEIGHINGS, MassConfig
 from hf_mass.methods.samples import AuxiliarySample, write_samples
@@ -173,7 +174,8 @@ class MassModel(LanguageModel):
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             options: dict[str, Any] = {"private": private, "commit_message": commit_message, "create_pr": create_pr}
-            return publish(Path(folder), repo_id, self.config, token=token, revision=revision, **options)
+            card = mass_card(self.config, repo_id=repo_id)
+            return publish(Path(folder), repo_id, card, token=token, revision=revision, **options)
 
     # -- generate, score, adapt, solve -------------------------------------------------------------------------------
 

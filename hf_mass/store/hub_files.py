@@ -41,7 +41,7 @@ FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """Patterns of what is downloaded and pushed; they hold below folders too."""
 OTHER_FILES = ("checkpoint-*", "last-checkpoint/*", ".*", "*/.*", "_*")
 """Of these, what is no part of a saved model."""
-CARD = "README.md"
+CARD_NAME = "README.md"
 _NO_PLACE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOTDIR}
 _LOG_IN = "log in with `hf auth login`, or pass `token=` (`--token`)"
 
@@ -176,7 +176,7 @@ def push_folder(
             revision=revision,
             create_pr=create_pr,
             commit_message=commit_message or "Upload with hf_mass",
-            allow_patterns=[*FILES, CARD],
+            allow_patterns=[*FILES, CARD_NAME],
             ignore_patterns=list(OTHER_FILES),
         )
 
@@ -189,7 +189,7 @@ def fetch_card(folder: str | Path, repo_id: str, token: Token = None, revision: 
     """
     with explained(f"{repo_id!r} could not be pushed to", repo_id, revision, writing=True):
         try:
-            hf_hub_download(repo_id, CARD, revision=revision, token=token, local_dir=folder)
+            hf_hub_download(repo_id, CARD_NAME, revision=revision, token=token, local_dir=folder)
         except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError, HfHubHTTPError) as error:
             if not _no_card_yet(error):
                 raise

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo
 
-from hf_mass.methods.mass_settings import MassConfig
-from hf_mass.store.card import hub_id, write_basic_card
-from hf_mass.store.hub_files import Token, fetch_card, push_folder
+from hf_mass.store.card import CardParts, hub_id, write_basic_card
+from hf_mass.store.hub_files import CARD_NAME, Token, fetch_card, push_folder
 from hf_mass.store.shipped import shipped_name
 from hf_mass.store.storage import read_json
 
@@ -21,23 +20,21 @@ logger = logging.getLogger(__name__)
 def publish(
     folder: Path,
     repo_id: str,
-    config: MassConfig | Mapping[str, Any] | None,
+    card: CardParts,
     *,
     token: Token = None,
     revision: str | None = None,
-    card: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> CommitInfo:
     """Give a saved model a card, and upload it.
 
     Args:
-        folder: A saved `MassModel`, or a PEFT adapter. It gets the README.md; one that it has, or that the repository
-            has, stays if more stands in it than in a basic card.
+        folder: A PEFT adapter, or a saved model with one in generator/. It gets the README.md; one that it has, or
+            that the repository has, stays if more stands in it than in a basic card.
         repo_id: owner/name.
-        config: Settings for the card.
+        card: What its card is made from; the base is read from the folder.
         token: Access token.
         revision: Branch.
-        card: Licence, tags and datasets for the card.
         options: As `push_folder`'s.
 
     Raises:
@@ -53,7 +50,7 @@ def publish(
             f"the local folder {base}" if base else "not known by name",
             repo_id,
         )
-    if not (folder / "README.md").is_file():
+    if not (folder / CARD_NAME).is_file():
         fetch_card(folder, repo_id, token, revision)
-    write_basic_card(folder, base_model=base or None, config=config, repo_id=repo_id, **(card or {}))
+    write_basic_card(folder, replace(card, base_model=base or None, repo_id=repo_id))
     return push_folder(folder, repo_id, token=token, revision=revision, **options)

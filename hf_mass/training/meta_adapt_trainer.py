@@ -20,10 +20,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.binding import clear_target_errors, deterministic
+from hf_mass.methods.mass_card import mass_card
 from hf_mass.methods.mass_model import GENERATOR, MassModel
-from hf_mass.methods.mass_settings import MassConfig
 from hf_mass.methods.samples import AuxiliarySample, read_sample
-from hf_mass.store.card import write_basic_card
+from hf_mass.store.card import CardParts, write_basic_card
 from hf_mass.store.shipped import resolve_shipped
 from hf_mass.tasks.formats import FORMATS, PromptFormat
 from hf_mass.tasks.sources import Columns, task_from_row, validate_tasks
@@ -349,16 +349,16 @@ class MetaAdaptTrainer(PublishingTrainer):
         """A `MassModel` folder."""
         self.mass.save_pretrained(folder)
 
-    def published_settings(self) -> MassConfig:
-        """Settings of the inner loop, prompts and scorer."""
-        return self.mass.config
+    def published_card(self, **details: Any) -> CardParts:
+        """What the model card is made from: settings of the inner loop, prompts and scorer, and `details`."""
+        return mass_card(self.mass.config, **details)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """A README.md beside a checkpoint that claims nothing measured; one with more in it stays."""
         if self.is_world_process_zero():
             base = self.model.peft_config[GENERATOR].base_model_name_or_path or None
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
-            write_basic_card(self.args.output_dir, base_model=base, config=self.mass.config, repo_id=self.hub_model_id)
+            write_basic_card(self.args.output_dir, self.published_card(base_model=base, repo_id=self.hub_model_id))
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in the Trainer; resuming takes the last whole checkpoint and refuses one that was cut off while saving."""

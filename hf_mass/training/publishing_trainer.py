@@ -21,9 +21,8 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
 from trl import GRPOTrainer
 
-from hf_mass.methods.mass_settings import MassConfig
-from hf_mass.store.card import CARD_NAME, NOT_MEASURED
-from hf_mass.store.hub_files import explained
+from hf_mass.store.card import NOT_MEASURED, CardParts
+from hf_mass.store.hub_files import CARD_NAME, explained
 from hf_mass.store.publishing import publish
 
 logger = logging.getLogger(__name__)
@@ -36,8 +35,12 @@ class PublishingTrainer(GRPOTrainer):
         """Write the files that the repository shall hold."""
         raise NotImplementedError
 
-    def published_settings(self) -> MassConfig | Mapping[str, Any]:
-        """The settings that the model card shows."""
+    def published_card(self, **details: Any) -> CardParts:
+        """What the model card is made from.
+
+        Args:
+            details: What the settings do not say, such as `repo_id`, `license`, `tags` and `datasets`.
+        """
         raise NotImplementedError
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
@@ -107,11 +110,10 @@ class PublishingTrainer(GRPOTrainer):
             return publish(
                 folder,
                 self.hub_model_id,
-                self.published_settings(),
+                self.published_card(repo_id=self.hub_model_id, **(card or {})),
                 token=token or self.args.hub_token,
                 revision=revision or self.args.hub_revision,
                 commit_message=message,
-                card=card or {},
             )
         finally:
             shutil.rmtree(folder, ignore_errors=True)

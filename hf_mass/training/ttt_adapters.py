@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,10 @@ from huggingface_hub import CommitInfo
 from peft import PeftConfig
 
 from hf_mass.errors import ConfigError, DataError
-from hf_mass.lm.adapters import read_adapter, write_adapter
+from hf_mass.lm.adapters import read_adapter
 from hf_mass.methods.ttt import FewShotAdapter, FitRecord
+from hf_mass.store.adapters import write_adapter
+from hf_mass.store.card import CardParts
 from hf_mass.store.publishing import publish
 from hf_mass.store.storage import resolve_adapter
 from hf_mass.tasks.task import Task
@@ -88,8 +89,7 @@ class AdapterTrainer(PublishingTrainer):
         options: dict[str, Any] = {"private": private, "commit_message": commit_message, "create_pr": create_pr}
         with tempfile.TemporaryDirectory() as folder:
             self.save_adapter(record, folder)
-            settings = self.published_settings()
-            return publish(Path(folder), repo_id, settings, token=token, revision=revision, **options)
+            return publish(Path(folder), repo_id, self.published_card(), token=token, revision=revision, **options)
 
     def save_published(self, folder: Path) -> None:
         """The adapter that all tasks share.
@@ -107,9 +107,9 @@ class AdapterTrainer(PublishingTrainer):
             raise ConfigError("TTTTrainer.push_to_hub: no adapter is trained yet; call train() first.")
         self.save_adapter(found, folder)
 
-    def published_settings(self) -> Mapping[str, Any]:
-        """What the adapter depends on."""
-        return self.args.result_settings()
+    def published_card(self, **details: Any) -> CardParts:
+        """What the model card is made from: the settings that the adapter depends on, and `details`."""
+        return CardParts(settings=sorted(self.args.result_settings().items()), **details)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Nothing: a checkpoint of one task's run is no result."""

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hf_mass.core.trees import Tree
 from hf_mass.errors import CheckpointError, ConfigError
-from hf_mass.lm.adapters import write_adapter
+from hf_mass.store.adapters import write_adapter
 from hf_mass.store.storage import ADAPTER_FILES, write_atomically
 from hf_mass.tasks.answers import TaskScore, score_answers
 from hf_mass.tasks.leave_one_out import INSTRUCTION

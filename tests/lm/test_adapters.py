@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +10,15 @@ import pytest
 import torch
 from model_fixtures import BASE, WORLD, byte_base, byte_tokenizer, conventions_model
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hf_mass.core.trees import tree_map
 from hf_mass.errors import DataError
-from hf_mass.lm.adapters import combined_adapter, write_adapter
+from hf_mass.lm.adapters import combined_adapter
 from hf_mass.lm.binding import BoundLora, add_lora
 from hf_mass.lm.generation import Sampling, complete
+from hf_mass.store.adapters import write_adapter
 
 
 @pytest.mark.parametrize("trained", [False, True])
@@ -75,3 +78,18 @@ def test_nothing_adapted_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no usable sample"):
         mass.save_adapter(record, tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_an_adapter_is_written_as_peft_writes_it(tmp_path: Path) -> None:
+    model = get_peft_model(byte_base("llama"), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    lora = BoundLora(model, "default")
+    config, weights = model.peft_config["default"], lora.state_dict(lora.start(1), 0)
+    model.save_pretrained(tmp_path / "peft")
+    expected = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    for settings in (config, config.to_dict()):
+        write_adapter(tmp_path / "new", weights, settings)
+        assert json.loads((tmp_path / "new" / "adapter_config.json").read_text()) == expected | {
+            "inference_mode": False
+        }
+        again = load_file(tmp_path / "new" / "adapter_model.safetensors")
+        torch.testing.assert_close(again, load_file(tmp_path / "peft" / "adapter_model.safetensors"), rtol=0, atol=0)

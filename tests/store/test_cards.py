@@ -17,8 +17,9 @@ from hf_mass.errors import CheckpointError, DataError
 from hf_mass.evaluation.cards import make_card, write_card
 from hf_mass.evaluation.statistics import Interval
 from hf_mass.evaluation.tables import ResultRow, ResultTable
+from hf_mass.methods.mass_card import mass_card
 from hf_mass.methods.mass_settings import InnerConfig, MassConfig
-from hf_mass.store.card import NOT_MEASURED, TEMPLATE, CardParts, build_card, hub_id, write_basic_card
+from hf_mass.store.card import NOT_MEASURED, TEMPLATE, build_card, hub_id, write_basic_card
 from hf_mass.store.shipped import ASSETS, name_base_portably, resolve_shipped, shipped_name, shipped_names
 
 CARDS = ROOT / "model_cards"
@@ -73,13 +74,13 @@ def test_the_client_reads_every_card(path: Path) -> None:
 
 
 def test_the_hub_accepts_every_card(hub: EmulatedHub, tmp_path: Path) -> None:
-    basic = write_basic_card(tmp_path, base_model="Qwen/Qwen2.5-0.5B", config=MassConfig(), license="mit")
+    basic = write_basic_card(tmp_path, mass_card(MassConfig(), base_model="Qwen/Qwen2.5-0.5B", license="mit"))
     paths = [basic, *(set(CARDS.glob("*.md")) - {CARDS / "template.md"})]
     for path in paths:
         ModelCard.load(path).validate()
     assert hub.asked("/api/validate-yaml", "POST") == len(paths) and hub.card_warnings == []
     with pytest.raises(ValueError, match="licence"):
-        build_card(CardParts("gpt2", MassConfig(), license="mine")).validate()
+        build_card(mass_card(MassConfig(), base_model="gpt2", license="mine")).validate()
 
 
 def test_links_of_cards_lead_somewhere() -> None:
@@ -192,9 +193,8 @@ def test_shipped_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_basic_card_claims_nothing(tmp_path: Path) -> None:
-    path = write_basic_card(
-        tmp_path, base_model="Qwen/Qwen2.5-0.5B", config=MassConfig(), tags=["mine"], datasets=["openai/gsm8k"]
-    )
+    details = {"base_model": "Qwen/Qwen2.5-0.5B", "tags": ["mine"], "datasets": ["openai/gsm8k"]}
+    path = write_basic_card(tmp_path, mass_card(MassConfig(), **details))
     card = ModelCard.load(path)
     assert card.data.eval_results is None and "model-index" not in metadata_load(path)
     assert card.data.base_model == "Qwen/Qwen2.5-0.5B" and card.data.datasets == ["openai/gsm8k"]
@@ -203,18 +203,18 @@ def test_a_basic_card_claims_nothing(tmp_path: Path) -> None:
     assert not NUMBER.findall(section(card.text, "Results") + section(card.text, "Cost per problem"))
     assert "Not stated" in section(card.text, "Licence")
     compile(python_of(card.text), "card", "exec")
-    write_basic_card(tmp_path, base_model="gpt2", config=MassConfig(samples=7))
+    write_basic_card(tmp_path, mass_card(MassConfig(samples=7), base_model="gpt2"))
     assert ModelCard.load(path).data.base_model == "gpt2" and "| 7 |" in path.read_text()
 
 
 def test_a_basic_card_leaves_others_alone(tmp_path: Path) -> None:
     path = write_card(copied(tmp_path), RESULTS)
     before = path.read_text()
-    assert write_basic_card(path.parent, base_model=None, config=MassConfig()).read_text() == before
+    assert write_basic_card(path.parent, mass_card(MassConfig())).read_text() == before
     path.write_text("My own words.")
-    assert write_basic_card(path.parent, base_model=None, config=MassConfig()).read_text() == "My own words."
+    assert write_basic_card(path.parent, mass_card(MassConfig())).read_text() == "My own words."
     path.write_text("[More Information Needed]")
-    assert NOT_MEASURED in write_basic_card(path.parent, base_model=None, config=MassConfig()).read_text()
+    assert NOT_MEASURED in write_basic_card(path.parent, mass_card(MassConfig())).read_text()
 
 
 def copied(folder: Path) -> Path:
@@ -255,7 +255,7 @@ def test_text_from_files_cannot_break_the_card(tmp_path: Path) -> None:
     assert "49" not in card.text and "    {{ 7 * 7 }}\n    ## Results\n" in card.text
     assert ModelCard(str(card)).data.tags[-1] == "a: b"
     config = MassConfig(inner=InnerConfig(target_modules=("a|b",)))
-    assert "a\\|b" in str(build_card(CardParts("gpt2", config)))
+    assert "a\\|b" in str(build_card(mass_card(config, base_model="gpt2")))
 
 
 def test_the_card_of_one_adapter(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_every_override_overrides_something() -> None:
     """A method that TRL renames would silently become one that nobody calls."""
     own = {name for name, value in vars(MetaAdaptTrainer).items() if inspect.isfunction(value)}
     mine = {"_to_tasks", "_eval_tasks", "_check_adapter", "_attribution_reward", "_rewards", "_outer"}
-    mine |= {"_share_metrics", "_share_gradients", "_reduced", "save_published", "published_settings"}
+    mine |= {"_share_metrics", "_share_gradients", "_reduced", "save_published", "published_card"}
     overridden = {name for name in own - mine if hasattr(GRPOTrainer, name)}
     assert overridden == own - mine
     assert not {name for name in mine if hasattr(GRPOTrainer, name)}, "a helper shadows one of TRL's methods"
@@ -85,7 +85,7 @@ def test_every_override_overrides_something() -> None:
 
 
 def test_pushing_overrides_what_it_means_to() -> None:
-    mine = {"save_published", "published_settings", "_stage", "_upload", "_upload_checkpoint", "_tell_of_failures"}
+    mine = {"save_published", "published_card", "_stage", "_upload", "_upload_checkpoint", "_tell_of_failures"}
     mine |= {"save_adapter", "load_adapter", "push_adapter_to_hub", "_peft_config"}
     pushing = {"init_hf_repo", "push_to_hub", "_push_from_checkpoint", "_finish_current_push"}
     own = {n for kind in (PublishingTrainer, AdapterTrainer) for n, v in vars(kind).items() if inspect.isfunction(v)}
