@@ -58,7 +58,9 @@ class InnerConfig:
         above=0,
         metavar="RATE",
     )
-    optimizer: str = setting("sgd", "What makes these steps.", name="inner_optimizer", choices=OPTIMIZERS)
+    optimizer: str = setting(
+        "sgd", "Optimizer of these steps: 'sgd', 'momentum' or 'adamw'.", name="inner_optimizer", choices=OPTIMIZERS
+    )
     momentum: float = setting(
         0.9,
         "Share of the last update in the next one; for 'momentum'.",

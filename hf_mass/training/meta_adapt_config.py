@@ -34,9 +34,7 @@ class MetaAdaptConfig(GRPOConfig):
     learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate of the generator's LoRA adapter."})
     # TRL wants whole groups in a generation batch, and its own default of 8 rows holds none of m = 12.
     per_device_train_batch_size: int = field(default=12, metadata={"help": "Auxiliary samples of one pass."})
-    num_generations: int | None = setting(
-        12, "m, auxiliary samples of one task, which are compared with each other.", least=2
-    )
+    num_generations: int = setting(12, "m, auxiliary samples of one task, which are compared with each other.", least=2)
     # Evaluation adapts and solves; TRL's own, in groups of this size, is not used and must not constrain batch sizes.
     num_generations_eval: int | None = field(default=1, metadata={"help": "Not used; evaluation has no groups."})
     log_completions: bool = field(default=False, metadata={"help": "Log samples with weight and attribution."})
@@ -71,7 +69,7 @@ class MetaAdaptConfig(GRPOConfig):
     train_scorer: bool = setting(True, "False keeps all weights equal (the 'uniform' ablation).")
     prompt_format: str = setting(
         "default",
-        "Prompts by name; a `PromptFormat` can be given to the trainer instead.",
+        "Name of the prompts, in `hf_mass.FORMATS`; a `PromptFormat` can be given to the trainer instead.",
         choices=tuple(sorted(FORMATS)),
     )
     verifier: str = setting("exact_match", "Verifier of tasks made from dataset columns.")
@@ -83,8 +81,6 @@ class MetaAdaptConfig(GRPOConfig):
         def __getattr__(self, name: str) -> Any: ...
 
     def __post_init__(self) -> None:
-        if self.num_generations is None:
-            raise ConfigError("MetaAdaptConfig.num_generations is None; choose a whole number of at least 2.")
         check(self)
         if self.fp16:
             raise ConfigError(
