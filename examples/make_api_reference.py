@@ -147,7 +147,9 @@ def _of_field(item: Any) -> Any:
 def _kind(annotation: Any) -> str:
     if annotation is inspect.Parameter.empty:
         return ""
-    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    if isinstance(annotation, type):
+        return annotation.__name__
+    return str(annotation)
 
 
 def _default(value: Any) -> str:
@@ -178,14 +180,15 @@ def _code(text: str) -> str:
 def _described(name: str, thing: Any) -> Iterator[str]:
     """Signature, text, arguments, errors. Types stand in the table where there is one, else in the signature."""
     doc, listed = read_doc(thing), arguments(thing)
+    tabled = bool(doc.args) or any(each.help for each in listed)
     returned = "" if isinstance(thing, type) else _kind(inspect.signature(thing).return_annotation)
     arrow = f" -> {returned}" if returned and returned != "None" else ""
-    given = ["..."] if len(listed) > 8 else [str(each) if doc.args else each.typed for each in listed]
+    given = ["..."] if len(listed) > 8 else [str(each) if tabled else each.typed for each in listed]
     signature = f"{name}({', '.join(given)}){arrow}"
     if len(signature) > 100:
         signature = "\n    ".join([f"{name}(", *(f"{each}," for each in given)]) + f"\n){arrow}"
     yield from ("```text", signature, "```", "", doc.text, "")
-    if doc.args:
+    if tabled:
         yield from _table(listed, doc.args)
     if doc.returns:
         yield from (f"Returns: {doc.returns}", "")

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import HfArgumentParser
 
+from hf_mass.core import memory, meta_gradients, optimizers, weights
 from hf_mass.errors import ConfigError
+from hf_mass.methods import mass_settings
 from hf_mass.methods.settings import build, check, declares, flat, setting
 
 
@@ -180,6 +182,13 @@ def test_what_is_missing_takes_its_default_and_none_stays_where_it_is_a_value() 
 
 
 def test_settings_are_read_without_torch() -> None:
-    code = "import sys, hf_mass.methods.settings; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    code = "import sys, hf_mass.methods.mass_settings; print({'torch', 'transformers'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    assert result.stdout.strip() == "set()"
+
+
+def test_names_of_the_core_are_its_own() -> None:
+    assert mass_settings.OPTIMIZERS == optimizers.OPTIMIZERS
+    assert mass_settings.NORMALISATIONS == weights.NORMALISATIONS
+    assert mass_settings.MEMORY_PREFERENCES == memory.PREFERENCES
+    assert tuple(meta_gradients.RULES) == mass_settings.RULES

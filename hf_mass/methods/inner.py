@@ -15,6 +15,7 @@ from hf_mass.core.inner_loop import InnerLoop, Trajectory
 from hf_mass.core.losses import MixtureLoss, OuterLoss, WeightedLoss
 from hf_mass.core.memory import FAST, MemoryPlan, choose_plan
 from hf_mass.core.meta_gradients import MetaGradient, get_rule
+from hf_mass.core.optimizers import make_optimizer
 from hf_mass.core.token_loss import TokenLoss
 from hf_mass.core.trees import Tree
 from hf_mass.core.weights import attribution_weights, uniform_weights
@@ -72,7 +73,16 @@ class Adapter:
     def __init__(self, model: PeftModel, encoder: TextEncoder, config: MassConfig, inner: str = "inner") -> None:
         self.model, self.encoder, self.config = model, encoder, config
         self.lora = BoundLora(model, inner)
-        self.inner_loop = InnerLoop(config.inner.steps, config.inner.make_optimizer())
+        settings = config.inner
+        optimizer = make_optimizer(
+            settings.optimizer,
+            settings.learning_rate,
+            settings.momentum,
+            settings.betas,
+            settings.epsilon,
+            settings.weight_decay,
+        )
+        self.inner_loop = InnerLoop(settings.steps, optimizer)
         self.memory: MemoryPlan | None = None  # of the last pass planned
         self._bytes_per_token: float | None = None
 

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from functools import cache
-from types import NoneType, UnionType
+from types import GenericAlias, NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hf_mass.errors import ConfigError
@@ -59,10 +59,10 @@ class Option:
     def type(self) -> Any:
         """The type for a parser of words: a list for a tuple, and None for the one text that stands for a list."""
         members = _members(self.kind)
-        items: list[Any] = [get_args(member)[0] for member in members if get_origin(member) in (tuple, list)]
-        if not items:
+        lists = [GenericAlias(list, get_args(each)[:1]) for each in members if get_origin(each) in (tuple, list)]
+        if not lists:
             return self.kind
-        return list[items[0]] | None if len(members) > 1 else list[items[0]]
+        return lists[0] | None if len(members) > 1 else lists[0]
 
     @property
     def cure(self) -> str:
@@ -169,7 +169,7 @@ def _option(name: str, declared: Field[Any], kind: Any) -> Option:
 def _declared(cls: type) -> dict[str, Option]:
     """Field → option, of the class itself."""
     kinds = get_type_hints(cls)
-    return {f.name: _option(f.name, f, kinds[f.name]) for f in fields(cls) if _RULE in f.metadata}  # type: ignore[arg-type]
+    return {f.name: _option(f.name, f, kinds[f.name]) for f in fields(cls) if _RULE in f.metadata}
 
 
 def check(instance: Any) -> None:
@@ -178,7 +178,7 @@ def check(instance: Any) -> None:
     Raises:
         ConfigError: If a value is not of its type, outside its range or not among its choices.
     """
-    cls = type(instance)
+    cls: Any = type(instance)
     if offered := getattr(cls, "__settings__", None):
         for name, option in offered.items():
             value = getattr(instance, name)
@@ -260,7 +260,7 @@ def build(cls: type[T], values: Any) -> T:
 
     What is missing, or None where that is no value of the setting, takes its default.
     """
-    kinds, options = get_type_hints(cls), _declared(cls)
+    kinds, options = get_type_hints(cls), _declared(cls)  # type: ignore[arg-type]
     arguments: dict[str, Any] = {}
     for name in (f.name for f in fields(cls)):  # type: ignore[arg-type]
         if is_dataclass(kinds[name]) and _declared(kinds[name]):

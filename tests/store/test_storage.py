@@ -93,12 +93,20 @@ BAD: list[tuple[type, dict[str, object], str]] = [
     (InnerConfig, {"optimizer": "adam"}, "inner_optimizer is 'adam'"),
     (InnerConfig, {"optimizer": "momentum", "momentum": 1.0}, r"momentum is 1\.0"),
     (InnerConfig, {"lora_rank": 0}, "inner_lora_r is 0"),
-    (InnerConfig, {"lora_alpha": 0}, "inner_lora_alpha 0"),
+    (InnerConfig, {"lora_alpha": 0}, "inner_lora_alpha is 0"),
     (InnerConfig, {"microbatch": 0}, "inner_microbatch is 0"),
     (InnerConfig, {"rule": "guess"}, "meta_gradient is 'guess'"),
     (AttributionConfig, {"temperature": 0.0}, r"attribution_temperature is 0\.0"),
     (AttributionConfig, {"temperature": INFINITY}, "attribution_temperature is inf"),
     (AttributionConfig, {"rounds": 0}, "attribution_rounds is 0"),
+    (MassConfig, {"samples": 2.5}, r"MassConfig\.samples is 2\.5; choose a whole number of at least 1"),
+    (MassConfig, {"top_p": 1.5}, r"MassConfig\.top_p is 1\.5; choose a finite number above 0 and of at most 1"),
+    (MassConfig, {"top_k": -1}, r"MassConfig\.top_k is -1"),
+    (InnerConfig, {"betas": (0.9,)}, r"inner_adam_beta is \(0\.9,\)"),
+    (InnerConfig, {"betas": (0.9, 1.0)}, r"inner_adam_beta is \(0\.9, 1\.0\)"),
+    (InnerConfig, {"epsilon": 0.0}, r"inner_adam_epsilon is 0\.0"),
+    (InnerConfig, {"dropout": 1.0}, r"inner_lora_dropout is 1\.0"),
+    (ScorerConfig, {"width": -1}, "scorer_width is -1"),
 ]
 
 
