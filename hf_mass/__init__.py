@@ -20,8 +20,8 @@ _PUBLIC = {
     "TTTTrainer": "hf_mass.training.ttt_trainer",
     "Task": "hf_mass.tasks.task",
     "load_bbh": "hf_mass.tasks.bbh",
-    "load_few_shot_file": "hf_mass.tasks.few_shot_sets",
-    "load_grid_tasks": "hf_mass.tasks.few_shot_sets",
+    "load_few_shot_file": "hf_mass.tasks.rows",
+    "load_grid_tasks": "hf_mass.tasks.arc",
     "load_tasks": "hf_mass.tasks.sources",
     "register_verifier": "hf_mass.tasks.verifiers",
 }

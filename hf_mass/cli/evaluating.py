@@ -18,7 +18,7 @@ import torch
 
 from hf_mass.cli.options import ROWS, ModelChoice
 from hf_mass.cli.progress import watched
-from hf_mass.cli.reading import TaskSet, read_set
+from hf_mass.cli.reading import read_set
 from hf_mass.cli.showing import plain, stdout_console
 from hf_mass.cli.solving import load_chosen
 from hf_mass.engine.models import LiveModel, default_model
@@ -28,6 +28,7 @@ from hf_mass.evaluation.plots import accuracy_plot
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import ResultRow, ResultTable
 from hf_mass.store.card import without_tokens
+from hf_mass.tasks.reading import TaskSet
 from hf_mass.training.ttt_results import tasks_digest
 
 BASELINES = {"mass": "none", "maj": "none", "few": "few-shot", "ttt": "few-shot", "both": "few-shot"}

@@ -13,7 +13,6 @@ from rich.text import Text
 
 from hf_mass.cli.options import ModelChoice
 from hf_mass.cli.progress import Watcher, watched
-from hf_mass.cli.reading import read_many, read_one
 from hf_mass.cli.showing import plain, show_outcome, stdout_console
 from hf_mass.engine.events import Adapter, LiveConfig, Outcome
 from hf_mass.engine.models import SMALL, LiveModel, default_model, load_model
@@ -21,6 +20,7 @@ from hf_mass.engine.session import solve
 from hf_mass.errors import AdaptationError, CheckpointError, DataError, HFMassError
 from hf_mass.methods.mass_model import GENERATOR
 from hf_mass.tasks.problems import Problem
+from hf_mass.tasks.reading import read_many, read_one
 
 
 class Solver:

@@ -12,7 +12,6 @@ import numpy as np
 
 from hf_mass.cli.options import ROWS
 from hf_mass.cli.progress import Watcher
-from hf_mass.cli.reading import TaskSet
 from hf_mass.engine.events import LiveConfig
 from hf_mass.engine.models import LiveModel
 from hf_mass.engine.session import solve
@@ -23,6 +22,7 @@ from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.ttt import FewShotAdapter, FitRecord, OnStep
 from hf_mass.tasks.answers import rank_answers, score_answers
 from hf_mass.tasks.problems import Problem
+from hf_mass.tasks.reading import TaskSet
 from hf_mass.tasks.task import Task
 from hf_mass.training.ttt_config import TTTConfig
 from hf_mass.training.ttt_results import TaskResult

@@ -40,7 +40,7 @@ from statistics import fmean
 from typing import Any, Literal, get_args
 
 from hf_mass.errors import ConfigError, DataError, VerifierError
-from hf_mass.tasks.few_shot_sets import draw_demonstrations, read_json
+from hf_mass.tasks.rows import draw_demonstrations, read_json
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.verifiers import gold_answer, register_verifier
 

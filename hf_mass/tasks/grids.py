@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal, TypeGuard
-
-import numpy as np
 
 from hf_mass.errors import ConfigError, DataError
 
@@ -39,7 +38,7 @@ def as_grid(value: Any, where: str = "grid") -> Grid:
     Raises:
         DataError: If it is no list of rows, is empty or ragged, or holds something other than a colour from 0 to 9.
     """
-    rows = value.tolist() if isinstance(value, np.ndarray) else value
+    rows = value.tolist() if hasattr(value, "tolist") else value
     if not _is_sequence(rows):
         raise DataError(f"{where} is no list of rows: {_shown(value)}. Give rows of whole numbers from 0 to 9.")
     if not rows:
@@ -59,7 +58,7 @@ def _rectangle(rows: Sequence[tuple[int, ...]], where: str) -> Grid:
 
 
 def _row(row: Any, number: int, where: str) -> tuple[int, ...]:
-    cells = row.tolist() if isinstance(row, np.ndarray) else row
+    cells = row.tolist() if hasattr(row, "tolist") else row
     if not _is_sequence(cells):
         raise DataError(
             f"{where}: row {number} is no list of colours: {_shown(row)}. Give a list of rows, each a list of whole "
@@ -68,7 +67,7 @@ def _row(row: Any, number: int, where: str) -> tuple[int, ...]:
     if not cells:
         raise DataError(f"{where}: row {number} is empty. Give every row at least one cell.")
     for place, cell in enumerate(cells):
-        if isinstance(cell, bool) or not isinstance(cell, int | np.integer) or not 0 <= cell < COLOURS:
+        if isinstance(cell, bool) or not isinstance(cell, Integral) or not 0 <= cell < COLOURS:
             raise DataError(
                 f"{where}: row {number}, column {place} holds {_shown(cell)}, which is no colour. "
                 "Colours are whole numbers from 0 to 9."

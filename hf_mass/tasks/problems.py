@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from hf_mass.errors import DataError
-from hf_mass.tasks.few_shot_sets import ROW_KINDS, parse_rows, puzzle_tasks, row_value
+from hf_mass.tasks.arc import puzzle_tasks
 from hf_mass.tasks.grids import parse_grid
+from hf_mass.tasks.rows import ALIASES, ROW_KINDS, as_rows, pair_columns, parse_rows, row_value
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.verifiers import gold_answer, register_verifier
 
 KINDS = (".json", ".jsonl", ".csv", ".tsv", ".txt")
 """Endings of files that can be read."""
-
-ALIASES = (("question", "answer"), ("prompt", "completion"), ("source", "target"), ("text", "label"), ("x", "y"))
-"""Names of columns that stand for "input" and "output" where those are missing."""
 
 _ARROW = re.compile(r"->|=>|→|\t+")  # with spaces around it, a line of spaces alone would take quadratic time
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -83,10 +81,10 @@ def read_problem_file(path: str | Path, limits: Limits | None = None) -> Problem
     file, limits = Path(path), limits or Limits()
     try:
         file = file.expanduser()
-        is_there = file.is_file()
+        exists = file.is_file()
     except (OSError, RuntimeError):  # a name too long for any file, or the home of nobody
-        is_there = False
-    if not is_there:
+        exists = False
+    if not exists:
         raise DataError(f"There is no file {str(path)!r:.200}. Correct the path.")
     if file.suffix.lower() not in KINDS:
         raise DataError(f"{file.name!r} is of unknown kind {file.suffix!r}. Convert it to {', '.join(KINDS)}.")
@@ -137,6 +135,17 @@ def read_problem(text: str, name: str = "problem", kind: str | None = None, limi
     return problem
 
 
+def read_object(content: Mapping[str, Any], name: str, limits: Limits | None = None) -> Problem:
+    """The problem of texts that an object with "problem", "demonstrations" and what else a `Task` has describes.
+
+    Raises:
+        DataError: If it is too large, or a value is not of the right kind.
+    """
+    problem = Problem(name, "texts", (_object_task(content, name),))
+    _check(problem, limits or Limits())
+    return problem
+
+
 def _kind_of(text: str) -> str:
     lines = [line for line in text.strip().splitlines() if line.strip()]
     if len(lines) > 1 and all(line.lstrip().startswith("{") and line.rstrip().endswith("}") for line in lines):
@@ -157,7 +166,7 @@ def _is_json(text: str) -> bool:
 def _is_table(lines: Sequence[str], mark: str) -> bool:
     """Whether the first line names columns, and others follow."""
     header = {cell.strip('" ').lower() for cell in lines[0].split(mark)}
-    return len(lines) > 1 and any({*names} <= header for names in (("input", "output"), *ALIASES))
+    return len(lines) > 1 and any({*names} <= header for names in ALIASES)
 
 
 def _tasks(text: str, name: str, kind: str) -> tuple[tuple[Task, ...], bool]:
@@ -173,21 +182,21 @@ def _tasks(text: str, name: str, kind: str) -> tuple[tuple[Task, ...], bool]:
     except ValueError as error:
         raise DataError(f"{name!r} could not be read as JSON: {error}. Correct it, or give it as .txt.") from error
     if isinstance(content, list):
-        return _row_tasks(content, name)
+        return _row_tasks(as_rows(content, repr(name)), name)
     if isinstance(content, dict) and "problem" in content:
-        return (_task(content, name),), False
+        return (_object_task(content, name),), False
     return tuple(puzzle_tasks(content, name)), True
 
 
-def _row_tasks(rows: Sequence[Any], name: str) -> tuple[tuple[Task, ...], bool]:
+def _row_tasks(rows: Sequence[dict[str, Any]], name: str) -> tuple[tuple[Task, ...], bool]:
     where, rows = repr(name), [_renamed(_lower_case(row, name)) for row in rows]
     for n, row in enumerate(rows):
-        if isinstance(row, dict) and "input" not in row and None not in row:
+        if "input" not in row:
             raise DataError(
                 f"{where}, row {n} (counted from 0) has no column 'input', found {sorted(row)!r:.200}. Call the "
                 "columns 'input' and 'output'."
             )
-    solved = [not isinstance(row, dict) or _is_filled(row.get("output")) for row in rows]
+    solved = [_is_filled(row.get("output")) for row in rows]
     pairs = [
         Demonstration(row_value(row, "input", n, where), row_value(row, "output", n, where) if solved[n] else "")
         for n, row in enumerate(rows)
@@ -203,27 +212,22 @@ def _is_filled(value: Any) -> bool:
     return bool(value.strip()) if isinstance(value, str) else value is not None
 
 
-def _lower_case(row: Any, name: str) -> Any:
-    """A row with the names of its columns in lower case; values beyond the header stay, for the reader to refuse."""
-    if not isinstance(row, dict):
-        return row
-    lower: dict[str | None, Any] = {}
+def _lower_case(row: dict[str, Any], name: str) -> dict[str, Any]:
+    lower: dict[str, Any] = {}
     for key, value in row.items():
-        plain = key if key is None else key.strip().lower()
+        plain = key.strip().lower()
         if plain and plain in lower:
             raise DataError(f"{name!r} has two columns called {plain!r:.60}. Give every column a name of its own.")
         lower[plain] = value
     return lower
 
 
-def _renamed(row: Any) -> Any:
-    """A row with the columns "input" and "output", where it has others that mean the same."""
-    if not isinstance(row, dict) or "input" in row:
+def _renamed(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with the columns "input" and "output", where it has others that mean the same."""
+    if "input" in row or (pair := pair_columns(row)) is None:
         return row
-    for question, answer in ALIASES:
-        if question in row:
-            return {{question: "input", answer: "output"}.get(key, key): value for key, value in row.items()}
-    return row
+    names = dict(zip(pair, ALIASES[0], strict=True))
+    return {names.get(key, key): value for key, value in row.items()}
 
 
 def _line_tasks(text: str, name: str) -> tuple[Task, ...]:
@@ -244,54 +248,54 @@ def _split(pairs: Sequence[Demonstration], solved: Sequence[bool], name: str) ->
     """Queries are those without an output, else the last."""
     last = len(pairs) - 1
     is_query = [not each for each in solved] if not all(solved) else [n == last for n in range(len(pairs))]
-    shown = tuple(pair for pair, query in zip(pairs, is_query, strict=True) if not query)
-    asked = [pair for pair, query in zip(pairs, is_query, strict=True) if query]
-    if not shown:
+    demonstrations = tuple(pair for pair, query in zip(pairs, is_query, strict=True) if not query)
+    queries = [pair for pair, query in zip(pairs, is_query, strict=True) if query]
+    if not demonstrations:
         raise DataError(f"{name!r} has no solved example beside its query. Give at least one row with an output.")
-    named = [name] if len(asked) == 1 else [f"{name}_{n}" for n in range(len(asked))]
+    ids = [name] if len(queries) == 1 else [f"{name}_{n}" for n in range(len(queries))]
     return tuple(
-        Task(query.question, shown, answer=query.answer or None, id=each, verifier="identical")
-        for query, each in zip(asked, named, strict=True)
+        Task(query.question, demonstrations, answer=query.answer or None, id=each, verifier="identical")
+        for query, each in zip(queries, ids, strict=True)
     )
 
 
-def _task(content: Mapping[str, Any], name: str) -> Task:
+def _object_task(content: Mapping[str, Any], name: str) -> Task:
     """The task that an object describes by the names of `Task`'s fields."""
     known = {"problem", "demonstrations", "answer", "solution", "fields", "id"}
     if unknown := sorted(set(content) - known):
         raise DataError(f"{name!r} has an unknown key {unknown[0]!r:.60}. Known: {sorted(known)}.")
-    values = {key: content[key] for key in ("problem", "answer", "solution", "id") if content.get(key) is not None}
-    for key, value in values.items():
+    texts = {key: content[key] for key in ("problem", "answer", "solution", "id") if content.get(key) is not None}
+    for key, value in texts.items():
         if not isinstance(value, str):
             raise DataError(f"{name!r}: {key} is {value!r:.60}. Give a text.")
-    if not values.get("problem", "").strip():
+    if not texts.get("problem", "").strip():
         raise DataError(f"{name!r}: problem is {content['problem']!r:.60}. Give a text.")
-    fields, shown = content.get("fields") or {}, content.get("demonstrations") or []
+    fields, rows = content.get("fields") or {}, content.get("demonstrations") or []
     if not isinstance(fields, dict) or not all(isinstance(value, str) for value in fields.values()):
         raise DataError(f"{name!r}: fields is {fields!r:.60}. Give an object of texts.")
-    if not isinstance(shown, list):
-        raise DataError(f"{name!r}: demonstrations is {shown!r:.60}. Give a list of objects.")
-    pairs = []
-    for n, row in enumerate(shown):
-        question, answer = (
-            ("question", "answer") if isinstance(row, dict) and "question" in row else ("input", "output")
-        )
-        if isinstance(row, dict) and any(isinstance(row.get(key), list) for key in (question, answer)):
+    if not isinstance(rows, list):
+        raise DataError(f"{name!r}: demonstrations is {rows!r:.60}. Give a list of objects.")
+    demonstrations = []
+    for n, row in enumerate(as_rows(rows, repr(name))):
+        pair = pair_columns(row) or ALIASES[0]
+        if any(isinstance(row.get(column), list) for column in pair):
             raise DataError(f"{name!r}: demonstration {n} is a grid, and the problem a text. Give a puzzle, or texts.")
-        pairs.append(Demonstration(row_value(row, question, n, repr(name)), row_value(row, answer, n, repr(name))))
-    return Task(**{"id": name, **values}, demonstrations=tuple(pairs), fields=dict(fields), verifier="identical")
+        demonstrations.append(Demonstration(*(row_value(row, column, n, repr(name)) for column in pair)))
+    return Task(
+        **{"id": name, **texts}, demonstrations=tuple(demonstrations), fields=dict(fields), verifier="identical"
+    )
 
 
 def _check(problem: Problem, limits: Limits) -> None:
     """Raises DataError where a limit is passed, or a text holds what no tokenizer takes."""
-    name, shown = problem.name, problem.tasks[0].demonstrations
-    for field, found, most in (
-        ("demonstrations", len(shown), limits.demonstrations),
+    name, demonstrations = problem.name, problem.tasks[0].demonstrations
+    for field, count, most in (
+        ("demonstrations", len(demonstrations), limits.demonstrations),
         ("queries", len(problem.tasks), limits.queries),
     ):
-        if found > most:
-            raise DataError(f"{name!r} has {found} {field}; at most {most} are taken. Leave some out.")
-    texts = [text for pair in shown for text in (pair.question, pair.answer)]
+        if count > most:
+            raise DataError(f"{name!r} has {count} {field}; at most {most} are taken. Leave some out.")
+    texts = [text for pair in demonstrations for text in (pair.question, pair.answer)]
     for task in problem.tasks:
         texts += [text for text in (task.problem, task.answer, task.solution) if text is not None]
         texts += [text for item in task.fields.items() for text in item]

@@ -1,22 +1,21 @@
-"""Tasks from data: a dataset on the Hub, a local folder, a JSON or JSONL file, or a folder of ARC tasks.
+"""Tasks from data: a dataset on the Hub, a local folder, a file of rows, or grid puzzles.
 
 Every row becomes a `Task` by `task_from_row`. Bad data is refused, naming row and column; nothing is skipped silently.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
-
 from hf_mass.errors import ConfigError, DataError
+from hf_mass.tasks.arc import holds_puzzles, load_grid_tasks
 from hf_mass.tasks.formats import FORMATS, PromptFormat
-from hf_mass.tasks.grids import as_grid, grid_text
+from hf_mass.tasks.hub_datasets import load_dataset_rows
+from hf_mass.tasks.rows import pair_columns, read_rows
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.verifiers import get_verifier
 
@@ -34,7 +33,7 @@ class Columns:
         problem: The problem, as a string or as a list of {"role", "content"} messages.
         solution: The gold solution with its derivation; may be the same column as `answer`.
         answer: The gold final answer; where it is missing, it is read from the solution.
-        demonstrations: A list of {"question", "answer"} or {"input", "output"} objects, or of pairs of strings.
+        demonstrations: A list of {"input", "output"} objects (or others of `ALIASES`), or of pairs of strings.
         domain: A label for per-domain results.
         id: A name for logs; the row's number if None.
     """
@@ -52,26 +51,6 @@ class Columns:
 
 
 _DEFAULT_COLUMNS = Columns()
-_ARC_COLUMNS = Columns(domain="domain", id="id")
-
-
-def load_rows(name_or_path: str | Path, *, split: str = "train", config_name: str | None = None) -> Dataset:
-    """The rows of a dataset.
-
-    Args:
-        name_or_path: An id on the Hub, a folder that `datasets.load_dataset` reads, a .json (a list of objects) or
-            .jsonl file, or a file or folder (searched in all its depth) of ARC tasks.
-        split: The split to load. A single file is one split, whatever its name. The splits of an ARC folder are its
-            sub-folders; one that has none of this name is read as a whole for "train".
-        config_name: The configuration, for a dataset on the Hub that has several.
-
-    Returns:
-        The dataset. Rows of ARC tasks have the columns problem, answer, demonstrations, domain and id.
-
-    Raises:
-        DataError: If there is nothing of that name, or it cannot be read, or it has no rows.
-    """
-    return _load(name_or_path, split, config_name)[0]
 
 
 def load_tasks(
@@ -88,10 +67,12 @@ def load_tasks(
     """The tasks of a dataset, in its order.
 
     Args:
-        name_or_path: As for `load_rows`.
-        split: As for `load_rows`.
-        config_name: As for `load_rows`.
-        columns: Which column holds what; ARC tasks bring their own.
+        name_or_path: An id on the Hub, a folder that `datasets.load_dataset` reads, a file of rows (.json with a list
+            of objects, .jsonl, .csv or .tsv), or a file or folder of grid puzzles, which `load_grid_tasks` reads.
+        split: The split to load. A single file is one split, whatever its name. The splits of a folder of puzzles are
+            its sub-folders; one that has none of this name is read as a whole for "train".
+        config_name: The configuration, for a dataset on the Hub that has several.
+        columns: Which column holds what; grid puzzles need none.
         verifier: Name of the verifier that judges answers to these tasks.
         limit: Take this many rows, chosen at random by `seed`; None, or more than there are, takes all.
         seed: Seed of that choice.
@@ -105,13 +86,22 @@ def load_tasks(
     get_verifier(verifier)
     if limit is not None and limit < 1:
         raise ConfigError(f"load_tasks: limit must be at least 1 or None, got {limit!r}.")
-    rows, is_arc = _load(name_or_path, split, config_name)
-    if is_arc:
-        columns = _ARC_COLUMNS
-    numbers: Sequence[int] = range(len(rows))
-    if limit is not None and limit < len(rows):
-        numbers = sorted(random.Random(seed).sample(numbers, limit))
+    path = Path(name_or_path).expanduser()
+    if path.exists() and holds_puzzles(path / split if (path / split).is_dir() else path):
+        puzzles = _load_puzzles(path, split, verifier, fmt)
+        return [puzzles[number] for number in _choice(len(puzzles), limit, seed)]
+    rows = _load_rows(path, str(name_or_path), split, config_name)
+    if len(rows) == 0:
+        raise DataError(f"The dataset {str(name_or_path)!r} (split {split!r}) has no rows. Give a dataset with data.")
+    numbers = _choice(len(rows), limit, seed)
     return [task_from_row(rows[number], columns, verifier, fmt, number=number) for number in numbers]
+
+
+def _choice(total: int, limit: int | None, seed: int) -> Sequence[int]:
+    """The numbers of the rows to take, in order."""
+    if limit is None or limit >= total:
+        return range(total)
+    return sorted(random.Random(seed).sample(range(total), limit))
 
 
 def task_from_row(
@@ -199,8 +189,8 @@ class _Row:
 
     def require(self, column: str, cure: str) -> None:
         if column not in self.row:
-            found = ", ".join(map(repr, self.row)) or "none"
-            raise DataError(f"Missing column {column!r} (row {self.number}). Columns found: {found}. Cure: {cure}.")
+            columns = ", ".join(map(repr, self.row)) or "none"
+            raise DataError(f"Missing column {column!r} (row {self.number}). Columns found: {columns}. Cure: {cure}.")
 
     def text(self, value: Any, column: str) -> str | None:
         """The value as text, None for null."""
@@ -264,8 +254,8 @@ class _Row:
     def _demonstration(self, entry: Any, column: str) -> Demonstration:
         pair: Any = ()
         if isinstance(entry, dict):
-            keys = ("question", "answer") if "question" in entry else ("input", "output")
-            pair = tuple(entry.get(key) for key in keys)
+            filled = [key for key, text in entry.items() if text is not None]
+            pair = tuple(entry.get(key) for key in pair_columns(filled) or ())
         elif isinstance(entry, list | tuple):
             pair = entry
         texts = [self.text(value, column) for value in pair]
@@ -278,121 +268,21 @@ class _Row:
         return Demonstration(str(texts[0]), str(texts[1]))
 
 
-def _load(name_or_path: str | Path, split: str, config_name: str | None) -> tuple[Dataset, bool]:
-    """The rows, and whether they are ARC tasks."""
-    path = Path(name_or_path).expanduser()
-    files = _arc_files(path, split) if path.exists() else []
-    if files:
-        rows = Dataset.from_list([row for file in files for row in _arc_rows(file)])
-    elif path.is_file() and path.stat().st_size < 99 and path.read_text(errors="replace").strip() in ("", "[]"):
-        rows = []  # `datasets` has no clear word for a file without rows
-    else:
-        rows = _load_local(path, split) if path.exists() else _load_hub(str(name_or_path), split, config_name)
-    if len(rows) == 0:
-        raise DataError(f"The dataset {str(name_or_path)!r} (split {split!r}) has no rows. Give a dataset with data.")
-    return rows, bool(files)
-
-
-def _load_local(path: Path, split: str) -> Dataset:
-    try:
-        if path.is_dir():
-            return load_dataset(str(path), split=split)
-        if path.suffix not in (".json", ".jsonl"):
-            raise DataError(f"The file {str(path)!r} is neither .json nor .jsonl. Convert it, or give its folder.")
-        return load_dataset("json", data_files={split: str(path)}, split=split)
-    except DataError:
-        raise
-    except Exception as error:  # readers of many formats raise as many kinds of error
-        raise DataError(
-            f"{str(path)!r} (split {split!r}) could not be read: {_cause(error)} A .json file must hold a list of "
-            "objects and a .jsonl file one object a line, with one type a column."
-        ) from error
-
-
-def _load_hub(name: str, split: str, config_name: str | None) -> Dataset:
-    if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith((".json", ".jsonl")):
-        raise DataError(
-            f"There is no file or folder {name!r}. Correct the path, or give the id of a dataset on the Hub."
-        )
-    try:
-        return load_dataset(name, config_name, split=split)
-    except Exception as error:  # network, authorisation, format: all mean that it cannot be loaded
-        raise DataError(
-            f"{name!r} is no local file or folder, and could not be loaded from the Hub (configuration "
-            f"{config_name!r}, split {split!r}): {_cause(error)} Correct the name, the split or the configuration."
-        ) from error
-
-
-def _cause(error: BaseException) -> str:
-    """The first line of what is at the bottom of a chain of errors."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.') if lines else 'no message'}."
-
-
-def _arc_files(path: Path, split: str) -> list[Path]:
-    """The ARC task files at `path`, sorted; none if it holds something else. Its first JSON file decides."""
+def _load_rows(path: Path, name: str, split: str, config_name: str | None) -> Sequence[Mapping[str, Any]]:
     if path.is_file():
-        return [path] if path.suffix == ".json" and _read_arc(path) else []
-    within = path / split if (path / split).is_dir() else path
-    files = sorted(within.rglob("*.json"))
-    if not files or not _read_arc(files[0]):
-        return []
-    if within == path and split != "train":
-        raise DataError(
-            f"The folder {str(path)!r} of ARC tasks has no sub-folder {split!r}. Give the name of a sub-folder as the "
-            "split, or leave it at 'train' to read the whole folder."
-        )
-    return files
+        rows = read_rows(path)
+        columns = dict.fromkeys(column for row in rows for column in row)
+        return [{**columns, **row} for row in rows]  # what a row leaves out is null
+    return load_dataset_rows(path if path.exists() else name, split, config_name)
 
 
-def _read_arc(file: Path) -> dict[str, Any] | None:
-    """The content of an ARC task file, None if it is something else or no JSON at all."""
-    try:
-        with file.open(encoding="utf-8") as stream:
-            if not stream.read(256).lstrip().startswith("{"):
-                return None  # a large list of rows need not be parsed twice
-            stream.seek(0)
-            content = json.load(stream)
-    except (OSError, ValueError):
-        return None  # the reader of other formats says what is wrong with it
-    if isinstance(content, dict) and isinstance(content.get("train"), list) and isinstance(content.get("test"), list):
-        pairs = content["train"] + content["test"]
-        return content if pairs and all(isinstance(pair, dict) and "input" in pair for pair in pairs) else None
-    return None
-
-
-def _arc_rows(file: Path) -> list[dict[str, Any]]:
-    """One row for each test input of an ARC task; its answer is None where the output is kept back."""
-    content = _read_arc(file)
-    if content is None:
-        raise DataError(
-            f"{str(file)!r} lies among ARC tasks but is none: expected {{'train': [{{'input', 'output'}}], 'test': "
-            "[...]}. Remove or correct it."
-        )
-    demonstrations = [
-        {"question": _grid_text(pair["input"], file), "answer": _grid_text(pair.get("output"), file)}
-        for pair in content["train"]
-    ]
-    several = len(content["test"]) > 1
-    return [
-        {
-            "problem": _grid_text(pair["input"], file),
-            "answer": None if pair.get("output") is None else _grid_text(pair["output"], file),
-            "demonstrations": demonstrations,
-            "domain": file.absolute().parent.name,
-            "id": f"{file.stem}#{place}" if several else file.stem,
-        }
-        for place, pair in enumerate(content["test"])
-    ]
-
-
-def _grid_text(grid: Any, file: Path) -> str:
-    """A grid as lines of digits with spaces between them."""
-    try:
-        return grid_text(as_grid(grid))
-    except DataError as error:
-        raise DataError(
-            f"{str(file)!r} has a grid that is no rectangle of digits from 0 to 9: {str(grid)[:80]}. Correct it."
-        ) from error
+def _load_puzzles(path: Path, split: str, verifier: str, fmt: PromptFormat) -> list[Task]:
+    whole = path.is_file() or (split == "train" and not (path / split).is_dir())
+    tasks = load_grid_tasks(path, None if whole else split, answers=False)
+    for name in fmt.task_fields:
+        if name not in tasks[0].fields:
+            raise DataError(
+                f"The grid puzzles of {str(path)!r} have no value {name!r}, which the placeholder {{{name}}} of the "
+                f"prompt format names. Known: {', '.join(tasks[0].fields)}. Change the template."
+            )
+    return [replace(task, verifier=verifier) for task in tasks]

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from cli_fixtures import FLIPS, FRUIT, two_questions, write
 
-from hf_mass.cli.reading import WORLD_MODEL, read_many, read_one, read_set
+from hf_mass.cli.reading import WORLD_MODEL, read_set
 from hf_mass.errors import DataError, VerifierError
+from hf_mass.tasks.reading import read_many, read_one
 
 ROWS = [{"input": f"{n}", "output": f"{n + 1}"} for n in range(12)]
 
@@ -83,7 +84,7 @@ def test_objects_one_a_line_or_in_a_list(tmp_path: Path) -> None:
     ("rows", "told"),
     [
         ([FRUIT, {"question": "x"}], "has no 'problem'"),
-        ([FRUIT, 3], "has no 'problem'"),
+        ([FRUIT, 3], "row 1 .*is int 3"),
         ([{**FRUIT, "domain": 3}], "domain is 3"),
         ([{**FRUIT, "nothing": 3}], "unknown key 'nothing'"),
     ],
@@ -124,6 +125,28 @@ def test_rows_of_a_few_shot_file(tmp_path: Path) -> None:
     assert found.kind == "texts" and len(found.tasks) == 3 and found.tasks[0].verifier == "numeric"
     grids = [{"input": [[n, 0]], "output": [[0, n]]} for n in range(5)]
     assert read_set(str(write_lines(tmp_path / "g.jsonl", grids)), demonstrations=3).kind == "grids"
+
+
+def test_columns_of_other_names(tmp_path: Path) -> None:
+    rows = [{"note": "x", "question": f"{n}", "answer": f"{n + 1}"} for n in range(4)]
+    tasks = read_set(str(write(tmp_path / "rows.json", rows)), demonstrations=3).tasks
+    assert len(tasks) == 1 and tasks[0].answer == str(int(tasks[0].problem) + 1)
+    for bad in ([*rows, {"question": "5"}], [{"a": 1, "b": 2}] * 4):
+        with pytest.raises(DataError, match=r"rows\.json.*Columns found: .*Call them input and output\."):
+            read_set(str(write(tmp_path / "rows.json", bad)), demonstrations=3)
+    with pytest.raises(DataError, match=r"'answer'.*found None\. Fill it"):  # the columns are there, a value is not
+        read_set(str(write(tmp_path / "rows.json", [*rows, {**rows[0], "answer": None}])), demonstrations=3)
+
+
+def test_one_object_is_a_problem(tmp_path: Path) -> None:
+    file = str(write(tmp_path / "peach.json", FRUIT))
+    (problem,), tasks = read_many(file), read_set(file, verifier="identical").tasks
+    assert problem.tasks == tasks and tasks[0].problem == "peach"
+
+
+def test_no_world_and_no_file() -> None:
+    with pytest.raises(DataError, match=r"no file or folder 'nowhere'.*conventions:<split>"):
+        read_set("nowhere")
 
 
 def test_objects_with_their_own_verifier(tmp_path: Path) -> None:

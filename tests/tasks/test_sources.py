@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 
 from hf_mass.errors import ConfigError, DataError, VerifierError
+from hf_mass.tasks.arc import load_grid_tasks
 from hf_mass.tasks.formats import FORMATS, PromptFormat
-from hf_mass.tasks.sources import Columns, load_rows, load_tasks, task_from_row, validate_tasks
+from hf_mass.tasks.sources import Columns, load_tasks, task_from_row, validate_tasks
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.verifiers import verify_batch
 
@@ -35,9 +38,15 @@ def arc_task(tests: int = 1) -> dict[str, Any]:
     return {"train": [pair, pair], "test": [{"input": [[n, 5]], "output": [[5, n]]} for n in range(tests)]}
 
 
-@pytest.fixture(params=["rows.json", "rows.jsonl", "folder"])
+@pytest.fixture(params=["rows.json", "rows.jsonl", "rows.csv", "folder"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """The same rows as a JSON file, a JSONL file and a folder."""
+    """The same rows as a JSON file, a JSONL file, a CSV file and a folder."""
+    if request.param == "rows.csv":
+        with (tmp_path / "rows.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(ROWS[0]))
+            writer.writeheader()
+            writer.writerows(ROWS)
+        return tmp_path / "rows.csv"
     if request.param == "rows.json":
         return write_json(tmp_path / "rows.json", ROWS)
     path = write_jsonl(tmp_path / "folder" / "train.jsonl", ROWS)
@@ -53,9 +62,6 @@ def test_every_source_gives_the_same_tasks(source: Path) -> None:
     assert not tasks[3].conversational
     validate_tasks(tasks, need_gold=True, need_demonstrations=False)
     assert set(verify_batch(tasks, [task.solution or "" for task in tasks])) == {1.0}
-    rows = load_rows(str(source))
-    assert isinstance(rows, datasets.Dataset)
-    assert rows.to_list() == ROWS
 
 
 def test_a_limit_takes_a_seeded_choice_in_order(source: Path) -> None:
@@ -182,7 +188,9 @@ def test_the_bad_row_of_a_file_is_named(tmp_path: Path) -> None:
         ("bad.jsonl", '{"problem": "p"}\n{oops\n', "could not be read"),
         ("empty.json", "[]", "has no rows"),
         ("empty.jsonl", "", "has no rows"),
-        ("rows.csv", "problem\np\n", "neither .json nor .jsonl"),
+        ("rows.txt", "problem\np\n", "unknown kind '.txt'. Convert it"),
+        ("rows.json", '{"problem": "p"}', "holds an object.*Expected a list"),
+        ("rows.json", '[{"problem": "p"}, 3]', "row 1 .*is int 3. Expected an object"),
     ],
 )
 def test_files_that_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -212,23 +220,40 @@ def test_settings_that_are_refused(source: Path) -> None:
         Columns(problem="")
 
 
+def test_what_a_row_leaves_out_is_null(tmp_path: Path) -> None:
+    tasks = load_tasks(
+        write_json(tmp_path / "rows.json", [ROWS[0], {"problem": "p"}]), columns=Columns(answer="answer")
+    )
+    assert [(task.solution, task.answer) for task in tasks] == [(ROWS[0]["solution"], "1"), (None, None)]
+
+
 def test_arc_folders(tmp_path: Path) -> None:
     write_json(tmp_path / "b_family" / "t1.json", arc_task())
     write_json(tmp_path / "a_family" / "deep" / "t2.json", arc_task(tests=2))
     (tmp_path / "LICENSE.md").write_text("free")
-    tasks = load_tasks(tmp_path)
-    assert [(task.domain, task.id) for task in tasks] == [("deep", "t2#0"), ("deep", "t2#1"), ("b_family", "t1")]
+    tasks = load_tasks(tmp_path, verifier="numeric")
+    assert [(task.domain, task.id) for task in tasks] == [("deep", "t2_0"), ("deep", "t2_1"), ("b_family", "t1")]
+    assert {task.verifier for task in tasks} == {"numeric"}
     assert tasks[1].problem == "1 5"
     assert tasks[1].answer == "5 1"
     assert tasks[1].demonstrations == (Demonstration("0 1\n2 3", "3 2\n1 0"),) * 2
+    assert load_tasks(tmp_path) == load_grid_tasks(tmp_path)
+    assert len(load_tasks(tmp_path, limit=2)) == 2
     assert [task.id for task in load_tasks(tmp_path, split="b_family")] == ["t1"]
-    assert [task.id for task in load_tasks(tmp_path / "b_family" / "t1.json")] == ["t1"]
-    assert load_rows(tmp_path).column_names == ["problem", "answer", "demonstrations", "domain", "id"]
-    with pytest.raises(DataError, match="no sub-folder 'test'"):
+    assert [task.id for task in load_tasks(tmp_path / "b_family" / "t1.json", split="any")] == ["t1"]
+    with pytest.raises(DataError, match="no sub-folder for the split 'test'"):
         load_tasks(tmp_path, split="test")
+    with pytest.raises(DataError, match=r"no value 'level'.*placeholder \{level\}"):
+        load_tasks(tmp_path, fmt=PromptFormat(solver_template="{level}: {problem}"))
 
 
-def test_arc_outputs_may_be_kept_back(tmp_path: Path) -> None:
+def test_a_kaggle_pair_is_read_as_well(tmp_path: Path) -> None:
+    write_json(tmp_path / "arc_evaluation_challenges.json", {"a": arc_task(2)})
+    for path in (tmp_path, tmp_path / "arc_evaluation_challenges.json"):
+        assert [(task.id, task.domain) for task in load_tasks(path)] == [("a_0", "evaluation"), ("a_1", "evaluation")]
+
+
+def test_arc_outputs_may_be_left_out(tmp_path: Path) -> None:
     task = arc_task()
     del task["test"][0]["output"]
     (loaded,) = load_tasks(write_json(tmp_path / "t.json", task))
@@ -237,19 +262,33 @@ def test_arc_outputs_may_be_kept_back(tmp_path: Path) -> None:
         validate_tasks([loaded], need_gold=True, need_demonstrations=True)
 
 
-@pytest.mark.parametrize("grid", [[[1], [1, 2]], [[10]], [["1"]], [[True]], [[]], [], "1", None, [[-1]]])
-def test_arc_grids_that_are_refused(tmp_path: Path, grid: object) -> None:
+def test_bad_files_of_arc_tasks_are_named(tmp_path: Path) -> None:
     task = arc_task()
-    task["train"][0]["output"] = grid
-    with pytest.raises(DataError, match=r"t\.json.*no rectangle of digits"):
+    task["train"][0]["output"] = [[1], [1, 2]]
+    with pytest.raises(DataError, match=r"t\.json: train\[0\] output is ragged"):
         load_tasks(write_json(tmp_path / "t.json", task))
-
-
-def test_a_stranger_among_arc_tasks_is_named(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", arc_task())
     write_json(tmp_path / "b.json", {"version": 1})
-    with pytest.raises(DataError, match=r"b\.json.*lies among ARC tasks"):
+    with pytest.raises(DataError, match=r"b\.json.*is no grid puzzle"):
         load_tasks(tmp_path)
+
+
+def test_files_are_read_without_the_library_of_datasets(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("input,output\n1,2\n2,3\n")
+    write_json(tmp_path / "t.json", arc_task())
+    write_json(tmp_path / "rows.json", ROWS)
+    program = f"""
+import sys
+from hf_mass.tasks.reading import read_one, read_set
+from hf_mass.tasks.sources import load_tasks
+read_set({str(tmp_path / "rows.csv")!r}, demonstrations=1)
+read_one([{str(tmp_path / "t.json")!r}])
+for name in ("t.json", "rows.json"):
+    load_tasks({str(tmp_path)!r} + "/" + name)
+sys.exit(", ".join({{"datasets", "numpy", "math_verify", "torch", "pebble"}} & sys.modules.keys()) or None)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_validate_tasks() -> None:
@@ -295,7 +334,7 @@ def test_arc_benchmarks(shared_data: Path, name: str) -> None:
     validate_tasks(tasks, need_gold=True, need_demonstrations=True)
     answers = [task.answer or "" for task in tasks]
     files = sorted(path.stem for path in (shared_data / name).rglob("*.json"))
-    assert sorted({task.id.split("#")[0] for task in tasks}) == files
+    assert sorted({Path(task.fields["file"]).stem for task in tasks}) == files
     assert set(verify_batch(tasks, answers)) == {1.0}
     assert set(verify_batch(tasks, [answer + " 0" for answer in answers])) == {0.0}
     changed = [str((int(answer[0]) + 1) % 10) + answer[1:] for answer in answers]

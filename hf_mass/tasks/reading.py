@@ -1,0 +1,199 @@
+"""From what a person names (a file, a folder, stdin, or words) to problems, or to a set of tasks with known answers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hf_mass.errors import DataError
+from hf_mass.tasks.arc import is_kaggle_folder, load_grid_tasks
+from hf_mass.tasks.bbh import BBH_TASKS, load_bbh
+from hf_mass.tasks.grids import grid_text, parse_grid
+from hf_mass.tasks.problems import KINDS, Problem, read_object, read_problem, read_problem_file
+from hf_mass.tasks.rows import ALIASES, load_few_shot_file, pair_columns, read_json, read_rows
+from hf_mass.tasks.task import Task
+from hf_mass.tasks.verifiers import get_verifier
+
+# -- problems ----------------------------------------------------------------------------------------------------------
+
+
+def read_one(words: Sequence[str]) -> Problem:
+    """The problem that an argument names: a file, "-" for stdin, or the words as lines of a text.
+
+    Raises:
+        DataError: If there is none, or it cannot be read.
+    """
+    if list(words) == ["-"]:
+        try:
+            return read_problem(sys.stdin.read(), "stdin")
+        except UnicodeDecodeError as error:
+            raise DataError(f"stdin is no text in UTF-8 ({error}). Give it in UTF-8.") from error
+    if len(words) == 1 and _is_path(words[0]):
+        if Path(words[0]).expanduser().is_dir():
+            raise DataError(f"{words[0]!r} is a folder. Name one of its files, or take all of them by --each.")
+        return read_problem_file(words[0])
+    if paths := [word for word in words if _is_path(word)]:
+        raise DataError(f"{paths[0]!r} is a file among {len(words)} words. Give one file, or a folder with --each.")
+    return read_problem("\n".join(words))
+
+
+def _is_path(word: str) -> bool:
+    """Whether a word names a file: there is one, or it looks like one that is missing."""
+    if "\n" in word or len(word) > 1000:
+        return False
+    path = Path(word).expanduser()
+    try:
+        return path.exists() or (path.suffix.lower() in KINDS and " " not in word)
+    except (OSError, ValueError):  # a name too long, or a zero byte
+        return False
+
+
+def read_many(name: str) -> list[Problem]:
+    """The problems of a folder, of a Kaggle file of challenges, or of a file of one object a problem.
+
+    Raises:
+        DataError: If there are none, or one cannot be read.
+    """
+    path = _existing(name)
+    if path.is_dir() and not is_kaggle_folder(path):
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in KINDS and _is_visible(file, path))
+        if not files:
+            raise DataError(f"The folder {name!r} has no file of one of {', '.join(KINDS)}. Give one that has.")
+        return [read_problem_file(file) for file in files]
+    rows = _json_rows(path)
+    if path.is_dir() or rows is None:
+        return list(_puzzles(load_grid_tasks(path, answers=False)))
+    if _are_problems(rows):
+        return [_row_problem(row, f"{path.stem}_{n}") for n, row in enumerate(rows)]
+    return [read_problem_file(path)]
+
+
+def _existing(name: str) -> Path:
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise DataError(f"There is no file or folder {name!r}. Correct the path.")
+    return path
+
+
+def _is_visible(file: Path, folder: Path) -> bool:
+    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def _puzzles(tasks: Sequence[Task]) -> Iterator[Problem]:
+    """Tasks of the same puzzle as one problem."""
+    groups: dict[str, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(task.fields["file"], []).append(task)
+    for file, group in groups.items():
+        name = file.rpartition("#")[2] if "#" in file else Path(file).stem
+        yield Problem(name, "grids", tuple(group))
+
+
+def _json_rows(path: Path) -> list[dict[str, Any]] | None:
+    """The rows of a file in JSON, none of one in another form; None for an object: a puzzle, or a set of them."""
+    if path.suffix.lower() not in (".json", ".jsonl") or not path.is_file():
+        return []
+    if path.suffix.lower() == ".json" and isinstance(content := read_json(path), dict):
+        return [content] if "problem" in content else None
+    return read_rows(path)
+
+
+def _are_problems(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether each row describes a problem, as the first one shows."""
+    return any("problem" in row for row in rows[:1])
+
+
+def _row_problem(row: Mapping[str, Any], name: str, verifier: str | None = None) -> Problem:
+    """The problem of a row, which may name the "verifier" (else `verifier`) and the "domain" of its task."""
+    if "problem" not in row:
+        raise DataError(f"{name!r} has no 'problem', found {sorted(row)!r:.60}. Give every object one.")
+    settings = {"verifier": verifier, **{key: row[key] for key in ("verifier", "domain") if row.get(key) is not None}}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    for key, value in settings.items():
+        if not isinstance(value, str):
+            raise DataError(f"{name!r}: {key} is {value!r:.60}. Give a text.")
+    if "verifier" in settings:
+        get_verifier(settings["verifier"])
+    (task,) = read_object({key: value for key, value in row.items() if key not in ("verifier", "domain")}, name).tasks
+    task = replace(task, **settings)
+    return Problem(task.id, kind_of([task]), (task,))
+
+
+# -- sets of tasks -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Tasks with known answers.
+
+    Args:
+        name: What the set is called.
+        kind: "grids" or "texts".
+        tasks: The tasks.
+        model: The model that was made for them, where it is not that of their kind.
+    """
+
+    name: str
+    kind: str
+    tasks: tuple[Task, ...]
+    model: str | None = None
+
+
+def read_set(name: str, limit: int | None = None, demonstrations: int = 10, verifier: str = "exact_match") -> TaskSet:
+    """The tasks of a file or folder whose answers are known.
+
+    Args:
+        name: The file or folder.
+        limit: Tasks at most.
+        demonstrations: Rows of a few-shot file, or examples of BIG-Bench Hard, that become demonstrations.
+        verifier: Judge of texts, where a task does not name its own.
+
+    Raises:
+        DataError: If there is nothing to read, or no task has a known answer.
+        VerifierError: If the verifier is unknown.
+    """
+    get_verifier(verifier)
+    path = _existing(name)
+    tasks = _folder_tasks(path, demonstrations) if path.is_dir() else _file_tasks(path, demonstrations, verifier)
+    solved = [task for task in tasks if task.answer is not None or task.solution is not None][:limit]
+    if not solved:
+        raise DataError(f"None of the {len(tasks)} tasks of {name!r} has a known answer. Add answers to evaluate by.")
+    return TaskSet(path.absolute().stem, kind_of(solved), tuple(solved))
+
+
+def _folder_tasks(folder: Path, demonstrations: int) -> list[Task]:
+    if names := [task for task in BBH_TASKS if (folder / f"{task}.json").is_file()]:
+        return [task for tasks in load_bbh(folder, names, demonstrations).values() for task in tasks]
+    return load_grid_tasks(folder, answers=False)
+
+
+def _file_tasks(file: Path, demonstrations: int, verifier: str) -> list[Task]:
+    rows = _json_rows(file)
+    if rows is None:
+        return load_grid_tasks(file, answers=False)
+    if _are_problems(rows):
+        return [task for n, row in enumerate(rows) for task in _row_problem(row, f"{file.stem}_{n}", verifier).tasks]
+    rows = rows or read_rows(file)
+    columns = set.intersection(*map(set, rows)) if rows else set(ALIASES[0])
+    pair = pair_columns(columns)
+    if pair is None or pair[1] not in columns:
+        raise DataError(
+            f"{str(file)!r} has no columns of inputs and outputs that all of its rows have. Columns found: "
+            f"{sorted(columns)!r:.200}. Call them input and output."
+        )
+    return load_few_shot_file(file, *pair, demonstrations=demonstrations, verifier=verifier)
+
+
+def kind_of(tasks: Sequence[Task]) -> str:
+    """Returns "grids" if all that the tasks hold are grids in canonical form, else "texts".
+
+    Numbers alone are no grids of one cell.
+    """
+    texts = [text for task in tasks for pair in task.demonstrations for text in (pair.question, pair.answer)]
+    texts += [text for task in tasks for text in (task.problem, task.answer) if text is not None]
+    grids = [parse_grid(text) for text in texts]
+    canonical = all(g is not None and grid_text(g) == text for g, text in zip(grids, texts, strict=True))
+    return "grids" if canonical and any(len(g) > 1 or len(g[0]) > 1 for g in grids if g is not None) else "texts"
