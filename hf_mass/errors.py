@@ -37,3 +37,7 @@ class CheckpointError(HFMassError, OSError):
 
 class HubError(CheckpointError):
     """A repository on the Hub could not be read or written: it is missing, closed to the token, or out of reach."""
+
+
+class Stopped(HFMassError, RuntimeError):
+    """What was going on was stopped, by a person or by its time limit."""

@@ -1,36 +1,28 @@
-"""Models that adapt live: those that ship with the package, a saved `MassModel`, or any causal language model."""
+"""Loading a model to adapt: one that ships, a folder, a Hub repository, or a model that is in memory already."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
-from peft import LoraConfig
-from transformers import PreTrainedTokenizerBase
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_mass.engine.events import LiveConfig
-from hf_mass.errors import DataError
-from hf_mass.lm.loading import load_base, load_tokenizer
+from hf_mass.errors import CheckpointError, ConfigError, DataError
+from hf_mass.lm.language_model import ADAPTATION_FILE, LanguageModel, lora_config, sharing_weights, with_starting_lora
+from hf_mass.lm.loading import load_base, load_lora, load_tokenizer
 from hf_mass.methods.mass_files import CONFIG_NAME
-from hf_mass.methods.mass_model import GENERATOR, MassModel
-from hf_mass.methods.mass_settings import InnerConfig, MassConfig, ScorerConfig
-from hf_mass.methods.ttt import FewShotAdapter
-from hf_mass.methods.ttt_settings import PredictConfig
-from hf_mass.store.hub_files import explained
-from hf_mass.store.shipped import ASSETS
-from hf_mass.tasks.formats import FORMATS
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.ttt_settings import TTTSettings
+from hf_mass.store.hub_files import Token, explained
+from hf_mass.store.shipped import ASSETS, shipped_name
+from hf_mass.store.storage import ADAPTER_FILES, read_json, resolve_adapter
 from hf_mass.tasks.task import Demonstration, Task
-from hf_mass.training.ttt_config import TTTConfig
-
-SMALL = 20_000_000
-"""Parameters below which one CPU thread is faster than several."""
-LONGEST = 256
-"""Longest sample or answer in tokens where the model's own settings do not say."""
 
 
 @dataclass(frozen=True)
@@ -40,183 +32,38 @@ class Shipped:
     Args:
         kinds: Problems that it is made for: "grids", "texts", or both.
         about: What it is, in a sentence.
-        preset: Settings of TTT; None where it cannot be trained that way.
-        format: Prompts of MASS, one of `FORMATS`; None for those of a saved `MassModel`.
-        inner_learning_rate: Inner rate of MASS, where it is no saved `MassModel`.
+        defaults: Method → its settings; see `LanguageModel.defaults`.
         fields: What its problems have in `Task.fields`.
     """
 
     kinds: tuple[str, ...]
     about: str
-    preset: str | None = None
-    format: str | None = None
-    inner_learning_rate: float = 0.3
+    defaults: Mapping[str, Any]
     fields: tuple[str, ...] = ()
 
 
+_SMALL_INNER = {"samples": 8, "inner_learning_rate": 0.3, "inner_lora_r": 16, "inner_lora_alpha": 16}
+_GRIDS = {"ttt": {"grids": {"preset": "grids"}}, "mass": {"prompt_format": "compact_grid", **_SMALL_INNER}}
+_STRINGS = {"ttt": {"texts": {"preset": "strings"}}, "mass": {"prompt_format": "plain", **_SMALL_INNER}}
+
 SHIPPED: dict[str, Shipped] = {
     "grids-base": Shipped(
-        ("grids",),
-        "1.3M parameters, pretrained on made-up grid puzzles; it knows nothing else",
-        "grids",
-        "compact_grid",
+        ("grids",), "1.3M parameters, pretrained on made-up grid puzzles; it knows nothing else", _GRIDS
     ),
     "strings-base": Shipped(
-        ("texts",),
-        "1.3M parameters, pretrained on made-up rules for short texts; it knows no language",
-        "strings",
-        "plain",
+        ("texts",), "1.3M parameters, pretrained on made-up rules for short texts; it knows no language", _STRINGS
     ),
-    "grids-small": Shipped(("grids",), "0.2M parameters, as grids-base", "grids", "compact_grid"),
+    "grids-small": Shipped(("grids",), "0.2M parameters, as grids-base", _GRIDS),
     "conventions-mass": Shipped(
         ("texts",),
         "0.1M parameters with a trained MASS adapter; it knows a designed world of 70 words",
-        fields=("family",),
+        {"ttt": {}},
+        ("family",),
     ),
 }
 """Name → model; each is a folder of the package."""
 PRESETS = {"grids": ("arc", "grids"), "texts": ("text",)}
 """Kind of problem → settings of TTT for a model that does not ship: the first whose prompts it can write."""
-
-
-@dataclass
-class LiveModel:
-    """A model that adapts live; nothing of an adaptation stays in it.
-
-    Args:
-        name: Its name.
-        mass: The model.
-        presets: Kind of problem → settings of TTT for it (see `TTT_PRESETS`).
-        kinds: Problems that it is made for; empty for all.
-        own_room: Whether lengths of samples and answers are those of its config; else they follow the demonstrations.
-        chat: Whether prompts go through its chat template.
-    """
-
-    name: str
-    mass: MassModel
-    presets: dict[str, str]
-    kinds: tuple[str, ...] = ()
-    own_room: bool = True
-    chat: bool = False
-
-    def require(self, kind: str, tasks: Sequence[Task], config: LiveConfig) -> None:
-        """Checks that the model can do what is asked.
-
-        Raises:
-            DataError: If the problem is none for it.
-        """
-        if self.kinds and kind not in self.kinds:
-            raise DataError(f"{self.name} is made for {' and '.join(self.kinds)}, and this problem is of {kind}.")
-        if config.trains and not all(task.demonstrations for task in tasks):
-            raise DataError("The problem has no solved examples to train on. Add some, or choose method 'mass'.")
-        if (
-            config.synthesises
-            and config.weigh_by == "demonstrations"
-            and not all(task.demonstrations for task in tasks)
-        ):
-            raise DataError("The problem has no solved examples to weigh samples by. Choose weigh_by 'uniform'.")
-        if config.trains and kind not in self.presets:
-            raise DataError(f"{self.name} cannot be trained on demonstrations. Choose method 'mass'.")
-        needed = set(self.mass.config.format.task_fields)
-        if (config.synthesises or kind not in self.presets) and (missing := needed - set(tasks[0].fields)):
-            name = min(missing)
-            raise DataError(
-                f"{self.name} is made for problems with a field {name!r}, which this one lacks. Give the problem as "
-                f'JSON with "problem", "demonstrations" and "fields": {{"{name}": ...}}, or take another model.'
-            )
-
-    def as_tasks(self, tasks: Sequence[Task]) -> list[Task]:
-        """The tasks as this model reads them."""
-        return [replace(task, conversational=self.chat) for task in tasks]
-
-    def few_shot(self, kind: str, tasks: Sequence[Task], config: LiveConfig) -> tuple[FewShotAdapter, TTTConfig]:
-        """What trains on demonstrations and answers, with its settings."""
-        names = ("max_examples", "num_train_epochs", "learning_rate")
-        changes: dict[str, Any] = {n: v for n in names if (v := getattr(config, n)) is not None}
-        if kind == "grids" and not any("\n" in text for text in _texts(tasks)):
-            changes |= {"transformations": ["strip"], "predict_transformations": ["strip"]}
-        preset = self.presets[kind]
-        settings = TTTConfig.preset(
-            preset, output_dir="unused", use_cpu=True, report_to="none", seed=config.seed, chat=self.chat, **changes
-        )
-        predict = settings.predict_config()
-        if not config.vote:
-            predict = PredictConfig(max_new_tokens=predict.max_new_tokens, length_factor=predict.length_factor)
-        few = FewShotAdapter(self.mass.model, self.mass.tokenizer, settings.fit_config(), predict, GENERATOR)
-        return few, settings
-
-    def defaults(self, kind: str) -> LiveConfig:
-        """The model's own settings for problems of a kind; None where it has none."""
-        inner, changes = self.mass.config.inner, dict[str, Any]()
-        if kind in self.presets:
-            own = TTTConfig.preset(self.presets[kind], output_dir="unused", use_cpu=True, report_to="none")
-            changes = {
-                "max_examples": own.max_examples,
-                "num_train_epochs": int(own.num_train_epochs),
-                "learning_rate": own.learning_rate,
-            }
-        return LiveConfig(
-            samples=self.mass.config.samples,
-            inner_steps=inner.steps,
-            inner_learning_rate=inner.learning_rate,
-            **changes,
-        )
-
-    def with_settings(self, tasks: Sequence[Task], config: LiveConfig) -> MassModel:
-        """The same weights with the settings asked for."""
-        own = self.mass.config
-        inner = replace(
-            own.inner,
-            steps=config.inner_steps or own.inner.steps,
-            learning_rate=config.inner_learning_rate or own.inner.learning_rate,
-        )
-        changed = replace(own, inner=inner, samples=config.samples or own.samples)
-        if not self.own_room:
-            changed = replace(changed, **self._room(tasks))
-        return MassModel(self.mass.model, self.mass.tokenizer, changed, self.mass.scorer)
-
-    def require_room(self, mass: MassModel, tasks: Sequence[Task]) -> None:
-        """Checks that problems are shown whole to a model with these settings, an answer behind them.
-
-        Raises:
-            DataError: If one is not.
-        """
-        limit = mass.config.max_length - mass.config.max_answer_tokens
-        for task in tasks:
-            length = len(mass.encoder.full_prompt_ids(task, mass.config.format.solver_prompt(task)))
-            if length > limit:
-                raise DataError(
-                    f"Task {task.id!r} with its {len(task.demonstrations)} demonstrations has {length} tokens, and "
-                    f"{self.name} has room for {limit}. Give fewer or shorter demonstrations."
-                )
-
-    def _room(self, tasks: Sequence[Task]) -> dict[str, Any]:
-        """Room for samples and answers half as long again as the longest demonstration."""
-        pairs = [pair for task in tasks for pair in task.demonstrations]
-        length = self.mass.encoder.answer_ids
-        question = max((len(length(pair.question)) for pair in pairs), default=LONGEST // 3)
-        answer = max((len(length(pair.answer)) for pair in pairs), default=LONGEST // 3)
-        context = getattr(self.mass.model.config.get_text_config(), "max_position_embeddings", None) or 2048
-        longest = min(context, 4096)
-        sample = min(round(1.5 * (question + answer)) + 8, longest // 2)
-        return {
-            "max_sample_tokens": sample,
-            "max_answer_tokens": min(round(1.5 * answer) + 8, longest // 2),
-            "max_length": longest,
-        }
-
-    def default_weighing(self, tasks: Sequence[Task]) -> str:
-        """By attribution to demonstrations where there are some; else by the scorer where it needs none."""
-        own = self.mass.config
-        if all(task.demonstrations for task in tasks):
-            return "demonstrations"
-        needs_demonstrations = "attribution" in own.scorer.features
-        return "scorer" if own.weigh_by == "scorer" and not needs_demonstrations else "uniform"
-
-
-def _texts(tasks: Sequence[Task]) -> list[str]:
-    shown = [text for task in tasks for pair in task.demonstrations for text in (pair.question, pair.answer)]
-    return [*shown, *(task.problem for task in tasks)]
 
 
 def default_model(kind: str, fields: Collection[str] = ()) -> str:
@@ -231,99 +78,148 @@ def default_model(kind: str, fields: Collection[str] = ()) -> str:
     return max(fitting, key=lambda name: len(SHIPPED[name].fields))
 
 
-def load_model(
-    name_or_path: str | Path,
+def load(
+    model: str | Path | PreTrainedModel | PeftModel | LanguageModel,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
     revision: str | None = None,
-    token: str | bool | None = None,
+    token: Token = None,
     device: str | None = None,
     **model_kwargs: Any,
-) -> LiveModel:
-    """A model that adapts live.
+) -> LanguageModel:
+    """A model to adapt. A model that is in memory stays as it is: its weights are shared, its modules are not.
 
     Args:
-        name_or_path: One of `SHIPPED` (see `default_model`), a folder or Hub id of a saved `MassModel`, or a folder or
-            Hub id of any causal language model.
-        revision: Of a Hub repository.
+        model: Name of a model that ships, a folder or Hub id (a causal language model, a LoRA on one, what
+            `Adaptation.save` or `MassModel.save_pretrained` wrote), a `PreTrainedModel`, or a `PeftModel`, whose LoRA
+            is the state that adapting starts from.
+        tokenizer: Its tokenizer; None for the one beside it.
+        revision: Branch, tag or commit of a Hub repository.
         token: For a private repository.
-        device: Where to put it; None for a GPU if there is one.
+        device: Where to put it; None for a GPU if there is one, and for a model in memory for where it is.
         model_kwargs: For `AutoModelForCausalLM.from_pretrained`.
 
     Raises:
         CheckpointError: If it cannot be loaded.
+        UnsupportedModelError: If its adapter is more than plain LoRA of linear maps.
+        ConfigError: If there is no tokenizer.
     """
-    name = str(name_or_path)
-    if name in SHIPPED and not Path(name).is_dir():
-        model = _shipped(name)
+    if isinstance(model, LanguageModel):
+        return model
+    if isinstance(model, PreTrainedModel | PeftModel):
+        lm = _in_memory(model, tokenizer)
     else:
-        model = _other(name, revision, token, model_kwargs)
-    model.mass.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-    model.mass.scorer.to(model.mass.device)
-    return model
+        name = str(model)
+        if name in SHIPPED and not Path(name).is_dir():
+            lm = _shipped(name)
+        else:
+            lm = _saved(name, tokenizer, revision, token, model_kwargs)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device is not None:
+        lm.model.to(device)
+    lm.model.eval()
+    if isinstance(lm, MassModel):
+        lm.scorer.to(lm.device)
+    lm.starting_lora()  # an adapter that cannot be continued is refused here
+    return lm
 
 
-def _shipped(name: str) -> LiveModel:
+def _in_memory(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase | None) -> LanguageModel:
+    name = str(model.config.name_or_path or "")
+    if tokenizer is None and name:
+        tokenizer = load_tokenizer(name)
+    if tokenizer is None:
+        raise ConfigError("tokenizer is None, and the model does not say where it is from. Pass tokenizer=.")
+    copied = sharing_weights(model)
+    if isinstance(model, PeftModel):
+        active = model.active_adapters if isinstance(model.active_adapters, list) else model.active_adapters()
+        if len(active) != 1:
+            raise ConfigError(f"The PeftModel has active adapters {active}; activate one by set_adapter.")
+        return _any(copied, tokenizer, name, adapter_name=active[0])
+    return _fresh(copied, tokenizer, name)
+
+
+def _shipped(name: str) -> LanguageModel:
     shipped, folder = SHIPPED[name], ASSETS / name
-    if shipped.format is None:
-        return LiveModel(name, MassModel.from_pretrained(folder), {}, shipped.kinds)
-    config = MassConfig(
-        samples=8,
-        weigh_by="uniform",
-        format=FORMATS[shipped.format],
-        max_sample_tokens=LONGEST,
-        max_answer_tokens=LONGEST,
-        max_length=2048,
-        inner=InnerConfig(learning_rate=shipped.inner_learning_rate, lora_rank=16, lora_alpha=16),
-        scorer=ScorerConfig(("log_prob",), width=0),
-    )
-    presets = {kind: shipped.preset for kind in shipped.kinds if shipped.preset}
-    mass = MassModel.from_base(folder, config, _generator(shipped.preset or "text"))
-    return LiveModel(name, mass, presets, shipped.kinds, own_room=False)
+    about: dict[str, Any] = {"kinds": shipped.kinds, "about": shipped.about, "defaults": shipped.defaults}
+    if (folder / CONFIG_NAME).is_file():
+        mass = MassModel.from_pretrained(folder)
+        mass.name = name
+        mass.kinds, mass.about, mass.defaults = shipped.kinds, shipped.about, shipped.defaults
+        return mass
+    preset = next(iter(shipped.defaults["ttt"].values()))["preset"]
+    shape = TTTSettings.preset(preset).lora
+    model = with_starting_lora(load_base(folder), lora_config(shape))
+    return LanguageModel(model, load_tokenizer(folder), name, untrained=shape, **about)
 
 
-def _other(name: str, revision: str | None, token: str | bool | None, model_kwargs: dict[str, Any]) -> LiveModel:
-    if is_mass_model(name, revision, token):
+def _saved(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    revision: str | None,
+    token: Token,
+    model_kwargs: dict[str, Any],
+) -> LanguageModel:
+    if has_file(name, CONFIG_NAME, revision, token):
         mass = MassModel.from_pretrained(name, revision=revision, token=token, **model_kwargs)
-    else:
-        config = MassConfig(weigh_by="uniform", scorer=ScorerConfig(("log_prob",), width=0))
-        tokenizer = load_tokenizer(name, token, revision=revision)
-        base = load_base(name, token, revision=revision, **model_kwargs)
-        mass = MassModel.from_base(base, config, _generator("text"), tokenizer)
-    fitting = {kind: [name for name in names if _can_write(mass.tokenizer, name)] for kind, names in PRESETS.items()}
-    presets = {kind: names[0] for kind, names in fitting.items() if names}
-    return LiveModel(name, mass, presets, chat=mass.tokenizer.chat_template is not None)
+        mass.name, mass.chat = name, mass.tokenizer.chat_template is not None
+        mass.defaults = {"ttt": suitable_presets(mass.tokenizer)}
+        return mass
+    if has_file(name, ADAPTER_FILES[0], revision, token):
+        folder = resolve_adapter(name, revision, token)
+        model, own_tokenizer, base = load_lora(folder, name, token, model_kwargs)
+        lm = _any(model, tokenizer or own_tokenizer, name)
+        if (known := SHIPPED.get(shipped_name(base) or "")) is not None:
+            lm.kinds, lm.about, lm.defaults = known.kinds, known.about, known.defaults
+        if (folder / ADAPTATION_FILE).is_file():
+            lm.defaults = _defaults(folder / ADAPTATION_FILE) or lm.defaults
+        return lm
+    tokenizer = tokenizer or load_tokenizer(name, token, revision=revision)
+    return _fresh(load_base(name, token, revision=revision, **model_kwargs), tokenizer, name)
+
+
+def _defaults(file: Path) -> dict[str, Any]:
+    defaults = read_json(file).get("defaults", {})
+    if not isinstance(defaults, dict) or not isinstance(defaults.get("ttt", {}), dict):
+        raise CheckpointError(f"{file}: defaults is no settings of methods by name. Save the adaptation again.")
+    return defaults
+
+
+def _fresh(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> LanguageModel:
+    shape = TTTSettings.preset("text").lora
+    return _any(with_starting_lora(base, lora_config(shape)), tokenizer, name, untrained=shape)
+
+
+def _any(model: PeftModel, tokenizer: PreTrainedTokenizerBase, name: str, **more: Any) -> LanguageModel:
+    chat = getattr(tokenizer, "chat_template", None) is not None
+    return LanguageModel(model, tokenizer, name, chat, defaults={"ttt": suitable_presets(tokenizer)}, **more)
+
+
+def suitable_presets(tokenizer: PreTrainedTokenizerBase) -> dict[str, dict[str, Any]]:
+    """Kind of problem → settings of TTT for a model that does not ship."""
+    fitting = {kind: [name for name in names if _can_write(tokenizer, name)] for kind, names in PRESETS.items()}
+    return {kind: {"preset": names[0]} for kind, names in fitting.items() if names}
 
 
 def _can_write(tokenizer: PreTrainedTokenizerBase, preset: str) -> bool:
     """Whether the tokenizer has the characters of a preset's prompts: one of a small world may not."""
-    settings = TTTConfig.preset(preset, output_dir="unused", use_cpu=True, report_to="none")
-    shown = Task("2", (Demonstration("1", "2"),))
-    text = settings.format.prompt(shown) + settings.format.pair_separator
+    fmt = TTTSettings.preset(preset).format
+    text = fmt.prompt(Task("2", (Demonstration("1", "2"),))) + fmt.pair_separator
     read_back = tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"])
     return "".join(read_back.split()) == "".join(text.split())
 
 
-def _generator(preset: str) -> LoraConfig:
-    """The adapter that TTT trains, as the preset says."""
-    settings = TTTConfig.preset(preset, output_dir="unused", use_cpu=True, report_to="none")
-    return LoraConfig(
-        r=settings.lora_r,
-        lora_alpha=settings.lora_alpha,
-        target_modules=settings.lora_target_modules or "all-linear",
-        task_type="CAUSAL_LM",
-    )
-
-
-def is_mass_model(name: str, revision: str | None, token: str | bool | None) -> bool:
-    """Whether a folder or repository is a saved `MassModel`, as its mass_config.json tells.
+def has_file(name: str, file: str, revision: str | None, token: Token) -> bool:
+    """Whether a folder or Hub repository has a file.
 
     Raises:
         HubError: If the repository cannot be asked.
     """
     if Path(name).is_dir():
-        return (Path(name) / CONFIG_NAME).is_file()
+        return (Path(name) / file).is_file()
     with explained(f"{name!r} is neither a folder nor a Hub repository that could be read", name, revision):
         try:
-            hf_hub_download(name, CONFIG_NAME, revision=revision, token=token)
+            hf_hub_download(name, file, revision=revision, token=token)
         except EntryNotFoundError:  # nor is it in the cache, where there is no network
             return False
     return True

@@ -1,4 +1,4 @@
-"""Adapt to a problem step by step: events while it goes on, the outcome at its end."""
+"""A session runs a method on tasks: it tells what happens, stops when asked, keeps a time limit, and counts the cost."""
 
 from __future__ import annotations
 
@@ -7,87 +7,188 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hf_mass.core.trees import Tree, tree_map
-from hf_mass.engine.events import Adapter, Answer, Answered, Event, LiveConfig, Loss, Outcome, Stage, Weighed, Writing
-from hf_mass.engine.models import LiveModel
-from hf_mass.errors import DataError
-from hf_mass.lm.adapters import Part, combined_adapter
-from hf_mass.lm.binding import BoundLora
-from hf_mass.methods.base import AdaptationRecord
-from hf_mass.methods.mass_model import GENERATOR, MassModel
-from hf_mass.methods.ttt import FewShotAdapter, FitRecord
-from hf_mass.tasks.answers import rank_answers, score_answers
+from hf_mass.core.meter import Meter, metered
+from hf_mass.engine.events import Event, Loss, Replies, Stage, Weighed, Writing
+from hf_mass.engine.solution import Solution
+from hf_mass.errors import Stopped
+from hf_mass.lm.generation import watching
+from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.base import Adaptation, Answer, Cost, Method, Progress
+from hf_mass.methods.ttt import data_key
 from hf_mass.tasks.problems import Problem
 from hf_mass.tasks.task import Task
 
-Emit = Callable[[Event], None]
 TURN = threading.Lock()
 """Held while a problem is adapted to, on whichever model: which kernels torch may use for attention, and its random
 state, are the whole process's."""
 
 
-class Stopped(Exception):
-    """Adapting was stopped; the text says by what."""
-
-
 @dataclass
-class _Run:
-    """One adaptation as far as it has come; its steps go through `emit`, which also is where it can be stopped."""
+class Session:
+    """Runs a method on tasks.
 
-    model: LiveModel
-    problem: Problem
-    config: LiveConfig
-    sink: Emit
-    halt: Callable[[], bool]
+    Args:
+        lm: The model; nothing of what is done stays in it.
+        method: The method.
+        seed: For sampling and training.
+        tasks_per_pass: Distinct sets of demonstrations that go through the model side by side; None for all.
+        on_event: Called with every event.
+        halt: Asked at every training step and every token; True stops.
+        time_limit: Seconds; None for no limit.
+    """
+
+    lm: LanguageModel
+    method: Method[Any]
+    seed: int = 0
+    tasks_per_pass: int | None = None
+    on_event: Callable[[Event], None] = lambda event: None
+    halt: Callable[[], bool] = lambda: False
+    time_limit: float | None = None
     begun: float = field(default_factory=time.perf_counter)
-    before: tuple[Answer, ...] = ()
-    after: tuple[Answer, ...] = ()
-    samples: list[tuple[dict[str, Any], ...]] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
-    adapters: list[Adapter] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
-    sampled_tokens: int = 0
 
-    def check(self, *_: Any) -> None:
+    # -- adapting and answering ---------------------------------------------------------------------------------------
+
+    def adapt(self, tasks: Sequence[Task]) -> list[Adaptation]:
+        """Adapt to tasks, those with the same demonstrations together.
+
+        Raises:
+            Stopped: If somebody asked for it, or time is up.
+            DataError: If a task is none for the method or model.
+        """
+        adaptations: dict[int, Adaptation] = {}
+        for numbers in passes(tasks, self.tasks_per_pass):
+            adaptations.update(zip(numbers, self._adapt_together([tasks[n] for n in numbers]), strict=True))
+        return [adaptations[n] for n in range(len(tasks))]
+
+    def answer(self, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None) -> tuple[list[Answer], Cost]:
+        """Answer tasks at their adaptations; the answers, and what they cost for each task.
+
+        Raises:
+            Stopped: If somebody asked for it, or time is up.
+        """
+        with self._counted(len(tasks)) as costs, watching(lambda rows: self.check()):
+            answers = self.method.answer(self.lm, tasks, adaptations, self.seed)
+        return answers, costs[0]
+
+    def _adapt_together(self, tasks: list[Task]) -> list[Adaptation]:
+        method, told = self.method, Progress("")
+        with self._counted(len(tasks)) as costs:
+            state = method.begin(self.lm, tasks, self.seed)
+            while not method.stop(state):
+                progress = method.progress(state)
+                if progress.stage != told.stage:
+                    self.tell(Stage(progress.stage))
+                told = progress
+                with watching(self._watch(progress)):
+                    state = method.step(self.lm, state)
+                self._tell_loss(method.progress(state), told)
+            adaptations = method.finish(self.lm, state)
+        for n, each in enumerate(adaptations):
+            sampled = each.cost.sampled_tokens or costs[0].sampled_tokens  # a method may know each task's own
+            cost = replace(costs[0], sampled_tokens=sampled)
+            adaptations[n] = replace(each, cost=cost, lm=self.lm, method=method, seed=self.seed)
+        for query, adaptation in enumerate(adaptations):
+            self._tell_samples(query, adaptation)
+        return adaptations
+
+    @contextmanager
+    def _counted(self, tasks: int) -> Iterator[list[Cost]]:
+        """Context that gives a list, which holds the cost for each task at its end."""
+        costs: list[Cost] = []
+        begun, meter = time.perf_counter(), Meter()
+        try:
+            with metered() as meter:
+                yield costs
+        finally:
+            costs.append(Cost.of(meter, time.perf_counter() - begun, tasks))
+
+    # -- telling and stopping -----------------------------------------------------------------------------------------
+
+    def check(self) -> None:
         """Raises Stopped if somebody asked for it, or time is up."""
         if self.halt():
             raise Stopped("stopped")
-        limit = self.config.time_limit
-        if limit is not None and time.perf_counter() - self.begun > limit:
-            raise Stopped(f"the time limit of {limit:g} s is reached; choose fewer samples, examples or steps")
+        if self.time_limit is not None and time.perf_counter() - self.begun > self.time_limit:
+            raise Stopped(
+                f"the time limit of {self.time_limit:g} s is reached; choose fewer samples, examples or steps"
+            )
 
-    def emit(self, event: Event) -> None:
-        """Tell what happens."""
+    def tell(self, event: Event) -> None:
+        """Tell what happens; this also is where it can be stopped."""
         self.check()
         if isinstance(event, Loss):
             self.losses.append(event)
-        self.sink(event)
+        self.on_event(event)
 
-    # -- the whole --------------------------------------------------------------------------------------------------
+    def _watch(self, progress: Progress) -> Callable[[list[list[int]]], None]:
+        def watch(rows: list[list[int]]) -> None:
+            self.check()
+            if progress.writes:
+                texts = self.lm.tokenizer.batch_decode(rows, skip_special_tokens=True)
+                self.on_event(Writing(tuple(texts)))
 
-    def go(self) -> Outcome:
-        """Answer, adapt, answer again."""
-        tasks = self.model.as_tasks(self.problem.tasks)
-        self.model.require(self.problem.kind, tasks, self.config)
+        return watch
+
+    def _tell_loss(self, progress: Progress, before: Progress) -> None:
+        if progress.loss is not None and progress.steps is not None and progress.step > before.step:
+            name = "ttt" if self.method.name == "both" else self.method.name
+            self.tell(Loss(name, 0, progress.step - 1, progress.steps, progress.loss))
+        else:
+            self.check()
+
+    def _tell_samples(self, query: int, adaptation: Adaptation) -> None:
+        if not adaptation.samples:
+            return
+        self.tell(Weighed(query, tuple(adaptation.explain())))
+        steps = adaptation.sample_losses.shape[0]
+        for step, value in enumerate(adaptation.losses[-steps:] if adaptation.parts else ()):
+            self.tell(Loss("mass", query, step, steps, value))
+
+    # -- a whole problem ----------------------------------------------------------------------------------------------
+
+    def solve(self, problem: Problem) -> Solution:
+        """Answer a problem, adapt to it, and answer it again. Being stopped is told in the solution's reason.
+
+        Raises:
+            DataError: If the problem is none for this model or method.
+        """
+        self.begun, self.losses = time.perf_counter(), []
+        tasks = list(problem.tasks)
+        self.method.require(self.lm, tasks)
+        before: list[Answer] = []
+        after: list[Answer] = []
+        adaptations: list[Adaptation] = []
+        reasons: list[str] = []
+        costs: list[Cost] = []
         try:
             with self._turn():
-                self._steps(tasks)
+                self.tell(Stage("Answering without adaptation"))
+                before, cost = self.answer(tasks, None)
+                costs.append(cost)
+                self.tell(Replies("before", tuple(before)))
+                if self.method.name != "none":
+                    adaptations = self.adapt(tasks)
+                    reasons += [each.reason for each in adaptations if each.reason]
+                    self.tell(Stage("Answering at the adapted weights"))
+                    after, cost = self.answer(tasks, adaptations)
+                    costs.append(cost)
+                    self.tell(Replies("after", tuple(after)))
         except Stopped as stopped:
-            self.reasons.append(str(stopped))
-            self.after, self.adapters = (), []
-        return Outcome(
-            self.problem,
-            self.config,
-            self.before,
-            self.after,
-            tuple(self.samples),
+            reasons.append(str(stopped))
+            after, adaptations = [], [replace(each, parts=()) for each in adaptations]
+        return Solution(
+            problem,
+            self.method.name,
+            tuple(before),
+            tuple(after),
+            tuple(adaptations),
             tuple(self.losses),
-            tuple(self.adapters),
-            "; ".join(dict.fromkeys(self.reasons)) or None,
-            self.sampled_tokens,
+            "; ".join(dict.fromkeys(reasons)) or None,
+            sum(costs, Cost()),
             time.perf_counter() - self.begun,
         )
 
@@ -95,7 +196,7 @@ class _Run:
     def _turn(self) -> Iterator[None]:
         """Within this context nobody else adapts; the time limit counts from its beginning."""
         if not TURN.acquire(blocking=False):
-            self.emit(Stage("Waiting for another problem's turn to end"))
+            self.tell(Stage("Waiting for another problem's turn to end"))
             while not TURN.acquire(timeout=0.1):
                 if self.halt():
                     raise Stopped("stopped")
@@ -105,195 +206,49 @@ class _Run:
         finally:
             TURN.release()
 
-    def _steps(self, tasks: list[Task]) -> None:
-        mass = self.model.with_settings(tasks, self.config)
-        if self.config.synthesises or not self.model.presets:
-            self.model.require_room(mass, tasks)
-        by_mass = self.config.synthesises or self.problem.kind not in self.model.presets
-        few = None if by_mass and not self.config.trains else self._few(tasks)
-        self.emit(Stage("Answering without adaptation"))
-        answer = (lambda: self._solve(mass, tasks, None)) if by_mass else (lambda: self._predict(few, tasks, None))
-        self.before = answer()
-        self.emit(Answered("before", self.before))
-        if self.config.method == "none":
-            return
-        records = self._train(few, tasks) if few is not None and self.config.trains else None
-        if not self.config.synthesises:
-            assert few is not None and records is not None
-            self.emit(Stage("Answering at the adapted weights"))
-            self.after = self._predict(few, tasks, records)
-            self._keep_trained(few, records)
-        else:
-            self.after = self._synthesised(mass, tasks, records)
-        self.emit(Answered("after", self.after))
 
-    # -- test-time training -------------------------------------------------------------------------------------------
-
-    def _few(self, tasks: Sequence[Task]) -> FewShotAdapter:
-        few, self._settings = self.model.few_shot(self.problem.kind, tasks, self.config)
-        few.watch = self.check
-        for task in tasks:
-            few.require_room(task)
-        return few
-
-    def _train(self, few: FewShotAdapter, tasks: list[Task]) -> list[FitRecord]:
-        self.emit(Stage("Training on the demonstrations"))
-        records = few.adapt(
-            tasks,
-            self.config.seed,
-            on_step=lambda step, steps, losses: self.emit(Loss("ttt", 0, step, steps, losses[0])),
-        )
-        self.reasons += [record.reason for record in records if record.reason]
-        return records
-
-    def _predict(
-        self, few: FewShotAdapter | None, tasks: list[Task], records: list[FitRecord] | None
-    ) -> tuple[Answer, ...]:
-        assert few is not None
-        predictions = few.predict(tasks, records, self.config.seed)
-        vote, within = ("first", 1) if not self.config.vote else (self._settings.vote, self._settings.vote_within)
-        answers = []
-        for task, found in zip(tasks, predictions, strict=True):
-            ranked = rank_answers(found, vote, within, 1)
-            answers.append(_judged(task, ranked[0] if ranked else None))
-        return tuple(answers)
-
-    def _keep_trained(self, few: FewShotAdapter, records: list[FitRecord]) -> None:
-        if records[0].params is not None:  # queries of one problem have the same demonstrations, so the same adapter
-            self._keep(self.problem.name, [(few.lora, records[0].params)])
-
-    def _keep(self, name: str, parts: Sequence[Part]) -> None:
-        try:
-            config, weights = combined_adapter(parts)
-        except DataError:  # all of it is zero
-            self.reasons.append("adapting changed nothing; choose a higher rate")
-            return
-        self.adapters.append(Adapter(name, config, {key: leaf.cpu() for key, leaf in weights.items()}))
-
-    # -- self-synthesis -----------------------------------------------------------------------------------------------
-
-    def _synthesised(self, mass: MassModel, tasks: list[Task], trained: list[FitRecord] | None) -> tuple[Answer, ...]:
-        answers: list[Answer] = []
-        for query, task in enumerate(tasks):
-            params = None if trained is None else trained[query].params
-            with _generator_at(mass, params):
-                record = self._adapt(mass, task, query)
-                self.emit(Stage("Answering at the adapted weights"))
-                answers += self._solve(mass, [task], None if record.adapted is None else [record])
-                generator = BoundLora(mass.model, GENERATOR)
-                parts: list[Part] = [(generator, tree_map(lambda x: x.clone(), generator.start(1)))]
-                if record.adapted is not None:
-                    self._keep(task.id, [*parts, (mass.adapter.lora, record.adapted)])
-                elif params is not None:
-                    self._keep(task.id, parts)
-        return tuple(answers)
-
-    def _adapt(self, mass: MassModel, task: Task, query: int) -> AdaptationRecord:
-        weigh_by = self.config.weigh_by or self.model.default_weighing([task])
-        self.emit(Stage("Writing samples"))
-
-        def watch(rows: list[list[int]]) -> None:
-            texts = mass.tokenizer.batch_decode(rows, skip_special_tokens=True)
-            self.emit(Writing(query, tuple(texts)))
-
-        samples = mass.generate_auxiliary([task], seed=self.config.seed, watch=watch)
-        self.sampled_tokens += sum(len(sample.token_ids) for sample in samples[0])
-        self.emit(Stage("Weighing the samples and training on them"))
-        record = mass.adapt([task], weigh_by, samples, self.config.seed)[0]  # type: ignore[index]
-        rows = tuple(record.table())
-        self.samples.append(rows)
-        self.emit(Weighed(query, rows))
-        if record.reason:
-            self.reasons.append(record.reason)
-        else:
-            weights, usable = record.weights, record.losses[0].isfinite()
-            for step, losses in enumerate(record.losses):  # [m]
-                mean = float((weights * losses)[usable].sum() / weights[usable].sum())
-                self.emit(Loss("mass", query, step, len(record.losses), mean))
-        return record
-
-    def _solve(self, mass: MassModel, tasks: list[Task], records: list[AdaptationRecord] | None) -> tuple[Answer, ...]:
-        solutions = mass.solve(tasks, records)
-        assert isinstance(solutions, list)
-        return tuple(_judged(s.task, s.answer, s.text) for s in solutions)
+def passes(tasks: Sequence[Task], size: int | None) -> list[list[int]]:
+    """Numbers of tasks that go side by side: `size` distinct sets of demonstrations, whose tasks stay together."""
+    groups: dict[Any, list[int]] = {}
+    for n, task in enumerate(tasks):
+        groups.setdefault(data_key(task), []).append(n)
+    sets, size = list(groups.values()), size or max(1, len(groups))
+    return [[n for group in sets[i : i + size] for n in group] for i in range(0, len(sets), size)]
 
 
-def _judged(task: Task, answer: str | None, written: str | None = None) -> Answer:
-    score = score_answers(task, [] if answer is None else [answer], ())
-    return Answer(answer, task.answer, None if score is None else score.pass_1, written)
-
-
-@contextmanager
-def _generator_at(mass: MassModel, params: Tree | None) -> Iterator[None]:
-    """Within this context the generator's adapter holds these matrices."""
-    lora = BoundLora(mass.model, GENERATOR)
-    before = tree_map(lambda x: x.clone(), lora.start(1))
-    try:
-        if params is not None:
-            lora.load(params)
-        yield
-    finally:
-        lora.load(before)
-
-
-def solve(
-    model: LiveModel,
-    problem: Problem,
-    config: LiveConfig,
-    on_event: Emit | None = None,
-    stop: Callable[[], bool] | None = None,
-) -> Outcome:
-    """Adapt to a problem and answer it.
-
-    Args:
-        model: The model. Problems take turns, those on other models too.
-        problem: The problem.
-        config: How.
-        on_event: Called with every event.
-        stop: Asked at every step; True ends adapting, and the outcome says so.
-
-    Raises:
-        DataError: If the problem is none for this model or method.
-    """
-    return _Run(model, problem, config, on_event or (lambda event: None), stop or (lambda: False)).go()
-
-
-def run(
-    model: LiveModel, problem: Problem, config: LiveConfig, stop: threading.Event | None = None
-) -> Generator[Event | Outcome, None, None]:
-    """As `solve`, as a generator of the events, whose last item is the outcome.
+def events(
+    session: Session, problem: Problem, stop: threading.Event | None = None
+) -> Generator[Event | Solution, None, None]:
+    """As `Session.solve`, as a generator of the events, whose last item is the solution.
 
     Adapting goes on in a thread of its own, and ends with the generator.
 
     Args:
-        model: The model.
+        session: The session.
         problem: The problem.
-        config: How.
         stop: Set it to end adapting.
 
     Raises:
         DataError: If the problem is none for this model or method.
     """
-    left, events = threading.Event(), queue.Queue[Event | Outcome | BaseException]()
-
-    def halted() -> bool:
-        return left.is_set() or (stop is not None and stop.is_set())
+    left, items = threading.Event(), queue.Queue[Event | Solution | BaseException]()
+    session = replace(session, on_event=items.put, halt=lambda: left.is_set() or (stop is not None and stop.is_set()))
 
     def work() -> None:
         try:
-            events.put(solve(model, problem, config, events.put, halted))
+            items.put(session.solve(problem))
         except BaseException as error:  # noqa: BLE001 - it is raised again where the events are read
-            events.put(error)
+            items.put(error)
 
     thread = threading.Thread(target=work, daemon=True, name="adapt")
     thread.start()
     try:
         while True:
-            event = events.get()
-            if isinstance(event, BaseException):
-                raise event
-            yield event
-            if isinstance(event, Outcome):
+            item = items.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+            if isinstance(item, Solution):
                 return
     finally:
         left.set()

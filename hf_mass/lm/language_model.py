@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,15 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_mass import __version__
 from hf_mass.lm.binding import BoundLora, add_lora, clear_target_errors
 from hf_mass.lm.generation import row_seed
 from hf_mass.lm.shapes import LoraShape
 from hf_mass.store.adapters import write_adapter
 from hf_mass.store.storage import write_atomically
 
+ADAPTATION_FILE = "adaptation.json"
+"""What an adapted folder says of itself: the method, and the settings that suit it."""
 STARTING = "default"
 """Name of the adapter that every adaptation starts from."""
 
@@ -28,13 +32,14 @@ class LanguageModel:
     """A causal language model to adapt.
 
     Args:
-        model: The PEFT model. Its "default" adapter is the state that adapting starts from.
+        model: The PEFT model. Its starting adapter is the state that adapting starts from; it is never changed.
         tokenizer: Its tokenizer.
         name: What people call it.
         chat: Whether prompts go through its chat template.
         kinds: Kinds of problems that it is made for ("grids", "texts"); empty for all.
         about: What it is, in a sentence.
         defaults: Method → that method's own settings for this model, as plain data.
+        adapter_name: Name of the starting adapter, if it is another.
         untrained: The starting adapter's shape where it is untrained, so that a method may put one of another shape in
             its place; None for an adapter that is to be continued.
     """
@@ -46,6 +51,7 @@ class LanguageModel:
     kinds: tuple[str, ...] = ()
     about: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    adapter_name: str = STARTING
     untrained: LoraShape | None = None
     _lora: BoundLora | None = field(default=None, repr=False)
 
@@ -84,7 +90,7 @@ class LanguageModel:
             self.model.set_adapter(STARTING)
             self.untrained, self._lora = shape, None
         if self._lora is None:
-            self._lora = BoundLora(self.model, STARTING)
+            self._lora = BoundLora(self.model, self.adapter_name)
         return self._lora
 
 
@@ -116,9 +122,20 @@ def sharing_weights(model: nn.Module) -> Any:
 
 
 def save_adapted(
-    path: Path, config: PeftConfig, weights: Mapping[str, Tensor], tokenizer: PreTrainedTokenizerBase | None
+    path: Path,
+    config: PeftConfig,
+    weights: Mapping[str, Tensor],
+    tokenizer: PreTrainedTokenizerBase | None,
+    about: Mapping[str, Any],
 ) -> None:
-    """Write an adapter with its tokenizer as one folder, whole or not at all.
+    """Write an adapter with its tokenizer and what is known about it as one folder, whole or not at all.
+
+    Args:
+        path: The folder.
+        config: PEFT's description.
+        weights: Matrices under PEFT's names.
+        tokenizer: The tokenizer; None to leave it out.
+        about: JSON values for `adaptation.json`.
 
     Raises:
         CheckpointError: If it cannot be written.
@@ -128,5 +145,7 @@ def save_adapted(
         write_adapter(folder, weights, config)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
+        text = json.dumps({"format_version": 1, "hf_mass_version": __version__, **about}, indent=2)
+        (folder / ADAPTATION_FILE).write_text(text + "\n", encoding="utf-8")
 
     write_atomically(path, write)

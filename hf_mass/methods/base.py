@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -156,7 +156,8 @@ class Adaptation:
     def explain(self) -> list[dict[str, Any]]:
         """What was learned from, a row each: demonstrations with their losses before and after, or samples with weight,
         attribution (positive = helpful) and losses."""
-        return self._bound()[1].explain(*self._bound()[:1], self)
+        lm, method = self._bound()
+        return method.explain(lm, self)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -183,7 +184,10 @@ class Adaptation:
             config, weights = combined_adapter(self.parts)
         except DataError as error:
             raise AdaptationError(str(error)) from error
-        save_adapted(Path(path), config, weights, self.lm.tokenizer if self.lm else None)
+        about: dict[str, Any] = {}
+        if self.lm is not None and self.method is not None:
+            about = {"method": self.method.name, "defaults": self.method.defaults(self.lm, [self.task])}
+        save_adapted(Path(path), config, weights, self.lm.tokenizer if self.lm else None, about)
 
     def require_parts(self) -> None:
         """Checks that there are adapted weights.
@@ -200,10 +204,6 @@ class Adaptation:
                 f"The adaptation to task {self.task.id!r} belongs to no model. Take one from hf_mass.adapt or solve."
             )
         return self.lm, self.method
-
-    def bound_to(self, lm: LanguageModel, method: Method[Any], seed: int) -> Adaptation:
-        """The same with the model and the method that made it."""
-        return replace(self, lm=lm, method=method, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -270,3 +270,7 @@ class Method(Protocol, Generic[State]):
     def explain(self, lm: LanguageModel, adaptation: Adaptation) -> list[dict[str, Any]]:
         """What was learned from, a row each."""
         return []
+
+    def defaults(self, lm: LanguageModel, tasks: Sequence[Task]) -> dict[str, Any]:
+        """The settings that travel with a saved adaptation, as `LanguageModel.defaults`."""
+        return dict(lm.defaults)

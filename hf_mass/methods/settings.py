@@ -273,6 +273,20 @@ def build(cls: type[T], values: Any) -> T:
     return cls(**arguments)
 
 
+def values_of(instance: Any) -> dict[str, Any]:
+    """The inverse of `build`: flat name → value, and what is no setting under its own name."""
+    values: dict[str, Any] = {}
+    options = _declared(type(instance))
+    for name in (f.name for f in fields(instance)):
+        value = getattr(instance, name)
+        if is_dataclass(value) and _declared(type(value)):  # type: ignore[arg-type]
+            values |= values_of(value)
+            continue
+        names = [part.name for part in options[name].parts()] if name in options else [name]
+        values |= {names[0]: value} if len(names) == 1 else dict(zip(names, value, strict=True))
+    return values
+
+
 def _value(values: Any, name: str) -> Any:
     return values.get(name, MISSING) if isinstance(values, Mapping) else getattr(values, name, MISSING)
 

@@ -276,6 +276,14 @@ class TTT(Method[TTTState]):
         ]
 
 
+    def defaults(self, lm: LanguageModel, tasks: Sequence[Task]) -> dict[str, Any]:
+        """See `Method.defaults`."""
+        kind, by_kind = kind_of(tasks), dict(lm.defaults.get("ttt", {}))
+        suiting = {"preset": self.preset} if self.preset else dict(by_kind.get(kind, {"preset": "text"}))
+        changes = self.changes if self.settings is None else vars(self.settings)
+        return {**lm.defaults, "ttt": {**by_kind, kind: {**suiting, **changes}}}
+
+
 class FewShotExamples:
     """The training examples of tasks, as many as fit into the model's context.
 

@@ -1,0 +1,109 @@
+"""Answering without adapting: the model as it is, and a majority vote over sampled answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from hf_mass.errors import ConfigError
+from hf_mass.lm.binding import deterministic
+from hf_mass.lm.generation import Sampling, complete, row_seed
+from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.base import Adaptation, Answer, Method
+from hf_mass.methods.mass import MASS
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.solving import judge
+from hf_mass.methods.ttt import TTT
+from hf_mass.tasks.kinds import kind_of
+from hf_mass.tasks.task import Task
+
+
+class NoAdaptation(Method[tuple[Task, ...]]):
+    """The model as it is.
+
+    Args:
+        asks: The method whose prompt and vote it answers by; None for the few-shot prompt where the model has one for
+            such tasks, else that of MASS.
+    """
+
+    name = "none"
+
+    def __init__(self, asks: Method[Any] | None = None) -> None:
+        self.asks = asks
+
+    def _asks(self, lm: LanguageModel, tasks: Sequence[Task]) -> Method[Any]:
+        return self.asks or (TTT() if kind_of(tasks) in lm.defaults.get("ttt", {}) else MASS())
+
+    def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
+        """See `Method.require`."""
+        asks = self._asks(lm, tasks)
+        if not isinstance(asks, TTT):
+            asks.require(lm, tasks)
+
+    def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> tuple[Task, ...]:
+        """See `Method.begin`."""
+        return tuple(tasks)
+
+    def step(self, lm: LanguageModel, state: tuple[Task, ...]) -> tuple[Task, ...]:
+        """Nothing."""
+        return state
+
+    def stop(self, state: tuple[Task, ...]) -> bool:
+        """At once."""
+        return True
+
+    def finish(self, lm: LanguageModel, state: tuple[Task, ...]) -> list[Adaptation]:
+        """Records without adapted weights."""
+        return [Adaptation(task) for task in state]
+
+    def answer(
+        self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None, seed: int
+    ) -> list[Answer]:
+        """See `Method.answer`."""
+        return self._asks(lm, tasks).answer(lm, tasks, None, seed)
+
+
+class MajorityVote(NoAdaptation):
+    """The most frequent of several sampled answers; ties go to the answer seen first.
+
+    Args:
+        samples: Answers to each task.
+        token_budget: Tokens for each task, instead: as many answers as fit, by the length of a greedy one.
+        asks: Whose prompt it asks by.
+    """
+
+    name = "vote"
+
+    def __init__(self, samples: int = 16, token_budget: float | None = None, asks: MASS | None = None) -> None:
+        if samples < 1 or (token_budget is not None and token_budget <= 0):
+            raise ConfigError(f"MajorityVote has samples {samples}, token_budget {token_budget}; both must be above 0.")
+        self.samples, self.token_budget, self.asks = samples, token_budget, asks or MASS()
+
+    def answer(
+        self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None, seed: int
+    ) -> list[Answer]:
+        """See `Method.answer`; the tokens are those of all votes."""
+        assert isinstance(self.asks, MASS)
+        mass, count = self.asks.resolved(lm, tasks), self.samples
+        if self.token_budget is not None:
+            length = max(1, mass.solve(tasks[0]).sampled_tokens)
+            count = max(1, round(self.token_budget / length))
+        return vote(mass, tasks, count, seed)
+
+
+def vote(mass: MassModel, tasks: Sequence[Task], count: int, seed: int) -> list[Answer]:
+    """The majority among `count` sampled solutions of each task."""
+    prompts = [mass.encoder.solver_prompt_ids(task) for task in tasks for _ in range(count)]
+    seeds = [row_seed("vote", seed, task.id, task.problem, j) for task in tasks for j in range(count)]
+    with deterministic(mass.model), mass.adapter.lora.inactive():
+        ids = complete(mass.model, mass.tokenizer, prompts, Sampling(mass.config.max_answer_tokens, 1.0), seeds)
+    texts = mass.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    winners, tokens = [], []
+    for n in range(len(tasks)):
+        votes = texts[n * count : (n + 1) * count]
+        answers = [parts.answer if (parts := mass.config.format.split_solution(text)) else None for text in votes]
+        frequent = Counter(answer for answer in answers if answer is not None).most_common(1)
+        winners.append(votes[answers.index(frequent[0][0] if frequent else None)])
+        tokens.append(sum(len(row) for row in ids[n * count : (n + 1) * count]))
+    return judge(mass.config.format, tasks, winners, tokens)
