@@ -37,7 +37,6 @@ def conventions_settings(**changes: Any) -> dict[str, Any]:
         "inference_samples": 24,
         "attribution_temperature": 8.0,
         "attribution_rounds": 4,
-        "solve_coefficient": 0.1,
         "beta": 0.0,
         "per_device_eval_batch_size": 50,
         "logging_steps": 5,

@@ -59,7 +59,7 @@ class InnerConfig:
         metavar="RATE",
     )
     optimizer: str = setting(
-        "sgd", "Optimizer of these steps: 'sgd', 'momentum' or 'adamw'.", name="inner_optimizer", choices=OPTIMIZERS
+        "sgd", "Optimizer of these steps, 'sgd', 'momentum' or 'adamw'.", name="inner_optimizer", choices=OPTIMIZERS
     )
     momentum: float = setting(
         0.9,

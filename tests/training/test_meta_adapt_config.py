@@ -72,6 +72,10 @@ def test_settings_reach_the_model(tmp_path: Path) -> None:
 def test_the_preset_is_valid_and_can_be_changed() -> None:
     args = MetaAdaptConfig(output_dir="unused", **conventions_settings(num_solutions=5))
     assert args.num_solutions == 5 and args.inner_steps == 1 and conventions_settings()["num_solutions"] == 16
+    restated = {name for name, value in conventions_settings().items() if getattr(config(), name) == value}
+    assert restated <= {f.name for f in fields(GRPOConfig)}, (
+        "defaults of this package's own stand where they are declared"
+    )
 
 
 REFUSED = [
