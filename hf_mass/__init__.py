@@ -7,23 +7,37 @@ __version__ = "0.1.0"
 
 # The names most programs need, found when they are first asked for: `import hf_mass.tasks` must not load torch.
 _PUBLIC = {
+    "Adaptation": "hf_mass.methods.base",
+    "Answer": "hf_mass.methods.base",
     "Columns": "hf_mass.tasks.sources",
     "Demonstration": "hf_mass.tasks.task",
     "FORMATS": "hf_mass.tasks.formats",
+    "FewShotFormat": "hf_mass.tasks.few_shot_format",
+    "LanguageModel": "hf_mass.lm.language_model",
+    "MASS": "hf_mass.methods.mass",
+    "MajorityVote": "hf_mass.methods.unadapted",
     "MassConfig": "hf_mass.methods.mass_settings",
     "MassModel": "hf_mass.methods.mass_model",
     "MetaAdaptConfig": "hf_mass.training.meta_adapt_config",
     "MetaAdaptTrainer": "hf_mass.training.meta_adapt_trainer",
-    "FewShotFormat": "hf_mass.tasks.few_shot_format",
+    "Method": "hf_mass.methods.base",
+    "NoAdaptation": "hf_mass.methods.unadapted",
     "PromptFormat": "hf_mass.tasks.formats",
+    "TTT": "hf_mass.methods.ttt",
     "TTTConfig": "hf_mass.training.ttt_config",
+    "TTTSettings": "hf_mass.methods.ttt_settings",
+    "TTTThenMASS": "hf_mass.methods.sequence",
     "TTTTrainer": "hf_mass.training.ttt_trainer",
     "Task": "hf_mass.tasks.task",
+    "adapt": "hf_mass.engine.api",
+    "load": "hf_mass.engine.models",
     "load_bbh": "hf_mass.tasks.bbh",
     "load_few_shot_file": "hf_mass.tasks.rows",
     "load_grid_tasks": "hf_mass.tasks.arc",
     "load_tasks": "hf_mass.tasks.sources",
+    "register_method": "hf_mass.methods.registry",
     "register_verifier": "hf_mass.tasks.verifiers",
+    "solve": "hf_mass.engine.api",
 }
 __all__ = ["__version__", *sorted(_PUBLIC)]
 

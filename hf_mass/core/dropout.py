@@ -56,5 +56,5 @@ class LoraDropout:
         columns = _mix(torch.arange(features, device=device) + 1)
         words = ((tokens[..., None] ^ columns) * 0x7FEB352D) & _WORD
         words = ((words ^ (words >> 15)) * 0x846CA68B) & _WORD
-        kept = (words >> 8) >= int(self.probability * 2**24)
-        return kept.float() / (1 - self.probability)
+        keep = (words >> 8) >= int(self.probability * 2**24)
+        return keep.float() / (1 - self.probability)

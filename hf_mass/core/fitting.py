@@ -30,13 +30,13 @@ def schedule_factor(name: str, step: int, total: int, warmup: float = 0.0) -> fl
     """
     if name not in SCHEDULES:
         raise ConfigError(f"lr_scheduler_type is {name!r}; choose one of {list(SCHEDULES)}.")
-    rising = math.ceil(warmup * total)
-    if step < rising:
-        return (step + 1) / (rising + 1)
-    done = (step - rising) / max(1, total - rising)
+    warmup_steps = math.ceil(warmup * total)
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(1, total - warmup_steps)
     if name == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * done))
-    return 1 - done if name == "linear" else 1.0
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return 1 - progress if name == "linear" else 1.0
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,8 @@ class _Recorder:
             return False
         zeros = torch.zeros_like(value)
         with torch.enable_grad():
-            found = torch.autograd.grad(value, self.tail, zeros, allow_unused=True, retain_graph=True)
-        return any(gradient is not None for gradient in found)
+            gradients = torch.autograd.grad(value, self.tail, zeros, allow_unused=True, retain_graph=True)
+        return any(gradient is not None for gradient in gradients)
 
     def _record(self, layer: nn.Module, forward: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         hidden, rest, keywords = _split(arguments, keywords)
@@ -83,30 +83,30 @@ class _Recorder:
             raise _not_a_chain(layer, "is called after the last one")
         if self.outputs and hidden is not self.outputs[-1]:
             raise _not_a_chain(layer, "is not called with the output of the layer before it")
-        carried = forward_ad.unpack_dual(hidden).tangent
-        if not self.outputs and (carried is not None or self._depends_on_tail(hidden)):
+        tangent_in = forward_ad.unpack_dual(hidden).tangent
+        if not self.outputs and (tangent_in is not None or self._depends_on_tail(hidden)):
             raise _not_a_chain(layer, "is the first one, and what it gets depends on the adapted weights already")
         if any(
             forward_ad.unpack_dual(x).tangent is not None or self._depends_on_tail(x)
             for x in _tensors((rest, keywords))
         ):
             raise _not_a_chain(layer, "gets more than its hidden states from the layers before it")
-        plain = forward_ad.unpack_dual(hidden).primal.detach()
-        moving = torch.zeros_like(plain) if carried is None else carried.detach()
-        self.calls.append(LayerCall(layer, plain, moving, rest, keywords))
+        primal = forward_ad.unpack_dual(hidden).primal.detach()
+        direction = torch.zeros_like(primal) if tangent_in is None else tangent_in.detach()
+        self.calls.append(LayerCall(layer, primal, direction, rest, keywords))
         with torch.no_grad():
             output = forward(hidden, *rest, **keywords)
-        produced = _hidden_of(output)
-        if any(forward_ad.unpack_dual(x).tangent is not None for x in _tensors(output) if x is not produced):
+        states = _hidden_of(output)
+        if any(forward_ad.unpack_dual(x).tangent is not None for x in _tensors(output) if x is not states):
             raise _not_a_chain(layer, "gives more than its hidden states to the layers behind it")
         if layer is self.layers[-1]:
-            self.top = forward_ad.unpack_dual(produced).primal.detach().requires_grad_()
-            self.top_tangent = tangent(produced).detach()
-            produced_for_next = self.top
+            self.top = forward_ad.unpack_dual(states).primal.detach().requires_grad_()
+            self.top_tangent = tangent(states).detach()
+            states_out = self.top
         else:
-            produced_for_next = produced
-        self.outputs.append(produced_for_next)
-        return (produced_for_next, *output[1:]) if isinstance(output, tuple) else produced_for_next
+            states_out = states
+        self.outputs.append(states_out)
+        return (states_out, *output[1:]) if isinstance(output, tuple) else states_out
 
 
 @torch.enable_grad()
@@ -170,16 +170,16 @@ def _turn(
     values: Tensor, factors: Tensor, recorder: _Recorder, tail: Tree, direction: Tree, checked: bool
 ) -> tuple[Down, Tree, Tensor]:
     """At the top: ((c, ċ) behind the last layer, the tail's part of the product, ⟨∇ℓ_r, v⟩ [rows])."""
-    top, moving = recorder.top, recorder.top_tangent
-    assert top is not None and moving is not None
-    wanted = [top, *tail.values()]
+    top, top_tangent = recorder.top, recorder.top_tangent
+    assert top is not None and top_tangent is not None
+    inputs = [top, *tail.values()]
     first = torch.autograd.grad(
-        (factors.to(values.dtype) * values).sum(), wanted, create_graph=True, allow_unused=True, materialize_grads=True
+        (factors.to(values.dtype) * values).sum(), inputs, create_graph=True, allow_unused=True, materialize_grads=True
     )
-    slope = inner_product(first, [moving, *(direction[name] for name in tail)])
+    slope = inner_product(first, [top_tangent, *(direction[name] for name in tail)])
     if not checked:
         require_second_derivatives(slope)
-    second = torch.autograd.grad(slope, [*wanted, factors], allow_unused=True, materialize_grads=True)
+    second = torch.autograd.grad(slope, [*inputs, factors], allow_unused=True, materialize_grads=True)
     return (first[0].detach(), second[0]), dict(zip(tail, second[1:-1], strict=True)), second[-1]
 
 
@@ -196,23 +196,23 @@ def _descend(
     """Through one layer: ((c, ċ) at its input, its part of the product)."""
     leaves = trees.leaves(point)
     # Below the first layer nothing depends on θ: ḣ is 0 there, and nobody asks for (c, ċ).
-    moving = () if bottom else (call.tangent,)
+    tangents = () if bottom else (call.tangent,)
     hidden = call.hidden.requires_grad_(not bottom)
-    wanted = [*leaves.values()] if bottom else [hidden, *leaves.values()]
-    if not wanted:
+    inputs = [*leaves.values()] if bottom else [hidden, *leaves.values()]
+    if not inputs:
         return down, {}
     with apply(leaves, row_task):
         output = call.again(hidden)
         first = torch.autograd.grad(
-            output, wanted, down[0], create_graph=True, allow_unused=True, materialize_grads=True
+            output, inputs, down[0], create_graph=True, allow_unused=True, materialize_grads=True
         )
-        slope = inner_product(first, [*moving, *(direction[name] for name in leaves)])
+        slope = inner_product(first, [*tangents, *(direction[name] for name in leaves)])
         if not checked:
             require_second_derivatives(slope)
         second = torch.autograd.grad(
-            [slope, output], wanted, [torch.ones_like(slope), down[1]], allow_unused=True, materialize_grads=True
+            [slope, output], inputs, [torch.ones_like(slope), down[1]], allow_unused=True, materialize_grads=True
         )
-    products = dict(zip(leaves, second[len(moving) :], strict=True))
+    products = dict(zip(leaves, second[len(tangents) :], strict=True))
     return (down if bottom else (first[0].detach(), second[0])), products
 
 
@@ -241,17 +241,17 @@ def checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
 @contextmanager
 def _forwards_replaced(layers: Sequence[nn.Module], replacement: Callable[..., Any]) -> Iterator[None]:
     """Within this context `layer.forward(...)` is `replacement(layer, forward, ...)`."""
-    own = {layer: layer.__dict__.get("forward") for layer in layers}
+    originals = {layer: layer.__dict__.get("forward") for layer in layers}
     try:
         for layer in layers:
             layer.forward = partial(replacement, layer, layer.forward)
         yield
     finally:
-        for layer, before in own.items():
-            if before is None:
+        for layer, original in originals.items():
+            if original is None:
                 layer.__dict__.pop("forward", None)
             else:
-                layer.forward = before
+                layer.forward = original
 
 
 def _split(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:

@@ -102,8 +102,8 @@ class LoraFunction:
 
     def _is_fresh(self, params: Tree) -> bool:
         """Whether B is zero everywhere, as LoRA starts."""
-        found = [params[site.b].any() for site in self.sites.values() if site.b in params]
-        return not bool(torch.stack(found).any())  # one transfer from a device, not one for each site
+        nonzero = [params[site.b].any() for site in self.sites.values() if site.b in params]
+        return not bool(torch.stack(nonzero).any())  # one transfer from a device, not one for each site
 
 
 def _chunk_tasks(row_task: Tensor, tasks: int) -> Tensor | None:
@@ -114,8 +114,8 @@ def _chunk_tasks(row_task: Tensor, tasks: int) -> Tensor | None:
     """
     _, counts = torch.unique_consecutive(row_task, return_counts=True)
     chunks = row_task[:: math.gcd(*counts.tolist())]
-    own = torch.arange(tasks, device=chunks.device)
-    return None if torch.equal(chunks, own) else chunks
+    in_order = torch.arange(tasks, device=chunks.device)
+    return None if torch.equal(chunks, in_order) else chunks
 
 
 def _update_hook(

@@ -160,8 +160,8 @@ class MixtureLoss:
         groups = self.group_weights.numel()
         floor = torch.full((groups,), -torch.inf, dtype=values.dtype, device=values.device)
         peak = floor.scatter_reduce(0, self.row_group, -values.detach(), "amax")
-        raised = torch.exp(-values - peak[self.row_group])
-        return peak + values.new_zeros(groups).index_add(0, self.row_group, raised).log()
+        terms = torch.exp(-values - peak[self.row_group])
+        return peak + values.new_zeros(groups).index_add(0, self.row_group, terms).log()
 
     def _group_losses(self, values: Tensor) -> Tensor:
         return -self.group_weights.to(values.dtype) * self._log_mixture(values)
@@ -214,8 +214,8 @@ def weighted_gradient(
     extra = tuple(torch.zeros_like(x) for x in also)
     for rows in kept_rows(loss, kept):
         subset = TaskSubset.of(loss.row_task[rows], trees.num_tasks(params))
-        fixed = coefficients[rows]
-        chunk, gradients, more = _gradient(loss, subset.take(params), rows, subset.local, lambda _, c=fixed: c, also)  # type: ignore[misc]
+        factors = coefficients[rows]
+        chunk, gradients, more = _gradient(loss, subset.take(params), rows, subset.local, lambda _, c=factors: c, also)  # type: ignore[misc]
         values[rows] = chunk.to(values.dtype)
         subset.add_to(total, gradients)
         for sum_, gradient in zip(extra, more, strict=True):
@@ -236,8 +236,8 @@ def _gradient(
     point = trees.leaves(params)
     with loss.evaluate(point, rows, row_task, second_order=False) as chunk:
         objective = (coefficients(chunk).to(chunk.dtype) * chunk).sum()
-        wanted = [*point.values(), *also]
-        gradients = torch.autograd.grad(objective, wanted, allow_unused=True, materialize_grads=True)
+        inputs = [*point.values(), *also]
+        gradients = torch.autograd.grad(objective, inputs, allow_unused=True, materialize_grads=True)
     return chunk.detach(), dict(zip(point, gradients[: len(point)], strict=True)), gradients[len(point) :]
 
 
@@ -252,14 +252,14 @@ def sample_gradients(loss: RowLoss, params: Tree) -> tuple[Tensor, Tree]:
     values, chunks, order = row_buffer(loss, params), [], []
     for rows in loss.microbatches():
         point = trees.leaves(trees.gather_tasks(params, loss.row_task[rows]))
-        own = torch.arange(rows.numel(), device=rows.device)
-        with loss.evaluate(point, rows, own, second_order=False) as chunk:
+        slots = torch.arange(rows.numel(), device=rows.device)
+        with loss.evaluate(point, rows, slots, second_order=False) as chunk:
             gradients = torch.autograd.grad(chunk.sum(), list(point.values()))
         values[rows] = chunk.detach().to(values.dtype)
         chunks.append(dict(zip(point, gradients, strict=True)))
         order.append(rows)
-    back = torch.argsort(torch.cat(order))
-    return values, trees.tree_map(lambda x: x.index_select(0, back), trees.concatenate_rows(chunks))
+    inverse = torch.argsort(torch.cat(order))
+    return values, trees.tree_map(lambda x: x.index_select(0, inverse), trees.concatenate_rows(chunks))
 
 
 def row_buffer(loss: RowLoss, params: Tree) -> Tensor:

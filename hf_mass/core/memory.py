@@ -86,9 +86,9 @@ def choose_plan(
         ConfigError: If the preference is unknown.
     """
     enough = rows if pass_bytes is None else max(1, min(rows, pass_bytes // max(1, row_bytes)))
-    asked = microbatch or enough
+    rows_at_once = microbatch or enough
     if preference == "fast":
-        return replace(FAST, microbatch=asked, reason='memory="fast"')
+        return replace(FAST, microbatch=rows_at_once, reason='memory="fast"')
     if preference == "lean":
         return replace(
             LEAN, microbatch=microbatch, keep_row_gradients=4 * tree_bytes <= row_bytes, reason='memory="lean"'
@@ -97,17 +97,17 @@ def choose_plan(
         raise ConfigError(f"inner_memory is {preference!r}; choose one of {list(PREFERENCES)}.")
     gradients, budget = rows * tree_bytes, int(HEADROOM * free_bytes)
     # While a microbatch's graph stands, its rows have copies of the parameters and of their gradients besides.
-    fitting = (budget - gradients) // (row_bytes + 2 * tree_bytes)
-    measured = f"{rows} rows of {_megabytes(row_bytes)} each, {_megabytes(free_bytes)} free"
+    capacity = (budget - gradients) // (row_bytes + 2 * tree_bytes)
+    sizes = f"{rows} rows of {_megabytes(row_bytes)} each, {_megabytes(free_bytes)} free"
     # A second-order pass of one row takes as much as SECOND_ORDER_COST first-order ones, however few the rows are.
-    least = SECOND_ORDER_COST * MemoryPlan(microbatch=asked).rows(rows, True) if second_order else 1
-    if fitting >= max(asked, least):
-        return replace(FAST, microbatch=asked, reason=f"fast: {measured}")
-    if microbatch is None and fitting >= max(4, least):
-        return replace(FAST, microbatch=int(fitting), reason=f"fast, {int(fitting)} rows at a time: {measured}")
-    keep = 4 * tree_bytes <= row_bytes and 4 * gradients <= budget
-    fitting = max(1, min(rows, budget // max(1, row_bytes // LEAN_SHARE)))
-    return replace(LEAN, microbatch=microbatch or fitting, keep_row_gradients=keep, reason=f"lean: {measured}")
+    least = SECOND_ORDER_COST * MemoryPlan(microbatch=rows_at_once).rows(rows, True) if second_order else 1
+    if capacity >= max(rows_at_once, least):
+        return replace(FAST, microbatch=rows_at_once, reason=f"fast: {sizes}")
+    if microbatch is None and capacity >= max(4, least):
+        return replace(FAST, microbatch=int(capacity), reason=f"fast, {int(capacity)} rows at a time: {sizes}")
+    keep_gradients = 4 * tree_bytes <= row_bytes and 4 * gradients <= budget
+    capacity = max(1, min(rows, budget // max(1, row_bytes // LEAN_SHARE)))
+    return replace(LEAN, microbatch=microbatch or capacity, keep_row_gradients=keep_gradients, reason=f"lean: {sizes}")
 
 
 def _megabytes(count: int) -> str:

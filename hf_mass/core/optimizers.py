@@ -132,14 +132,14 @@ class AdamW:
 
     def update(self, params: Tree, gradient: Tree, state: Tree, step: int) -> tuple[Tree, Tree]:
         """(θ', (m', v'))."""
-        moved, after = {}, {}
+        new_params, new_state = {}, {}
         for name, theta in params.items():
             first, second = self._moments(gradient[name], state, name)
-            after[f"m/{name}"], after[f"v/{name}"] = first, second
+            new_state[f"m/{name}"], new_state[f"v/{name}"] = first, second
             scale = self.learning_rate / (1 - self.beta1 ** (step + 1))
             denominator = self._root(second, step) + self.epsilon
-            moved[name] = (1 - self.learning_rate * self.weight_decay) * theta - scale * first / denominator
-        return moved, after
+            new_params[name] = (1 - self.learning_rate * self.weight_decay) * theta - scale * first / denominator
+        return new_params, new_state
 
     def pullback(
         self, gradient: Tree | None, state: Tree, step: int, params_bar: Tree, state_bar: Tree

@@ -62,8 +62,8 @@ def double_backward(
         slope = inner_product(first, [direction[name] for name in point])
         if not checked:
             require_second_derivatives(slope)
-        wanted = [*point.values(), factors, *also]
-        second = torch.autograd.grad(slope, wanted, allow_unused=True, materialize_grads=True)
+        inputs = [*point.values(), factors, *also]
+        second = torch.autograd.grad(slope, inputs, allow_unused=True, materialize_grads=True)
     count = len(point)
     product = dict(zip(point, second[:count], strict=True))
     return Curvature(product, subset, second[count].to(coefficients.dtype), second[count + 1 :])
@@ -116,8 +116,8 @@ def dual_tree(params: Tree, direction: Tree) -> Tree:
 
 def tangent(dual: Tensor) -> Tensor:
     """The ε-part of a tensor; zeros where it has none."""
-    found = forward_ad.unpack_dual(dual).tangent
-    return torch.zeros_like(dual) if found is None else found
+    part = forward_ad.unpack_dual(dual).tangent
+    return torch.zeros_like(dual) if part is None else part
 
 
 def inner_product(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
@@ -135,15 +135,15 @@ def require_second_derivatives(value: Tensor) -> None:
     Raises:
         UnsupportedModelError: If there is one.
     """
-    seen, open_nodes = set(), [value.grad_fn]
+    visited, open_nodes = set(), [value.grad_fn]
     while open_nodes:
         node = open_nodes.pop()
-        if node is None or node in seen:
+        if node is None or node in visited:
             continue
-        seen.add(node)
+        visited.add(node)
         if type(node).__name__ in ("Error", "DelayedError"):
             raise UnsupportedModelError(f"{_NO_RULE} (a custom autograd.Function marked once_differentiable). {_CURE}")
-        open_nodes.extend(following for following, _ in node.next_functions)
+        open_nodes.extend(successor for successor, _ in node.next_functions)
 
 
 @contextmanager

@@ -78,7 +78,7 @@ class TokenBatch:
         return (self.attention_mask.cumsum(1) - 1).clamp(min=0)
 
     def select(self, rows: Tensor) -> TokenBatch:
-        """The rows given, cut to the columns that any of them uses."""
+        """Some of the rows, cut to the columns that any of them uses."""
         mask = self.attention_mask[rows]
         used = mask.any(0).nonzero()
         columns = slice(int(used.min()), int(used.max()) + 1)
@@ -134,9 +134,9 @@ def token_log_probs(model: nn.Module, batch: TokenBatch, cut: bool = True) -> tu
             f"{type(head).__name__}, the output head, was called {calls} times in a forward pass; logits come from one "
             "call of it."
         )
-    chosen = logits[row, column] if handle is None else logits[0]  # [T, V]
-    wide = chosen if chosen.dtype == torch.float64 else chosen.float()
-    nll = functional.cross_entropy(wide, batch.labels[row, column + 1], reduction="none")  # [T]
+    logits = logits[row, column] if handle is None else logits[0]  # [T, V]
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    nll = functional.cross_entropy(logits, batch.labels[row, column + 1], reduction="none")  # [T]
     return nll.new_zeros(answers.shape).index_put((row, column), -nll), answers
 
 
@@ -230,11 +230,11 @@ class TokenLoss:
         """Second derivatives over the rows given: of one layer at a time where the memory plan says so."""
         checked = self.model in _TWICE_DIFFERENTIABLE
         if not self.memory.checkpoint or also:
-            found = double_backward(self, params, rows, coefficients, direction, also, checked)
+            curvature = double_backward(self, params, rows, coefficients, direction, also, checked)
         else:
-            found = self._swept_curvature(params, rows, coefficients, direction, checked)
+            curvature = self._swept_curvature(params, rows, coefficients, direction, checked)
         _TWICE_DIFFERENTIABLE.add(self.model)
-        return found
+        return curvature
 
     def _swept_curvature(
         self, params: Tree, rows: Tensor, coefficients: Tensor, direction: Tree, checked: bool
@@ -290,18 +290,18 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
     Fused kernels (sdpa's on a CPU, flash, flex) have no double-backward rule. The values agree up to rounding. The
     backward passes must run inside the context too: recomputation happens there.
     """
-    written_out: dict[int, str] = {}  # by configuration: what takes the place of a fused kernel
+    substitutes: dict[int, str] = {}  # by configuration: what takes the place of a fused kernel
     configs: dict[int, Any] = {}
     for module in model.modules():
         config = getattr(module, "config", None)
         if hasattr(config, "_attn_implementation"):
             configs[id(config)] = config
             if getattr(module, "_supports_sdpa", False):
-                written_out[id(config)] = "sdpa"
+                substitutes[id(config)] = "sdpa"
     fused = [(c, c._attn_implementation) for c in configs.values() if c._attn_implementation not in _TWICE]
     try:
         for config, _ in fused:
-            config._attn_implementation = written_out.get(id(config), "eager")
+            config._attn_implementation = substitutes.get(id(config), "eager")
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:

@@ -102,5 +102,5 @@ def num_tasks(tree: Tree) -> int:
 
 def concatenate_rows(trees: Iterable[Tree]) -> Tree:
     """Leaves of several trees joined along the leading dimension."""
-    listed = list(trees)
-    return {name: torch.cat([tree[name] for tree in listed]) for name in listed[0]}
+    parts = list(trees)
+    return {name: torch.cat([tree[name] for tree in parts]) for name in parts[0]}

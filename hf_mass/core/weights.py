@@ -22,8 +22,8 @@ def normalise_scores(scores: Tensor, usable: Tensor, normalisation: str) -> Tens
     if normalisation == "softmax":
         masked = scores.masked_fill(~usable, -torch.inf)
         peak = masked.max(1, keepdim=True).values
-        raised = torch.exp(masked - torch.where(peak.isfinite(), peak, torch.zeros_like(peak)).detach())
-        return raised / raised.sum(1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
+        terms = torch.exp(masked - torch.where(peak.isfinite(), peak, torch.zeros_like(peak)).detach())
+        return terms / terms.sum(1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
     if normalisation == "sigmoid":
         return torch.sigmoid(scores) * usable / scores.shape[1]
     if normalisation == "none":
@@ -33,8 +33,8 @@ def normalise_scores(scores: Tensor, usable: Tensor, normalisation: str) -> Tens
 
 def uniform_weights(usable: Tensor) -> Tensor:
     """Equal weights over each task's usable samples [N, m], summing to one; zeros where there are none."""
-    kept = usable.to(torch.get_default_dtype())
-    return kept / kept.sum(1, keepdim=True).clamp(min=1)
+    ones = usable.to(torch.get_default_dtype())
+    return ones / ones.sum(1, keepdim=True).clamp(min=1)
 
 
 def standardise(values: Tensor, usable: Tensor) -> Tensor:
@@ -44,11 +44,11 @@ def standardise(values: Tensor, usable: Tensor) -> Tensor:
     weights.
     """
     count = usable.sum(1, keepdim=True).clamp(min=1)
-    kept = torch.where(usable, values, torch.zeros_like(values))
-    centred = (kept - kept.sum(1, keepdim=True) / count) * usable
+    masked = torch.where(usable, values, torch.zeros_like(values))
+    centred = (masked - masked.sum(1, keepdim=True) / count) * usable
     deviation = (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
     # Equal values differ from their own mean by rounding, which must not be taken for spread.
-    rounding = count * torch.finfo(values.dtype).eps * kept.abs().amax(1, keepdim=True)
+    rounding = count * torch.finfo(values.dtype).eps * masked.abs().amax(1, keepdim=True)
     return torch.where(deviation > rounding, centred / deviation.clamp(min=torch.finfo(values.dtype).tiny), 0)
 
 

@@ -129,11 +129,46 @@ def load_adapted(
     Raises:
         CheckpointError: If no base is named, it cannot be loaded, or it is not the one that the adapters were made for.
     """
-    named = resolve_shipped(read_json(folder / "generator" / "adapter_config.json").get("base_model_name_or_path"))
+    place = folder / "generator"
+    model, tokenizer, mismatch = _base_of(place, folder, name, made_for, base, token, model_kwargs)
+    return _with_adapters(model, {GENERATOR: place, INNER: folder / INNER}, mismatch), tokenizer
+
+
+def load_lora(
+    folder: Path, name: str, token: Token, model_kwargs: Mapping[str, Any]
+) -> tuple[PeftModel, PreTrainedTokenizerBase, str]:
+    """A LoRA with the base that it names, its tokenizer (the base's where it has none), and the base's name.
+
+    Args:
+        folder: The adapter, as PEFT saves it.
+        name: What the caller knows it by.
+        token: Access token of the Hub.
+        model_kwargs: Passed to `AutoModelForCausalLM.from_pretrained`.
+
+    Raises:
+        CheckpointError: As for `load_adapted`.
+    """
+    model, tokenizer, mismatch = _base_of(folder, folder, name, {}, None, token, model_kwargs)
+    base = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path"))
+    return _with_adapters(model, {GENERATOR: folder}, mismatch), tokenizer, base
+
+
+def _base_of(
+    adapter: Path,
+    folder: Path,
+    name: str,
+    made_for: Mapping[str, Any],
+    base: str | Path | PreTrainedModel | None,
+    token: Token,
+    model_kwargs: Mapping[str, Any],
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    """(base model, tokenizer, what to say where the two do not fit the adapter)."""
+    config = adapter / "adapter_config.json"
+    named = resolve_shipped(read_json(config).get("base_model_name_or_path"))
     cure = f"{name} names it; or pass another copy of it as `base=`." if base is None else ""
     base = named if base is None else base
     if not base:
-        raise CheckpointError(f"{name}: generator/adapter_config.json names no base model; pass it as `base`.")
+        raise CheckpointError(f"{name}: {config.relative_to(folder)} names no base model; pass it as `base`.")
     own_tokenizer = (folder / "tokenizer_config.json").is_file()
     tokenizer = load_tokenizer(folder if own_tokenizer else named or str(base), token, cure)
     given = str(base) if isinstance(base, str | Path) else base.config.name_or_path or type(base).__name__
@@ -145,7 +180,7 @@ def load_adapted(
         raise CheckpointError(
             f"{mismatch}: the tokenizer has {len(tokenizer)} tokens, the base {rows}. Pass that one as `base=`."
         )
-    return _with_adapters(model, folder, mismatch), tokenizer
+    return model, tokenizer, mismatch
 
 
 def describe_base(model: Any) -> dict[str, Any]:
@@ -165,18 +200,18 @@ def _require_same(made_for: Mapping[str, Any], base: Mapping[str, Any], mismatch
         raise CheckpointError(f"{mismatch}: {', '.join(differences)}. Pass that one as `base=`.")
 
 
-def _with_adapters(base: PreTrainedModel, folder: Path, mismatch: str) -> PeftModel:
+def _with_adapters(base: PreTrainedModel, places: Mapping[str, Path], mismatch: str) -> PeftModel:
+    """A base with adapters by name, the first of them active."""
+    first, place = next(iter(places.items()))
     try:
-        model = PeftModel.from_pretrained(base, folder / "generator", adapter_name=GENERATOR)
+        model = PeftModel.from_pretrained(base, place, adapter_name=first)
         # Loaded once more for what the first call keeps to itself: whether every matrix found its place.
-        results = [
-            model.load_adapter(folder / place, name) for place, name in (("generator", GENERATOR), (INNER, INNER))
-        ]
+        results = [model.load_adapter(place, name) for name, place in places.items()]
     except torch.OutOfMemoryError:
         raise
     except SafetensorError as error:
         raise CheckpointError(
-            f"{folder}: an adapter's file is damaged ({error}). Save or download it again."
+            f"{place.parent}: an adapter's file is damaged ({error}). Save or download it again."
         ) from error
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]

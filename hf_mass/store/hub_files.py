@@ -1,4 +1,4 @@
-"""Saved models on the Hub: downloaded whole or not at all, pushed without anything else, and plain words for failures.
+"""Saved models on the Hub: downloaded whole or not at all, pushed with nothing else, failures explained in plain words.
 
 Only safetensors, JSON and text are read or written: no pickles, no code, no checkpoints.
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi, constants, get_cached_repo_tree, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
@@ -42,7 +43,7 @@ FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 OTHER_FILES = ("checkpoint-*", "last-checkpoint/*", ".*", "*/.*", "_*")
 """Of these, what is no part of a saved model."""
 CARD_NAME = "README.md"
-_NO_PLACE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOTDIR}
+_UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOTDIR}
 _LOG_IN = "log in with `hf auth login`, or pass `token=` (`--token`)"
 
 
@@ -50,22 +51,24 @@ _LOG_IN = "log in with `hf auth login`, or pass `token=` (`--token`)"
 
 
 def download_snapshot(repo_id: str, revision: str | None = None, token: Token = None) -> Path:
-    """The folder of the Hub cache with a saved model's files, all of one commit, their hashes checked.
+    """Download a saved model's files, all of one commit, and check their hashes.
 
-    Without a network the cache alone is asked. What was downloaded before a failure stays there for the next call.
+    Without a network the files come from the cache alone. What was downloaded before a failure stays there for the next
+    call.
 
     Args:
         repo_id: owner/name.
         revision: Branch, tag or commit.
         token: Access token; None for the one that is logged in, False for none.
 
+    Returns:
+        The folder in the Hub cache.
+
     Raises:
-        HubError: If the files are not to be had; it says why and what helps.
+        HubError: If the files cannot be had; it says why and what helps.
     """
-    wanted, other = list(FILES), list(OTHER_FILES)
-    download = partial(
-        snapshot_download, repo_id, revision=revision, token=token, allow_patterns=wanted, ignore_patterns=other
-    )
+    patterns: dict[str, Any] = {"allow_patterns": list(FILES), "ignore_patterns": list(OTHER_FILES)}
+    download = partial(snapshot_download, repo_id, revision=revision, token=token, **patterns)
     with explained(f"{repo_id!r} is neither a folder nor a Hub repository that could be downloaded", repo_id, revision):
         try:
             folder = Path(download())
@@ -77,13 +80,12 @@ def download_snapshot(repo_id: str, revision: str | None = None, token: Token = 
             except LocalEntryNotFoundError as missing:
                 raise missing from error
         names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
-        kept = filter_repo_objects(names, allow_patterns=wanted, ignore_patterns=other)
-        _require_intact([folder / name for name in kept])
+        _require_intact([folder / name for name in filter_repo_objects(names, **patterns)])
     return folder
 
 
 def listed_files(repo_id: str, folder: Path) -> set[str]:
-    """Names of all files that the repository has at the commit of a downloaded folder, downloaded or not."""
+    """Returns the names of all files in the repository at the commit of a downloaded folder, downloaded or not."""
     try:
         return {file.path for file in get_cached_repo_tree(repo_id, revision=folder.name)}
     except CachedRepoTreeNotFoundError:  # the cache was filled by something else
@@ -92,9 +94,9 @@ def listed_files(repo_id: str, folder: Path) -> set[str]:
 
 @contextmanager
 def checked_download(repo_id: str, cache_dir: str | Path | None = None) -> Iterator[None]:
-    """Check the hashes of what is downloaded of a repository within this context, by whichever library.
+    """Check the hashes of all that is downloaded from a repository within this context, by any library.
 
-    Large bases are not hashed again each time that they are loaded from the cache.
+    What was in the cache before is not hashed again.
 
     Raises:
         OSError: If a file is damaged; it is no longer in the cache.
@@ -106,22 +108,22 @@ def checked_download(repo_id: str, cache_dir: str | Path | None = None) -> Itera
 
 
 def _require_intact(files: list[Path]) -> None:
-    """The cache names content by its hash, which the client does not compare (only sizes) on plain downloads."""
-    damaged = []
+    # The cache names content by its hash; on plain downloads the client compares sizes only.
+    damaged_names = []
     for file in files:
         blob = file.parent / os.readlink(file) if file.is_symlink() else file
         if blob.is_file() and not _is_intact(blob):
-            damaged.append(file.name)
+            damaged_names.append(file.name)
             blob.unlink()
-    if damaged:
+    if damaged_names:
         raise OSError(
-            f"the content of {', '.join(damaged)} does not have the hash that the Hub lists. It is removed from the "
+            f"the content of {', '.join(damaged_names)} does not have the hash that the Hub lists. It is removed from the "
             "cache; load it again"
         )
 
 
 def _is_intact(blob: Path) -> bool:
-    """Whether the content has the hash that it is named by: sha256 of large files, git's (or plain) sha1 of others."""
+    """Whether the content has the hash in its name: sha256 for large files, git's (or plain) sha1 for others."""
     if re.fullmatch(r"[0-9a-f]{64}", blob.name):
         digests = [hashlib.sha256()]
     elif re.fullmatch(r"[0-9a-f]{40}", blob.name):
@@ -148,7 +150,7 @@ def push_folder(
     commit_message: str | None = None,
     create_pr: bool = False,
 ) -> CommitInfo:
-    """Upload the files of a saved model in one commit; the repository and the branch are made where they are missing.
+    """Upload the files of a saved model in one commit; a missing repository or branch is created.
 
     Args:
         folder: Folder of the saved model.
@@ -161,7 +163,7 @@ def push_folder(
 
     Raises:
         HubError: If it could not be pushed; it says why and what helps.
-        CheckpointError: If the folder is none.
+        CheckpointError: If there is no such folder.
     """
     if not Path(folder).is_dir():
         raise CheckpointError(f"{folder} is no folder, so there is nothing to push. Save the model first.")
@@ -182,7 +184,7 @@ def push_folder(
 
 
 def fetch_card(folder: str | Path, repo_id: str, token: Token = None, revision: str | None = None) -> None:
-    """Put the README.md that a repository has into a folder, so that a push keeps what somebody wrote there.
+    """Copy the README.md of a repository into a folder, so that a push keeps what somebody wrote there.
 
     Raises:
         HubError: If the Hub cannot be asked.
@@ -196,11 +198,8 @@ def fetch_card(folder: str | Path, repo_id: str, token: Token = None, revision: 
 
 
 def _no_card_yet(error: Exception) -> bool:
-    """Whether there is no repository, branch or card; that it may not be read shows when it is written to.
-
-    The client tells a missing file by a header of the Hub's; from a server without it comes a bare 404.
-    """
-    statuses = [each.response.status_code for each in _chain(error) if isinstance(each, HfHubHTTPError)]
+    # A server without the Hub's headers answers a bare 404. Missing rights show when the repository is written to.
+    statuses = [cause.response.status_code for cause in _chain(error) if isinstance(cause, HfHubHTTPError)]
     return any(status in (401, 403, 404) for status in statuses)
 
 
@@ -240,7 +239,7 @@ def explained(
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """The error and what it came from."""
+    """The error, its cause, the cause of that, and so on."""
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain:
@@ -251,28 +250,28 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 def _access_problem(chain: list[BaseException], repo_id: str, revision: str | None, writing: bool) -> str | None:
     """What the Hub answered: nothing there, or not for this token."""
-    found = next((error for error in chain if isinstance(error, HfHubHTTPError | HFValidationError)), None)
-    if found is None:
+    cause = next((error for error in chain if isinstance(error, HfHubHTTPError | HFValidationError)), None)
+    if cause is None:
         return None
-    if isinstance(found, HFValidationError):
-        return f"this is no id of a repository (owner/name): {_first_lines(found)}"
-    status = found.response.status_code
-    said = found.server_message or ""
-    if isinstance(found, GatedRepoError):
+    if isinstance(cause, HFValidationError):
+        return f"this is no id of a repository (owner/name): {_first_lines(cause)}"
+    status = cause.response.status_code
+    answer = cause.server_message or ""
+    if isinstance(cause, GatedRepoError):
         return f"it is gated. Ask for access at {constants.ENDPOINT}/{repo_id}, then {_LOG_IN}"
-    if isinstance(found, RevisionNotFoundError):
+    if isinstance(cause, RevisionNotFoundError):
         return f"it has no revision {revision!r}. Give a branch, tag or commit that it has as `revision=`"
-    if isinstance(found, RemoteEntryNotFoundError):
-        return f"a file is missing there ({found.response.url})"
-    if status == 401 and re.search("credential|token", said):
+    if isinstance(cause, RemoteEntryNotFoundError):
+        return f"a file is missing there ({cause.response.url})"
+    if status == 401 and re.search("credential|token", answer):
         return "the Hub does not know the token (`token=`, HF_TOKEN, or the one of `hf auth login`). Log in again"
     if status in (401, 404) and writing:
-        return f"it cannot be written to without a token that may ({said}): {_LOG_IN}"
+        return f"it cannot be written to without a token that may ({answer}): {_LOG_IN}"
     if status in (401, 404):
         other = "" if revision is None else f", or has no revision {revision!r}"
         return f"it does not exist{other}, or is private. Check the name; if it is private, {_LOG_IN}"
     if status == 403:
-        return f"the token has no right to do this ({said}). Use one with the right: {_LOG_IN}"
+        return f"the token has no right to do this ({answer}). Use one with the right: {_LOG_IN}"
     if status == 429 or status >= 500:
         return f"the Hub answers {status}, a failure of its own or too many requests. Try again later"
     return _first_lines(chain[0])
@@ -288,17 +287,17 @@ def _network_problem(chain: list[BaseException], writing: bool) -> str | None:
     cure = "Unset it, and try again" if offline else "Connect, and try again"
     if writing:
         return f"{state}. {cure}"
-    cached = f"the cache ({constants.HF_HUB_CACHE}) has no whole copy of it"
-    missing = next((e for e in chain if isinstance(e, IncompleteSnapshotError)), None)
-    if missing is not None:
-        cached += f": {_first_lines(missing).split(': ', 1)[-1].split('. ')[0]}"
-    return f"{state}, and {cached}. {cure}"
+    cache = f"the cache ({constants.HF_HUB_CACHE}) has no whole copy of it"
+    incomplete = next((e for e in chain if isinstance(e, IncompleteSnapshotError)), None)
+    if incomplete is not None:
+        cache += f": {_first_lines(incomplete).split(': ', 1)[-1].split('. ')[0]}"
+    return f"{state}, and {cache}. {cure}"
 
 
 def _disk_problem(chain: list[BaseException]) -> str | None:
     """The cache has no room or is read-only, or a file was cut off."""
     for error in chain:
-        if isinstance(error, OSError) and error.errno in _NO_PLACE:
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
             return (
                 f"the cache cannot be written ({error}). Make {constants.HF_HUB_CACHE} writable with room in it, or "
                 "set HF_HUB_CACHE to another folder"

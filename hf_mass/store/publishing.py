@@ -1,4 +1,4 @@
-"""From a saved folder to a repository: its card, a warning about what others will lack, the upload."""
+"""A saved folder becomes a repository: it gets a card, others' missing base is warned about, and it is uploaded."""
 
 from __future__ import annotations
 

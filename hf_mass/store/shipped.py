@@ -1,7 +1,7 @@
-"""Models that ship inside the package, found by their bare names wherever the package is installed.
+"""Models that ship with the package, called by their bare names wherever it is installed.
 
-A saved adapter names its base. A base that ships would be named by a path that no other machine has, so it is named by
-its bare name instead ("conventions-base"), which can be no Hub repository of anybody: those have an owner.
+A saved adapter names its base. The path of a base that ships would be of no use on another machine, so its bare name
+stands there instead ("conventions-base"). No Hub repository can be meant by it: those have an owner.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 ASSETS = Path(str(files("hf_mass"))) / "assets"
-Named = TypeVar("Named")
+Reference = TypeVar("Reference")
 
 
 def shipped_names() -> list[str]:
@@ -23,40 +23,40 @@ def shipped_names() -> list[str]:
     )
 
 
-def shipped_name(named: object) -> str | None:
-    """The name of the shipped model that is meant, or None if it is none of them.
+def shipped_name(reference: object) -> str | None:
+    """Returns the name of the shipped model that is referred to, or None if it is none of them.
 
-    Meant is a bare name, or a path that ends in hf_mass/assets/<name>, of this machine or of another. A folder of the
-    caller's own that is called alike is not.
+    A bare name refers to one, and so does a path that ends in hf_mass/assets/<name>, on this machine or another. A
+    folder of the caller's with the same name does not.
 
     Args:
-        named: What names a model: a Hub id, a path, or a model, which is never a shipped name.
+        reference: A Hub id, a path, a bare name, or anything else, which is no shipped model.
     """
-    if not isinstance(named, str | Path):
+    if not isinstance(reference, str | Path):
         return None
-    path = Path(named)
+    path = Path(reference)
     if path.is_dir():
-        meant = path.resolve().parent == ASSETS.resolve()
+        is_asset = path.resolve().parent == ASSETS.resolve()
     else:
-        meant = len(path.parts) == 1 or path.parts[-3:-1] == ("hf_mass", "assets")
-    return path.name if meant and path.name in shipped_names() else None
+        is_asset = len(path.parts) == 1 or path.parts[-3:-1] == ("hf_mass", "assets")
+    return path.name if is_asset and path.name in shipped_names() else None
 
 
-def resolve_shipped(named: Named) -> Named | Path:
-    """The packaged folder where a model that ships is meant; anything else as it is.
+def resolve_shipped(reference: Reference) -> Reference | Path:
+    """Returns the folder in the package if a model that ships is referred to, else the reference itself.
 
     Args:
-        named: A Hub id, a path, a bare name, a model or None.
+        reference: A Hub id, a path, a bare name, a model or None.
     """
-    name = shipped_name(named)
-    return named if name is None else ASSETS / name
+    name = shipped_name(reference)
+    return reference if name is None else ASSETS / name
 
 
 def resolve_bases(configs: Mapping[str, Any]) -> None:
-    """Let adapters that were loaded name the folder of a base that ships, where PEFT looks for its vocabulary.
+    """Replace the bare name of a base that ships by its folder, where PEFT looks for the vocabulary.
 
     Args:
-        configs: PEFT's configurations by adapter name.
+        configs: PEFT's settings of the loaded adapters, by adapter name; they are changed in place.
     """
     for config in configs.values():
         if name := shipped_name(config.base_model_name_or_path):
@@ -64,10 +64,10 @@ def resolve_bases(configs: Mapping[str, Any]) -> None:
 
 
 def name_base_portably(adapter: Path) -> None:
-    """Let a saved PEFT adapter name a base that ships by its bare name, not by this machine's path.
+    """Replace the path of a base that ships by its bare name in a saved PEFT adapter.
 
     Args:
-        adapter: The folder of its adapter_config.json.
+        adapter: The adapter's folder.
     """
     file = adapter / "adapter_config.json"
     values = json.loads(file.read_text(encoding="utf-8"))

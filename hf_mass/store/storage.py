@@ -1,4 +1,4 @@
-"""Files of a saved model: where they are, and writing them all or not at all."""
+"""Folders of saved models: found here or on the Hub, and written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def resolve_adapter(path_or_id: str | Path, revision: str | None, token: Token) 
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The settings in a file.
+    """Read a JSON file of names and values.
 
     Raises:
-        CheckpointError: If it holds none.
+        CheckpointError: If it cannot be read, or holds anything else.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -90,19 +90,24 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _replaced(target: Path) -> Path:
-    """Where an earlier folder is for the moment between making room and moving the new one in."""
+    """Where the earlier folder lies between the two renames of an exchange."""
     return target.with_name(f".{target.name}-replaced")
 
 
 def write_atomically(target: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a new folder, then put it in the place of `target`; an earlier one stays whole until then.
+    """Let `write` fill a new folder, then put it in the place of `target`, which stays whole until then.
 
-    Whatever else lies in `target` stays there (the checkpoints of a run, a README): then the files are moved in one by
-    one, each in one step. Otherwise the folders are exchanged, which takes two renames. A kill between them leaves the
-    earlier one under its `_replaced` name, where `resolve` finds it and the next writer puts it back.
+    If `target` holds other files as well (the checkpoints of a run, a README), they stay, and the new files are moved
+    in one by one, each in one step. Otherwise the folders are exchanged, which takes two renames. If the process is
+    killed between them, the earlier folder is left under its `_replaced` name, where `resolve` finds it and the next
+    writer puts it back.
+
+    Args:
+        target: The folder.
+        write: Writes the files into the folder that it is called with.
 
     Raises:
-        CheckpointError: If the files could not be written (the earlier folder is untouched).
+        CheckpointError: If the files could not be written; the earlier folder is untouched.
     """
     target = target.absolute()
     replaced, temporary = _replaced(target), None
@@ -147,5 +152,5 @@ def _move_in(temporary: Path, target: Path, replaced: Path) -> None:
 
 
 def _is_disk_error(error: Exception) -> bool:
-    """Whether a writer failed for want of space or rights. tokenizers reports that as a bare Exception."""
+    # tokenizers reports a lack of space or rights as a bare Exception.
     return isinstance(error, OSError | SafetensorError) or (type(error) is Exception and "os error" in str(error))
