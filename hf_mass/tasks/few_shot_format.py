@@ -17,8 +17,8 @@ from typing import Literal, get_args
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.tasks.grids import GRID_FORMS, grid_text, parse_grid
-from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample
-from hf_mass.tasks.task import Demonstration, Task
+from hf_mass.tasks.leave_one_out import TrainingExample
+from hf_mass.tasks.task import INSTRUCTION, Demonstration, Task
 
 LossOn = Literal["query", "demonstrations", "outputs", "all"]
 LOSS_ON: tuple[LossOn, ...] = get_args(LossOn)

@@ -18,15 +18,12 @@ from typing import Literal, get_args
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.tasks.grids import parse_grid
-from hf_mass.tasks.task import Demonstration, Task
+from hf_mass.tasks.task import INSTRUCTION, Demonstration, Task
 from hf_mass.tasks.transformations import SIDES, Identity, PermuteColours, Side, Transformation, transform_task
 
 logger = logging.getLogger(__name__)
 
 Single = Literal["direct", "refuse"]
-
-INSTRUCTION = "instruction"
-"""The key of `Task.fields` that holds a task's own instruction, if it has one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,14 @@
-"""The `Task`: one thing to solve at test time, and the pieces that it is made of. Plain frozen data, no behaviour."""
+"""The `Task`: one thing to solve at test time, and the pieces that it is made of. Plain frozen data."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from hf_mass.errors import DataError
+
+INSTRUCTION = "instruction"
+"""The key of `Task.fields` that holds a task's own instruction, if it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,66 @@ class Task:
         if not self.problem.strip():
             raise DataError(f"Task.problem is empty (id {self.id!r}). Give every task a non-empty problem text.")
 
+    @classmethod
+    def from_pairs(
+        cls,
+        pairs: Iterable[tuple[str, str]],
+        query: str,
+        answer: str | None = None,
+        *,
+        instruction: str = "",
+        id: str = "",
+        verifier: str = "exact_match",
+    ) -> Task:
+        """A few-shot task from solved pairs and a query.
+
+        Args:
+            pairs: Inputs with their outputs, which become the demonstrations.
+            query: The input to be answered.
+            answer: Its output, or None where it is not known.
+            instruction: What to do, to stand before the demonstrations; becomes `fields["instruction"]`.
+            id: A name for logs and files.
+            verifier: Name of the verifier that judges an answer.
+
+        Raises:
+            DataError: If a pair is not two texts, or a text is empty.
+        """
+        demonstrations = []
+        for number, pair in enumerate(pairs):
+            texts = pair if isinstance(pair, tuple | list) else ()
+            if len(texts) != 2 or not all(isinstance(text, str) and text.strip() for text in texts):
+                raise DataError(
+                    f"Task.from_pairs: pairs[{number}] is {pair!r:.80}. Give two texts, an input and its output, such "
+                    "as ('cat', 'cats')."
+                )
+            demonstrations.append(Demonstration(*texts))
+        return cls(
+            problem=_text("Task.from_pairs: query", query),
+            demonstrations=tuple(demonstrations),
+            answer=None if answer is None else _text("Task.from_pairs: answer", answer),
+            verifier=verifier,
+            id=id,
+            fields={INSTRUCTION: instruction} if instruction else {},
+        )
+
+    def with_query(self, query: str, answer: str | None = None) -> Task:
+        """The task that asks something else: the same demonstrations, "#" and the query's beginning after the id.
+
+        Args:
+            query: The input to be answered.
+            answer: Its output, or None where it is not known.
+
+        Raises:
+            DataError: If a text is empty.
+        """
+        return replace(
+            self,
+            problem=_text("Task.with_query: query", query),
+            solution=None,
+            answer=None if answer is None else _text("Task.with_query: answer", answer),
+            id=f"{self.id}#{' '.join(query.split())[:40]}",
+        )
+
     def leave_one_out(self, index: int) -> Task:
         """The task whose query is demonstration `index` and whose demonstrations are the others (arXiv 2411.07279, §3).
 
@@ -76,3 +140,9 @@ class Task:
             answer=query.answer,
             id=f"{self.id}#loo{index}",
         )
+
+
+def _text(field_name: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{field_name} is {value!r:.80}. Give a text that is not empty.")
+    return value
