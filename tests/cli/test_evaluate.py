@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from cli_fixtures import FLIPS, GRIDS, run, write
 
-from hf_mass.cli import methods as methods_module
 from hf_mass.cli.options import ROWS
+from hf_mass.evaluation import compare
 from hf_mass.evaluation.cards import make_card
 from hf_mass.evaluation.tables import ResultTable
 from hf_mass.store.card import NOT_MEASURED
@@ -105,13 +105,13 @@ def test_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = (*CONVENTIONS, "--output", tmp_path, "--json")
     once = run("evaluate", *words, "--methods", "none,mass-uniform").stdout
     asked: list[str] = []
-    original = methods_module.Methods.run
+    original = compare.Methods.run
 
     def seen(self: Any, name: str, *rest: Any) -> Any:
         asked.append(name)
         return original(self, name, *rest)
 
-    monkeypatch.setattr(methods_module.Methods, "run", seen)
+    monkeypatch.setattr(compare.Methods, "run", seen)
     again = run("evaluate", *words, "--methods", "none,mass-uniform,majority", "--resume").stdout
     assert asked == ["majority"]  # whose budget is that of a row which was not run again
     assert json.loads(again)["rows"][:2] == json.loads(once)["rows"]
