@@ -87,7 +87,9 @@ class LoraFunction:
             yield
             return
         if row_task is None and num_tasks(params) != 1:
-            raise DataError(f"row_task is None, and params hold {num_tasks(params)} tasks. Say which task each row is of.")
+            raise DataError(
+                f"row_task is None, and params hold {num_tasks(params)} tasks. Say which task each row is of."
+            )
         chunks = None if row_task is None else _chunk_tasks(row_task, num_tasks(params))
         update: Callable[..., Tensor] = _updated
         if only_once and torch.is_grad_enabled():
@@ -136,7 +138,9 @@ def _update_hook(
                 "tell the tasks of a batch apart. Take this module out of the inner adapter's target_modules."
             )
         rows, _, features = x.shape
-        if row_task is not None and rows != row_task.numel():  # would otherwise be spread over the wrong tasks without a sign
+        if (
+            row_task is not None and rows != row_task.numel()
+        ):  # would otherwise be spread over the wrong tasks without a sign
             raise DataError(
                 f"LoRA site {name!r} got {rows} rows, but row_task names the tasks of {row_task.numel()}. Call the "
                 "model with one row for each entry of row_task."

@@ -112,7 +112,7 @@ class Adaptation:
         seed: For the same.
     """
 
-    task: Task
+    task: Task = field(repr=False)
     parts: tuple[Part, ...] = field(default=(), repr=False)
     reason: str | None = None
     losses: tuple[float, ...] = field(default=(), repr=False)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from hf_mass.core.token_loss import TokenBatch, token_log_probs
-from hf_mass.core.trees import Tree, concatenate_rows
+from hf_mass.core.trees import concatenate_rows
 from hf_mass.errors import DataError
 from hf_mass.lm.adapters import Part
 from hf_mass.lm.binding import deterministic
@@ -203,4 +203,3 @@ class FewShotAnswers:
                 with part[0].applied(part[1], batch.row_task):
                     values, _ = token_log_probs(self.lm.model, batch, cut=False)
         return [float(value) for value in values.double().sum(1)]
-

@@ -70,7 +70,9 @@ class MASS(Method[MassState]):
             raise ConfigError(f"prompt_format is {prompt_format!r}; choose one of {sorted(FORMATS)}.")
         self.config, self.prompt_format, self.changes = config, prompt_format, changes
         self.weigh_by = weigh_by
-        build(MassConfig, {**changes, **({"weigh_by": weigh_by} if weigh_by else {})})  # wrong settings are told at once
+        build(
+            MassConfig, {**changes, **({"weigh_by": weigh_by} if weigh_by else {})}
+        )  # wrong settings are told at once
 
     def resolved(self, lm: LanguageModel, tasks: Sequence[Task]) -> MassModel:
         """The model with the settings for these tasks."""

@@ -267,7 +267,9 @@ class MassModel(LanguageModel):
                 losses = self.adapter.sample_losses(problem, trajectory)
         cost = Cost.of(meter, time.perf_counter() - start, len(several))
         adaptations = [
-            self._adaptation(problem, n, weights[n], None if attributions is None else attributions[n], trajectory, losses, cost)
+            self._adaptation(
+                problem, n, weights[n], None if attributions is None else attributions[n], trajectory, losses, cost
+            )
             for n in range(len(several))
         ]
         return adaptations[0] if isinstance(tasks, Task) else adaptations
@@ -358,7 +360,9 @@ class MassModel(LanguageModel):
         """
         several = as_list(tasks)
         records = [adapted] if isinstance(adapted, Adaptation) else adapted
-        answers = solve_tasks(self.adapter, several, records, Sampling(self.config.max_answer_tokens, temperature), seed, always)
+        answers = solve_tasks(
+            self.adapter, several, records, Sampling(self.config.max_answer_tokens, temperature), seed, always
+        )
         return answers[0] if isinstance(tasks, Task) else answers
 
     def judge(
@@ -385,4 +389,3 @@ def as_list(tasks: Task | Sequence[Task]) -> list[Task]:
 def one_task(tree: Tree, task: int) -> Tree:
     """Leaves [1, ...] of one task, with storage of their own."""
     return tree_map(lambda x: x[task : task + 1].detach().clone(), tree)
-

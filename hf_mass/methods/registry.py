@@ -66,7 +66,9 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method[
     """
     given = {key: value for key, value in (settings or {}).items() if value is not None}
     if unknown := sorted(set(given) - _TTT_NAMES - _MASS_NAMES):
-        raise ConfigError(f"There is no setting {unknown[0]!r} of methods; choose some of {sorted(_TTT_NAMES | _MASS_NAMES)}.")
+        raise ConfigError(
+            f"There is no setting {unknown[0]!r} of methods; choose some of {sorted(_TTT_NAMES | _MASS_NAMES)}."
+        )
     if name in METHODS:
         return METHODS[name](given)
     module, colon, attribute = name.partition(":")

@@ -176,9 +176,7 @@ class TTT(Method[TTTState]):
         counts = torch.tensor([1 / len(state.batches[n][index]) for n in owners], device=lm.device)
         rates = torch.zeros(len(state.rows), device=lm.device)
         for n in present:
-            rates[n] = schedule_factor(
-                settings.lr_scheduler_type, index, len(state.batches[n]), settings.warmup_steps
-            )
+            rates[n] = schedule_factor(settings.lr_scheduler_type, index, len(state.batches[n]), settings.warmup_steps)
         with deterministic(lm.model), state.lora.inactive():
             loss = TokenLoss(lm.model, state.lora.function, batch)
             fit, values = fit_step(FitStep(loss, counts, rates), state.fit, state.optimizer, settings.max_grad_norm)
@@ -274,7 +272,6 @@ class TTT(Method[TTTState]):
             {"question": pair.question, "answer": pair.answer, "loss_before": old, "loss_after": new}
             for pair, old, new in zip(task.demonstrations, before, after, strict=True)
         ]
-
 
     def defaults(self, lm: LanguageModel, tasks: Sequence[Task]) -> dict[str, Any]:
         """See `Method.defaults`."""

@@ -73,7 +73,9 @@ def task_views(owner: int, task: Task, settings: TTTSettings, seed: int) -> Iter
         for number in range(settings.predict_permutations if settings.predict_recolour else len(orders)):
             order = orders[number % len(orders)]
             shown = replace(changed, demonstrations=tuple(changed.demonstrations[i] for i in order))
-            colours = PermuteColours.random(rng, settings.keep_background) if settings.predict_recolour and number else None
+            colours = (
+                PermuteColours.random(rng, settings.keep_background) if settings.predict_recolour and number else None
+            )
             if colours is not None:
                 shown = transform_task(shown, colours)
             for sample in range(settings.predict_samples):

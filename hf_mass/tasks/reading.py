@@ -11,7 +11,7 @@ from typing import Any
 from hf_mass.errors import DataError
 from hf_mass.tasks.arc import is_kaggle_folder, load_grid_tasks
 from hf_mass.tasks.bbh import BBH_TASKS, load_bbh
-from hf_mass.tasks.grids import grid_text, parse_grid
+from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.problems import KINDS, Problem, read_object, read_problem, read_problem_file
 from hf_mass.tasks.rows import ALIASES, load_few_shot_file, pair_columns, read_json, read_rows
 from hf_mass.tasks.task import Task
@@ -185,15 +185,3 @@ def _file_tasks(file: Path, demonstrations: int, verifier: str) -> list[Task]:
             f"{sorted(columns)!r:.200}. Call them input and output."
         )
     return load_few_shot_file(file, *pair, demonstrations=demonstrations, verifier=verifier)
-
-
-def kind_of(tasks: Sequence[Task]) -> str:
-    """Returns "grids" if all that the tasks hold are grids in canonical form, else "texts".
-
-    Numbers alone are no grids of one cell.
-    """
-    texts = [text for task in tasks for pair in task.demonstrations for text in (pair.question, pair.answer)]
-    texts += [text for task in tasks for text in (task.problem, task.answer) if text is not None]
-    grids = [parse_grid(text) for text in texts]
-    canonical = all(g is not None and grid_text(g) == text for g, text in zip(grids, texts, strict=True))
-    return "grids" if canonical and any(len(g) > 1 or len(g[0]) > 1 for g in grids if g is not None) else "texts"
