@@ -74,7 +74,7 @@ class LoraFunction:
 
         Args:
             params: Stacked leaves, [N, ...].
-            row_task: [rows] int64 in [0, N); None where there is one task, whose updates then answer any number of rows.
+            row_task: [rows] int64 in [0, N); None for one task and any number of rows.
             dropout: Masks of the low-rank path; None for none.
             incomplete: Leave sites without leaves among `params` as the model has them.
             only_once: Promise that the pass is differentiated once, backwards: then a faster product serves.

@@ -1,4 +1,4 @@
-"""A session runs a method on tasks: it tells what happens, stops when asked, keeps a time limit, and counts the cost."""
+"""Running a method on tasks: what happens is told, it stops when asked or when time is up, and its cost is counted."""
 
 from __future__ import annotations
 

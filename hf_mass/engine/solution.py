@@ -36,7 +36,7 @@ class Solution:
     adaptations: tuple[Adaptation, ...] = field(default=(), repr=False)
     losses: tuple[Loss, ...] = ()
     reason: str | None = None
-    cost: Cost = Cost()
+    cost: Cost = field(default_factory=Cost)
     seconds: float = 0.0
 
     @property

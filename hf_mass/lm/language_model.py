@@ -76,7 +76,7 @@ class LanguageModel:
         return f"{type(self).__name__}({self.name!r}, {self.size / 1e6:.1f}M parameters)"
 
     def starting_lora(self, shape: LoraShape | None = None, seed: int = 0) -> BoundLora:
-        """The adapter that adapting starts from: the model's own, or where that is untrained one of the shape asked for.
+        """The adapter that adapting starts from: the model's own, or if that is untrained one of the shape asked for.
 
         Args:
             shape: Its shape; None for the one that is there.

@@ -121,7 +121,7 @@ class Adaptation:
     weights: Tensor = field(default=_NONE, repr=False)
     attributions: Tensor | None = field(default=None, repr=False)
     sample_losses: Tensor = field(default=_NONE[None], repr=False)
-    cost: Cost = Cost()
+    cost: Cost = field(default_factory=Cost)
     lm: LanguageModel | None = field(default=None, repr=False, compare=False)
     method: Method[Any] | None = field(default=None, repr=False, compare=False)
     seed: int = field(default=0, repr=False, compare=False)

@@ -164,7 +164,7 @@ class Adapter:
             return self.inner_loop.run(problem.loss, start, problem.to_rows(weights))
 
     def sample_losses(self, problem: InnerProblem, trajectory: Trajectory | None) -> Tensor:
-        """ℓ_i(θ_k) [K + 1, N, m] float32 on the CPU: before the first step, and after each; NaN for unusable samples."""
+        """ℓ_i(θ_k) [K + 1, N, m] float32 on the CPU: before the first step and after each; NaN where unusable."""
         steps = 1 if trajectory is None else trajectory.num_steps + 1
         losses = torch.full((steps, *problem.usable.shape), float("nan"))
         if trajectory is not None:

@@ -1,4 +1,4 @@
-"""MASS at test time (arXiv 2603.03524): the model writes auxiliary samples for a task, weighs them and trains on them."""
+"""MASS at test time (arXiv 2603.03524): the model writes samples for a task, weighs them and trains on them."""
 
 from __future__ import annotations
 

@@ -19,8 +19,10 @@ SCHEDULES = ("cosine", "linear", "constant")
 
 @dataclass(frozen=True)
 class TTTSettings:
-    """How a LoRA is trained on a task's own demonstrations, and how the task is asked then. Names that TRL has mean what
-    they mean there. The defaults are the paper's for ARC (arXiv 2411.07279, appendix)."""
+    """How a LoRA is trained on a task's own demonstrations, and how the task is asked then.
+
+    Names that TRL has mean what they mean there. The defaults are the paper's for ARC (arXiv 2411.07279, appendix).
+    """
 
     learning_rate: float = setting(5e-5, "Highest learning rate of one task's training.", above=0, metavar="RATE")
     num_train_epochs: int = setting(2, "Passes over one task's examples.", least=1, metavar="N")

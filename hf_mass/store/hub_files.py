@@ -117,8 +117,8 @@ def _require_intact(files: list[Path]) -> None:
             blob.unlink()
     if damaged_names:
         raise OSError(
-            f"the content of {', '.join(damaged_names)} does not have the hash that the Hub lists. It is removed from the "
-            "cache; load it again"
+            f"the content of {', '.join(damaged_names)} does not have the hash that the Hub lists. It is removed from "
+            "the cache; load it again"
         )
 
 

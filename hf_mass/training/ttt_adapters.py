@@ -11,7 +11,9 @@ from peft import PeftConfig
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.adapters import read_adapter
-from hf_mass.methods.ttt import FewShotAdapter, FitRecord
+from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.base import Adaptation
+from hf_mass.methods.ttt import TTT
 from hf_mass.store.adapters import write_adapter
 from hf_mass.store.card import CardParts
 from hf_mass.store.publishing import publish
@@ -25,22 +27,23 @@ class AdapterTrainer(PublishingTrainer):
     """The part of `TTTTrainer` that puts adapters into files and repositories, and gets them back."""
 
     args: TTTConfig
-    few_shot: FewShotAdapter
-    trained: list[FitRecord]
+    lm: LanguageModel
+    method: TTT
+    trained: list[Adaptation]
 
-    def save_adapter(self, record: FitRecord, path: str | Path) -> None:
+    def save_adapter(self, record: Adaptation, path: str | Path) -> None:
         """One task's adapter as a PEFT folder, which `PeftModel.from_pretrained` reads.
 
         Raises:
             DataError: If the record has none.
         """
-        if record.params is None:
+        if record.adapted is None:
             raise DataError(f"The record of task {record.task.id!r} has no adapter: {record.reason}.")
-        write_adapter(Path(path), self.few_shot.lora.state_dict(record.params, 0), self._peft_config())
+        write_adapter(Path(path), self.lm.starting_lora().state_dict(record.adapted, 0), self._peft_config())
 
     def load_adapter(
         self, path_or_id: str | Path, task: Task, revision: str | None = None, token: str | bool | None = None
-    ) -> FitRecord:
+    ) -> Adaptation:
         """An adapter that was saved or pushed, as a record for `predict(records=...)`.
 
         With the same base and settings the answers are those of the record that was saved, bit for bit.
@@ -56,11 +59,12 @@ class AdapterTrainer(PublishingTrainer):
             CheckpointError: If it holds no adapter in safetensors, or one of another shape than this trainer's.
         """
         folder = resolve_adapter(path_or_id, revision, token)
-        return FitRecord(task, read_adapter(folder, self.few_shot.lora))
+        lora = self.lm.starting_lora()
+        return Adaptation(task, ((lora, read_adapter(folder, lora)),), lm=self.lm, method=self.method)
 
     def push_adapter_to_hub(
         self,
-        record: FitRecord,
+        record: Adaptation,
         repo_id: str,
         *,
         private: bool | None = None,
@@ -102,10 +106,10 @@ class AdapterTrainer(PublishingTrainer):
                 f"TTTTrainer.push_to_hub: adapters is {self.args.adapters!r}, so each task has an adapter of its own. "
                 "Push one with push_adapter_to_hub(record, repo_id), or train with adapters='shared'."
             )
-        found = next((record for record in self.trained if record.params is not None), None)
-        if found is None:
+        trained = next((record for record in self.trained if record.parts), None)
+        if trained is None:
             raise ConfigError("TTTTrainer.push_to_hub: no adapter is trained yet; call train() first.")
-        self.save_adapter(found, folder)
+        self.save_adapter(trained, folder)
 
     def published_card(self, **details: Any) -> CardParts:
         """What the model card is made from: the settings that the adapter depends on, and `details`."""

@@ -9,9 +9,13 @@ from dataclasses import dataclass, replace
 from accelerate.utils import gather_object
 
 from hf_mass.errors import DataError
-from hf_mass.lm.few_shot_encoding import View, task_views
-from hf_mass.methods.ttt import FewShotAdapter, data_key
+from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.few_shot_answers import FewShotAnswers
+from hf_mass.methods.ttt import FewShotExamples, data_key
+from hf_mass.methods.ttt_settings import TTTSettings
+from hf_mass.methods.views import View, task_views
 from hf_mass.tasks.answers import score_answers
+from hf_mass.tasks.few_shot_format import FewShotFormat
 from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.transformations import Identity
@@ -33,13 +37,9 @@ class ReinforcedPrompt:
     view: View
     gold: str | None
 
-    def read(self, text: str, few_shot: FewShotAdapter) -> str | None:
-        """The answer in a completion, in the task's own orientation."""
-        return self.view.read(few_shot.encoder.format, text).answer
-
 
 def reinforced_prompts(
-    few_shot: FewShotAdapter, tasks: Sequence[Task], reward: str, seed: int
+    lm: LanguageModel, settings: TTTSettings, tasks: Sequence[Task], reward: str, seed: int
 ) -> list[ReinforcedPrompt]:
     """What to sample answers to for tasks that share an adapter.
 
@@ -48,15 +48,20 @@ def reinforced_prompts(
     Raises:
         DataError: If nothing can be made of them.
     """
+    answers = FewShotAnswers(lm, settings)
+
+    def prompt(view: View, gold: str | None) -> ReinforcedPrompt:
+        ids = answers.encoder.prompt(view.task)
+        return ReinforcedPrompt(lm.tokenizer.decode(ids, skip_special_tokens=False), ids, view, gold)
+
     if reward == "majority":
-        views = [v for n, task in enumerate(tasks) for v in task_views(n, task, few_shot.predict_config, seed)]
-        return [_prompt(few_shot, view, None) for view in views]
+        return [prompt(view, None) for n, task in enumerate(tasks) for view in task_views(n, task, settings, seed)]
     prompts: dict[str, ReinforcedPrompt] = {}
     for task in {data_key(task): task for task in reversed(tasks)}.values():  # one of those with the same data
-        for example in few_shot.examples(task, seed):
-            shown = _as_task(task, example)
-            prompt = _prompt(few_shot, View(0, shown, Identity(), None, 0, 0), example.query.answer)
-            prompts.setdefault(f"{prompt.text}\0{prompt.gold}", prompt)
+        for example in FewShotExamples(lm, settings).of(task, seed):
+            view = View(0, _as_task(task, example), Identity(), None, 0, 0)
+            each = prompt(view, example.query.answer)
+            prompts.setdefault(f"{each.text}\0{each.gold}", each)
     if not prompts:
         raise DataError("There are no tasks to sample answers for. Give at least one.")
     return list(prompts.values())
@@ -74,25 +79,20 @@ def _as_task(task: Task, example: TrainingExample) -> Task:
     )
 
 
-def _prompt(few_shot: FewShotAdapter, view: View, gold: str | None) -> ReinforcedPrompt:
-    ids = few_shot.encoder.prompt(view.task)
-    return ReinforcedPrompt(few_shot.tokenizer.decode(ids, skip_special_tokens=False), ids, view, gold)
-
-
 def ttt_reward(
-    prompts: Sequence[ReinforcedPrompt], few_shot: FewShotAdapter, completions: Sequence[str], numbers: Sequence[int]
+    prompts: Sequence[ReinforcedPrompt], fmt: FewShotFormat, completions: Sequence[str], numbers: Sequence[int]
 ) -> list[float]:
     """Rewards of this process's completions, each to the prompt of that number.
 
     The majority is that of all processes' completions of a prompt; of equally frequent answers the first one. A
     completion that cannot be read earns nothing and has no vote.
     """
-    read = [prompts[n].read(text, few_shot) for n, text in zip(numbers, completions, strict=True)]
+    answers = [prompts[n].view.read(fmt, text).answer for n, text in zip(numbers, completions, strict=True)]
     votes: dict[int, Counter[str]] = {}
-    for n, answer in gather_object(list(zip(numbers, read, strict=True))):
+    for n, answer in gather_object(list(zip(numbers, answers, strict=True))):
         if answer is not None:
             votes.setdefault(n, Counter())[answer] += 1
-    return [_reward(prompts[n], answer, votes.get(n)) for n, answer in zip(numbers, read, strict=True)]
+    return [_reward(prompts[n], answer, votes.get(n)) for n, answer in zip(numbers, answers, strict=True)]
 
 
 def _reward(prompt: ReinforcedPrompt, answer: str | None, votes: Counter[str] | None) -> float:

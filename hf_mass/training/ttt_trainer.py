@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import torch
 from accelerate.utils import gather_object, set_seed
 from datasets import Dataset
-from peft import LoraConfig, PeftConfig, PeftModel
-from tqdm.auto import tqdm
+from peft import PeftConfig, PeftModel
+from rich.progress import track
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -29,14 +29,17 @@ from transformers import (
 )
 
 from hf_mass.core.trees import Tree, tree_map
+from hf_mass.engine.session import Session, passes
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.binding import clear_target_errors, deterministic
 from hf_mass.lm.generation import tokens_up_to
-from hf_mass.methods.ttt import FewShotAdapter, FitRecord, data_key
+from hf_mass.lm.language_model import LanguageModel, lora_config
+from hf_mass.methods.base import Adaptation
+from hf_mass.methods.few_shot_answers import FewShotAnswers
+from hf_mass.methods.ttt import TTT
 from hf_mass.store.shipped import resolve_shipped
-from hf_mass.tasks.answers import mean_scores, rank_answers
+from hf_mass.tasks.answers import mean_scores
 from hf_mass.tasks.task import Task
-from hf_mass.tasks.voting import flat_vote
 from hf_mass.training.task_data import require_tasks
 from hf_mass.training.ttt_adapters import AdapterTrainer
 from hf_mass.training.ttt_config import TTTConfig
@@ -44,9 +47,6 @@ from hf_mass.training.ttt_results import ResultStore, TaskResult, tasks_digest, 
 from hf_mass.training.ttt_rewards import ReinforcedPrompt, reinforced_prompts, ttt_reward
 
 logger = logging.getLogger(__name__)
-
-RESCORED = 4
-"""Answers of a task that are scored again, the most frequent ones."""
 
 
 class TTTTrainer(AdapterTrainer):
@@ -86,46 +86,47 @@ class TTTTrainer(AdapterTrainer):
         self.eval_tasks = [] if eval_dataset is None else require_tasks(eval_dataset, "eval_dataset")
         model = str(resolve_shipped(model)) if isinstance(model, str | Path) else model
         if not isinstance(model, PeftModel) and peft_config is None:
-            targets = args.lora_target_modules or "all-linear"
-            peft_config = LoraConfig(
-                r=args.lora_r, lora_alpha=args.lora_alpha, target_modules=targets, task_type="CAUSAL_LM"
-            )
+            peft_config = lora_config(args.settings().lora)
         self._prompts: list[ReinforcedPrompt] = []
-        self.trained: list[FitRecord] = []
+        self.trained: list[Adaptation] = []
         with clear_target_errors("TTTConfig.lora_target_modules", peft_config):
             super().__init__(
                 model=model,
                 reward_funcs=[self._ttt_reward],
                 args=args,
-                # TRL wants a dataset; each task brings its own later.
-                train_dataset=Dataset.from_dict({"prompt": [""], "prompt_index": [0]}),
+                train_dataset=Dataset.from_dict({"prompt": []}),  # each task of "grpo" brings its own
                 processing_class=processing_class,
                 peft_config=peft_config,
                 callbacks=callbacks,
             )
         for callback in (ProgressCallback, PrinterCallback):  # one bar over tasks instead of one for each
             self.remove_callback(callback)
-        self.few_shot = FewShotAdapter(self.model, self._tokenizer, args.fit_config(), args.predict_config())
-        self._start = tree_map(torch.clone, self.few_shot.lora.start(1))
+        self.lm = LanguageModel(self.model, self._tokenizer, str(self.model.config.name_or_path))
+        self.method = TTT(args.settings())
+        self._start = tree_map(torch.clone, self.lm.starting_lora().start(1))
 
     # -- adapting -----------------------------------------------------------------------------------------------------
 
-    def adapt(self, tasks: Task | Sequence[Task]) -> FitRecord | list[FitRecord]:
+    @overload
+    def adapt(self, tasks: Task) -> Adaptation: ...
+    @overload
+    def adapt(self, tasks: Sequence[Task]) -> list[Adaptation]: ...
+    def adapt(self, tasks: Task | Sequence[Task]) -> Adaptation | list[Adaptation]:
         """Train on one task, or on many: side by side, or one adapter for all (`adapters="shared"`).
 
         A task that cannot be trained on gets a record with the reason. Nothing stays in the model.
         """
-        listed = [tasks] if isinstance(tasks, Task) else require_tasks(tasks, "tasks")
-        records = self._adapted(listed)
+        several = [tasks] if isinstance(tasks, Task) else require_tasks(tasks, "tasks")
+        records = self._adapted(several)
         return records[0] if isinstance(tasks, Task) else records
 
-    def _adapted(self, tasks: list[Task]) -> list[FitRecord]:
-        shared = self.args.adapters == "shared"
-        if self.args.objective == "sft":
-            return self.few_shot.adapt(tasks, self.args.seed, shared)
-        return self._reinforced(tasks, shared)
+    def _adapted(self, tasks: list[Task]) -> list[Adaptation]:
+        return self._session().adapt(tasks) if self.args.objective == "sft" else self._reinforced(tasks)
 
-    def train(self, *args: Any, **kwargs: Any) -> list[FitRecord]:
+    def _session(self) -> Session:
+        return Session(self.lm, self.method, self.args.seed)
+
+    def train(self, *args: Any, **kwargs: Any) -> list[Adaptation]:
         """Adapt to the train tasks and keep their adapters under `output_dir` (see `TaskResult.adapter`).
 
         Raises:
@@ -148,7 +149,7 @@ class TTTTrainer(AdapterTrainer):
         tasks: Sequence[Task],
         resume: bool = False,
         adapt: bool = True,
-        records: Sequence[FitRecord] | None = None,
+        records: Sequence[Adaptation] | None = None,
     ) -> list[TaskResult]:
         """Adapt to every task and answer it; each finished task is saved under `output_dir` at once.
 
@@ -165,36 +166,34 @@ class TTTTrainer(AdapterTrainer):
             ConfigError: If `resume` meets other settings.
             DataError: If there are no tasks, or not as many records.
         """
-        listed = require_tasks(tasks, "tasks")
+        several = require_tasks(tasks, "tasks")
         if records is not None:
-            if len(records) != len(listed):
-                raise DataError(f"TTTTrainer.predict: {len(records)} records for {len(listed)} tasks; give one each.")
-            given = list(records)
-            return self._attempt(listed, lambda at: self._answer([listed[n] for n in at], [given[n] for n in at]))
-        store = self._store(adapt, listed)
+            if len(records) != len(several):
+                raise DataError(f"TTTTrainer.predict: {len(records)} records for {len(several)} tasks; give one each.")
+            fixed = list(records)
+            return self._attempt(several, lambda at: self._answer([several[n] for n in at], [fixed[n] for n in at]))
+        store = self._store(adapt, several)
         store.begin(resume)
-        found = {n: r for n, t in enumerate(listed) if (r := store.finished(t) if resume else None) is not None}
-        waiting = [n for n in range(len(listed)) if n not in found]
+        results = {n: r for n, t in enumerate(several) if (r := store.finished(t) if resume else None) is not None}
+        waiting = [n for n in range(len(several)) if n not in results]
         self.accelerator.wait_for_everyone()  # all have looked before the first one saves
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         alone = self.args.objective == "grpo" and adapt  # whose training takes all processes together
-        records = self._adapted(listed) if adapt and self.args.adapters == "shared" and waiting else None
-        chunks = self._chunks(listed, waiting)
-        mine = chunks if alone else chunks[rank::world]
-        bar = tqdm(total=sum(map(len, mine)), desc="Tasks", disable=self.args.disable_tqdm or rank > 0, unit="task")
-        with bar:
-            for chunk in mine:
-                part = [listed[n] for n in chunk]
-                fixed = None if records is None else [records[n] for n in chunk]
-                results = self._chunk(part, store, adapt, fixed, save=not alone or rank == 0)
-                found.update(zip(chunk, results, strict=True))
-                bar.update(len(chunk))
+        shared = self._adapted(several) if adapt and self.args.adapters == "shared" and waiting else None
+        chunks = self._chunks([several[n] for n in waiting])
+        own = [[waiting[i] for i in chunk] for chunk in (chunks if alone else chunks[rank::world])]
+        quiet = bool(self.args.disable_tqdm) or rank > 0
+        for chunk in track(own, "Tasks", disable=quiet):
+            part = [several[n] for n in chunk]
+            trained = None if shared is None else [shared[n] for n in chunk]
+            answered = self._chunk(part, store, adapt, trained, save=not alone or rank == 0)
+            results.update(zip(chunk, answered, strict=True))
         if not alone:
-            found = dict(gather_object(list(found.items())))
-        failed = [result for result in found.values() if result.reason is not None]
+            results = dict(gather_object(list(results.items())))
+        failed = [result for result in results.values() if result.reason is not None]
         if failed:
-            logger.warning("%d of %d tasks failed; first: %s", len(failed), len(listed), failed[0].reason)
-        return [found[n] for n in range(len(listed))]
+            logger.warning("%d of %d tasks failed; first: %s", len(failed), len(several), failed[0].reason)
+        return [results[n] for n in range(len(several))]
 
     def evaluate(
         self,
@@ -227,32 +226,28 @@ class TTTTrainer(AdapterTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _chunks(self, tasks: Sequence[Task], waiting: Sequence[int]) -> list[list[int]]:
-        """Numbers of tasks that go side by side: `tasks_per_pass` adapters, whose tasks stay together."""
-        groups: dict[Any, list[int]] = {}
-        for n in waiting:
-            groups.setdefault(data_key(tasks[n]), []).append(n)
-        listed, size = list(groups.values()), self.args.tasks_per_pass if self.args.objective == "sft" else 1
-        return [[n for group in listed[i : i + size] for n in group] for i in range(0, len(listed), size)]
+    def _chunks(self, tasks: Sequence[Task]) -> list[list[int]]:
+        """Numbers of tasks that go side by side."""
+        return passes(tasks, self.args.tasks_per_pass if self.args.objective == "sft" else 1)
 
     def _chunk(
         self,
         tasks: list[Task],
         store: ResultStore,
         adapt: bool,
-        fixed: list[FitRecord] | None,
+        trained: list[Adaptation] | None,
         save: bool,
     ) -> list[TaskResult]:
         """Adapt, answer and save."""
-        kept: dict[int, FitRecord] = {}
+        adaptations: dict[int, Adaptation] = {}
 
         def work(places: list[int]) -> list[TaskResult]:
             part = [tasks[place] for place in places]
-            if fixed is not None:
-                records = [fixed[place] for place in places]
+            if trained is not None:
+                records = [trained[place] for place in places]
             else:
-                records = self._adapted(part) if adapt else [FitRecord(task, None) for task in part]
-            kept.update(zip(places, records, strict=True))
+                records = self._adapted(part) if adapt else [Adaptation(task) for task in part]
+            adaptations.update(zip(places, records, strict=True))
             return self._answer(part, records)
 
         begun = time.perf_counter()
@@ -261,7 +256,7 @@ class TTTTrainer(AdapterTrainer):
         results = [replace(result, seconds=seconds) for result in results]
         if save:
             keep = self.args.keep_adapters and adapt
-            results = [self._put_away(store, r, kept.get(n), keep) for n, r in enumerate(results)]
+            results = [self._put_away(store, r, adaptations.get(n), keep) for n, r in enumerate(results)]
         return results
 
     def _attempt(
@@ -280,36 +275,25 @@ class TTTTrainer(AdapterTrainer):
                 return [TaskResult(task, reason=f"{type(error).__name__}: {error}")]
         return [result for place in places for result in self._attempt(tasks, work, [place])]
 
-    def _answer(self, tasks: list[Task], records: Sequence[FitRecord]) -> list[TaskResult]:
-        config, reasons = self.args, [record.reason for record in records]
-        for n, task in enumerate(tasks):
-            try:
-                self.few_shot.require_room(task)
-            except DataError as error:
-                reasons[n] = reasons[n] or str(error)
-        predictions = self.few_shot.predict(tasks, records, config.seed)
-        scores: list[dict[str, list[float]] | None] = [None] * len(tasks)
-        if config.vote == "rescore":
-            scores = list(
-                self.few_shot.score(tasks, [flat_vote(p, RESCORED) for p in predictions], records, config.seed)
-            )
+    def _answer(self, tasks: list[Task], records: Sequence[Adaptation]) -> list[TaskResult]:
+        answers, _ = self._session().answer(tasks, records)
         return [
             TaskResult(
                 task,
-                tuple(rank_answers(found, config.vote, config.vote_within, 2, score)),
-                tuple(found),
-                reason,
+                answer.ranked,
+                answer.predictions,
+                record.reason or answer.reason,
                 record.examples,
                 record.losses,
             )
-            for task, record, reason, found, score in zip(tasks, records, reasons, predictions, scores, strict=True)
+            for task, record, answer in zip(tasks, records, answers, strict=True)
         ]
 
     # -- saving -------------------------------------------------------------------------------------------------------
 
-    def _put_away(self, store: ResultStore, result: TaskResult, record: FitRecord | None, keep: bool) -> TaskResult:
-        params = None if record is None else record.params
-        weights = self.few_shot.lora.state_dict(params, 0) if keep and params is not None else None
+    def _put_away(self, store: ResultStore, result: TaskResult, record: Adaptation | None, keep: bool) -> TaskResult:
+        tree = None if record is None else record.adapted
+        weights = self.lm.starting_lora().state_dict(tree, 0) if keep and tree is not None else None
         return store.save(result, weights, self._peft_config())
 
     def _store(self, adapt: bool, tasks: Sequence[Task]) -> ResultStore:
@@ -325,24 +309,27 @@ class TTTTrainer(AdapterTrainer):
 
     # -- reinforcement learning at test time --------------------------------------------------------------------------
 
-    def _reinforced(self, tasks: list[Task], shared: bool) -> list[FitRecord]:
-        groups = [list(range(len(tasks)))] if shared else self._chunks(tasks, range(len(tasks)))
-        found: dict[int, FitRecord] = {}
+    def _reinforced(self, tasks: list[Task]) -> list[Adaptation]:
+        groups = [list(range(len(tasks)))] if self.args.adapters == "shared" else self._chunks(tasks)
+        adaptations: dict[int, Adaptation] = {}
+        lora, settings = self.lm.starting_lora(), self.args.settings()
         for group in groups:
             part = [tasks[n] for n in group]
-            params: Tree | None = None
+            prompts: list[ReinforcedPrompt] = []
+            tree: Tree | None = None
             reason: str | None = None
             rewards: tuple[float, ...] = ()
             try:
-                prompts = reinforced_prompts(self.few_shot, part, self.args.ttt_reward, self.args.seed)
-                params, rewards = self._reinforce(prompts)
-                if not all(bool(leaf.isfinite().all()) for leaf in params.values()):
-                    params, reason = None, "the weights are not finite; lower learning_rate"
-                examples = len(prompts)
+                prompts = reinforced_prompts(self.lm, settings, part, self.args.ttt_reward, self.args.seed)
+                tree, rewards = self._reinforce(prompts)
+                if not all(bool(leaf.isfinite().all()) for leaf in tree.values()):
+                    tree, reason = None, "the weights are not finite; lower learning_rate"
             except DataError as error:
-                reason, examples = str(error), 0
-            found |= {n: FitRecord(tasks[n], params, reason, examples, rewards) for n in group}
-        return [found[n] for n in range(len(tasks))]
+                reason = str(error)
+            parts = () if tree is None else ((lora, tree),)
+            known: dict[str, Any] = {"lm": self.lm, "method": self.method, "seed": self.args.seed}
+            adaptations |= {n: Adaptation(tasks[n], parts, reason, rewards, len(prompts), **known) for n in group}
+        return [adaptations[n] for n in range(len(tasks))]
 
     def _reinforce(self, prompts: list[ReinforcedPrompt]) -> tuple[Tree, tuple[float, ...]]:
         """(trained matrices, mean reward of each logged step) of TRL's loop from the starting state."""
@@ -350,19 +337,21 @@ class TTTTrainer(AdapterTrainer):
         texts = [prompt.text for prompt in prompts]
         self.train_dataset = Dataset.from_dict({"prompt": texts, "prompt_index": list(range(len(texts)))})
         self.optimizer = self.lr_scheduler = None
-        self._step, self._buffered_inputs = 0, None
+        self._step, self._buffered_inputs = 0, None  # a run of its own: TRL counts and buffers over a trainer's life
         set_seed(self.args.seed, device_specific=True)  # as TRL does once, so that tasks end as they would alone
+        lora = self.lm.starting_lora()
         try:
             super().train()
-            trained = tree_map(torch.clone, self.few_shot.lora.start(1))
+            trained = tree_map(torch.clone, lora.start(1))
             rewards = tuple(entry["reward"] for entry in self.state.log_history if "reward" in entry)
         finally:
-            self.few_shot.lora.load(self._start)
+            lora.load(self._start)
             self.model.zero_grad()
         return trained, rewards
 
     def _ttt_reward(self, completion_ids: list[list[int]], prompt_index: list[int], **kwargs: Any) -> list[float]:
-        return ttt_reward(self._prompts, self.few_shot, self.few_shot.texts(completion_ids), prompt_index)
+        answers = FewShotAnswers(self.lm, self.args.settings())
+        return ttt_reward(self._prompts, answers.encoder.format, answers.texts(completion_ids), prompt_index)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Token ids as the engine makes them, so that training and answering see the same prompt."""
@@ -372,7 +361,7 @@ class TTTTrainer(AdapterTrainer):
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
         """TRL's completions, each cut behind the text that ends an answer."""
         completions, log_probs = super()._generate_single_turn(*args, **kwargs)
-        stop = self.few_shot.encoder.format.stop
+        stop = self.args.settings().format.stop
         if stop is None:
             return completions, log_probs
         lengths = [tokens_up_to(self._tokenizer, ids, stop) for ids in completions]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -12,8 +13,8 @@ from tiny_models import ToyLoss, lora_model, random_batch, random_tree, relative
 from torch import Tensor
 
 from hf_mass.core import trees
-from hf_mass.core.fitting import FitStep, clipped, fit, schedule_factor
-from hf_mass.core.optimizers import AdamW, make_optimizer
+from hf_mass.core.fitting import FitStep, begin_fit, clipped, fit_step, schedule_factor
+from hf_mass.core.optimizers import AdamW, InnerOptimizer, make_optimizer
 from hf_mass.core.token_loss import TokenLoss
 from hf_mass.core.trees import Tree
 from hf_mass.errors import ConfigError
@@ -29,6 +30,18 @@ def rows_of(task: Tensor, seed: int) -> ToyLoss:
 def start_of(tasks: int) -> Tree:
     empty = {"w": torch.zeros(tasks, 3, dtype=torch.float64), "b": torch.zeros(tasks, dtype=torch.float64)}
     return random_tree(empty, torch.Generator().manual_seed(9), 1.0)
+
+
+def fit(
+    steps: Sequence[FitStep], start: Tree, optimizer: InnerOptimizer, max_norm: float | None = None
+) -> tuple[Tree, list[Tensor]]:
+    """(parameters after all steps, losses of each)."""
+    state, losses = begin_fit(start, optimizer), []
+    for step in steps:
+        state, values = fit_step(step, state, optimizer, max_norm)
+        losses.append(values)
+    assert state.step == len(steps)
+    return state.params, losses
 
 
 def with_torch(losses: list[ToyLoss], rates: list[float], start: Tree, max_norm: float | None) -> Tree:
@@ -69,7 +82,7 @@ def test_each_task_ends_where_it_would_alone(max_norm: float | None, lengths: li
                 torch.tensor([rates[n][k] if n in present else 0.0 for n in range(len(lengths))], dtype=torch.float64),
             )
         )
-    found = fit(steps, start, AdamW(0.1, weight_decay=0.05), max_norm)
+    found, _ = fit(steps, start, AdamW(0.1, weight_decay=0.05), max_norm)
     for n, plan in enumerate(plans):
         one = trees.tree_map(lambda x, n=n: x[n : n + 1], start)
         expected = with_torch(plan, rates[n], one, max_norm)
@@ -82,24 +95,24 @@ def test_a_language_model_learns_its_rows() -> None:
     model = lora_model("llama")
     lora = BoundLora(model, "inner")
     batch = random_batch([0, 0, 1, 1], torch.Generator().manual_seed(0))
-    loss, seen = TokenLoss(model, lora.function, batch), list[float]()
+    loss = TokenLoss(model, lora.function, batch)
     step = FitStep(loss, torch.full((4,), 0.5).double(), torch.ones(2))
     with lora.inactive():
-        fit([step] * 30, lora.start(2), make_optimizer("adamw", 0.03), 1.0, lambda k, v: seen.append(float(v.mean())))
-    assert len(seen) == 30 and seen[-1] < 0.3 * seen[0]
+        _, losses = fit([step] * 30, lora.start(2), make_optimizer("adamw", 0.03), 1.0)
+    assert len(losses) == 30 and losses[-1].mean() < 0.3 * losses[0].mean()
 
 
 def test_a_task_without_a_number_does_not_take_the_others() -> None:
     loss = rows_of(torch.tensor([0, 1, 1]), 0)
     loss.inputs[0] = torch.nan
-    found = fit([FitStep(loss, torch.ones(3).double(), torch.ones(2))] * 3, start_of(2), AdamW(0.1), max_norm=1.0)
+    found, _ = fit([FitStep(loss, torch.ones(3).double(), torch.ones(2))] * 3, start_of(2), AdamW(0.1), max_norm=1.0)
     assert found["w"][0].isnan().any() and found["w"][1].isfinite().all()
 
 
 def test_a_task_that_is_done_is_not_touched() -> None:
     start, loss = start_of(2), rows_of(torch.tensor([0, 1]), 0)
     step = FitStep(loss, torch.ones(2).double(), torch.tensor([1.0, 0.0]))
-    found = fit([step] * 3, start, AdamW(0.1, weight_decay=1))
+    found, _ = fit([step] * 3, start, AdamW(0.1, weight_decay=1))
     assert torch.equal(found["w"][1], start["w"][1]) and not torch.equal(found["w"][0], start["w"][0])
 
 

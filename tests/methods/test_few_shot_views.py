@@ -6,7 +6,6 @@ import copy
 import math
 import random
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,14 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_fixtures import byte_base, byte_tokenizer, equal_trees
 from peft import LoraConfig, get_peft_model
+from ttt_fixtures import FewShot, few_shot_settings
 
 from hf_mass.errors import DataError
-from hf_mass.lm.few_shot_encoding import FewShotEncoder, View, task_views
-from hf_mass.methods.ttt import FewShotAdapter, FitRecord
-from hf_mass.methods.ttt_settings import FitConfig, PredictConfig
+from hf_mass.lm.few_shot_encoding import FewShotEncoder
+from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.base import Adaptation
+from hf_mass.methods.views import View, task_views
 from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS, resolve_format
 from hf_mass.tasks.grids import grid_text, parse_grid
-from hf_mass.tasks.leave_one_out import DataConfig
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.transformations import (
     GEOMETRIC,
@@ -31,6 +31,7 @@ from hf_mass.tasks.transformations import (
     Identity,
     PermuteColours,
     Reflect,
+    Transformation,
     Transpose,
 )
 
@@ -48,20 +49,16 @@ def copy_task(name: str, rows: tuple[str, ...] = ("1 0 0", "0 2 0", "0 0 3"), qu
     return Task(query, tuple(Demonstration(row, row) for row in rows), answer=query, id=name)
 
 
-def adapter(
-    predict: PredictConfig | None = None, fmt: Any = COMPACT, context: int = 1024, tokenizer: Any = None
-) -> FewShotAdapter:
+def few_shot(
+    views: tuple[Transformation, ...] | None = None, context: int = 1024, tokenizer: Any = None, **changes: Any
+) -> FewShot:
     torch.manual_seed(0)
     base = byte_base()
     base.config.max_position_embeddings = context
     config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-    data = DataConfig(limit=4, leave_two_out=False)
-    fit = FitConfig(4, 8, learning_rate=0.05, epochs=2, batch_size=2, data=data, format=fmt)
-    few = FewShotAdapter(
-        get_peft_model(base, config).eval(), tokenizer or byte_tokenizer(), fit, predict or PredictConfig()
-    )
-    assert few.context == context
-    return few
+    lm = LanguageModel(get_peft_model(base, config).eval(), tokenizer or byte_tokenizer())
+    assert lm.context == context
+    return FewShot(lm, few_shot_settings(4, 8, **{"learning_rate": 0.05, "max_examples": 4, **changes}), views)
 
 
 def ids_of(text: str) -> list[int]:
@@ -76,7 +73,7 @@ def says(monkeypatch: pytest.MonkeyPatch, *completions: list[int]) -> list[list[
         prompts.extend(given)
         return [completions[n % len(completions)] for n in range(len(given))]
 
-    monkeypatch.setattr("hf_mass.methods.ttt.complete", canned)
+    monkeypatch.setattr("hf_mass.methods.few_shot_answers.complete", canned)
     return prompts
 
 
@@ -139,7 +136,7 @@ def test_texts_are_shown_and_read_as_they_are() -> None:
 def test_answers_to_big_bench_hard_are_extracted_when_read(
     monkeypatch: pytest.MonkeyPatch, kind: str, text: str, answer: str | None
 ) -> None:
-    few = adapter(fmt=resolve_format("questions"))
+    few = few_shot(few_shot_format="questions")
     says(monkeypatch, [*ids_of(text), EOS])
     task = Task("q?", (Demonstration("r?", "(A)"),), answer="(B)", fields={"answer_kind": kind}, id="bbh")
     assert few.predict([task])[0][0].answer == answer
@@ -149,7 +146,9 @@ def test_answers_to_big_bench_hard_are_extracted_when_read(
 
 
 def views(task: Task, seed: int = 0, **settings: Any) -> list[View]:
-    return list(task_views(0, task, PredictConfig(**settings), seed))
+    shown = settings.pop("transformations", None)
+    changes = {name if name == "keep_background" else f"predict_{name}": value for name, value in settings.items()}
+    return list(task_views(0, task, few_shot(shown, **changes).settings, seed))
 
 
 @pytest.mark.parametrize(
@@ -218,14 +217,14 @@ SHOWN = {
 @pytest.mark.parametrize("trained", [False, True])
 def test_scores_are_those_of_the_merged_model(trained: bool, batch_size: int) -> None:
     transformations = (Identity(), FlipColumns(), Transpose(), SWAP)
-    few = adapter(PredictConfig(transformations, batch_size=batch_size))
+    few = few_shot(transformations, predict_batch_size=batch_size)
     task = copy_task("a")
-    records = few.adapt([task]) if trained else [FitRecord(task, None)]
-    merged = copy.deepcopy(few.model)
-    if records[0].params is not None:
+    records = few.adapt([task]) if trained else [Adaptation(task)]
+    merged = copy.deepcopy(few.lm.model)
+    if records[0].adapted is not None:
         state = dict(merged.named_parameters())
         with torch.no_grad():
-            for name, leaf in records[0].params.items():
+            for name, leaf in records[0].adapted.items():
                 state[name].copy_(leaf[0])
     merged = merged.merge_and_unload()
     (scores,) = few.score([task], [["0 4 4", "1\n2", "0 4 4"]], records)
@@ -233,14 +232,14 @@ def test_scores_are_those_of_the_merged_model(trained: bool, batch_size: int) ->
     for answer, values in scores.items():
         expected = [log_probability(merged, SHOWN[t.name][0], SHOWN[t.name][1][answer]) for t in transformations]
         assert values == pytest.approx(expected, abs=1e-3)
-    bare = log_probability(few.model, SHOWN["identity"][0], "044;")
+    bare = log_probability(few.lm.model, SHOWN["identity"][0], "044;")
     assert (abs(scores["0 4 4"][0] - bare) > 0.1) == trained
 
 
 def test_scores_of_several_tasks_are_each_ones_own() -> None:
-    few = adapter(PredictConfig((Identity(), FlipColumns()), permutations=2))
+    few = few_shot((Identity(), FlipColumns()), predict_permutations=2)
     tasks = [copy_task("a"), copy_task("b", ("5 0", "0 6"), "7 0"), copy_task("c", query="9 9 9")]
-    records = [*few.adapt(tasks[:2]), FitRecord(tasks[2], None)]
+    records = [*few.adapt(tasks[:2]), Adaptation(tasks[2])]
     answers = [["0 4 4"], ["7 0", "0 7"], []]
     together = few.score(tasks, answers, records)
     assert [list(each) for each in together] == answers
@@ -254,18 +253,18 @@ def test_scores_of_several_tasks_are_each_ones_own() -> None:
 
 
 def test_tasks_with_equal_demonstrations_share_their_adapter() -> None:
-    few = adapter()
+    few = few_shot()
     tasks = [copy_task("a"), copy_task("b", ("5 0", "0 6")), copy_task("a2", query="1 2 3"), copy_task("a3")]
     tasks[3].fields["instruction"] = "Copy."
     first, other, second, instructed = few.adapt(tasks)
-    assert first.params is second.params and first.losses == second.losses
+    assert first.adapted is second.adapted and first.losses == second.losses
     assert [r.task for r in (first, other, second, instructed)] == tasks
-    assert other.params is not first.params and not equal_trees(instructed.params, first.params)
+    assert other.adapted is not first.adapted and not equal_trees(instructed.adapted, first.adapted)
     (alone,) = few.adapt([tasks[2]])
     assert alone.examples == second.examples and alone.losses == pytest.approx(second.losses, rel=1e-5)
-    assert alone.params is not None and second.params is not None
-    for name, leaf in alone.params.items():
-        torch.testing.assert_close(leaf, second.params[name], rtol=1e-4, atol=1e-5)
+    assert alone.adapted is not None and second.adapted is not None
+    for name, leaf in alone.adapted.items():
+        torch.testing.assert_close(leaf, second.adapted[name], rtol=1e-4, atol=1e-5)
 
 
 # -- the model's context -----------------------------------------------------------------------------------------------
@@ -275,20 +274,20 @@ SHORT, LONG = copy_task("short", ("1 0", "0 2"), "3 0"), copy_task("long", ("1 0
 
 def test_a_view_that_is_longer_than_the_context_has_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """With its first token the short task has 16 tokens and the long one 29; transposed 21 and 43."""
-    few = adapter(PredictConfig((Identity(), Transpose()), max_new_tokens=5), context=29)
+    few = few_shot((Identity(), Transpose()), 29, max_completion_length=5)
     prompts = says(monkeypatch, ids_of("30;"))
     short, long = few.predict([SHORT, LONG])
     assert [p.answer for p in short] == ["3 0", "3\n0"]
     assert [p.answer for p in long] == [None, None] and sorted(map(len, prompts)) == [16, 21]
-    few.require_room(SHORT)
+    few.answers.require_room(SHORT)
     message = r"Task 'long' with its 3 demonstrations has 29 tokens, and the model's context 29\. Give fewer or shorter"
     with pytest.raises(DataError, match=message):
-        few.require_room(LONG)
-    adapter(context=30).require_room(LONG)
+        few.answers.require_room(LONG)
+    few_shot(context=30).answers.require_room(LONG)
 
 
 def test_a_long_prompt_does_not_cut_the_answers_of_others_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = adapter(PredictConfig(max_new_tokens=9), context=31)
+    few = few_shot(context=31, max_completion_length=9)
     (alone,) = few.predict([SHORT])
     assert few.predict([SHORT, LONG])[0] == alone
     rooms: dict[int, int] = {}
@@ -297,15 +296,15 @@ def test_a_long_prompt_does_not_cut_the_answers_of_others_short(monkeypatch: pyt
         rooms.update({len(prompt): sampling.max_new_tokens for prompt in prompts})
         return [[EOS] for _ in prompts]
 
-    monkeypatch.setattr("hf_mass.methods.ttt.complete", noting)
+    monkeypatch.setattr("hf_mass.methods.few_shot_answers.complete", noting)
     few.predict([SHORT, LONG])
     assert rooms == {16: 9, 29: 2}
 
 
 def test_examples_that_are_longer_than_the_context_are_not_trained_on() -> None:
-    (record,) = adapter(context=20).adapt([LONG])
-    assert record.params is None and record.reason is not None and "max_tokens = 20" in record.reason
-    (record,) = adapter(context=29).adapt([LONG])
+    (record,) = few_shot(context=20).adapt([LONG])
+    assert record.adapted is None and record.reason is not None and "max_tokens = 20" in record.reason
+    (record,) = few_shot(context=29).adapt([LONG])
     assert record.reason is None and record.examples == 3
 
 
@@ -315,20 +314,26 @@ def test_examples_that_are_longer_than_the_context_are_not_trained_on() -> None:
 def test_answers_in_a_chat_hold_no_end_of_turn_marks(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = END_OF_TURN
-    few = adapter(fmt=replace(COMPACT, chat=True), tokenizer=tokenizer)
+    few = few_shot(tokenizer=tokenizer, chat=True)
     prompts = says(monkeypatch, [*ids_of("044"), EOS], [EOS, *ids_of("044"), EOS, EOS])
     assert [few.predict([copy_task("a")])[0][0].answer for _ in range(2)] == ["0 4 4"] * 2
-    assert few.texts([[*ids_of("044"), EOS], [EOS, *ids_of("04"), EOS, EOS]]) == ["044", "04"]
+    assert few.answers.texts([[*ids_of("044"), EOS], [EOS, *ids_of("04"), EOS, EOS]]) == ["044", "04"]
     text = tokenizer.decode(prompts[0])
     assert text.startswith("<user>100<eos><assistant>100<eos><user>020<eos>") and text.endswith("044<eos><assistant>")
-    ids, learned = few.encoder.answered(copy_task("a"), "0 4 4")
+    ids, learned = few.answers.encoder.answered(copy_task("a"), "0 4 4")
     assert [i for i, flag in zip(ids, learned, strict=True) if flag] == [*ids_of("044"), EOS]  # it learns to stop
     assert ids[: len(prompts[0])] == prompts[0]
 
 
 def test_outside_of_a_chat_only_the_last_mark_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = adapter()
-    assert few.texts([[*ids_of("04"), EOS], [*ids_of("0"), 0, *ids_of("4;")], [EOS], []]) == ["04", "0<pad>4;", "", ""]
+    few = few_shot()
+    rows = [[*ids_of("04"), EOS], [*ids_of("0"), 0, *ids_of("4;")], [EOS], []]
+    assert few.answers.texts(rows) == [
+        "04",
+        "0<pad>4;",
+        "",
+        "",
+    ]
     says(monkeypatch, [*ids_of("04"), 0, *ids_of("4;")])
     assert few.predict([copy_task("a")])[0][0].answer is None
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from model_fixtures import byte_base, byte_tokenizer, equal_trees, largest_difference
 from peft import LoraConfig, get_peft_model
+from ttt_fixtures import FewShot, few_shot_settings
 
 from hf_mass.errors import ConfigError
 from hf_mass.lm.few_shot_encoding import FewShotEncoder
-from hf_mass.methods.ttt import FewShotAdapter
-from hf_mass.methods.ttt_settings import FitConfig, PredictConfig
+from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.ttt_settings import TTTSettings
 from hf_mass.tasks.few_shot_format import resolve_format
-from hf_mass.tasks.leave_one_out import DataConfig, TrainingExample
+from hf_mass.tasks.leave_one_out import TrainingExample
 from hf_mass.tasks.task import Demonstration, Task
-from hf_mass.tasks.transformations import FlipColumns, Identity, PermuteColours
+from hf_mass.tasks.transformations import FlipColumns, Identity, PermuteColours, Transformation
 from hf_mass.tasks.voting import flat_vote
 
 COMPACT = resolve_format("compact")
@@ -28,12 +29,12 @@ def copy_task(name: str, rows: tuple[str, ...] = ("1 0 0", "0 2 0", "0 0 3")) ->
     return Task("0 4 4", tuple(Demonstration(row, row) for row in rows), answer="0 4 4", id=name)
 
 
-def adapter(fit: FitConfig | None = None, predict: PredictConfig | None = None) -> FewShotAdapter:
+def few_shot(views: tuple[Transformation, ...] | None = None, **changes: Any) -> FewShot:
     torch.manual_seed(0)
     config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(byte_base(), config).eval()
-    fit = fit or FitConfig(4, 8, learning_rate=0.02, epochs=6, batch_size=2, data=DataConfig(), format=COMPACT)
-    return FewShotAdapter(model, byte_tokenizer(), fit, predict or PredictConfig(max_new_tokens=6))
+    lm = LanguageModel(get_peft_model(byte_base(), config).eval(), byte_tokenizer())
+    training = {"learning_rate": 0.02, "num_train_epochs": 6, "leave_two_out": True, "max_completion_length": 6}
+    return FewShot(lm, few_shot_settings(4, 8, **{**training, **changes}), views)
 
 
 def test_only_what_the_setting_says_is_learned() -> None:
@@ -60,8 +61,7 @@ def test_a_prompt_begins_as_its_example_does() -> None:
 
 
 def test_training_learns_the_rule_of_the_task() -> None:
-    data = DataConfig(limit=6)
-    few = adapter(FitConfig(4, 8, learning_rate=0.02, epochs=40, batch_size=3, data=data, format=COMPACT))
+    few = few_shot(num_train_epochs=40, per_device_train_batch_size=3, max_examples=6)
     (record,) = few.adapt([copy_task("a")])
     assert record.reason is None and record.examples == 6 and len(record.losses) == 80
     assert record.losses[-1] < 0.7 * record.losses[0]
@@ -71,51 +71,51 @@ def test_training_learns_the_rule_of_the_task() -> None:
 
 def test_tasks_end_where_they_would_alone() -> None:
     """Of different numbers of demonstrations, so of different numbers of steps."""
-    few = adapter()
+    few = few_shot()
     tasks = [copy_task("a"), copy_task("b", ("5 0", "0 6"))]
     together = few.adapt(tasks)
     for task, record in zip(tasks, together, strict=True):
         (alone,) = few.adapt([task])
         assert alone.examples == record.examples and len(alone.losses) == len(record.losses)
-        assert record.params is not None and alone.params is not None
-        assert largest_difference(record.params, alone.params) < 1e-4
+        assert record.adapted is not None and alone.adapted is not None
+        assert largest_difference(record.adapted, alone.adapted) < 1e-4
 
 
 def test_the_model_is_left_as_it_was_and_seeds_decide() -> None:
-    few = adapter()
-    before = {name: p.detach().clone() for name, p in few.model.named_parameters()}
+    few = few_shot()
+    before = {name: p.detach().clone() for name, p in few.lm.model.named_parameters()}
     first, second, other = (few.adapt([copy_task("a")], seed)[0] for seed in (0, 0, 1))
-    assert all(torch.equal(p, before[name]) for name, p in few.model.named_parameters())
-    assert equal_trees(first.params, second.params) and not equal_trees(first.params, other.params)
+    assert all(torch.equal(p, before[name]) for name, p in few.lm.model.named_parameters())
+    assert equal_trees(first.adapted, second.adapted) and not equal_trees(first.adapted, other.adapted)
 
 
 def test_one_adapter_for_all() -> None:
-    few = adapter()
+    few = few_shot()
     records = few.adapt([copy_task("a"), copy_task("b")], shared=True)
-    assert equal_trees(records[0].params, records[1].params)
-    assert not equal_trees(records[0].params, few.adapt([copy_task("a")])[0].params)
+    assert equal_trees(records[0].adapted, records[1].adapted)
+    assert not equal_trees(records[0].adapted, few.adapt([copy_task("a")])[0].adapted)
 
 
 def test_a_task_that_cannot_be_trained_does_not_end_the_others() -> None:
-    few = adapter(replace(adapter().fit_config, data=DataConfig(single="refuse")))
+    few = few_shot(single_demonstration="refuse")
     single = copy_task("one", ("1 0 0",))
     bad, good = few.adapt([single, copy_task("a")])
-    assert bad.params is None and bad.reason is not None and "one demonstration" in bad.reason
-    assert good.params is not None
+    assert bad.adapted is None and bad.reason is not None and "one demonstration" in bad.reason
+    assert good.adapted is not None
     predictions = few.predict([single, copy_task("a")], [bad, good])
     assert len(predictions[0]) == len(predictions[1]) == 1
 
 
 def test_a_loss_that_is_not_finite_is_a_reason() -> None:
-    few = adapter(FitConfig(4, 8, learning_rate=1e30, epochs=4, data=DataConfig(), format=COMPACT, max_grad_norm=None))
+    few = few_shot(learning_rate=1e30, num_train_epochs=4, max_grad_norm=None)
     (record,) = few.adapt([copy_task("a")])
-    assert record.params is None and record.reason is not None and "not finite" in record.reason
+    assert record.adapted is None and record.reason is not None and "not finite" in record.reason
 
 
 @pytest.mark.parametrize("stacked", [True, False])
 def test_answers_are_mapped_back(monkeypatch: pytest.MonkeyPatch, stacked: bool) -> None:
     """A model that copies the query's input, whatever the view of the task is."""
-    few = adapter(predict=PredictConfig((Identity(), FlipColumns(), SWAP), permutations=2, max_new_tokens=6))
+    few = few_shot((Identity(), FlipColumns(), SWAP), predict_permutations=2)
     seen = []
 
     def copying(model: object, tokenizer: object, prompts: list[list[int]], *rest: object) -> list[list[int]]:
@@ -125,7 +125,7 @@ def test_answers_are_mapped_back(monkeypatch: pytest.MonkeyPatch, stacked: bool)
             byte_tokenizer()(text.split(";")[-1][:-1] + ";", add_special_tokens=False)["input_ids"] for text in texts
         ]
 
-    monkeypatch.setattr("hf_mass.methods.ttt.complete", copying)
+    monkeypatch.setattr("hf_mass.methods.few_shot_answers.complete", copying)
     task = Task("0 1 2", copy_task("a").demonstrations, answer="0 1 2", id="a")
     records = few.adapt([task]) if stacked else None
     (predictions,) = few.predict([task], records)
@@ -135,20 +135,20 @@ def test_answers_are_mapped_back(monkeypatch: pytest.MonkeyPatch, stacked: bool)
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "message"),
+    ("changes", "message"),
     [
-        (FitConfig, {"lora_rank": 0}, r"FitConfig.lora_rank is 0; choose at least 1"),
-        (FitConfig, {"loss_on": "inputs"}, r"FitConfig.loss_on is 'inputs'; choose one of"),
-        (FitConfig, {"warmup_ratio": 1.0}, r"FitConfig.warmup_ratio is 1.0"),
-        (FitConfig, {"max_grad_norm": 0.0}, r"FitConfig.max_grad_norm is 0.0"),
-        (FitConfig, {"lr_scheduler_type": "step"}, r"lr_scheduler_type is 'step'"),
-        (FitConfig, {"learning_rate": 0.0}, r"learning_rate is 0.0"),
-        (PredictConfig, {"permutations": 0}, r"PredictConfig.permutations is 0"),
-        (PredictConfig, {"transformations": ()}, r"PredictConfig.transformations is empty"),
-        (PredictConfig, {"temperature": -1.0}, r"PredictConfig.temperature is -1.0"),
-        (PredictConfig, {"samples": 2}, r"PredictConfig.samples is 2 at temperature 0"),
+        ({"lora_r": 0}, r"TTTSettings.lora_r is 0; choose a whole number of at least 1"),
+        ({"loss_on": "inputs"}, r"TTTSettings.loss_on is 'inputs'; choose one of"),
+        ({"warmup_steps": 1.0}, r"TTTSettings.warmup_steps is 1.0"),
+        ({"max_grad_norm": 0.0}, r"TTTSettings.max_grad_norm is 0.0"),
+        ({"lr_scheduler_type": "step"}, r"lr_scheduler_type is 'step'"),
+        ({"learning_rate": 0.0}, r"learning_rate is 0.0"),
+        ({"predict_permutations": 0}, r"TTTSettings.predict_permutations is 0"),
+        ({"predict_transformations": ("turn",)}, r"'turn'"),
+        ({"predict_temperature": -1.0}, r"TTTSettings.predict_temperature is -1.0"),
+        ({"predict_samples": 2}, r"predict_samples is 2 at predict_temperature 0"),
     ],
 )
-def test_settings_are_checked(kind: type, changes: dict[str, object], message: str) -> None:
+def test_settings_are_checked(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        kind(**changes)
+        TTTSettings(**changes)
