@@ -156,8 +156,25 @@ class Adaptation:
     def explain(self) -> list[dict[str, Any]]:
         """What was learned from, a row each: demonstrations with their losses before and after, or samples with weight,
         attribution (positive = helpful) and losses."""
+        if self.samples:
+            return self.sample_rows()
         lm, method = self._bound()
         return method.explain(lm, self)
+
+    def sample_rows(self) -> list[dict[str, Any]]:
+        """One row for each auxiliary sample: weight, attribution (positive = helpful), losses, why it was left out."""
+        return [
+            {
+                "question": sample.question,
+                "answer": sample.answer,
+                "weight": float(self.weights[i]),
+                "attribution": None if self.attributions is None else float(self.attributions[i]),
+                "loss_before": float(self.losses_before[i]),
+                "loss_after": float(self.losses_after[i]),
+                "reason": sample.reason,
+            }
+            for i, sample in enumerate(self.samples)
+        ]
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -269,7 +286,7 @@ class Method(Protocol, Generic[State]):
 
     def explain(self, lm: LanguageModel, adaptation: Adaptation) -> list[dict[str, Any]]:
         """What was learned from, a row each."""
-        return []
+        return adaptation.sample_rows()
 
     def defaults(self, lm: LanguageModel, tasks: Sequence[Task]) -> dict[str, Any]:
         """The settings that travel with a saved adaptation, as `LanguageModel.defaults`."""

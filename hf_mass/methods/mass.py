@@ -124,27 +124,6 @@ class MASS(Method[MassState]):
         """See `Method.answer`."""
         return self.resolved(lm, tasks).solve(_as_read(lm, tasks), adaptations, seed=seed)
 
-    def explain(self, lm: LanguageModel, adaptation: Adaptation) -> list[dict[str, Any]]:
-        """Each sample with weight, attribution (positive = helpful), losses, and why it was left out."""
-        return sample_rows(adaptation)
-
-
-def sample_rows(adaptation: Adaptation) -> list[dict[str, Any]]:
-    """One row for each auxiliary sample."""
-    attributions = adaptation.attributions
-    return [
-        {
-            "question": sample.question,
-            "answer": sample.answer,
-            "weight": float(adaptation.weights[i]),
-            "attribution": None if attributions is None else float(attributions[i]),
-            "loss_before": float(adaptation.losses_before[i]),
-            "loss_after": float(adaptation.losses_after[i]),
-            "reason": sample.reason,
-        }
-        for i, sample in enumerate(adaptation.samples)
-    ]
-
 
 def changed(config: MassConfig, changes: Mapping[str, Any]) -> MassConfig:
     """Settings with changes by their flat names."""

@@ -100,10 +100,6 @@ class TTTThenMASS(Method[SequenceState]):
                 answers += self.second.answer(lm, [task], [replace(adaptation, parts=inner)], seed)
         return answers
 
-    def explain(self, lm: LanguageModel, adaptation: Adaptation) -> list[dict[str, Any]]:
-        """The samples; see `MASS.explain`."""
-        return self.second.explain(lm, adaptation)
-
     def defaults(self, lm: LanguageModel, tasks: Sequence[Task]) -> dict[str, Any]:
         """See `Method.defaults`."""
         return self.first.defaults(lm, tasks)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hf_mass.core.trees import tree_map
-from hf_mass.errors import DataError
+from hf_mass.errors import AdaptationError, DataError
 from hf_mass.lm.adapters import combined_adapter
 from hf_mass.lm.binding import BoundLora, add_lora
 from hf_mass.lm.generation import Sampling, complete
@@ -27,7 +27,7 @@ def test_peft_alone_answers_as_the_adapted_model(tmp_path: Path, trained: bool) 
     tasks = WORLD.tasks("validation", 4)
     for n, task in enumerate(tasks):
         record = mass.adapt(task)
-        mass.save_adapter(record, tmp_path / str(n))
+        record.save(tmp_path / str(n))
         bare = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), str(tmp_path / str(n))).eval()
         prompt = mass.encoder.solver_prompt_ids(task)
         ids = torch.tensor([prompt])
@@ -38,7 +38,7 @@ def test_peft_alone_answers_as_the_adapted_model(tmp_path: Path, trained: bool) 
         answer = mass.tokenizer.decode(
             complete(bare, mass.tokenizer, [prompt], Sampling(4, 0.0))[0], skip_special_tokens=True
         )
-        assert answer == mass.solve(task, record).text
+        assert answer == mass.solve(task, record).written
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -74,9 +74,9 @@ def test_nothing_adapted_is_refused(tmp_path: Path) -> None:
         combined_adapter([(generator, generator.start(1))])
     (task,) = WORLD.tasks("validation", 1)
 
-    record = replace(mass.adapt(task), adapted=None, reason="no usable sample")
-    with pytest.raises(DataError, match="no usable sample"):
-        mass.save_adapter(record, tmp_path / "a")
+    record = replace(mass.adapt(task), parts=(), reason="no usable sample")
+    with pytest.raises(AdaptationError, match="no usable sample"):
+        record.save(tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 

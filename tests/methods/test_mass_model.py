@@ -34,7 +34,7 @@ from transformers import AutoModelForCausalLM
 
 from hf_mass.core import trees
 from hf_mass.errors import CheckpointError, ConfigError, DataError
-from hf_mass.methods.base import AdaptationRecord, Solution
+from hf_mass.methods.base import Adaptation, Answer
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.mass_settings import WEIGHINGS, MassConfig, ScorerConfig
 from hf_mass.methods.samples import AuxiliarySample, overlap
@@ -53,15 +53,15 @@ def tasks() -> list[Task]:
     return WORLD.tasks("test_conventions", 6)
 
 
-def adapt(mass: MassModel, task: Task, weigh_by: str = "uniform", **kwargs: object) -> AdaptationRecord:
+def adapt(mass: MassModel, task: Task, weigh_by: str = "uniform", **kwargs: object) -> Adaptation:
     record = mass.adapt(task, weigh_by, **kwargs)
-    assert isinstance(record, AdaptationRecord)
+    assert isinstance(record, Adaptation)
     return record
 
 
-def solve(mass: MassModel, task: Task, record: AdaptationRecord | None = None, **kwargs: object) -> Solution:
+def solve(mass: MassModel, task: Task, record: Adaptation | None = None, **kwargs: object) -> Answer:
     solution = mass.solve(task, record, **kwargs)
-    assert isinstance(solution, Solution)
+    assert isinstance(solution, Answer)
     return solution
 
 
@@ -73,9 +73,9 @@ def test_one_task_gives_one_answer_and_a_list_gives_a_list(mass: MassModel, task
     assert len(groups) == 1 and len(groups[0]) == mass.config.samples
     assert len(mass.generate_auxiliary(tasks[:2], count=3)[1]) == 3
     assert mass.score(tasks[0], groups).shape == (1, mass.config.samples)
-    assert isinstance(mass.adapt(tasks[0]), AdaptationRecord)
+    assert isinstance(mass.adapt(tasks[0]), Adaptation)
     assert [record.task for record in mass.adapt(tasks[:1])] == tasks[:1]
-    assert isinstance(mass.solve(tasks[0]), Solution)
+    assert isinstance(mass.solve(tasks[0]), Answer)
     assert [solution.task for solution in mass.solve(tasks)] == tasks
     assert mass.solve([]) == []
 
@@ -88,7 +88,7 @@ def test_a_record_says_what_was_done(mass: MassModel, tasks: list[Task], weigh_b
     assert record.task == task and record.samples == tuple(group) and record.reason is None
     assert record.weights.shape == (4,) and record.weights.sum().item() == pytest.approx(1) and record.weights[2] == 0
     assert (record.attributions is None) == (weigh_by != "demonstrations")
-    assert record.sampled_tokens == 5 + 5 + 3 + 5 and record.seconds > 0
+    assert record.cost.sampled_tokens == 5 + 5 + 3 + 5 and record.cost.seconds > 0
     assert (
         torch.isnan(record.losses_before).tolist()
         == torch.isnan(record.losses_after).tolist()
@@ -98,7 +98,7 @@ def test_a_record_says_what_was_done(mass: MassModel, tasks: list[Task], weigh_b
     assert record.losses_after[0] < record.losses_before[0]
     assert record.adapted is not None
     assert all(leaf.shape[0] == 1 and not leaf.requires_grad for leaf in record.adapted.values())
-    table = record.table()
+    table = record.explain()
     assert [row["reason"] for row in table] == [None, None, "no_match", None]
     assert [row["weight"] for row in table] == record.weights.tolist()
     assert [row["question"] for row in table][1] == "tom lemon" and table[1]["answer"] == "rule03 red"
@@ -114,24 +114,24 @@ def test_weighing_ranks_what_it_should(mass: MassModel, tasks: list[Task]) -> No
         bad = [written(f"{task.fields['family']} lemon red rule03"), written("tom plum blue rule01")]
         record = adapt(mass, task, "demonstrations", samples=[[*good, *bad]])
         assert record.weights[:2].min() > record.weights[2:].max()
-        assert record.attributions[:2].max() < record.attributions[2:].min()
+        assert record.attributions[:2].min() > record.attributions[2:].max()
         assert adapt(mass, task, "uniform", samples=[[*good, *bad]]).weights.tolist() == [0.25] * 4
 
 
 def test_adapting_to_right_samples_solves_the_task(mass: MassModel) -> None:
     tasks = WORLD.tasks("test_conventions", 20)
-    plain = sum(solution.reward for solution in mass.solve(tasks))
+    plain = sum(solution.score for solution in mass.solve(tasks))
     right = [[right_sample(task, d.question) for d in task.demonstrations] for task in tasks]
-    adapted = sum(solution.reward for solution in mass.solve(tasks, mass.adapt(tasks, "uniform", right)))
+    adapted = sum(solution.score for solution in mass.solve(tasks, mass.adapt(tasks, "uniform", right)))
     assert adapted >= 16 and plain <= 8
 
 
 def test_a_solution_is_read_and_verified(mass: MassModel, tasks: list[Task]) -> None:
     solution = solve(mass, tasks[0], adapt(mass, tasks[0], samples=[[right_sample(tasks[0])] * 2]))
-    assert solution.text.split()[1] == solution.answer and solution.sampled_tokens == 3
-    assert solution.reward == float(solution.answer == tasks[0].answer)
+    assert (solution.written or "").split()[1] == solution.text and solution.sampled_tokens == 3
+    assert solution.score == float(solution.text == tasks[0].answer)
     blind = replace(tasks[0], answer=None, solution=None)
-    assert solve(mass, blind).reward is None
+    assert solve(mass, blind).score is None
 
 
 def test_judging(mass: MassModel, tasks: list[Task]) -> None:
@@ -139,17 +139,17 @@ def test_judging(mass: MassModel, tasks: list[Task]) -> None:
     found = mass.judge(
         [gold, gold, gold, blind], [f"rule00 {gold.answer}", "rule00 plum", "what?!", "rule00 red"], [3, 3, 9, 3]
     )
-    assert [solution.reward for solution in found] == [1.0, 0.0, 0.0, None]
-    assert [solution.answer for solution in found] == [gold.answer, "plum", None, "red"]
+    assert [solution.score for solution in found] == [1.0, 0.0, 0.0, None]
+    assert [solution.text for solution in found] == [gold.answer, "plum", None, "red"]
     assert [solution.sampled_tokens for solution in found] == [3, 3, 9, 3]
 
 
 def test_sampled_solutions_are_reproducible(mass: MassModel, tasks: list[Task]) -> None:
-    first = [s.text for s in mass.solve(tasks, temperature=2.0, seed=1)]
-    assert first == [s.text for s in mass.solve(tasks, temperature=2.0, seed=1)]
-    assert first[2:3] == [s.text for s in mass.solve(tasks[2:3], temperature=2.0, seed=1)]
-    assert first != [s.text for s in mass.solve(tasks, temperature=2.0, seed=2)]
-    assert [s.text for s in mass.solve(tasks, seed=1)] == [s.text for s in mass.solve(tasks, seed=2)]  # greedy
+    first = [s.written for s in mass.solve(tasks, temperature=2.0, seed=1)]
+    assert first == [s.written for s in mass.solve(tasks, temperature=2.0, seed=1)]
+    assert first[2:3] == [s.written for s in mass.solve(tasks[2:3], temperature=2.0, seed=1)]
+    assert first != [s.written for s in mass.solve(tasks, temperature=2.0, seed=2)]
+    assert [s.written for s in mass.solve(tasks, seed=1)] == [s.written for s in mass.solve(tasks, seed=2)]  # greedy
 
 
 @settings(max_examples=8)
@@ -232,7 +232,7 @@ def test_many_tasks_at_once_are_the_same_as_one_by_one(tasks: list[Task], weigh_
             assert largest_difference(moved, trees.add(alone.adapted, start, -1)) < 1e-4
             assert largest_difference(record.adapted, alone.adapted) < 1e-5
         single = solve(mass, task, alone)
-        assert (single.text, single.reward) == (answer.text, answer.reward)
+        assert (single.written, single.score) == (answer.written, answer.score)
 
 
 # -- samples that are no use -------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_a_task_without_usable_samples_is_solved_unadapted(mass: MassModel, task
         record = mass.adapt(chosen, weigh_by, parts)[0]
         assert record.adapted is None and record.reason == "no usable sample"
         assert record.weights.tolist() == [0.0, 0.0, 0.0] and torch.isnan(record.losses_before).all()
-        assert [row["reason"] for row in record.table()] == ["empty", "no_match", "no_answer"]
+        assert [row["reason"] for row in record.explain()] == ["empty", "no_match", "no_answer"]
         assert solve(mass, tasks[0], record) == solve(mass, tasks[0])
     records = mass.adapt(tasks[:2], weigh_by, groups)
     assert records[1].adapted is not None and records[1].reason is None
@@ -294,7 +294,7 @@ def test_a_loss_that_is_not_finite_is_recorded_and_harms_no_other_task(weigh_by:
         assert equal_trees(records[n].adapted, expected[n].adapted)
         assert torch.equal(records[n].weights, expected[n].weights)
     answers = mass.solve(chosen, records)
-    assert [answers[n].text for n in (0, 2)] == [clean.solve(chosen, expected)[n].text for n in (0, 2)]
+    assert [answers[n].written for n in (0, 2)] == [clean.solve(chosen, expected)[n].written for n in (0, 2)]
     assert answers[1] == solve(mass, chosen[1])  # the model's own, such as it is
 
 
@@ -317,7 +317,7 @@ def test_wrong_calls_are_refused(mass: MassModel, tasks: list[Task]) -> None:
         mass.generate_auxiliary(tasks[0], count=0)
     with pytest.raises(DataError, match="tasks is empty"):
         mass.generate_auxiliary([])
-    with pytest.raises(DataError, match="1 records for 2 tasks"):
+    with pytest.raises(DataError, match="1 adaptations for 2 tasks"):
         mass.solve(tasks[:2], mass.adapt(tasks[:1], "uniform"))
     with pytest.raises(DataError, match=r"groups of \[1\] for 2 tasks"):
         mass.adapt(tasks[:2], "uniform", [[rejected()]])
@@ -362,7 +362,7 @@ def test_free_text(kind: str, weigh_by: str) -> None:
     records = mass.adapt(tasks, weigh_by, groups)
     assert [record.reason for record in records] == [None, None]
     assert all(torch.nan_to_num(r.losses_after).sum() < torch.nan_to_num(r.losses_before).sum() for r in records)
-    assert [isinstance(s.text, str) and s.reward == 0.0 for s in mass.solve(tasks, records)] == [True, True]
+    assert [isinstance(s.written, str) and s.score == 0.0 for s in mass.solve(tasks, records)] == [True, True]
 
 
 # -- conversations -----------------------------------------------------------------------------------------------------
