@@ -81,7 +81,7 @@ def adapt(
     """
     several = _listed(tasks)
     session = _session(model, method, seed, tasks_per_pass, on_event, stop, time_limit)
-    session.method.require(session.lm, several)
+    session.require(several)
     adaptations = session.adapt(several)
     return adaptations[0] if isinstance(tasks, Task) else adaptations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -13,11 +14,13 @@ from typing import Any
 from hf_mass.core.meter import Meter, metered
 from hf_mass.engine.events import Event, Loss, Replies, Stage, Weighed, Writing
 from hf_mass.engine.solution import Solution
-from hf_mass.errors import Stopped
+from hf_mass.errors import ConfigError, DataError, Stopped
+from hf_mass.lm.adapters import changes_something
 from hf_mass.lm.generation import watching
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Cost, Method, Progress
 from hf_mass.methods.ttt import data_key
+from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.problems import Problem
 from hf_mass.tasks.task import Task
 
@@ -49,6 +52,24 @@ class Session:
     time_limit: float | None = None
     begun: float = field(default_factory=time.perf_counter)
     losses: list[Loss] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if type(self.seed) is not int:
+            raise ConfigError(f"seed is {self.seed!r:.60}; choose a whole number.")
+        limit = self.time_limit
+        if limit is not None and (type(limit) not in (int, float) or not 0 < limit <= sys.float_info.max):
+            raise ConfigError(f"time_limit is {limit!r:.60}; choose a finite number above 0.")
+
+    def require(self, tasks: Sequence[Task]) -> None:
+        """Checks that model and method can do what is asked, before anything is computed.
+
+        Raises:
+            DataError: If they cannot.
+        """
+        if self.lm.kinds and (kind := kind_of(tasks)) not in self.lm.kinds:
+            made_for = " and ".join(self.lm.kinds)
+            raise DataError(f"{self.lm.name} is made for {made_for}, and this problem is of {kind}.")
+        self.method.require(self.lm, tasks)
 
     # -- adapting and answering ---------------------------------------------------------------------------------------
 
@@ -88,6 +109,8 @@ class Session:
                 self._tell_loss(method.progress(state), told)
             adaptations = method.finish(self.lm, state)
         for n, each in enumerate(adaptations):
+            if each.parts and not any(changes_something(part) for part in each.parts):
+                each = replace(each, parts=(), reason="adapting changed nothing; choose a higher rate")
             sampled = each.cost.sampled_tokens or costs[0].sampled_tokens  # a method may know each task's own
             cost = replace(costs[0], sampled_tokens=sampled)
             adaptations[n] = replace(each, cost=cost, lm=self.lm, method=method, seed=self.seed)
@@ -158,7 +181,7 @@ class Session:
         """
         self.begun, self.losses = time.perf_counter(), []
         tasks = list(problem.tasks)
-        self.method.require(self.lm, tasks)
+        self.require(tasks)
         before: list[Answer] = []
         after: list[Answer] = []
         adaptations: list[Adaptation] = []

@@ -24,6 +24,12 @@ Part = tuple[BoundLora, Tree]
 """An adapter with the matrices [1, ...] that it has for one task."""
 
 
+def changes_something(part: Part) -> bool:
+    """Whether an update is not zero everywhere, as LoRA starts."""
+    lora, tree = part
+    return any(bool(tree[site.b].any()) for site in lora.function.sites.values())
+
+
 def combined_adapter(parts: Sequence[Part]) -> tuple[PeftConfig, dict[str, Tensor]]:
     """The sum of low-rank updates of one model as (config, weights under PEFT's names, float32).
 
@@ -35,7 +41,7 @@ def combined_adapter(parts: Sequence[Part]) -> tuple[PeftConfig, dict[str, Tenso
     Raises:
         DataError: If no part changes anything.
     """
-    active = [(lora, tree) for lora, tree in parts if any(tree[site.b].any() for site in lora.function.sites.values())]
+    active = [part for part in parts if changes_something(part)]
     if not active:
         raise DataError("The adapted weights are those of the base: there is nothing to save. Adapt first.")
     if len(active) == 1:
