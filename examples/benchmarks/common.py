@@ -30,6 +30,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hf_mass.store.markdown import markdown_table
 from paths import EXAMPLES, RESULTS
 
 FORMAT_VERSION = 1
@@ -269,9 +270,8 @@ class Table:
 
     def to_markdown(self) -> str:
         """The same in GitHub's markdown."""
-        header, *body = [[cell.replace("|", "\\|") for cell in line] for line in self._cells()]
-        lines = ["| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *body]]
-        return "\n".join([f"### {self.title}", "", *lines, "", *self.notes])
+        header, *body = self._cells()
+        return "\n".join([f"### {self.title}", "", markdown_table(header, body, len(header)), "", *self.notes])
 
     def _cells(self) -> list[list[str]]:
         header = list(self.columns.values())

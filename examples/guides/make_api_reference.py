@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_mass import errors
+from hf_mass.store.markdown import markdown_table
 
 PLACE = Path(__file__).resolve().parent / "api.md"
 
@@ -165,11 +166,10 @@ def _default(value: Any) -> str:
 
 
 def _table(listed: list[Argument], texts: dict[str, str]) -> Iterator[str]:
-    yield "| argument | type | default | |"
-    yield "| --- | --- | --- | --- |"
-    for each in listed:
-        cells = f"`{each.name}`", _code(each.kind), _code(each.default), texts.get(each.name) or each.help
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    rows = [
+        (f"`{each.name}`", _code(each.kind), _code(each.default), texts.get(each.name) or each.help) for each in listed
+    ]
+    yield markdown_table(("argument", "type", "default", ""), rows, text_columns=4)
     yield ""
 
 

@@ -19,6 +19,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from hf_mass.methods.mass_settings import MassConfig
+from hf_mass.store.markdown import markdown_table
 from hf_mass.store.shipped import ASSETS, shipped_name
 from hf_mass.tasks.task import Demonstration, Task
 
@@ -243,8 +244,7 @@ def _table(settings: Sequence[tuple[str, Any]]) -> str:
     if not settings:
         return "Not stated."
     cells = [(name, (v if isinstance(v, str) else json.dumps(v, ensure_ascii=False))) for name, v in settings]
-    lines = [f"| {name} | {value} |" for name, value in ((n, str(v).replace("|", "\\|")) for n, v in cells)]
-    return "\n".join(["| setting | value |", "| --- | --- |", *lines])
+    return markdown_table(("setting", "value"), cells, text_columns=2)
 
 
 def _prompts(config: MassConfig) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from typing import Any
 from hf_mass.evaluation.plots import accuracy_plot
 from hf_mass.evaluation.statistics import Interval, mean_interval, paired_difference
 from hf_mass.evaluation.tables import ResultRow, ResultTable
+from hf_mass.store.markdown import markdown_table
 
 Outcomes = list[dict[str, Any]]
 
@@ -112,11 +113,11 @@ def groups_table(results: Results, name: str, key: Callable[[Mapping[str, Any]],
                 groups[key(row)][method].append(float(row[vote]["pass_1"]))
                 counts[key(row)] += method == "base"
     heads = [method for method, _, _ in columns]
-    lines = ["| | n | " + " | ".join(heads) + " |", "| --- | ---: |" + " ---: |" * len(heads)]
+    lines = []
     for group in sorted(groups):
         means = [f"{sum(v) / len(v):.2f}" if (v := groups[group].get(head)) else "–" for head in heads]
-        lines.append(f"| {group} | {counts[group]} | " + " | ".join(means) + " |")
-    return "\n".join(lines)
+        lines.append((group, counts[group], *means))
+    return markdown_table(("", "n", *heads), lines)
 
 
 def difficulty(results: Results, name: str) -> Callable[[Mapping[str, Any]], str]:

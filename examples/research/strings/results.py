@@ -30,6 +30,7 @@ from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import ResultRow, ResultTable
 from hf_mass.methods.base import AdaptationRecord
 from hf_mass.methods.mass_settings import InnerConfig, MassConfig
+from hf_mass.store.markdown import markdown_table
 from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.answers import rank_answers
 from hf_mass.tasks.formats import FORMATS
@@ -206,15 +207,15 @@ def differences(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def by_family(found: dict[str, Any], name: str) -> list[str]:
+def by_family(found: dict[str, Any], name: str) -> str:
     """Solved tasks of each family in a set, row by row, as markdown."""
     results = found["sets"].get(name, {})
     families = list(dict.fromkeys(o["domain"] for result in results.values() for o in result["outcomes"]))
-    lines = ["| family | " + " | ".join(results) + " | n |", "| --- |" + " ---: |" * (len(results) + 1)]
+    lines = []
     for family in families:
         each = [[o["right"] for o in result["outcomes"] if o["domain"] == family] for result in results.values()]
-        lines.append(f"| {family} | " + " | ".join(str(sum(right)) for right in each) + f" | {len(each[0])} |")
-    return lines
+        lines.append((family, *(sum(right) for right in each), len(each[0])))
+    return markdown_table(("family", *results, "n"), lines)
 
 
 def sample_lines(found: dict[str, Any]) -> list[str]:
@@ -242,7 +243,7 @@ def report(found: dict[str, Any], output: Path) -> str:
     settings = {row: r["settings"] for results in found["sets"].values() for row, r in results.items()}
     lines += [f"- settings of {row}: `{json.dumps(values)}`" for row, values in settings.items()]
     if "held-out" in found["sets"]:
-        lines += ["", *by_family(found, "held-out")]
+        lines += ["", by_family(found, "held-out")]
     output.mkdir(parents=True, exist_ok=True)
     (output / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     temporary = output / "results.tmp"
