@@ -24,8 +24,6 @@ from accelerate import PartialState
 from peft import LoraConfig
 from transformers import AutoTokenizer, HfArgumentParser
 
-from conventions_experiment import BASE, QUICK_MODELS, evaluate_rows, load_world, train_models
-from conventions_report import build_table, goals, plot_training, write_adapter_card, write_report
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.evaluation.cards import write_card
 from hf_mass.evaluation.statistics import mean_interval
@@ -37,9 +35,11 @@ from hf_mass.tasks.task import Task
 from hf_mass.training.adaptation_eval import AdaptationEvalPrediction, evaluate_adaptation
 from hf_mass.training.meta_adapt_config import MetaAdaptConfig
 from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
+from research.conventions.experiment import BASE, QUICK_MODELS, evaluate_rows, load_world, train_models
+from research.conventions.report import build_table, goals, plot_training, write_adapter_card, write_report
 
 LEFT_TO_RESULTS = ("the same without samples on the queried item",)
-"""Rows that only the full table of results.py has, to keep the main job short."""
+"""Rows that only the full table of research/conventions/results.py has, to keep the main job short."""
 
 
 @dataclass

@@ -27,12 +27,14 @@ from transformers import HfArgumentParser
 from hf_mass import Task, TTTConfig, TTTTrainer, load_bbh, load_few_shot_file, load_grid_tasks
 from hf_mass.errors import ConfigError
 from hf_mass.methods.ttt import FitRecord
+from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.answers import mean_scores
 from hf_mass.tasks.grids import parse_grid
 from hf_mass.training.ttt_config import TTT_PRESETS
 from hf_mass.training.ttt_results import TaskResult
-from results_ttt import BASE, HELD_OUT, world_tasks
+from research.grids.world import HELD_OUT, Sizes, few_shot_tasks
 
+BASE = ASSETS / "grids-base"
 COLOURS = (16, 33, 160, 34, 226, 245, 201, 208, 51, 88)
 """Terminal colours of the ten cells."""
 
@@ -75,7 +77,7 @@ def load(script: ScriptArguments) -> list[Task]:
     if script.bbh is not None:
         tasks = [task for found in load_bbh(script.bbh, script.bbh_tasks).values() for task in found]
     elif script.tasks is None:
-        tasks = world_tasks(HELD_OUT, 2, "demo")
+        tasks = few_shot_tasks(HELD_OUT, 2, "ttt-demo", Sizes(composed=0.0))
     elif Path(script.tasks).is_dir() or is_puzzle(Path(script.tasks)):
         tasks = load_grid_tasks(script.tasks, answers=False)
     else:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import hf_mass
-import make_api_reference as api
+from guides import make_api_reference as api
 from hf_mass import errors
 
 NAMES = [name for listed in api.SECTIONS.values() for name in listed]
@@ -28,7 +28,7 @@ DESCRIBED = [
 
 def test_the_page_is_up_to_date() -> None:
     shown = api.PLACE.read_text(encoding="utf-8")
-    assert shown == api.reference(), "run python examples/make_api_reference.py"
+    assert shown == api.reference(), "run python -m guides.make_api_reference"
 
 
 def test_every_public_name_and_error_is_there() -> None:

@@ -25,7 +25,7 @@ from hf_mass.tasks.verifiers import VERIFIERS
 from hf_mass.training.meta_adapt_config import MetaAdaptConfig
 
 FOLDER = ROOT / "examples" / "guides"
-GUIDES = sorted(path for path in FOLDER.glob("*.md") if path.name != "api.md")
+GUIDES = sorted(path for path in FOLDER.glob("*.md") if path.name not in ("README.md", "api.md"))
 RUN_OR_CHECKED = {("python", ""), ("python", "no-run"), ("bash", "no-run"), ("text", "output")}
 
 

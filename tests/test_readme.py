@@ -89,7 +89,7 @@ def test_test_time_training_example_runs(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_test_time_training_tables_are_the_measured_ones() -> None:
-    """Each row and goal shown is one of a report that `results_ttt.py` or `grid_mass.py` wrote."""
+    """Each row and goal shown is one of a report that a script of `examples/research` wrote."""
     results = ROOT / "examples" / "results"
     reports = [*results.glob("ttt/report-*.md"), results / "grid-mass/results.md", results / "strings/results.md"]
     measured = "".join(report.read_text() for report in reports).splitlines()

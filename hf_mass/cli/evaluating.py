@@ -28,6 +28,7 @@ from hf_mass.evaluation.plots import accuracy_plot
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import ResultRow, ResultTable
 from hf_mass.store.card import without_tokens
+from hf_mass.store.markdown import markdown_table
 from hf_mass.tasks.reading import TaskSet
 from hf_mass.training.ttt_results import tasks_digest
 
@@ -238,20 +239,15 @@ def by_domain(outcomes: ByMethod) -> list[str]:
     domains = list(dict.fromkeys(row["domain"] for found in outcomes.values() for row in found[0].rows))
     if len(domains) < 2:
         return []
-    lines = [
-        "## By domain",
-        "",
-        "| domain | n | " + " | ".join(ROWS[method] for method in outcomes) + " |",
-        "| --- | ---: |" + " ---: |" * len(outcomes),
-    ]
+    lines = []
     for domain in domains:
         cells = [
             [r["right"] for each in found for r in each.rows if r["domain"] == domain] for found in outcomes.values()
         ]
         count = sum(row["domain"] == domain for row in next(iter(outcomes.values()))[0].rows)
-        means = " | ".join(f"{np.mean(cell):.3f}" for cell in cells)
-        lines.append(f"| {domain or '–'} | {count} | {means} |".replace("\n", " "))
-    return [*lines, ""]
+        lines.append((domain or "–", count, *(f"{np.mean(cell):.3f}" for cell in cells)))
+    header = ("domain", "n", *(ROWS[method] for method in outcomes))
+    return ["## By domain", "", markdown_table(header, lines), ""]
 
 
 def write_report(output: Path, table: ResultTable, notes: Sequence[str], outcomes: ByMethod) -> list[Path]:

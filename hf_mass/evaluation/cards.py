@@ -17,6 +17,7 @@ from hf_mass.methods.mass_files import CONFIG_NAME, read_config
 from hf_mass.methods.mass_settings import MassConfig
 from hf_mass.store.card import CardParts, Measured, build_card
 from hf_mass.store.hub_files import CARD_NAME
+from hf_mass.store.markdown import markdown_table
 from hf_mass.store.storage import read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -188,15 +189,15 @@ def _cost(table: ResultTable, rows: Sequence[ResultRow]) -> str | None:
     """Tokens and seconds of the model's own rows; None where the file has neither."""
     if all(row.sampled_tokens is None and row.latency_s is None for row in rows):
         return None
-    lines = ["| method | sampled tokens | seconds |", "| --- | ---: | ---: |"]
+    cells = []
     for row in rows:
         tokens = "not measured" if row.sampled_tokens is None else f"{row.sampled_tokens:.0f}"
         seconds = "not measured" if row.latency_s is None else f"{row.latency_s:.3g}"
-        method = row.method.replace("|", "\\|")
-        lines.append(f"| {method} | {tokens} | {seconds} |")
+        cells.append((row.method, tokens, seconds))
     machine = table.meta.get("machine")
     where = f"On: {machine}." if machine else "The result file does not say on which machine."
-    return "\n".join(lines) + f"\n\nAuxiliary samples and adaptation are included. {where}"
+    costs = markdown_table(("method", "sampled tokens", "seconds"), cells)
+    return f"{costs}\n\nAuxiliary samples and adaptation are included. {where}"
 
 
 def _further(rows: Sequence[ResultRow]) -> str:

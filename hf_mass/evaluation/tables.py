@@ -15,6 +15,7 @@ from typing import Any
 
 from hf_mass.errors import DataError
 from hf_mass.evaluation.statistics import Interval
+from hf_mass.store.markdown import markdown_table
 
 FORMAT_VERSION = 1
 _ABSENT = "–"
@@ -136,9 +137,8 @@ class ResultTable:
 
     def to_markdown(self) -> str:
         """The table in GitHub's markdown, without a title."""
-        header, *body = [[cell.replace("|", "\\|") for cell in line] for line in self._cells()]
-        rule = ["---"] + ["---:"] * (len(header) - 1)
-        return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *body])
+        header, *body = self._cells()
+        return markdown_table(header, body)
 
     def to_text(self) -> str:
         """The table for a terminal: title, aligned columns, no markup."""

@@ -19,6 +19,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from hf_mass.store.hub_files import CARD_NAME
+from hf_mass.store.markdown import markdown_table
 from hf_mass.store.shipped import ASSETS, shipped_name
 
 TEMPLATE = ASSETS / "model_card.md"
@@ -187,12 +188,8 @@ def _base_text(base: str | None) -> str:
 def _table(settings: Sequence[tuple[str, Any]]) -> str:
     if not settings:
         return "Not stated."
-    lines = ["| setting | value |", "| --- | --- |"]
-    for name, value in settings:
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        cell = text.replace("|", "\\|")
-        lines.append(f"| {name} | {cell} |")
-    return "\n".join(lines)
+    cells = [(name, (v if isinstance(v, str) else json.dumps(v, ensure_ascii=False))) for name, v in settings]
+    return markdown_table(("setting", "value"), cells, text_columns=2)
 
 
 def _peft_snippet(parts: CardParts) -> list[str]:

@@ -209,7 +209,7 @@ def make_table() -> ResultTable:
             ResultRow("base", base, sampled_tokens=0),
             ResultRow("MASS | scored", ours, sampled_tokens=184.6, latency_s=0.01234, extra={"auc": 0.75}),
         ),
-        meta={"command": "python examples/results.py --seeds 3", "versions": {"torch": "2.13.0"}},
+        meta={"command": "python -m research.conventions.results --seeds 3", "versions": {"torch": "2.13.0"}},
     )
 
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from repository import python_path
 
-import bench_common
-import bench_metagrad
-from bench_common import Bar, MethodUnavailable, Peak, Table, bar_plot, show, time_interleaved
-from bench_metagrad_methods import (
+from benchmarks import common as bench_common
+from benchmarks import metagrad as bench_metagrad
+from benchmarks.common import Bar, MethodUnavailable, Peak, Table, bar_plot, show, time_interleaved
+from benchmarks.metagrad_methods import (
     BASELINE,
     METHODS,
     Problem,
@@ -157,7 +158,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def run_script(monkeypatch: pytest.MonkeyPatch, output: Path, options: str) -> dict[str, Any]:
     shape = "--hidden 32 --layers 1 --vocabulary 60 --rank 2 --rows 4 --outer_rows 2 --sequence 12 --deep_layers 2"
-    line = f"bench_metagrad.py {shape} {options} --output {output}"
+    line = f"metagrad.py {shape} {options} --output {output}"
     monkeypatch.setattr(sys, "argv", line.split())
     bench_metagrad.main()
     return json.loads(output.read_text(encoding="utf-8"))
@@ -171,7 +172,7 @@ def test_the_report_holds_what_is_documented_and_names_absent_peers(
     record = run_script(monkeypatch, tmp_path / "out" / "m.json", "--steps 1 2 --repeats 2")
     assert record["format"] == bench_common.FORMAT_VERSION
     assert {"cpu", "cores", "threads", "torch", "transformers", "peft"} <= record["machine"].keys()
-    assert record["command"].startswith("python examples/bench_metagrad.py --hidden 32")
+    assert record["command"].startswith("python -m benchmarks.metagrad --hidden 32")
     assert record["settings"]["rows"] == 4
     assert set(record["tables"]) == {"cost_1", "cost_2", "steps", "layers"}
     for steps in (1, 2):
@@ -242,23 +243,31 @@ def test_methods_take_turns_and_ratios_stay_within_a_turn(monkeypatch: pytest.Mo
 
 
 CHILD = """
-import sys
-sys.path.insert(0, {examples!r})
-from bench_common import answer_child, measure_peak
+from benchmarks.common import answer_child, measure_peak
 
 def answer(request):
     kept = bytearray(96 << 20)  # what is held before does not count
     peak = measure_peak(lambda: [bytearray(48 << 20), bytearray(16 << 20)] and None)
-    return {{"mib": peak.mib, "source": peak.source, "threads": __import__("torch").get_num_threads(), **request}}
+    return {"mib": peak.mib, "source": peak.source, "threads": __import__("torch").get_num_threads(), **request}
 
 assert answer_child(answer)
 """
 
 
-def test_peak_memory_is_measured_in_a_fresh_process(tmp_path: Path) -> None:
-    script = tmp_path / "child.py"
-    script.write_text(CHILD.format(examples=str(Path(bench_common.__file__).parent)), encoding="utf-8")
-    found = bench_common.run_in_child(script, {"asked": [1, 2]}, threads=2)
+@pytest.fixture
+def make_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Writes a module that child processes can run, and returns its name."""
+    monkeypatch.setenv("PYTHONPATH", python_path(tmp_path))
+
+    def make(code: str) -> str:
+        (tmp_path / "child_of_a_test.py").write_text(code, encoding="utf-8")
+        return "child_of_a_test"
+
+    return make
+
+
+def test_peak_memory_is_measured_in_a_fresh_process(make_child: Callable[[str], str]) -> None:
+    found = bench_common.run_in_child(make_child(CHILD), {"asked": [1, 2]}, threads=2)
     assert found["threads"] == 2 and found["asked"] == [1, 2]
     if found["source"] == "VmHWM":
         assert 63 < found["mib"] < 72
@@ -272,11 +281,9 @@ def test_peak_memory_is_measured_in_a_fresh_process(tmp_path: Path) -> None:
         ("import time; time.sleep(60)", "longer than 1 s"),
     ],
 )
-def test_the_reason_of_a_child_that_fails_is_kept(tmp_path: Path, code: str, reason: str) -> None:
-    script = tmp_path / "child.py"
-    script.write_text(code, encoding="utf-8")
+def test_the_reason_of_a_child_that_fails_is_kept(make_child: Callable[[str], str], code: str, reason: str) -> None:
     with pytest.raises(MethodUnavailable, match=reason):
-        bench_common.run_in_child(script, {}, timeout=1)
+        bench_common.run_in_child(make_child(code), {}, timeout=1)
 
 
 def test_a_child_gives_its_error_as_one_line(

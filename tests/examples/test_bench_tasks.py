@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-import bench_adapters
-import bench_tasks
-from bench_adapters import (
+from benchmarks import adapters as bench_adapters
+from benchmarks import tasks as bench_tasks
+from benchmarks.adapters import (
     ADAPT,
     LOOP,
     Many,
@@ -26,12 +26,12 @@ from bench_adapters import (
     equal_share,
     update_error,
 )
-from bench_common import MethodUnavailable
-from bench_latency import latency_table
-from bench_metagrad_methods import Setting
-from bench_stages import Stage, Stopwatch, profiled, shares
-from bench_trainer import Runner, StepSetting, load_base, mass_runner, solution_length, trainer_tables
-from conventions_experiment import base_model, load_world
+from benchmarks.common import MethodUnavailable
+from benchmarks.latency import latency_table
+from benchmarks.metagrad_methods import Setting
+from benchmarks.stages import Stage, Stopwatch, profiled, shares
+from benchmarks.trainer import Runner, StepSetting, load_base, mass_runner, solution_length, trainer_tables
+from research.conventions.experiment import base_model, load_world
 
 TINY = Many(Setting(hidden=32, layers=2, vocabulary=260, rank=2, sequence=12), tasks=3, samples=2, new_tokens=4)
 

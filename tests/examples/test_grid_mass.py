@@ -13,11 +13,6 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import grid_mass
-import grid_mass_study
-from grid_mass_study import FORMAT, ROWS, Setting, Study, as_lists, recoloured_samples, world_tasks
-from grid_rule_check import explaining, follows
-from grid_world import HELD_OUT, Sizes, draw_task
 from hf_mass.errors import DataError
 from hf_mass.lm.few_shot_encoding import FewShotEncoder
 from hf_mass.methods import samples as samples_module
@@ -25,7 +20,12 @@ from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.few_shot_format import resolve_format
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.training import meta_adapt_trainer
-from pretrain_grids import build_tokenizer
+from research.grids import mass as grid_mass
+from research.grids import mass_study as grid_mass_study
+from research.grids.mass_study import FORMAT, ROWS, Setting, Study, as_lists, recoloured_samples, world_tasks
+from research.grids.pretrain import build_tokenizer
+from research.grids.rule_check import explaining, follows
+from research.grids.world import HELD_OUT, Sizes, draw_task
 
 SMALL = Sizes(strip=(6, 8), side=(2, 3), composed=0.0)
 

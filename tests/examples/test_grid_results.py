@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from repository import ROOT
 
-import results_ttt
-import ttt_report
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.voting import Prediction
 from hf_mass.training.ttt_results import TaskResult
 from hf_mass.training.ttt_trainer import TTTTrainer
+from research.grids import report as ttt_report
+from research.grids import results as results_ttt
 
 SMALL = ROOT / "hf_mass" / "assets" / "grids-small"
 REPORTS = ROOT / "examples" / "results" / "ttt"

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-import grid_world
-import pretrain_grids
-import pretraining
-from grid_parts import Grid
-from grid_rules_2d import components, fallen, turned
-from grid_world import FAMILIES, HELD_OUT, GridTask, Sizes, curriculum, draw_task, parse_grid, render_grid
 from hf_mass.errors import ConfigError, DataError
+from research import pretraining
+from research.grids import pretrain as pretrain_grids
+from research.grids import world as grid_world
+from research.grids.parts import Grid
+from research.grids.rules_2d import components, fallen, turned
+from research.grids.world import FAMILIES, HELD_OUT, GridTask, Sizes, curriculum, draw_task, parse_grid, render_grid
 
 grids = st.integers(1, 6).flatmap(
     lambda width: st.lists(st.lists(st.integers(0, 9), min_size=width, max_size=width), min_size=1, max_size=6)

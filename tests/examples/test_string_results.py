@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-import demo_problems
-import results_strings
+from demo import problems as demo_problems
+from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.problems import read_problem_file
-from pretrain_text import build_tokenizer
-from pretraining import build_model
-from string_world import HELD_OUT, TRAINED
+from research.pretraining import build_model
+from research.strings import results as results_strings
+from research.strings.pretrain import build_tokenizer
+from research.strings.world import HELD_OUT, TRAINED
 
 ROWS = {"base", "base + voting", "TTT", "TTT + voting", "MASS uniform", "MASS attribution"}
 
@@ -62,8 +63,8 @@ def test_samples_are_judged_by_rules_without_parameters() -> None:
 def test_example_problems_are_those_of_the_script(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["demo_problems.py", "--output", str(tmp_path)])
     demo_problems.main()
-    assert (tmp_path / file).read_bytes() == (demo_problems.FOLDER / file).read_bytes()
-    problem = read_problem_file(demo_problems.FOLDER / file)
+    assert (tmp_path / file).read_bytes() == (ASSETS / "examples" / file).read_bytes()
+    problem = read_problem_file(ASSETS / "examples" / file)
     (task,) = problem.tasks
     assert task.answer is not None and 3 <= len(task.demonstrations) <= 9
     texts: list[Any] = [text for pair in task.demonstrations for text in (pair.question, pair.answer)]

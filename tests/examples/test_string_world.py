@@ -13,8 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-import pretraining
-import string_world
 from hf_mass.errors import ConfigError
 from hf_mass.lm.encoding import TextEncoder
 from hf_mass.lm.few_shot_encoding import FewShotEncoder
@@ -22,9 +20,11 @@ from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS
 from hf_mass.tasks.formats import FORMATS
 from hf_mass.tasks.leave_one_out import TrainingExample
 from hf_mass.tasks.task import Demonstration, Task
-from pretrain_text import Strings, build_tokenizer
-from string_parts import RULES, Inputs
-from string_world import FAMILIES, HELD_OUT, TRAINED, Sizes, StringTask, curriculum, draw_task, render_task
+from research import pretraining
+from research.strings import world as string_world
+from research.strings.parts import RULES, Inputs
+from research.strings.pretrain import Strings, build_tokenizer
+from research.strings.world import FAMILIES, HELD_OUT, TRAINED, Sizes, StringTask, curriculum, draw_task, render_task
 
 WORLD = Strings()
 PLAIN = FEW_SHOT_FORMATS["plain"]

@@ -12,8 +12,8 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import HfArgumentParser
 
-import byte_model
 import train
+from benchmarks import byte_model
 from hf_mass.errors import ConfigError
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.samples import AuxiliarySample

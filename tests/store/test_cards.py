@@ -12,7 +12,6 @@ from hub_emulator import EmulatedHub
 from huggingface_hub import ModelCard, metadata_load
 from repository import ROOT
 
-import conventions_report
 from hf_mass.errors import CheckpointError, DataError
 from hf_mass.evaluation.cards import make_card, write_card
 from hf_mass.evaluation.statistics import Interval
@@ -21,6 +20,7 @@ from hf_mass.methods.mass_card import mass_card
 from hf_mass.methods.mass_settings import InnerConfig, MassConfig
 from hf_mass.store.card import NOT_MEASURED, TEMPLATE, build_card, hub_id, write_basic_card
 from hf_mass.store.shipped import ASSETS, name_base_portably, resolve_shipped, shipped_name, shipped_names
+from research.conventions import report as conventions_report
 
 CARDS = ROOT / "model_cards"
 SHIPPED = ASSETS / "conventions-mass"

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import grid_world
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.tasks.few_shot_format import (
     FEW_SHOT_FORMATS,
@@ -23,6 +22,7 @@ from hf_mass.tasks.few_shot_format import (
 from hf_mass.tasks.grids import grid_text, parse_grid
 from hf_mass.tasks.leave_one_out import TrainingExample
 from hf_mass.tasks.task import Demonstration, Task
+from research.grids import world as grid_world
 
 COMPACT, ARC, PLAIN = (FEW_SHOT_FORMATS[name] for name in ("compact", "arc", "plain"))
 GRIDS = TrainingExample(
