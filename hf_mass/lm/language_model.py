@@ -83,11 +83,9 @@ class LanguageModel:
             seed: Draws its initial matrices.
         """
         if self.untrained is not None and shape is not None and shape != self.untrained:
-            self.model.delete_adapter(STARTING)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(row_seed("generator", seed))
-                add_lora(self.model, STARTING, lora_config(shape))
-            self.model.set_adapter(STARTING)
+                replace_lora(self.model, STARTING, lora_config(shape))
             self.untrained, self._lora = shape, None
         if self._lora is None:
             self._lora = BoundLora(self.model, self.adapter_name)
@@ -98,6 +96,19 @@ def lora_config(shape: LoraShape) -> LoraConfig:
     """PEFT's description of an adapter of this shape."""
     targets = shape.targets if isinstance(shape.targets, str) else list(shape.targets)
     return LoraConfig(r=shape.rank, lora_alpha=shape.alpha, target_modules=targets, task_type="CAUSAL_LM")
+
+
+def replace_lora(model: PeftModel, name: str, config: LoraConfig) -> None:
+    """Put a new adapter in the place of one of the same name; it is active if that was."""
+    was_active = name in model.active_adapters
+    # PEFT cannot be without an adapter for a moment, nor have two of one name.
+    placeholder = LoraConfig(r=1, target_modules=config.target_modules, task_type="CAUSAL_LM")
+    add_lora(model, "placeholder", placeholder)
+    model.delete_adapter(name)
+    add_lora(model, name, config)
+    if was_active:
+        model.set_adapter(name)
+    model.delete_adapter("placeholder")
 
 
 def with_starting_lora(base: PreTrainedModel, config: LoraConfig, seed: int = 0) -> PeftModel:

@@ -24,7 +24,7 @@ from hf_mass.lm.adapters import Part
 from hf_mass.lm.binding import add_lora, clear_target_errors, deterministic
 from hf_mass.lm.encoding import TextEncoder
 from hf_mass.lm.generation import Sampling, row_seed
-from hf_mass.lm.language_model import LanguageModel
+from hf_mass.lm.language_model import LanguageModel, replace_lora
 from hf_mass.lm.loading import GENERATOR, INNER, describe_base, load_adapted, load_base, load_tokenizer
 from hf_mass.methods.base import Adaptation, Answer, Cost
 from hf_mass.methods.features import scorer_features
@@ -64,10 +64,12 @@ class MassModel(LanguageModel):
     ) -> None:
         super().__init__(model, tokenizer, **about)
         self.config = config
-        if INNER not in model.peft_config:
+        inner = inner_lora_config(config)
+        present = model.peft_config.get(INNER)
+        if present is None or (present.r, present.lora_alpha) != (inner.r, inner.lora_alpha):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(row_seed("inner", seed))
-                add_lora(model, INNER, inner_lora_config(config))
+                add_lora(model, INNER, inner) if present is None else replace_lora(model, INNER, inner)
         self.encoder = TextEncoder(
             tokenizer, config.format, config.max_length, config.max_sample_tokens, config.max_answer_tokens
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,22 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from hf_mass.app.workshop import Workshop
-from hf_mass.engine.events import METHODS, Answer, Answered, LiveConfig, Loss, Outcome, Stage, Weighed, Writing
-from hf_mass.engine.models import LiveModel, default_model, load_model
-from hf_mass.engine.session import TURN, run, solve
+from hf_mass.engine.events import Event, Loss, Replies, Stage, Weighed, Writing
+from hf_mass.engine.models import default_model, load
+from hf_mass.engine.session import TURN, Session, events
+from hf_mass.engine.solution import Solution
 from hf_mass.errors import ConfigError, DataError, HFMassError
 from hf_mass.lm.generation import Sampling, complete
-from hf_mass.methods.mass_model import GENERATOR, MassModel
-from hf_mass.methods.ttt import FewShotAdapter
+from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.base import Adaptation
+from hf_mass.methods.mass import MASS
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.registry import make_method
+from hf_mass.methods.samples import AuxiliarySample
+from hf_mass.methods.ttt import TTT
+from hf_mass.methods.ttt_settings import TTTSettings
 from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.problems import Problem, read_problem, read_problem_file
-from hf_mass.training.ttt_config import TTTConfig
 
 RULE = read_problem_file(ASSETS / "examples" / "fruit-colours-by-a-hidden-rule.json")
 
@@ -40,38 +45,79 @@ def strips(queries: int = 1, answers: bool = True) -> Problem:
     return read_problem(json.dumps({"train": pairs, "test": asked}), "strips")
 
 
-def quick(method: str = "ttt", **changes: Any) -> LiveConfig:
+METHODS = ("none", "mass", "ttt", "both")
+SMALL = {"samples": 4, "max_examples": 6, "num_train_epochs": 1, "inner_steps": 2}
+
+
+@dataclass(frozen=True)
+class How:
+    """A method with a few settings, and those of the session."""
+
+    name: str = "ttt"
+    settings: dict[str, Any] = field(default_factory=dict)
+    session: dict[str, Any] = field(default_factory=dict)
+
+    def on(self, lm: LanguageModel, **more: Any) -> Session:
+        return Session(lm, make_method(self.name, self.settings), **{**self.session, **more})
+
+    @property
+    def synthesises(self) -> bool:
+        return self.name in ("mass", "both")
+
+
+def quick(method: str = "ttt", **changes: Any) -> How:
     """A few steps."""
-    small = {"samples": 4, "max_examples": 6, "num_train_epochs": 1, "inner_steps": 2}
-    return LiveConfig(method, **{**small, **changes})
+    session = {name: changes.pop(name) for name in ("seed", "time_limit") if name in changes}
+    return How(method, {**SMALL, **changes}, session)
+
+
+def solve(
+    lm: LanguageModel,
+    problem: Problem,
+    how: How,
+    watch: Callable[[Event], None] = lambda event: None,
+    halt: Callable[[], bool] = lambda: False,
+) -> Solution:
+    return how.on(lm, on_event=watch, halt=halt).solve(problem)
+
+
+def run(
+    lm: LanguageModel, problem: Problem, how: How, stop: threading.Event | None = None
+) -> Generator[Event | Solution, None, None]:
+    return events(how.on(lm), problem, stop)
 
 
 @pytest.fixture(scope="module")
-def grids() -> LiveModel:
-    return load_model("grids-small", device="cpu")
+def grids() -> LanguageModel:
+    lm = load("grids-small", device="cpu")
+    MASS().resolved(lm, strips().tasks)  # adds its inner adapter, which is not active
+    return lm
 
 
 @pytest.fixture(scope="module")
-def texts() -> LiveModel:
-    return load_model("conventions-mass", device="cpu")
+def texts() -> LanguageModel:
+    return load("conventions-mass", device="cpu")
+
+
+Case = tuple[LanguageModel, Problem, How]
 
 
 @pytest.fixture(params=["ttt", "mass", "both", "rule"])
-def case(request: pytest.FixtureRequest, grids: LiveModel, texts: LiveModel) -> tuple[LiveModel, Problem, LiveConfig]:
+def case(request: pytest.FixtureRequest, grids: LanguageModel, texts: LanguageModel) -> Case:
     """Every way to adapt: three on grids, and MASS on the world that it was trained for."""
     if request.param == "rule":
         return texts, RULE, quick("mass", samples=12)
     return grids, strips(), quick(request.param)
 
 
-def unchanged(model: LiveModel, before: dict[str, torch.Tensor]) -> bool:
+def unchanged(model: LanguageModel, before: dict[str, torch.Tensor]) -> bool:
     """Bit for bit, with nothing left behind that would change how it runs."""
-    after = snapshot(model.mass.model)
+    after = snapshot(model.model)
     same = before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-    return same and not TURN.locked() and not model.mass.model.training
+    return same and not TURN.locked() and not model.model.training
 
 
-def result(outcome: Outcome) -> dict[str, Any]:
+def result(outcome: Solution) -> dict[str, Any]:
     """All but the time."""
     return {key: value for key, value in outcome.to_dict().items() if key != "seconds"}
 
@@ -81,109 +127,89 @@ def result(outcome: Outcome) -> dict[str, Any]:
 
 @pytest.mark.parametrize("queries", [1, 2])
 @pytest.mark.parametrize("method", METHODS)
-def test_events_are_in_order_and_complete(grids: LiveModel, method: str, queries: int) -> None:
-    before = snapshot(grids.mass.model)
-    *events, outcome = run(grids, strips(queries), quick(method))
-    assert isinstance(outcome, Outcome) and unchanged(grids, before)
-    order = [kind.__name__ for kind, _ in groupby(map(type, events))]
-    expected = ["Stage", "Answered"]
+def test_events_are_in_order_and_complete(grids: LanguageModel, method: str, queries: int) -> None:
+    before = snapshot(grids.model)
+    *happened, outcome = run(grids, strips(queries), quick(method))
+    assert isinstance(outcome, Solution) and unchanged(grids, before)
+    order = [kind.__name__ for kind, _ in groupby(map(type, happened))]
+    expected = ["Stage", "Replies"]
     if method in ("ttt", "both"):
         expected += ["Stage", "Loss", "Stage"]
     if method in ("mass", "both"):
         expected = expected[: 4 if method == "both" else 2]
+        expected += ["Stage", "Writing", "Stage"] * (queries if method == "both" else 1)
         for rows in outcome.samples:
-            expected += [
-                "Stage",
-                "Writing",
-                "Stage",
-                "Weighed",
-                *(["Loss"] if any(not r["reason"] for r in rows) else []),
-            ]
-            expected += ["Stage"]
+            expected += ["Weighed", *(["Loss"] if any(not r["reason"] for r in rows) else [])]
+        expected += ["Stage"]
         expected = [name for name, _ in groupby(expected)]  # the last stage of a query and the first of the next
-    assert order == expected + (["Answered"] if method != "none" else [])
-    assert [e.answers for e in events if isinstance(e, Answered)] == [a for a in (outcome.before, outcome.after) if a]
-    assert tuple(e for e in events if isinstance(e, Loss)) == outcome.losses
-    assert tuple(e.rows for e in events if isinstance(e, Weighed)) == outcome.samples
+    assert order == expected + (["Replies"] if method != "none" else [])
+    assert [e.answers for e in happened if isinstance(e, Replies)] == [a for a in (outcome.before, outcome.after) if a]
+    assert tuple(e for e in happened if isinstance(e, Loss)) == outcome.losses
+    assert tuple(e.rows for e in happened if isinstance(e, Weighed)) == outcome.samples
     for _, group in groupby(outcome.losses, lambda loss: (loss.method, loss.query)):
         losses = list(group)
         assert [loss.step for loss in losses] == list(range(losses[0].steps))
     assert len(outcome.before) == queries and len(outcome.after) == (queries if method != "none" else 0)
     assert outcome.answers == (outcome.after or outcome.before)
-    assert [answer.gold for answer in outcome.before] == [task.answer for task in outcome.problem.tasks]
-    assert len(outcome.adapters) == {"none": 0, "ttt": 1}.get(method, len(outcome.adapters))
+    assert [answer.task.answer for answer in outcome.before] == [task.answer for task in outcome.problem.tasks]
+    adapters = list(outcome.distinct())
+    assert len(adapters) == {"none": 0, "ttt": 1}.get(method, len(adapters))
     if method == "both":
-        assert len(outcome.adapters) == queries
+        assert len(adapters) == queries
 
 
-def test_samples_grow_while_they_are_written(texts: LiveModel) -> None:
-    *events, outcome = run(texts, RULE, quick("mass", samples=12, inner_steps=1))
-    seen = [event.texts for event in events if isinstance(event, Writing)]
+def test_samples_grow_while_they_are_written(texts: LanguageModel) -> None:
+    *happened, outcome = run(texts, RULE, quick("mass", samples=12, inner_steps=1))
+    seen = [event.texts for event in happened if isinstance(event, Writing)]
     assert len(seen) > 2 and all(len(rows) == 12 for rows in seen)
     for early, late in pairwise(seen):
         assert all(b.startswith(a) for a, b in zip(early, late, strict=True))
-    assert isinstance(outcome, Outcome) and outcome.reason is None and outcome.sampled_tokens > 12
+    assert isinstance(outcome, Solution) and outcome.reason is None and outcome.sampled_tokens > 12
     (rows,) = outcome.samples
     assert sum(row["weight"] for row in rows) == pytest.approx(1, abs=1e-5)
     first, *_, last = outcome.losses
     assert last.value < first.value and last.steps == 2
 
 
-def test_a_problem_without_its_answer(grids: LiveModel) -> None:
+def test_a_problem_without_its_answer(grids: LanguageModel) -> None:
     outcome = solve(grids, strips(answers=False), quick())
-    assert [(a.gold, a.right) for a in (*outcome.before, *outcome.after)] == [(None, None)] * 2
+    assert [(a.task.answer, a.right) for a in (*outcome.before, *outcome.after)] == [(None, None)] * 2
 
 
 # -- the same as without it --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("vote", [True, False])
-def test_ttt_is_what_the_few_shot_adapter_does(grids: LiveModel, vote: bool) -> None:
-    problem = strips(2)
+@pytest.mark.parametrize("vote", [None, False])
+def test_ttt_by_name_is_ttt_with_its_settings_spelled_out(grids: LanguageModel, vote: bool | None) -> None:
+    problem, strip = strips(2), ("strip",)
     outcome = solve(grids, problem, quick(seed=3, vote=vote))
-    strip = ["strip"]
-    settings = TTTConfig.preset(
-        "grids",
-        output_dir="unused",
-        use_cpu=True,
-        report_to="none",
-        max_examples=6,
-        num_train_epochs=1,
-        transformations=strip,
-        predict_transformations=strip,
+    asked = {"predict_permutations": 1, "predict_recolour": False, "vote": "first"} if vote is False else {}
+    views = ("none",) if vote is False else strip
+    settings = TTTSettings.preset(
+        "grids", max_examples=6, num_train_epochs=1, transformations=strip, predict_transformations=views, **asked
     )
-    predict = settings.predict_config()
-    if not vote:
-        predict = replace(predict, transformations=type(predict)().transformations, permutations=1, recolour=False)
-    mass = grids.mass
-    few = FewShotAdapter(mass.model, mass.tokenizer, settings.fit_config(), predict, GENERATOR)
-    records = few.adapt(problem.tasks, seed=3)
+    session = Session(grids, TTT(settings), 3)
+    records = session.adapt(problem.tasks)
     assert tuple(loss.value for loss in outcome.losses) == records[0].losses
-    (adapter,) = outcome.adapters
-    assert records[0].params is not None
-    weights = few.lora.state_dict(records[0].params, 0)
-    assert weights.keys() == adapter.weights.keys()
-    assert all(torch.equal(weights[name], adapter.weights[name]) for name in weights)
-    if not vote:
-        for answers, given in ((outcome.before, None), (outcome.after, records)):
-            found = few.predict(problem.tasks, given, 3)
-            assert [answer.text for answer in answers] == [predictions[0].answer for predictions in found]
+    (adapted,) = outcome.distinct()
+    assert adapted.adapted is not None and records[0].adapted is not None
+    assert all(torch.equal(leaf, adapted.adapted[name]) for name, leaf in records[0].adapted.items())
+    for answers, given in ((outcome.before, None), (outcome.after, records)):
+        assert [a.text for a in answers] == [a.text for a in session.answer(problem.tasks, given)[0]]
 
 
 @pytest.mark.parametrize("weigh_by", [None, "scorer", "uniform"])
-def test_mass_is_what_the_mass_model_does(tmp_path: Path, texts: LiveModel, weigh_by: str | None) -> None:
-    outcome = solve(texts, RULE, LiveConfig("mass", samples=8, seed=5, weigh_by=weigh_by))
+def test_mass_is_what_the_mass_model_does(tmp_path: Path, texts: LanguageModel, weigh_by: str | None) -> None:
+    outcome = solve(texts, RULE, How("mass", {"samples": 8, "weigh_by": weigh_by}, {"seed": 5}))
     mass = MassModel.from_pretrained("conventions-mass")
     (task,) = RULE.tasks
     samples = mass.generate_auxiliary([task], 8, seed=5)
     record = mass.adapt(task, weigh_by or "demonstrations", samples, seed=5)
-    assert repr(outcome.samples) == repr((tuple(record.table()),))  # NaN is equal to NaN in print alone
+    assert repr(outcome.samples) == repr((tuple(record.explain()),))  # NaN is equal to NaN in print alone
     for answers, given in ((outcome.before, None), (outcome.after, record)):
-        solution = mass.solve(task, given)
-        right = solution.reward == 1.0
-        assert answers == (Answer(solution.answer, task.answer, right, solution.text),)
-    mass.save_adapter(record, tmp_path / "plain")
-    outcome.adapters[0].save(tmp_path / "live")
+        assert answers == (mass.solve(task, given),)
+    record.save(tmp_path / "plain")
+    outcome.adaptations[0].save(tmp_path / "live")
     plain, live = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("plain", "live"))
     assert plain.keys() == live.keys() and all(torch.equal(plain[name], live[name]) for name in plain)
     for name in ("plain", "live"):
@@ -191,43 +217,47 @@ def test_mass_is_what_the_mass_model_does(tmp_path: Path, texts: LiveModel, weig
         assert config["base_model_name_or_path"] == "conventions-base"
 
 
-def test_the_same_seed_gives_the_same_outcome(case: tuple[LiveModel, Problem, LiveConfig]) -> None:
+def test_the_same_seed_gives_the_same_outcome(case: tuple[LanguageModel, Problem, How]) -> None:
     first, second = solve(*case), solve(*case)
     assert result(first) == result(second)
-    other = solve(case[0], case[1], replace(case[2], seed=8))
+    other = solve(case[0], case[1], replace(case[2], session={"seed": 8}))
     assert result(other) != result(first)
 
 
 # -- adapters ----------------------------------------------------------------------------------------------------------
 
 
-def test_peft_alone_answers_the_same(tmp_path: Path, case: tuple[LiveModel, Problem, LiveConfig]) -> None:
-    model, problem, config = case
-    outcome = solve(model, problem, config)
-    tasks, mass = model.as_tasks(problem.tasks), model.mass
-    outcome.adapters[0].save(tmp_path / "a")
+def test_peft_alone_and_a_model_loaded_again_answer_the_same(
+    tmp_path: Path, case: tuple[LanguageModel, Problem, How]
+) -> None:
+    lm, problem, how = case
+    outcome = solve(lm, problem, replace(how, settings={**how.settings, "vote": False}))
+    outcome.adaptations[0].save(tmp_path / "a")
     name = json.loads((tmp_path / "a" / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert name == ("conventions-base" if problem is RULE else "grids-small")
     base = AutoModelForCausalLM.from_pretrained(ASSETS / name)
     bare = PeftModel.from_pretrained(base, str(tmp_path / "a")).eval()
-    if config.synthesises:
-        own = model.with_settings(tasks, config)
-        prompts = [own.encoder.solver_prompt_ids(task) for task in tasks]
-        ids = complete(bare, mass.tokenizer, prompts, Sampling(own.config.max_answer_tokens, 0.0))
-        texts = [mass.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+    if how.synthesises:
+        settings = {name: how.settings[name] for name in ("samples", "inner_steps")}
+        mass = MASS(**settings).resolved(lm, problem.tasks)
+        prompts = [mass.encoder.solver_prompt_ids(task) for task in problem.tasks]
+        ids = complete(bare, lm.tokenizer, prompts, Sampling(mass.config.max_answer_tokens, 0.0))
+        texts = [lm.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
         assert texts == [answer.written for answer in outcome.after]
-    else:
-        config = replace(config, vote=False)
-        few, _ = model.few_shot(problem.kind, tasks, config)
-        alone = FewShotAdapter(bare, mass.tokenizer, few.fit_config, few.predict_config)
-        answers = solve(model, problem, config).after
-        assert [found[0].answer for found in alone.predict(tasks)] == [answer.text for answer in answers]
+        return
+    again = load(tmp_path / "a", device="cpu")
+    assert again.untrained is None and again.kinds == lm.kinds and again.name == str(tmp_path / "a")
+    unadapted = solve(again, problem, How("none", {"vote": False}))
+    assert [a.text for a in unadapted.before] == [a.text for a in outcome.after]
+    assert [a.text for a in make_method("ttt", {"vote": False}).answer(again, problem.tasks, None, 0)] == [
+        a.text for a in outcome.after
+    ]
 
 
-def test_an_adaptation_that_changes_nothing_says_so(grids: LiveModel) -> None:
+def test_an_adaptation_that_changes_nothing_says_so(grids: LanguageModel) -> None:
     outcome = solve(grids, strips(), quick(learning_rate=1e-300))
-    assert outcome.adapters == () and "changed nothing" in str(outcome.reason)
-    assert outcome.after == outcome.before
+    assert list(outcome.distinct()) == [] and "changed nothing" in str(outcome.reason)
+    assert [a.text for a in outcome.after] == [a.text for a in outcome.before]
 
 
 # -- nothing stays -----------------------------------------------------------------------------------------------------
@@ -237,7 +267,7 @@ class Interrupted(Exception):
     """Raised by whoever watches."""
 
 
-def seen_events(case: tuple[LiveModel, Problem, LiveConfig]) -> int:
+def seen_events(case: tuple[LanguageModel, Problem, How]) -> int:
     """How many events there are."""
     events: list[object] = []
     solve(*case, events.append)
@@ -249,8 +279,8 @@ def points(count: int) -> list[int]:
     return sorted({0, 1, 2, count // 2, 3 * count // 4, count - 2, count - 1})
 
 
-def test_an_error_of_whoever_watches_leaves_the_model_as_it_was(case: tuple[LiveModel, Problem, LiveConfig]) -> None:
-    before = snapshot(case[0].mass.model)
+def test_an_error_of_whoever_watches_leaves_the_model_as_it_was(case: tuple[LanguageModel, Problem, How]) -> None:
+    before = snapshot(case[0].model)
     for point in points(seen_events(case)):
         left = [point]
 
@@ -264,8 +294,8 @@ def test_an_error_of_whoever_watches_leaves_the_model_as_it_was(case: tuple[Live
         assert unchanged(case[0], before)
 
 
-def test_stopping_leaves_the_model_as_it_was(case: tuple[LiveModel, Problem, LiveConfig]) -> None:
-    before, whole = snapshot(case[0].mass.model), result(solve(*case))
+def test_stopping_leaves_the_model_as_it_was(case: tuple[LanguageModel, Problem, How]) -> None:
+    before, whole = snapshot(case[0].model), result(solve(*case))
     for point in points(seen_events(case))[:-1]:
         stop, seen = threading.Event(), []
 
@@ -276,14 +306,14 @@ def test_stopping_leaves_the_model_as_it_was(case: tuple[LiveModel, Problem, Liv
 
         outcome = solve(*case, watch, stop.is_set)
         assert unchanged(case[0], before)
-        assert (outcome.reason, outcome.after, outcome.adapters) == ("stopped", (), ())
+        assert (outcome.reason, outcome.after, list(outcome.distinct())) == ("stopped", (), [])
         assert len(seen) == point + 1
         json.dumps(outcome.to_dict(), allow_nan=False)
     assert result(solve(*case)) == whole
 
 
-def test_a_generator_that_is_closed_early_ends_adapting(case: tuple[LiveModel, Problem, LiveConfig]) -> None:
-    before = snapshot(case[0].mass.model)
+def test_a_generator_that_is_closed_early_ends_adapting(case: tuple[LanguageModel, Problem, How]) -> None:
+    before = snapshot(case[0].model)
     for taken in (0, 1, 4):
         stop, threads = threading.Event(), threading.active_count()
         running = run(*case, stop)
@@ -294,26 +324,26 @@ def test_a_generator_that_is_closed_early_ends_adapting(case: tuple[LiveModel, P
         assert threading.active_count() <= threads
 
 
-def test_a_sign_ends_a_generator(case: tuple[LiveModel, Problem, LiveConfig]) -> None:
-    stop, before = threading.Event(), snapshot(case[0].mass.model)
+def test_a_sign_ends_a_generator(case: tuple[LanguageModel, Problem, How]) -> None:
+    stop, before = threading.Event(), snapshot(case[0].model)
     running = run(*case, stop)
     next(running)
     stop.set()
     *_, last = running
-    assert isinstance(last, Outcome) and last.reason == "stopped" and unchanged(case[0], before)
+    assert isinstance(last, Solution) and last.reason == "stopped" and unchanged(case[0], before)
     *_, last = run(*case, stop)
-    assert isinstance(last, Outcome) and last.reason == "stopped" and last.before == ()
+    assert isinstance(last, Solution) and last.reason == "stopped" and last.before == ()
 
 
 def test_errors_leave_the_model_as_it_was(
-    case: tuple[LiveModel, Problem, LiveConfig], monkeypatch: pytest.MonkeyPatch
+    case: tuple[LanguageModel, Problem, How], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = snapshot(case[0].mass.model)
+    before = snapshot(case[0].model)
 
     def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("out of memory")
 
-    for place in ("hf_mass.methods.mass_model.MassModel.adapt", "hf_mass.engine.session.combined_adapter"):
+    for place in ("hf_mass.methods.mass_model.MassModel.adapt", "hf_mass.engine.session.changes_something"):
         with monkeypatch.context() as patch:
             patch.setattr(place, fail)
             if place.endswith("adapt") and not case[2].synthesises:
@@ -323,21 +353,21 @@ def test_errors_leave_the_model_as_it_was(
         assert unchanged(case[0], before)
 
 
-def test_the_time_limit(case: tuple[LiveModel, Problem, LiveConfig]) -> None:
-    before = snapshot(case[0].mass.model)
-    outcome = solve(case[0], case[1], replace(case[2], time_limit=1e-4))
+def test_the_time_limit(case: tuple[LanguageModel, Problem, How]) -> None:
+    before = snapshot(case[0].model)
+    outcome = solve(case[0], case[1], replace(case[2], session={"time_limit": 1e-4}))
     assert "the time limit of 0.0001 s is reached" in str(outcome.reason)
     assert outcome.after == () and unchanged(case[0], before)
 
 
-def test_a_rate_beyond_all_bounds(grids: LiveModel, texts: LiveModel) -> None:
+def test_a_rate_beyond_all_bounds(grids: LanguageModel, texts: LanguageModel) -> None:
     for model, problem, config in (
         (grids, strips(), quick(learning_rate=1e30)),
         (grids, strips(), quick("both", learning_rate=1e30, inner_learning_rate=1e300)),
         (texts, RULE, quick("mass", samples=12, inner_learning_rate=1e300)),
         (texts, RULE, quick("mass", samples=12, inner_learning_rate=1e30)),
     ):
-        before = snapshot(model.mass.model)
+        before = snapshot(model.model)
         outcome = solve(model, problem, config)
         assert outcome.reason and "finite" in outcome.reason
         json.dumps(outcome.to_dict(), allow_nan=False)
@@ -346,17 +376,19 @@ def test_a_rate_beyond_all_bounds(grids: LiveModel, texts: LiveModel) -> None:
 
 def test_losses_that_are_no_numbers_are_null() -> None:
     nan = float("nan")
-    row = {"question": "q", "weight": nan, "attribution": None, "loss_before": float("inf"), "reason": None}
-    outcome = Outcome(strips(), quick(), losses=(Loss("ttt", 0, 0, 1, nan),), samples=((row,),))
-    found = json.loads(json.dumps(outcome.to_dict(), allow_nan=False))
-    assert found["losses"][0]["loss"] is None and found["samples"][0][0]["weight"] is None
-    assert found["samples"][0][0]["loss_before"] is None
+    sample = AuxiliarySample("q", (), "q", "a")
+    losses = torch.tensor([[float("inf")], [nan]])
+    record = Adaptation(strips().tasks[0], samples=(sample,), weights=torch.tensor([nan]), sample_losses=losses)
+    outcome = Solution(strips(), "mass", adaptations=(record,), losses=(Loss("ttt", 0, 0, 1, nan),))
+    values = json.loads(json.dumps(outcome.to_dict(), allow_nan=False))
+    assert values["losses"][0]["loss"] is None and values["samples"][0][0]["weight"] is None
+    assert values["samples"][0][0]["loss_before"] is None
 
 
 # -- two at once -------------------------------------------------------------------------------------------------------
 
 
-def at_once(calls: list[Callable[[], Outcome]]) -> list[Outcome]:
+def at_once(calls: list[Callable[[], Solution]]) -> list[Solution]:
     """The outcomes of calls that start together."""
     found: list[Any] = [None] * len(calls)
     start = threading.Barrier(len(calls))
@@ -373,8 +405,8 @@ def at_once(calls: list[Callable[[], Outcome]]) -> list[Outcome]:
     return found
 
 
-def test_two_at_once_get_what_each_gets_alone(grids: LiveModel, texts: LiveModel) -> None:
-    before = snapshot(grids.mass.model)
+def test_two_at_once_get_what_each_gets_alone(grids: LanguageModel, texts: LanguageModel) -> None:
+    before = snapshot(grids.model)
     cases = [
         (grids, strips(), quick("both")),
         (grids, strips(2), quick("ttt", seed=4)),
@@ -388,7 +420,7 @@ def test_two_at_once_get_what_each_gets_alone(grids: LiveModel, texts: LiveModel
     assert unchanged(grids, before)
 
 
-def test_whoever_waits_is_told_and_can_stop(grids: LiveModel) -> None:
+def test_whoever_waits_is_told_and_can_stop(grids: LanguageModel) -> None:
     stop, seen = threading.Event(), []
 
     def watch(event: object) -> None:
@@ -404,13 +436,13 @@ def test_whoever_waits_is_told_and_can_stop(grids: LiveModel) -> None:
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
-def every_way(model: LiveModel, problem: Problem, config: LiveConfig) -> Iterator[Callable[[], object]]:
+def every_way(model: LanguageModel, problem: Problem, config: How) -> Iterator[Callable[[], object]]:
     """A call and a generator."""
     yield lambda: solve(model, problem, config)
     yield lambda: list(run(model, problem, config))
 
 
-def test_problems_that_are_none_for_the_model(grids: LiveModel, texts: LiveModel) -> None:
+def test_problems_that_are_none_for_the_model(grids: LanguageModel, texts: LanguageModel) -> None:
     rows = [[1, 2, 3, 4, 5] * 6] * 30
     large = json.dumps({"train": [{"input": rows, "output": rows}] * 3, "test": [{"input": rows}]})
     bare = read_problem("what is 1 + 1?")
@@ -418,20 +450,20 @@ def test_problems_that_are_none_for_the_model(grids: LiveModel, texts: LiveModel
         (grids, bare, "mass", "grids-small is made for grids, and this problem is of texts"),
         (texts, strips(), "mass", "conventions-mass is made for texts, and this problem is of grids"),
         (texts, bare, "ttt", "no solved examples to train on. Add some, or choose method 'mass'"),
-        (texts, RULE, "ttt", "cannot be trained on demonstrations. Choose method 'mass'"),
+        (texts, RULE, "ttt", "cannot be trained on demonstrations of texts. Choose method 'mass'"),
         (texts, RULE, "both", "cannot be trained on demonstrations"),
         (grids, read_problem(large), "ttt", "tokens, and the model's context .*Give fewer"),
         (grids, read_problem(large), "mass", "tokens, and grids-small has room for .*Give fewer"),
         (grids, read_problem(large), "none", "tokens, and the model's context .*Give fewer"),
     ):
-        before = snapshot(model.mass.model)
-        for call in every_way(model, problem, LiveConfig(method)):
+        before = snapshot(model.model)
+        for call in every_way(model, problem, How(method)):
             with pytest.raises(DataError, match=message):
                 call()
         assert unchanged(model, before)
 
 
-def test_a_task_without_demonstrations_or_fields(texts: LiveModel) -> None:
+def test_a_task_without_demonstrations_or_fields(texts: LanguageModel) -> None:
     with pytest.raises(HFMassError, match="family"):
         solve(texts, read_problem("peach"), quick("mass"))
     alone = read_problem(json.dumps({"problem": "peach", "fields": {"family": "sue"}}))
@@ -444,8 +476,6 @@ def test_a_task_without_demonstrations_or_fields(texts: LiveModel) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("method", "magic"),
-        ("method", None),
         ("weigh_by", "magic"),
         *((name, value) for name in ("samples", "inner_steps", "max_examples") for value in (0, -1, 1.5, "3", True)),
         ("num_train_epochs", float("nan")),
@@ -458,13 +488,22 @@ def test_a_task_without_demonstrations_or_fields(texts: LiveModel) -> None:
         ("seed", 0.5),
     ],
 )
-def test_settings_that_are_refused(name: str, value: object) -> None:
+def test_settings_that_are_refused(grids: LanguageModel, name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"{name} is .*choose"):
-        LiveConfig(**{name: value})  # type: ignore[arg-type]
+        quick("both", **{name: value}).on(grids)
+
+
+def test_methods_that_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"method is 'magic'; choose one of \['none', .*or give package.module:Class"):
+        make_method("magic")
+    with pytest.raises(ConfigError, match=r"method 'no_such_module:Class' cannot be imported"):
+        make_method("no_such_module:Class")
+    with pytest.raises(ConfigError, match=r"There is no setting 'sampels' of methods; choose some of"):
+        make_method("mass", {"sampels": 3})
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 2**70, -(2**70)])
-def test_any_whole_number_is_a_seed(grids: LiveModel, seed: int) -> None:
+def test_any_whole_number_is_a_seed(grids: LanguageModel, seed: int) -> None:
     assert solve(grids, strips(), quick("both", seed=seed, max_examples=2, samples=1)).after
 
 
@@ -474,26 +513,26 @@ def test_names_that_are_unknown(tmp_path: Path) -> None:
     assert [default_model("grids"), default_model("texts")] == ["grids-base", "strings-base"]
     assert default_model("texts", ["family", "other"]) == "conventions-mass"
     with pytest.raises(HFMassError, match="no-such-model"):
-        load_model("no-such-model")
+        load("no-such-model")
     with pytest.raises(HFMassError, match="empty"):
         (tmp_path / "empty").mkdir()
-        load_model(tmp_path / "empty")
+        load(tmp_path / "empty")
 
 
-def test_the_models_own_settings_are_what_none_stands_for(grids: LiveModel, texts: LiveModel) -> None:
-    own = texts.defaults("texts")
-    spelled = replace(own, method="mass", weigh_by="demonstrations")
-    assert result(solve(texts, RULE, spelled)) == result(solve(texts, RULE, LiveConfig("mass")))
-    own = grids.defaults("grids")
-    assert None not in (own.max_examples, own.num_train_epochs, own.learning_rate, own.samples)
+def test_the_models_own_settings_are_what_none_stands_for(texts: LanguageModel) -> None:
+    config = MASS().resolved(texts, RULE.tasks).config
+    spelled = {"samples": config.samples, "inner_steps": config.inner.steps, "weigh_by": "demonstrations"}
+    spelled["inner_learning_rate"] = config.inner.learning_rate
+    assert result(solve(texts, RULE, How("mass", spelled))) == result(solve(texts, RULE, How("mass")))
 
 
-def test_a_model_of_a_small_world_is_not_trained_in_words_that_it_lacks(tmp_path: Path) -> None:
+def test_a_model_of_a_small_world_is_not_trained_in_words_that_it_lacks(tmp_path: Path, texts: LanguageModel) -> None:
     """As a folder or on the Hub nothing tells what a model was made for, but its tokenizer does."""
-    load_model("conventions-mass").mass.save_pretrained(tmp_path / "mine")
-    model = load_model(tmp_path / "mine")
-    assert model.presets == {} and Workshop([model]).methods(read_problem("a -> b\nc ->")) == ["mass"]
+    assert isinstance(texts, MassModel)
+    texts.save_pretrained(tmp_path / "mine")
+    model = load(tmp_path / "mine", device="cpu")
+    assert model.defaults == {"ttt": {}}
     for method, words in (("ttt", "cannot be trained on demonstrations"), ("mass", "a field 'family'")):
         with pytest.raises(DataError, match=words):
-            solve(model, read_problem("a -> b\nc ->"), LiveConfig(method=method))
-    assert load_model(ASSETS / "grids-small").presets["grids"] == "grids"
+            solve(model, read_problem("a -> b\nc ->"), How(method))
+    assert load(ASSETS / "grids-small", device="cpu").defaults["ttt"]["grids"] == {"preset": "grids"}
