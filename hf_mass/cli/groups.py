@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from inspect import Parameter, signature
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, get_type_hints
+
+import typer
 
 from hf_mass.cli.options import ModelChoice, option
 from hf_mass.errors import ConfigError
@@ -101,24 +103,30 @@ def settings(*without: str) -> Group:
 
 def _setting(name: str) -> Parameter:
     about = SETTINGS[name]
-    kind, words = (
-        (about.kind, f" {about.cure.capitalize()}.") if about.choices is None else (Literal[about.choices], "")
-    )
+    inclusive = replace(about, above=None, below=None)  # what these two exclude is refused with the settings as a whole
 
-    def in_range(value: Any) -> Any:
-        if value is not None and not about.allows(value):
-            raise typer.BadParameter(f"{value!r} is out of range; choose {about.cure}.")
+    def parse(text: str) -> Any:
+        value = _value(text)
+        if not inclusive.allows(value):
+            raise typer.BadParameter(f"{text!r}; choose {about.cure}.")
         return value
 
     offered = option(
         f"--{name}",
         panel=OFFERED[name],
         default="what suits model and problem",
-        metavar=about.metavar,
-        callback=in_range if about.least is not None else None,  # the others are refused together
-        help=about.help + words,
+        metavar=about.metavar or "|".join(about.choices or ()),
+        parser=parse,
+        help=about.help if about.choices else f"{about.help} {about.cure.capitalize()}.",
     )
-    return _parameter(name, Annotated[kind | None, offered])
+    return _parameter(name, Annotated[about.kind | None, offered])
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def checked(*, assignments: Sequence[str] | None = None, vote: bool = True, **values: Any) -> dict[str, Any]:
@@ -137,10 +145,7 @@ def checked(*, assignments: Sequence[str] | None = None, vote: bool = True, **va
         name, equals, text = word.partition("=")
         if not equals:
             raise ConfigError(f"--set is {word!r}; give NAME=VALUE, as in lora_r=64.")
-        try:
-            chosen[name.strip().replace("-", "_")] = json.loads(text)
-        except ValueError:
-            chosen[name.strip().replace("-", "_")] = text
+        chosen[name.strip().replace("-", "_")] = _value(text)
     for name, value in chosen.items():
         if name not in SETTINGS:
             raise ConfigError(f"--set has no setting {name!r}; choose some of {sorted(SETTINGS)}.")

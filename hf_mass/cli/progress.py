@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import time
 import warnings
@@ -32,12 +31,12 @@ class Watcher:
 
     def __init__(self, bar: Progress, lines: TextIO | None = None) -> None:
         self.bar, self.lines, self.task = bar, lines, TaskID(-1)
-        self.stage, self.written = "", -math.inf
+        self.stage, self.written = "", time.monotonic()
 
-    def say(self, text: str, done: int = 0, total: int | None = None) -> None:
-        """What goes on, and how far it is."""
+    def say(self, text: str, done: int = 0, total: int | None = None, at_once: bool = False) -> None:
+        """What goes on, and how far it is; a line comes now and then, or at once."""
         text = text if total is None else f"{text}, step {done} of {total}"
-        if self.lines is not None and time.monotonic() - self.written >= EVERY:
+        if self.lines is not None and (at_once or time.monotonic() - self.written >= EVERY):
             self.written = time.monotonic()
             print(text, file=self.lines, flush=True)
         if self.task < 0:

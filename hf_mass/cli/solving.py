@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +47,13 @@ class Solver:
 
     def __call__(self, problem: Problem, watch: Watcher) -> tuple[Solution, LanguageModel]:
         """Adapt to a problem and answer it."""
-        watch.say("Loading the model")
-        lm = self.model(problem.kind, problem.tasks[0].fields)
+        name = self.choice.name or default_model(problem.kind, problem.tasks[0].fields)
+        if name not in self.loaded:
+            watch.say("Loading the model", at_once=True)
+            self.loaded[name] = load_chosen(self.choice, name)
+        lm = self.loaded[name]
         method = self.methods[self.method or fitting_method(lm, problem)]
         return solve(lm, problem, method, seed=self.seed, on_event=watch), lm
-
-    def model(self, kind: str, fields: Collection[str]) -> LanguageModel:
-        """The model for a kind of problem; one that was chosen by name is for all."""
-        key = self.choice.name or default_model(kind, fields)
-        if key not in self.loaded:
-            self.loaded[key] = load_chosen(self.choice, key)
-        return self.loaded[key]
 
 
 def load_chosen(choice: ModelChoice, default: str) -> LanguageModel:

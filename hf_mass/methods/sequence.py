@@ -61,9 +61,9 @@ class TTTThenMASS(Method[SequenceState]):
     def step(self, lm: LanguageModel, state: SequenceState) -> SequenceState:
         """A step of the first; then, task by task, one of the second."""
         if not state.trained:
-            first = state.first if self.first.stop(state.first) else self.first.step(lm, state.first)
-            trained = tuple(self.first.finish(lm, first)) if self.first.stop(first) else ()
-            return replace(state, first=first, trained=trained)
+            if self.first.stop(state.first):
+                return replace(state, trained=tuple(self.first.finish(lm, state.first)))
+            return replace(state, first=self.first.step(lm, state.first))
         task, trained_on = state.tasks[len(state.done)], state.trained[len(state.done)]
         with at_starting_weights(lm, trained_on):
             second = self.second.begin(lm, [task], state.seed) if state.second is None else state.second

@@ -112,6 +112,14 @@ class TTT(Method[TTTState]):
         """See `Method.require`."""
         if not all(task.demonstrations for task in tasks):
             raise DataError("The problem has no solved examples to train on. Add some, or choose method 'mass'.")
+        self.require_room(lm, tasks)
+
+    def require_room(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
+        """Checks that tasks fit into the model's context.
+
+        Raises:
+            DataError: If one does not.
+        """
         answers = FewShotAnswers(lm, self.resolved(lm, tasks))
         for task in tasks:
             answers.require_room(task)

@@ -38,7 +38,9 @@ class NoAdaptation(Method[tuple[Task, ...]]):
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
         """See `Method.require`."""
         asks = self._asks(lm, tasks)
-        if not isinstance(asks, TTT):
+        if isinstance(asks, TTT):
+            asks.require_room(lm, tasks)
+        else:
             asks.require(lm, tasks)
 
     def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> tuple[Task, ...]:
