@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +10,8 @@ import typer
 
 from hf_mass.cli import options
 from hf_mass.cli.deferred import deferred
-from hf_mass.cli.groups import MODEL_CHOICE, settings, taking
-from hf_mass.cli.options import METHODS, ModelChoice, option
+from hf_mass.cli.groups import HOW, How, settings, taking
+from hf_mass.cli.options import ModelChoice, option
 from hf_mass.cli.reading import read_problems
 from hf_mass.errors import CheckpointError
 
@@ -33,33 +32,11 @@ Problem = Annotated[
 ]
 
 
-def _known(method: str | None) -> str | None:
-    registry = sys.modules.get("hf_mass.methods.registry")  # where it is not loaded, nobody registered a method
-    names = METHODS if registry is None else tuple(registry.METHODS)
-    if method is None or method in names or ":" in method:
-        return method
-    raise typer.BadParameter(f"{method!r} is none of {', '.join(names)}. Name one, or your own package.module:Class.")
-
-
-Method = Annotated[
-    str | None,
-    option(
-        "--method",
-        panel="Options",
-        default="ttt where there are solved examples, else mass",
-        metavar="NAME",
-        callback=_known,
-        help="How to adapt: 'none'; 'mass', on samples that the model writes; 'ttt', on the solved examples; 'both' in "
-        "turn; 'vote', not at all, but the most frequent of several answers; or package.module:Class of your own.",
-    ),
-]
-
-
-@taking(model=MODEL_CHOICE, settings=settings())
+@taking(how=HOW)
 def solve(
     *,
     problem: Problem,
-    method: Method = None,
+    how: How,
     each: Annotated[
         bool,
         option(
@@ -68,11 +45,6 @@ def solve(
             help="FILE holds many problems: a folder, a Kaggle file of challenges, or JSON lines of one problem each.",
         ),
     ] = False,
-    seed: options.Seed = 0,
-    model: ModelChoice,
-    settings: dict[str, Any],
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Answer a problem before and after adapting to it.
 
@@ -91,22 +63,16 @@ def solve(
     With --json there is one object, with --each one a line: `before`, `after`, `samples` with `weight` and
     `attribution` (positive: training on the sample makes the solved examples likelier), `losses`, `reason`, `seconds`.
     """
-    problems = read_problems(problem, each)
-    raise typer.Exit(_solve(problems, method, settings, seed, model, each=each, as_json=as_json, quiet=quiet))
+    raise typer.Exit(_solve(read_problems(problem, each), how, each))
 
 
-@taking(model=MODEL_CHOICE, settings=settings())
+@taking(how=HOW)
 def adapt(
     *,
     problem: Problem,
     output: options.OutputFolder,
-    method: Method = None,
-    seed: options.Seed = 0,
-    model: ModelChoice,
-    settings: dict[str, Any],
+    how: How,
     overwrite: options.Overwrite = False,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Adapt to a problem and save the adapted weights as a PEFT adapter.
 
@@ -122,11 +88,10 @@ def adapt(
     """
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not overwrite):
         raise CheckpointError(f"{output} is there already. Give a new folder, or --overwrite.")
-    (one,) = read_problems(problem)
-    _adapt(one, output, method, settings, seed, model, as_json=as_json, quiet=quiet)
+    _adapt(*read_problems(problem), output, how)
 
 
-@taking(model=MODEL_CHOICE, settings=settings("weigh_by", "vote"))
+@taking(model=ModelChoice, settings=settings("weigh_by", "vote"))
 def evaluate(
     *,
     context: typer.Context,
@@ -264,7 +229,7 @@ def card(
     _card(folder, results, output, repo_id)
 
 
-@taking(model=MODEL_CHOICE)
+@taking(model=ModelChoice)
 def demo(
     *,
     model: ModelChoice,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
-from inspect import Parameter, signature
-from typing import Annotated, Any, get_type_hints
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any
 
 import typer
 
-from hf_mass.cli.options import ModelChoice, option
+from hf_mass.cli.options import METHODS, AsJson, ModelChoice, Quiet, Seed, option
 from hf_mass.errors import ConfigError
 from hf_mass.methods.mass_settings import MassConfig
 from hf_mass.methods.settings import Option, flat
@@ -31,48 +32,29 @@ SETTINGS = {
 }
 
 
-@dataclass(frozen=True)
-class Group:
-    """Options that a command takes as one argument.
+def taking(**makers: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator: in place of an argument typer sees the arguments of what makes it."""
 
-    Args:
-        parameters: The options, as typer reads them.
-        make: Makes the argument from their values by name.
-    """
-
-    parameters: Sequence[Parameter]
-    make: Callable[..., Any]
-
-
-def taking(**groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator: typer sees the options of a group in place of the command's argument of that name."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         written = signature(command, eval_str=True)
+        groups = {name: signature(make, eval_str=True).parameters for name, make in makers.items()}
 
-        @wraps(command)
-        def call(**values: Any) -> None:
-            for name, group in groups.items():
-                values[name] = group.make(**{each.name: values.pop(each.name) for each in group.parameters})
-            command(**values)
+        @wraps(command, updated=())
+        def call(**values: Any) -> Any:
+            for name, make in makers.items():
+                values[name] = make(**{each: values.pop(each) for each in groups[name]})
+            return command(**values)
 
-        several = [
-            groups[each.name].parameters if each.name in groups else [each] for each in written.parameters.values()
-        ]
-        typed: Any = call
-        typed.__signature__ = written.replace(parameters=[each for some in several for each in some])
-        return call
+        several = [groups.get(each.name, {each.name: each}).values() for each in written.parameters.values()]
+        flattened = [each.replace(kind=Parameter.KEYWORD_ONLY) for some in several for each in some]
+        return _signed(call, flattened)
 
     return decorate
 
 
-def _parameter(name: str, kind: Any, default: Any = None) -> Parameter:
-    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-
-
-MODEL_CHOICE = Group(
-    [_parameter(name, kind) for name, kind in get_type_hints(ModelChoice, include_extras=True).items()], ModelChoice
-)
+def _signed(function: Any, parameters: Sequence[Parameter]) -> Any:
+    function.__signature__ = Signature(parameters)
+    return function
 
 
 Vote = Annotated[
@@ -94,11 +76,15 @@ Assignments = Annotated[
 ]
 
 
-def settings(*without: str) -> Group:
-    """The options of `OFFERED` but some, and --set; the command gets what was set, by name."""
+def settings(*without: str) -> Callable[..., dict[str, Any]]:
+    """What makes settings by name of the options of `OFFERED` but some, and of --set."""
     parameters = [_setting(name) for name in OFFERED if name not in ("vote", *without)]
     parameters += [] if "vote" in without else [_parameter("vote", Vote, True)]
-    return Group([*parameters, _parameter("assignments", Assignments)], checked)
+    return _signed(lambda **values: checked(**values), [*parameters, _parameter("assignments", Assignments)])
+
+
+def _parameter(name: str, kind: Any, default: Any = None) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
 def _setting(name: str) -> Parameter:
@@ -152,3 +138,53 @@ def checked(*, assignments: Sequence[str] | None = None, vote: bool = True, **va
         if not SETTINGS[name].allows(value):
             raise ConfigError(f"{name} is {value!r:.200}; choose {SETTINGS[name].cure}.")
     return chosen if vote else {"vote": False, **chosen}
+
+
+# -- how to adapt ------------------------------------------------------------------------------------------------------
+
+
+def _known(method: str | None) -> str | None:
+    registry = sys.modules.get("hf_mass.methods.registry")  # where it is not loaded, nobody registered a method
+    names = METHODS if registry is None else tuple(registry.METHODS)
+    if method is None or method in names or ":" in method:
+        return method
+    raise typer.BadParameter(f"{method!r} is none of {', '.join(names)}. Name one, or your own package.module:Class.")
+
+
+Method = Annotated[
+    str | None,
+    option(
+        "--method",
+        panel="Options",
+        default="ttt where there are solved examples, else mass",
+        metavar="NAME",
+        callback=_known,
+        help="How to adapt: 'none'; 'mass', on samples that the model writes; 'ttt', on the solved examples; 'both' in "
+        "turn; 'vote', not at all, but the most frequent of several answers; or package.module:Class of your own.",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How `solve` and `adapt` go about a problem.
+
+    Args:
+        method: How to adapt; None for what fits problem and model.
+        seed: For sampling and training.
+        model: Which model.
+        settings: Of methods, by their flat names.
+        as_json: Whether to write JSON, one object a line.
+        quiet: Whether to show no progress.
+    """
+
+    method: Method = None
+    seed: Seed = 0
+    model: ModelChoice
+    settings: dict[str, Any]
+    as_json: AsJson = False
+    quiet: Quiet = False
+
+
+HOW = taking(model=ModelChoice, settings=settings())(How)
+"""Makes it of the options' values."""

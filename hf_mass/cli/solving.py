@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
+from hf_mass.cli.groups import How
 from hf_mass.cli.options import ModelChoice
 from hf_mass.cli.progress import Watcher, watched
 from hf_mass.cli.showing import plain, show_solution, stdout_console
@@ -32,28 +33,25 @@ class Solver:
     """Loads the model that a problem needs, once, and adapts it.
 
     Args:
-        choice: Which model.
-        method: How to adapt; None for what fits problem and model.
-        settings: Of methods, by their flat names.
-        seed: For sampling and training.
+        how: How to adapt.
     """
 
-    def __init__(self, choice: ModelChoice, method: str | None, settings: Mapping[str, Any], seed: int) -> None:
-        if method and ":" in method and os.getcwd() not in sys.path:
+    def __init__(self, how: How) -> None:
+        if how.method and ":" in how.method and os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())  # a method of one's own is looked for where one works
-        self.choice, self.method, self.seed = choice, method, seed
+        names = [how.method] if how.method else ["ttt", "mass"]
+        self.how, self.methods = how, {name: make_method(name, how.settings) for name in names}
         self.loaded: dict[str, LanguageModel] = {}
-        self.methods = {name: make_method(name, settings) for name in ([method] if method else ["ttt", "mass"])}
 
     def __call__(self, problem: Problem, watch: Watcher) -> tuple[Solution, LanguageModel]:
         """Adapt to a problem and answer it."""
-        name = self.choice.name or default_model(problem.kind, problem.tasks[0].fields)
+        name = self.how.model.name or default_model(problem.kind, problem.tasks[0].fields)
         if name not in self.loaded:
             watch.say("Loading the model", at_once=True)
-            self.loaded[name] = load_chosen(self.choice, name)
+            self.loaded[name] = load_chosen(self.how.model, name)
         lm = self.loaded[name]
-        method = self.methods[self.method or fitting_method(lm, problem)]
-        return solve(lm, problem, method, seed=self.seed, on_event=watch), lm
+        method = self.methods[self.how.method or fitting_method(lm, problem)]
+        return solve(lm, problem, method, seed=self.how.seed, on_event=watch), lm
 
 
 def load_chosen(choice: ModelChoice, default: str) -> LanguageModel:
@@ -70,28 +68,13 @@ def fitting_method(lm: LanguageModel, problem: Problem) -> str:
     return "ttt" if solved and problem.kind in lm.defaults.get("ttt", {}) else "mass"
 
 
-def solve_problems(
-    problems: Sequence[Problem],
-    method: str | None,
-    settings: Mapping[str, Any],
-    seed: int,
-    choice: ModelChoice,
-    *,
-    each: bool,
-    as_json: bool,
-    quiet: bool,
-) -> int:
+def solve_problems(problems: Sequence[Problem], how: How, each: bool) -> int:
     """`hf-mass solve`.
 
     Args:
         problems: What to solve.
-        method: How to adapt.
-        settings: Of methods.
-        seed: For sampling and training.
-        choice: Which model.
+        how: How to adapt.
         each: Whether there may be many; one that fails does not end the others.
-        as_json: Whether to write JSON, one object a line.
-        quiet: Whether to show no progress.
 
     Returns:
         The exit code: 1 if a problem of many could not be adapted to.
@@ -99,25 +82,25 @@ def solve_problems(
     Raises:
         HFMassError: If the problem cannot be adapted to.
     """
-    solver = Solver(choice, method, settings, seed)
+    solver = Solver(how)
     console, failed, solutions = stdout_console(), 0, list[Solution]()
     for number, problem in enumerate(problems):
         try:
-            with watched(quiet) as watch:
+            with watched(how.quiet) as watch:
                 solution, lm = solver(problem, watch)
         except (DataError, AdaptationError) as error:
             if not each:
                 raise
             failed += 1
-            report_failure(problem, error, console, as_json)
+            report_failure(problem, error, console, how.as_json)
             continue
         solutions.append(solution)
-        if as_json:
+        if how.as_json:
             print(to_json(solution, lm), flush=True)
         else:
             console.rule(f"{number + 1} of {len(problems)}") if each else None
             show_solution(solution, lm.name, console)
-    if each and not as_json:
+    if each and not how.as_json:
         console.print(Text(summary(solutions, failed), style="bold"))
     return 1 if failed else 0
 
@@ -148,37 +131,21 @@ def summary(solutions: Sequence[Solution], failed: int) -> str:
 # -- adapt -------------------------------------------------------------------------------------------------------------
 
 
-def adapt_and_save(
-    problem: Problem,
-    output: Path,
-    method: str | None,
-    settings: Mapping[str, Any],
-    seed: int,
-    choice: ModelChoice,
-    *,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def adapt_and_save(problem: Problem, output: Path, how: How) -> None:
     """`hf-mass adapt`: one adapter into the folder itself, several into folders of it.
 
     Args:
         problem: What to adapt to.
         output: Where the adapters go.
-        method: How to adapt.
-        settings: Of methods.
-        seed: For sampling and training.
-        choice: Which model.
-        as_json: Whether to write JSON.
-        quiet: Whether to show no progress.
+        how: How to adapt.
 
     Raises:
         CheckpointError: If the folder cannot be written.
         AdaptationError: If there are no adapted weights.
         HFMassError: If the problem cannot be adapted to.
     """
-    solver = Solver(choice, method, settings, seed)
-    with watched(quiet) as watch:
-        solution, lm = solver(problem, watch)
+    with watched(how.quiet) as watch:
+        solution, lm = Solver(how)(problem, watch)
         adaptations = list(solution.distinct())
         if not adaptations:
             raise AdaptationError(f"There are no adapted weights to save: {solution.reason or 'nothing was adapted'}.")
@@ -187,7 +154,7 @@ def adapt_and_save(
         for adaptation, folder in zip(adaptations, folders, strict=True):
             adaptation.save(folder)
     base = str(lm.model.peft_config[lm.adapter_name].base_model_name_or_path)
-    if as_json:
+    if how.as_json:
         print(to_json(solution, lm, adapters=[str(folder) for folder in folders], base_model=base))
         return
     console = stdout_console()
