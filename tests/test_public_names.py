@@ -22,6 +22,11 @@ def test_unknown_name_is_an_attribute_error() -> None:
         _ = hf_mass.Mass
 
 
+def test_the_package_alone_is_light() -> None:
+    code = "import sys, hf_mass; print({'torch', 'transformers', 'peft', 'trl', 'gradio', 'numpy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
 def test_tasks_do_not_load_torch() -> None:
     code = "import sys, hf_mass.lab.conventions, hf_mass.tasks.verifiers; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,4 +1,4 @@
-"""The commands: their arguments, options and help. What they do is imported when they run."""
+"""The commands: their arguments, options and help. What needs a model is imported once the problem is read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import typer
 
 from hf_mass.cli import options
 from hf_mass.cli.deferred import deferred
+from hf_mass.cli.groups import HOW, How, settings, taking
 from hf_mass.cli.options import ModelChoice, option
+from hf_mass.cli.reading import read_problems
+from hf_mass.errors import CheckpointError
 
 _solve = deferred("hf_mass.cli.solving", "solve_problems")
 _adapt = deferred("hf_mass.cli.solving", "adapt_and_save")
@@ -27,21 +30,13 @@ Problem = Annotated[
         help="A file, '-' for stdin, or its lines, a word each: 'input -> output', and a last input alone.",
     ),
 ]
-Method = Annotated[
-    options.MethodName | None,
-    option(
-        "--method",
-        panel="Options",
-        default="ttt where there are solved examples, else mass",
-        help="How to adapt: not at all, on samples that the model writes, on the solved examples, or on both in turn.",
-    ),
-]
 
 
+@taking(how=HOW)
 def solve(
-    context: typer.Context,
+    *,
     problem: Problem,
-    method: Method = None,
+    how: How,
     each: Annotated[
         bool,
         option(
@@ -50,21 +45,6 @@ def solve(
             help="FILE holds many problems: a folder, a Kaggle file of challenges, or JSON lines of one problem each.",
         ),
     ] = False,
-    seed: options.Seed = 0,
-    model: options.Model = None,
-    revision: options.Revision = None,
-    token: options.Token = None,
-    device: options.Device = None,
-    samples: options.Samples = None,
-    inner_steps: options.InnerSteps = None,
-    inner_learning_rate: options.InnerLearningRate = None,
-    weigh_by: options.WeighBy = None,
-    max_examples: options.MaxExamples = None,
-    num_train_epochs: options.NumTrainEpochs = None,
-    learning_rate: options.LearningRate = None,
-    vote: options.Vote = True,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Answer a problem before and after adapting to it.
 
@@ -75,72 +55,45 @@ def solve(
     ```
     hf-mass solve puzzle.json
     hf-mass solve "abc -> cba" "hello -> olleh" "stone -> enots" "river"
-    hf-mass solve puzzle.json --method both --samples 16 --json
+    hf-mass solve puzzle.json --method both --samples 16 --set inner_optimizer=adamw --json
     hf-mass solve arc-agi_evaluation_challenges.json --each --json > answers.jsonl
     cat rows.csv | hf-mass solve - --model Qwen/Qwen2.5-0.5B-Instruct
     ```
 
     With --json there is one object, with --each one a line: `before`, `after`, `samples` with `weight` and
-    `attribution` (negative: training on the sample makes the solved examples likelier), `losses`, `reason`, `seconds`.
+    `attribution` (positive: training on the sample makes the solved examples likelier), `losses`, `reason`, `seconds`.
     """
-    raise typer.Exit(
-        _solve(
-            problem,
-            method,
-            _settings(context.params),
-            ModelChoice(model, revision, token, device),
-            each=each,
-            as_json=as_json,
-            quiet=quiet,
-        )
-    )
+    raise typer.Exit(_solve(read_problems(problem, each), how, each))
 
 
+@taking(how=HOW)
 def adapt(
-    context: typer.Context,
+    *,
     problem: Problem,
     output: options.OutputFolder,
-    method: Method = None,
-    seed: options.Seed = 0,
-    model: options.Model = None,
-    revision: options.Revision = None,
-    token: options.Token = None,
-    device: options.Device = None,
-    samples: options.Samples = None,
-    inner_steps: options.InnerSteps = None,
-    inner_learning_rate: options.InnerLearningRate = None,
-    weigh_by: options.WeighBy = None,
-    max_examples: options.MaxExamples = None,
-    num_train_epochs: options.NumTrainEpochs = None,
-    learning_rate: options.LearningRate = None,
-    vote: options.Vote = True,
+    how: How,
     overwrite: options.Overwrite = False,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Adapt to a problem and save the adapted weights as a PEFT adapter.
 
-    `peft.PeftModel.from_pretrained` loads it without this package. MASS adapts to each question of a problem by
-    itself, so where there are several, each has a sub-folder. Other options are those of `solve`.
+    `hf-mass solve --model` starts from it, and `peft.PeftModel.from_pretrained` loads it without this package. MASS
+    adapts to each question of a problem by itself, so where there are several, each has a sub-folder. Other options are
+    those of `solve`.
 
     ```
     hf-mass adapt puzzle.json --output outputs/puzzle
+    hf-mass solve another.json --model outputs/puzzle
     hf-mass adapt rows.csv --output outputs/rows --model Qwen/Qwen2.5-0.5B-Instruct --num_train_epochs 4
     ```
     """
-    _adapt(
-        problem,
-        output,
-        method,
-        _settings(context.params),
-        ModelChoice(model, revision, token, device),
-        overwrite=overwrite,
-        as_json=as_json,
-        quiet=quiet,
-    )
+    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not overwrite):
+        raise CheckpointError(f"{output} is there already. Give a new folder, or --overwrite.")
+    _adapt(*read_problems(problem), output, how)
 
 
+@taking(model=ModelChoice, settings=settings("weigh_by", "vote"))
 def evaluate(
+    *,
     context: typer.Context,
     tasks: options.Tasks,
     methods: options.Methods = None,
@@ -150,16 +103,8 @@ def evaluate(
     verifier: options.Verifier = "exact_match",
     batch_size: options.BatchSize = 8,
     token_budget: options.TokenBudget = None,
-    model: options.Model = None,
-    revision: options.Revision = None,
-    token: options.Token = None,
-    device: options.Device = None,
-    samples: options.Samples = None,
-    inner_steps: options.InnerSteps = None,
-    inner_learning_rate: options.InnerLearningRate = None,
-    max_examples: options.MaxExamples = None,
-    num_train_epochs: options.NumTrainEpochs = None,
-    learning_rate: options.LearningRate = None,
+    model: ModelChoice,
+    settings: dict[str, Any],
     output: options.ReportFolder = None,
     resume: options.Resume = False,
     as_json: options.AsJson = False,
@@ -182,8 +127,8 @@ def evaluate(
         tasks,
         _listed(methods, "--methods", options.ROWS),
         [int(seed) for seed in _listed(seeds, "--seeds") or ["0"]],
-        {**_settings(context.params), "batch_size": batch_size, "token_budget": token_budget},
-        ModelChoice(model, revision, token, device),
+        {**settings, "batch_size": batch_size, "token_budget": token_budget},
+        model,
         reading={"limit": limit, "demonstrations": demonstrations, "verifier": verifier},
         command=context.meta["hf_mass.command"],
         output=output,
@@ -284,11 +229,10 @@ def card(
     _card(folder, results, output, repo_id)
 
 
+@taking(model=ModelChoice)
 def demo(
-    model: options.Model = None,
-    revision: options.Revision = None,
-    token: options.Token = None,
-    device: options.Device = None,
+    *,
+    model: ModelChoice,
     host: Annotated[
         str | None,
         option(
@@ -311,19 +255,12 @@ def demo(
     hf-mass demo --model Qwen/Qwen2.5-0.5B-Instruct --port 8000
     ```
     """
-    _launch(model=model, host=host, port=port, share=share, revision=revision, token=token, device=device)
+    where = {"revision": model.revision, "token": model.token, "device": model.device}
+    _launch(model=model.name, host=host, port=port, share=share, **where)
 
 
 ALL: tuple[Callable[..., None], ...] = (solve, adapt, evaluate, push, card, demo)
 """In the order of the help."""
-
-_LIVE = ("samples", "inner_steps", "inner_learning_rate", "weigh_by", "max_examples", "num_train_epochs")
-_LIVE_SETTINGS = (*_LIVE, "learning_rate", "vote", "seed")
-
-
-def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those arguments of a command that are settings of `LiveConfig`, under the same names."""
-    return {name: given[name] for name in _LIVE_SETTINGS if name in given}
 
 
 def _listed(given: list[str] | None, name: str, known: Mapping[str, str] | None = None) -> list[str] | None:

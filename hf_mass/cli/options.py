@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-MODEL, MASS, TTT, REPORT = "Model", "MASS", "Test-time training", "Output"
-_MODELS_OWN = "the model's own"
-
-MethodName = Literal["none", "mass", "ttt", "both"]
-WeighingName = Literal["demonstrations", "scorer", "uniform"]
+MODEL, REPORT = "Model", "Output"
+METHODS = ("none", "mass", "ttt", "both", "vote")
+"""Those of `hf_mass.methods.registry`, which would bring torch in."""
 
 ROWS = {
     "none": "base",
@@ -27,16 +25,6 @@ ROWS = {
     "both": "TTT, then MASS",
 }
 """Method of `evaluate` → its row in the table."""
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """Which model to load, from where and whereto; None leaves it to `load_model`."""
-
-    name: str | None = None
-    revision: str | None = None
-    token: str | None = None
-    device: str | None = None
 
 
 def option(*names: str, panel: str, default: str | bool = True, **more: Any) -> Any:
@@ -72,45 +60,17 @@ Device = Annotated[
     option("--device", panel=MODEL, default="a GPU if there is one", metavar="NAME", help="cpu, cuda, cuda:1, mps..."),
 ]
 
-Samples = Annotated[
-    int | None,
-    option("--samples", panel=MASS, default=_MODELS_OWN, metavar="M", min=1, help="Samples that the model writes."),
-]
-InnerSteps = Annotated[
-    int | None,
-    option("--inner_steps", panel=MASS, default=_MODELS_OWN, metavar="K", min=1, help="Steps of training on them."),
-]
-InnerLearningRate = Annotated[
-    float | None,
-    option("--inner_learning_rate", panel=MASS, default=_MODELS_OWN, metavar="RATE", help="Rate of these steps."),
-]
-WeighBy = Annotated[
-    WeighingName | None,
-    option(
-        "--weigh_by",
-        panel=MASS,
-        default="demonstrations where there are some",
-        help="What weighs the samples: their attribution to the solved examples, a trained scorer, or nothing.",
-    ),
-]
-MaxExamples = Annotated[
-    int | None,
-    option("--max_examples", panel=TTT, default=_MODELS_OWN, metavar="N", min=1, help="Training examples at most."),
-]
-NumTrainEpochs = Annotated[
-    int | None,
-    option("--num_train_epochs", panel=TTT, default=_MODELS_OWN, metavar="N", min=1, help="Passes over them."),
-]
-LearningRate = Annotated[
-    float | None,
-    option("--learning_rate", panel=TTT, default=_MODELS_OWN, metavar="RATE", help="Highest learning rate."),
-]
-Vote = Annotated[
-    bool,
-    option(
-        "--vote/--no_vote", panel=TTT, help="Answer under several transformations of the problem and vote, or ask once."
-    ),
-]
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model to load, from where and whereto; None leaves it to `hf_mass.load`."""
+
+    name: Model = None
+    revision: Revision = None
+    token: Token = None
+    device: Device = None
+
+
 Seed = Annotated[int, option("--seed", panel="Options", metavar="N", help="For sampling and training.")]
 
 AsJson = Annotated[bool, option("--json", panel=REPORT, help="Write JSON to stdout, and nothing else.")]

@@ -1,12 +1,14 @@
-"""Progress on stderr, where somebody watches; and a stdout that nothing but results reaches."""
+"""Progress on stderr, a bar or a line now and then; and a stdout that nothing but results reaches."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from typing import TextIO
 
 from huggingface_hub.utils import disable_progress_bars
 from rich.console import Console
@@ -15,21 +17,28 @@ from transformers.utils import logging as transformers_logging
 
 from hf_mass.engine.events import Event, Loss, Stage, Writing
 
-NAMES = {"ttt": "Training on the solved examples", "mass": "Training on the samples"}
+EVERY = 3.0
+"""Seconds between two lines where there is no terminal."""
 
 
 class Watcher:
-    """Shows stages, samples as they grow, and the training loss.
+    """Shows stages, steps, samples as they grow, and the training loss.
 
     Args:
         bar: Where to draw.
+        lines: Where to write lines now and then instead; None for nowhere.
     """
 
-    def __init__(self, bar: Progress) -> None:
-        self.bar, self.task = bar, TaskID(-1)
+    def __init__(self, bar: Progress, lines: TextIO | None = None) -> None:
+        self.bar, self.lines, self.task = bar, lines, TaskID(-1)
+        self.stage, self.written = "", time.monotonic()
 
-    def say(self, text: str, done: int = 0, total: int | None = None) -> None:
-        """What goes on, and how far it is."""
+    def say(self, text: str, done: int = 0, total: int | None = None, at_once: bool = False) -> None:
+        """What goes on, and how far it is; a line comes now and then, or at once."""
+        text = text if total is None else f"{text}, step {done} of {total}"
+        if self.lines is not None and (at_once or time.monotonic() - self.written >= EVERY):
+            self.written = time.monotonic()
+            print(text, file=self.lines, flush=True)
         if self.task < 0:
             self.task = self.bar.add_task(text, total=total)
         self.bar.update(self.task, description=text, completed=done, total=total)
@@ -38,16 +47,18 @@ class Watcher:
         """Take an event of `hf_mass.engine`."""
         match event:
             case Stage(text):
+                self.stage = text
                 self.say(text)
-            case Writing(texts=texts):
-                self.say(f"Writing {len(texts)} samples, {max(map(len, texts), default=0)} characters")
+            case Writing(texts):
+                self.say(f"{self.stage}: {len(texts)}, {max(map(len, texts), default=0)} characters")
             case Loss():
-                self.say(f"{NAMES[event.method]}, loss {event.value:.3f}", event.step + 1, event.steps)
+                self.say(f"{self.stage}, loss {event.value:.3f}", event.step + 1, event.steps)
 
 
 @contextmanager
 def watched(quiet: bool) -> Iterator[Watcher]:
-    """A watcher that draws where stderr is a terminal; within, whatever libraries print goes to stderr."""
+    """A watcher that draws where stderr is a terminal, and writes lines where it is none; within, whatever libraries
+    print goes to stderr."""
     shown = sys.stderr.isatty() and not quiet
     if not shown:
         transformers_logging.disable_progress_bar()
@@ -60,6 +71,6 @@ def watched(quiet: bool) -> Iterator[Watcher]:
         with warnings.catch_warnings(), redirect_stdout(sys.stderr), bar:
             if not sys.warnoptions:  # what libraries will change some day is no news to who has a problem to solve
                 warnings.simplefilter("ignore", Warning if quiet else FutureWarning)
-            yield Watcher(bar)
+            yield Watcher(bar, None if shown or quiet else sys.stderr)
     finally:
         logging.disable(logging.NOTSET)

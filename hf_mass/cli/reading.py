@@ -1,13 +1,15 @@
-"""Sets of tasks as the command line names them: a file, a folder, or a split of the designed world."""
+"""Problems and sets of tasks as the command line names them: files, folders, words, or splits of the designed world."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hf_mass.errors import DataError
 from hf_mass.lab.conventions import ConventionsWorld
 from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks import reading
+from hf_mass.tasks.problems import Problem
 from hf_mass.tasks.reading import TaskSet
 from hf_mass.tasks.rows import read_json
 from hf_mass.tasks.verifiers import get_verifier
@@ -15,6 +17,19 @@ from hf_mass.tasks.verifiers import get_verifier
 WORLD, WORLD_MODEL = "conventions:", "conventions-mass"
 WORLD_TASKS = 50
 """Tasks drawn from the designed world where no limit is set."""
+
+
+def read_problems(words: Sequence[str], each: bool = False) -> list[Problem]:
+    """The problem that words name or are, or with `each` the many of one file or folder.
+
+    Raises:
+        DataError: If there is none, or it cannot be read.
+    """
+    if not each:
+        return [reading.read_one(words)]
+    if len(words) != 1:
+        raise DataError(f"--each takes one file or folder, and there are {len(words)} words.")
+    return reading.read_many(words[0])
 
 
 def read_set(name: str, limit: int | None = None, demonstrations: int = 10, verifier: str = "exact_match") -> TaskSet:

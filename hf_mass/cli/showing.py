@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hf_mass.app.drawing import loss_text
-from hf_mass.engine.events import Answer, Outcome
+from hf_mass.engine.solution import Solution
+from hf_mass.methods.base import Answer
 from hf_mass.tasks.grids import Grid, parse_grid
 from hf_mass.tasks.problems import Problem
 
@@ -108,12 +109,12 @@ def samples_view(rows: Sequence[dict[str, Any]], kind: str, width: int) -> Rende
     return table
 
 
-def answers_view(outcome: Outcome) -> RenderableType:
+def answers_view(solution: Solution) -> RenderableType:
     """For each query what was asked, the answers before and after, and the right one where it is known."""
-    kind, parts = outcome.problem.kind, list[RenderableType]()
-    for n, task in enumerate(outcome.problem.tasks):
+    kind, parts = solution.problem.kind, list[RenderableType]()
+    for n, task in enumerate(solution.problem.tasks):
         cells: list[RenderableType] = [titled("asked", value(task.problem, kind))]
-        for title, answers in (("before", outcome.before), ("after", outcome.after)):
+        for title, answers in (("before", solution.before), ("after", solution.after)):
             cells += [_answer(title, answers[n], kind)] if n < len(answers) else []
         if task.answer is not None:
             cells.append(titled("right answer", value(task.answer, kind)))
@@ -128,20 +129,20 @@ def _answer(title: str, answer: Answer, kind: str) -> RenderableType:
     return titled(title + MARKS[answer.right], Group(*body), STYLES[answer.right])
 
 
-def show_outcome(outcome: Outcome, method: str, model: str, console: Console) -> None:
+def show_solution(solution: Solution, model: str, console: Console) -> None:
     """All of it, from the problem to the answers."""
-    console.print(problem_view(outcome.problem))
+    console.print(problem_view(solution.problem))
     console.print()
-    for n, rows in enumerate(outcome.samples):
-        if len(outcome.samples) > 1:
+    for n, rows in enumerate(solution.samples):
+        if len(solution.samples) > 1:
             console.print(Text(f"for question {n + 1}", style="dim"))
-        console.print(samples_view(rows, outcome.problem.kind, console.width))
-    if outcome.losses:
-        steps = sum(loss.method == "ttt" for loss in outcome.losses)
-        console.print(Text(loss_text(outcome.losses) + (f" ({steps} steps)" if steps else "")))
+        console.print(samples_view(rows, solution.problem.kind, console.width))
+    if solution.losses:
+        steps = sum(loss.method == "ttt" for loss in solution.losses)
+        console.print(Text(loss_text(solution.losses) + (f" ({steps} steps)" if steps else "")))
         console.print()
-    console.print(answers_view(outcome))
-    tokens = f", {outcome.sampled_tokens} sampled tokens" if outcome.sampled_tokens else ""
-    console.print(Text(f"{model}, method {method}: {outcome.seconds:.1f} s{tokens}", style="dim"))
-    if outcome.reason:
-        console.print(Text(f"not all went well: {plain(outcome.reason)}", style="yellow"))
+    console.print(answers_view(solution))
+    tokens = f", {solution.sampled_tokens} sampled tokens" if solution.sampled_tokens else ""
+    console.print(Text(f"{model}, method {solution.method}: {solution.seconds:.1f} s{tokens}", style="dim"))
+    if solution.reason:
+        console.print(Text(f"not all went well: {plain(solution.reason)}", style="yellow"))

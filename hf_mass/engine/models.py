@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_mass.errors import CheckpointError, ConfigError, DataError
 from hf_mass.lm.language_model import ADAPTATION_FILE, LanguageModel, lora_config, sharing_weights, with_starting_lora
 from hf_mass.lm.loading import load_base, load_lora, load_tokenizer
+from hf_mass.methods.mass import without_scorer
 from hf_mass.methods.mass_files import CONFIG_NAME
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.ttt_settings import TTTSettings
@@ -120,6 +121,7 @@ def load(
     lm.model.eval()
     if isinstance(lm, MassModel):
         lm.scorer.to(lm.device)
+        lm.defaults = {**lm.defaults, "mass": without_scorer(lm.config)}
     lm.starting_lora()  # an adapter that cannot be continued is refused here
     return lm
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hf_mass.errors import ConfigError, DataError
@@ -130,6 +130,14 @@ def changed(config: MassConfig, changes: Mapping[str, Any]) -> MassConfig:
     return build(MassConfig, {**values_of(config), **changes}) if changes else config
 
 
+def without_scorer(config: MassConfig) -> dict[str, Any]:
+    """A meta-trained model's settings that stay with what it is adapted to: all but those of its scorer, as JSON values
+    that `LanguageModel.defaults` has under "mass"."""
+    values = values_of(config)
+    names = set(flat(MassConfig)) - set(flat(ScorerConfig)) - {"weigh_by"}
+    return {**{name: values[name] for name in sorted(names)}, "format": asdict(config.format)}
+
+
 def suitable_weighing(mass: MassModel, tasks: Sequence[Task]) -> str:
     """By attribution to demonstrations where there are some; else by the scorer where it needs none."""
     if all(task.demonstrations for task in tasks):
@@ -175,10 +183,10 @@ def _as_read(lm: LanguageModel, tasks: Sequence[Task]) -> tuple[Task, ...]:
 def _untrained(lm: LanguageModel, tasks: Sequence[Task], prompt_format: str | None) -> MassConfig:
     """Settings for a model that was not meta-trained, with room that follows the demonstrations."""
     suiting = dict(lm.defaults.get("mass", {}))
-    chosen = prompt_format or suiting.pop("prompt_format", "default")
-    suiting.pop("prompt_format", None)
+    name, written = suiting.pop("prompt_format", "default"), suiting.pop("format", None)
+    fmt = FORMATS[prompt_format or name] if prompt_format or written is None else PromptFormat.from_dict(written)
     config = MassConfig(
-        weigh_by="uniform", format=FORMATS[chosen], scorer=ScorerConfig(("log_prob",), width=0), inner=InnerConfig()
+        weigh_by="uniform", format=fmt, scorer=ScorerConfig(("log_prob",), width=0), inner=InnerConfig()
     )
     return changed(config, {**suiting, **_room(lm, tasks, config.format)})
 

@@ -16,6 +16,7 @@ from hf_mass.methods.ttt_settings import ASKED_ONCE, TTTSettings
 from hf_mass.methods.unadapted import MajorityVote, NoAdaptation
 
 Maker = TypeVar("Maker", bound=Callable[..., Method[Any]])
+_NONE_IS_A_VALUE = {name for name, option in flat(TTTSettings).items() if option.allows(None)}
 _TTT_NAMES, _MASS_NAMES = set(flat(TTTSettings)), {*OFFERED, "prompt_format"}
 
 
@@ -59,12 +60,12 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method[
 
     Args:
         name: One of `METHODS`, or "package.module:Class", which is imported and called without arguments.
-        settings: Flat name → value; None stands for the model's own. `vote=False` asks once, without a vote.
+        settings: Flat name → value; None stands for the model's own where it is no value of the setting. `vote=False` asks once, without a vote.
 
     Raises:
         ConfigError: If there is no such method or setting, or a value is out of its range.
     """
-    given = {key: value for key, value in (settings or {}).items() if value is not None}
+    given = {key: value for key, value in (settings or {}).items() if value is not None or key in _NONE_IS_A_VALUE}
     if unknown := sorted(set(given) - _TTT_NAMES - _MASS_NAMES):
         raise ConfigError(
             f"There is no setting {unknown[0]!r} of methods; choose some of {sorted(_TTT_NAMES | _MASS_NAMES)}."

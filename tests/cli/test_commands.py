@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, get_args
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,11 +23,13 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from hf_mass import __version__
-from hf_mass.cli import commands, options, progress, showing, solving
+from hf_mass.cli import commands, groups, options, progress, showing, solving
 from hf_mass.cli.main import app
-from hf_mass.engine.events import METHODS, LiveConfig, Loss, Stage, Writing
-from hf_mass.engine.models import load_model
-from hf_mass.methods.mass_settings import WEIGHINGS
+from hf_mass.engine.events import Loss, Stage, Writing
+from hf_mass.engine.models import load
+from hf_mass.methods import registry
+from hf_mass.methods.registry import register_method
+from hf_mass.methods.ttt import TTT
 
 NAMES = [command.__name__ for command in commands.ALL]
 CLI: Any = typer.main.get_command(app)
@@ -80,11 +83,10 @@ def test_examples_in_the_help_have_known_options() -> None:
 
 
 def test_names_are_those_of_python() -> None:
-    assert get_args(options.MethodName) == METHODS
-    assert set(get_args(options.WeighingName)) == set(WEIGHINGS)
-    for name in commands._LIVE_SETTINGS:
-        assert name in LiveConfig.__dataclass_fields__
-        assert any(name in (p.name for p in CLI.commands[c].params) for c in ("solve", "adapt"))
+    assert set(options.METHODS) <= set(registry.METHODS)
+    registry.make_method("both", dict.fromkeys(groups.SETTINGS))  # which refuses unknown names
+    assert set(groups.OFFERED) <= set(groups.SETTINGS)
+    assert set(groups.OFFERED) < {p.name for p in CLI.commands["solve"].params}
 
 
 def test_help_and_version_are_quick_and_load_nothing_heavy(root: Path) -> None:
@@ -98,6 +100,29 @@ def test_help_and_version_are_quick_and_load_nothing_heavy(root: Path) -> None:
     assert run("--version").stdout == f"hf-mass {__version__}\n"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["solve", "empty.csv"],
+        ["solve", "a -> b", "c", "--method", "magic"],
+        ["solve", "a -> b", "c", "--set", "lora_r=0"],
+        ["adapt", "empty.csv", "--output", "out"],
+        ["adapt", "a -> b", "c", "--output", "."],
+    ],
+)
+def test_what_is_refused_loads_no_torch(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").touch()
+    code = (
+        "import sys, atexit, hf_mass.cli.main as cli\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'trl', 'peft', 'gradio', 'numpy'}\n"
+        "atexit.register(lambda: print(sorted(heavy & set(sys.modules))))\n"
+        f"cli.main({words!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode in (1, 2) and "hf-mass" in done.stderr, done.stderr
+    assert done.stdout == "[]\n"
+
+
 # -- exit codes --------------------------------------------------------------------------------------------------------
 
 
@@ -108,6 +133,8 @@ def test_help_and_version_are_quick_and_load_nothing_heavy(root: Path) -> None:
         (["solve", "a", "--nothing"], "No such option"),
         (["solve", "a", "--samples", "0"], "--samples"),
         (["solve", "a", "--method", "magic"], "--method"),
+        (["solve", "a", "--samples", "many"], "'many'; choose a whole number of at least 1"),
+        (["solve", "a", "--weigh_by", "magic"], "--weigh_by"),
         (["adapt", "a"], "--output"),
         (["evaluate", "conventions:test_families", "--methods", "magic"], "magic"),
         (["evaluate", "conventions:test_families", "--seeds", "one"], "one"),
@@ -128,7 +155,11 @@ def test_a_wrong_command_line_is_2(words: list[str], told: str) -> None:
         (["solve", "pyproject.toml", "x -> y"], "a file among 2 words"),
         (["solve", "a", "b", "--each"], "takes one file or folder"),
         (["solve", "nowhere", "--each"], "There is no file or folder"),
-        (["solve", "a -> b", "c", "--learning_rate", "-1"], "learning_rate is -1.0"),
+        (["solve", "a -> b", "c", "--learning_rate", "-1"], "learning_rate is -1; choose a finite number above 0."),
+        (["solve", "a -> b", "c", "--set", "lora_r=0"], "lora_r is 0; choose a whole number of at least 1."),
+        (["solve", "a -> b", "c", "--set", "lora_r"], "--set is 'lora_r'; give NAME=VALUE"),
+        (["solve", "a -> b", "c", "--set", "magic=1"], "--set has no setting 'magic'; choose some of"),
+        (["solve", "a -> b", "c", "--method", "nowhere:Method"], "method 'nowhere:Method' cannot be imported"),
         (["solve", "peach", *WORDS, "--method", "ttt"], "no solved examples"),
         (["card", "nowhere"], "is no folder"),
         (["push", "nowhere", "user/name"], "is no folder"),
@@ -140,7 +171,9 @@ def test_a_wrong_command_line_is_2(words: list[str], told: str) -> None:
 def test_what_cannot_be_done_is_1_and_one_line(words: list[str], told: str) -> None:
     result = run(*words, code=1)
     assert result.stdout == ""
-    assert re.fullmatch(rf"hf-mass: .*{re.escape(told)}.*\n", result.stderr), result.stderr
+    *progress_lines, last = result.stderr.splitlines()
+    assert re.fullmatch(rf"hf-mass: .*{re.escape(told)}.*", last), result.stderr
+    assert progress_lines in ([], ["Loading the model"])
 
 
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\0", b"{", b"", b'{"train": []}', b'[{"input": [[1, 2], [3]]}]'])
@@ -158,7 +191,7 @@ def test_debug_shows_where(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_is_130(puzzle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(*_: object) -> None:
+    def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(solving, "solve", stopped)
@@ -186,7 +219,7 @@ def test_solve_shows_answers_before_and_after(puzzle: Path) -> None:
     assert " 2 1" in text and "\x1b" not in text  # the known answer; no colours where there is no terminal
 
 
-@pytest.mark.parametrize("method", ["none", "mass", "ttt", "both"])
+@pytest.mark.parametrize("method", ["none", "mass", "ttt", "both", "vote"])
 def test_solve_as_json(method: str, puzzle: Path) -> None:
     result = run("solve", puzzle, *GRIDS, "--method", method, "--samples", "2", "--json")
     (line,) = result.stdout.splitlines()
@@ -195,7 +228,7 @@ def test_solve_as_json(method: str, puzzle: Path) -> None:
     assert found["before"][0]["gold"] == "2 1\n4 3" and found["kind"] == "grids"
     assert len(found["after"]) == (method != "none")
     assert len(found["samples"]) == (method in ("mass", "both"))
-    assert {loss["method"] for loss in found["losses"]} == {"none": set(), "both": {"mass", "ttt"}}.get(
+    assert {loss["method"] for loss in found["losses"]} == {"none": set(), "vote": set(), "both": {"mass", "ttt"}}.get(
         method, {method}
     )
     assert "\n" not in result.stderr.strip() or "Error" not in result.stderr
@@ -250,6 +283,49 @@ def test_json_is_all_that_reaches_stdout(puzzle: Path, root: Path) -> None:
     assert json.loads(done.stdout)["after"] and "\r" not in done.stderr and "%" not in done.stderr  # and no bar
 
 
+def test_any_other_setting(fruit: Path) -> None:
+    def losses(*words: str) -> list[float]:
+        options = (*WORDS, "--inner_steps", "2", "--weigh_by", "uniform", "--json", *words)
+        return [loss["loss"] for loss in json.loads(run("solve", fruit, *options).stdout)["losses"]]
+
+    plain_sgd = losses()
+    assert losses("--set", "inner-optimizer=adamw") != plain_sgd
+    assert losses("--set", "inner_optimizer=sgd", "--set", "samples=3") == plain_sgd
+
+
+def test_a_setting_may_be_none() -> None:
+    settings = groups.checked(assignments=["max_grad_norm=null", 'transformations=["none"]', "vote=flat"], vote=False)
+    assert settings == {"vote": "flat", "max_grad_norm": None, "transformations": ["none"]}
+    made = registry.make_method("ttt", settings)
+    assert isinstance(made, TTT) and made.changes["max_grad_norm"] is None and made.changes["vote"] == "flat"
+
+
+OWN = """
+from hf_mass import Adaptation, Answer, Method, register_method
+
+class Fixed(Method):
+    name = "fixed"
+    def begin(self, lm, tasks, seed): return tuple(tasks)
+    def step(self, lm, state): return state
+    def stop(self, state): return True
+    def finish(self, lm, state): return [Adaptation(task) for task in state]
+    def answer(self, lm, tasks, adaptations, seed): return [Answer(task, f"always {seed}") for task in tasks]
+"""
+
+
+def test_a_method_of_ones_own(fruit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_methods.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(registry, "METHODS", dict(registry.METHODS))
+    for method in ("my_methods:Fixed", "mine"):
+        words = (*WORDS, "--method", method, "--seed", "7", "--json")
+        found = json.loads(run("solve", fruit, *words).stdout)
+        assert found["method"] == "fixed" and found["after"][0]["answer"] == "always 7"
+        registry.METHODS.pop("mine", None)
+        register_method("mine")(sys.modules["my_methods"].Fixed)
+
+
 # -- what is shown -----------------------------------------------------------------------------------------------------
 
 
@@ -269,13 +345,24 @@ def test_progress_is_for_who_watches(terminal: bool, quiet: bool, monkeypatch: p
     monkeypatch.setattr(sys, "stderr", stderr)
     monkeypatch.setattr(sys, "stdout", stdout)
     monkeypatch.setenv("TERM", "xterm")
+    seconds = iter((0.0, 1.0, 3.0, 3.0, 5.0, 6.0, 6.0))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    events = (
+        Stage("Writing samples"),
+        Writing(("ab", "abc")),
+        Stage("Training"),
+        Loss("mine", 0, 1, 4, 0.5),
+    )
     with progress.watched(quiet) as watch:
-        for event in (Stage("Writing samples"), Writing(0, ("ab", "abc")), Loss("ttt", 0, 1, 4, 0.5)):
+        for event in events:
             watch(event)
             watch.bar.refresh()
         print("a library's chatter")
-    for told in ("Writing samples", "Writing 2 samples, 3 characters", "Training on the solved examples, loss 0.500"):
-        assert (told in stderr.getvalue()) == (terminal and not quiet)
+    lines = ("Writing samples", "Writing samples: 2, 3 characters", "Training", "Training, loss 0.500, step 2 of 4")
+    for told in lines if terminal else ():
+        assert (told in stderr.getvalue()) == (not quiet)
+    if not terminal:  # at most one line in three seconds
+        assert stderr.getvalue().splitlines()[:-1] == [lines[1], lines[3]]
     assert stdout.getvalue() == "" and "chatter" in stderr.getvalue()
 
 
@@ -300,6 +387,24 @@ def test_adapt_saves_what_peft_loads(puzzle: Path, tmp_path: Path) -> None:
     code = text.split("load it by")[1]
     exec(code, {})
     assert str(output) in code
+
+
+@pytest.mark.parametrize("method", ["ttt", "mass", "both"])
+def test_solve_starts_from_what_adapt_saved(method: str, puzzle: Path, tmp_path: Path) -> None:
+    output, words = tmp_path / "adapter", (*GRIDS[2:], "--samples", "16", "--method", method, "--json")
+    first = json.loads(run("adapt", puzzle, "-o", output, *GRIDS[:2], *words).stdout)
+    second = json.loads(run("solve", puzzle, "--model", output, *words).stdout)
+    assert second["model"] == str(output) and second["method"] == method
+    assert first["before"] != first["after"] == second["before"]
+    assert second["losses"][0]["loss"] != first["losses"][0]["loss"] and len(second["after"]) == 1
+
+
+def test_a_meta_trained_model_keeps_its_prompts_where_it_is_adapted(fruit: Path, tmp_path: Path) -> None:
+    words = ("--samples", "4", "--json")
+    first = json.loads(run("adapt", fruit, "-o", tmp_path / "a", "--model", "conventions-mass", *words).stdout)
+    second = json.loads(run("solve", fruit, "--model", tmp_path / "a", *words).stdout)
+    assert first["before"] != first["after"] == second["before"]
+    assert first["before"][0]["answer"] is not None and second["after"][0]["answer"] is not None
 
 
 def test_adapt_to_each_question_by_mass(tmp_path: Path) -> None:
@@ -344,4 +449,4 @@ def test_threads_are_few_for_a_small_model(puzzle: Path) -> None:
 
 
 def test_a_small_model_is_what_ships() -> None:
-    assert load_model("grids-base").mass.model.num_parameters() < solving.SMALL
+    assert load("grids-base").size < solving.SMALL

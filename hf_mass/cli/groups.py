@@ -1,0 +1,190 @@
+"""Several options that a command takes as one argument: which model, and settings, made from their own declarations."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any
+
+import typer
+
+from hf_mass.cli.options import METHODS, AsJson, ModelChoice, Quiet, Seed, option
+from hf_mass.errors import ConfigError
+from hf_mass.methods.mass_settings import MassConfig
+from hf_mass.methods.settings import Option, flat
+from hf_mass.methods.ttt_settings import TTTSettings
+from hf_mass.tasks.formats import FORMATS
+
+MASS, TTT = "MASS", "Test-time training"
+OFFERED = {
+    **dict.fromkeys(("samples", "inner_steps", "inner_learning_rate", "weigh_by"), MASS),
+    **dict.fromkeys(("max_examples", "num_train_epochs", "learning_rate", "vote"), TTT),
+}
+"""Settings that have an option of their own → panel of the help; --set takes every other."""
+SETTINGS = {
+    **flat(MassConfig),
+    **flat(TTTSettings),
+    "prompt_format": Option("prompt_format", str, None, "Prompts of MASS.", choices=tuple(sorted(FORMATS))),
+}
+
+
+def taking(**makers: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator: in place of an argument typer sees the arguments of what makes it."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        written = signature(command, eval_str=True)
+        groups = {name: signature(make, eval_str=True).parameters for name, make in makers.items()}
+
+        @wraps(command, updated=())
+        def call(**values: Any) -> Any:
+            for name, make in makers.items():
+                values[name] = make(**{each: values.pop(each) for each in groups[name]})
+            return command(**values)
+
+        several = [groups.get(each.name, {each.name: each}).values() for each in written.parameters.values()]
+        flattened = [each.replace(kind=Parameter.KEYWORD_ONLY) for some in several for each in some]
+        return _signed(call, flattened)
+
+    return decorate
+
+
+def _signed(function: Any, parameters: Sequence[Parameter]) -> Any:
+    function.__signature__ = Signature(parameters)
+    return function
+
+
+Vote = Annotated[
+    bool,
+    option(
+        "--vote/--no_vote", panel=TTT, help="Answer under several transformations of the problem and vote, or ask once."
+    ),
+]
+Assignments = Annotated[
+    list[str] | None,
+    option(
+        "--set",
+        panel="Options",
+        default=False,
+        metavar="NAME=VALUE",
+        help="Any other setting of methods, such as inner_optimizer=adamw or lora_r=64; lists as JSON. May be "
+        "given several times.",
+    ),
+]
+
+
+def settings(*without: str) -> Callable[..., dict[str, Any]]:
+    """What makes settings by name of the options of `OFFERED` but some, and of --set."""
+    parameters = [_setting(name) for name in OFFERED if name not in ("vote", *without)]
+    parameters += [] if "vote" in without else [_parameter("vote", Vote, True)]
+    return _signed(lambda **values: checked(**values), [*parameters, _parameter("assignments", Assignments)])
+
+
+def _parameter(name: str, kind: Any, default: Any = None) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+def _setting(name: str) -> Parameter:
+    about = SETTINGS[name]
+    inclusive = replace(about, above=None, below=None)  # what these two exclude is refused with the settings as a whole
+
+    def parse(text: str) -> Any:
+        value = _value(text)
+        if not inclusive.allows(value):
+            raise typer.BadParameter(f"{text!r}; choose {about.cure}.")
+        return value
+
+    offered = option(
+        f"--{name}",
+        panel=OFFERED[name],
+        default="what suits model and problem",
+        metavar=about.metavar or "|".join(about.choices or ()),
+        parser=parse,
+        help=about.help if about.choices else f"{about.help} {about.cure.capitalize()}.",
+    )
+    return _parameter(name, Annotated[about.kind | None, offered])
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def checked(*, assignments: Sequence[str] | None = None, vote: bool = True, **values: Any) -> dict[str, Any]:
+    """Settings by name, without those that are None.
+
+    Args:
+        assignments: Further ones as NAME=VALUE.
+        vote: False asks once.
+        values: Name → value.
+
+    Raises:
+        ConfigError: If there is no such setting, or a value is out of its range.
+    """
+    chosen = {name: value for name, value in values.items() if value is not None}
+    for word in assignments or ():
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise ConfigError(f"--set is {word!r}; give NAME=VALUE, as in lora_r=64.")
+        chosen[name.strip().replace("-", "_")] = _value(text)
+    for name, value in chosen.items():
+        if name not in SETTINGS:
+            raise ConfigError(f"--set has no setting {name!r}; choose some of {sorted(SETTINGS)}.")
+        if not SETTINGS[name].allows(value):
+            raise ConfigError(f"{name} is {value!r:.200}; choose {SETTINGS[name].cure}.")
+    return chosen if vote else {"vote": False, **chosen}
+
+
+# -- how to adapt ------------------------------------------------------------------------------------------------------
+
+
+def _known(method: str | None) -> str | None:
+    registry = sys.modules.get("hf_mass.methods.registry")  # where it is not loaded, nobody registered a method
+    names = METHODS if registry is None else tuple(registry.METHODS)
+    if method is None or method in names or ":" in method:
+        return method
+    raise typer.BadParameter(f"{method!r} is none of {', '.join(names)}. Name one, or your own package.module:Class.")
+
+
+Method = Annotated[
+    str | None,
+    option(
+        "--method",
+        panel="Options",
+        default="ttt where there are solved examples, else mass",
+        metavar="NAME",
+        callback=_known,
+        help="How to adapt: 'none'; 'mass', on samples that the model writes; 'ttt', on the solved examples; 'both' in "
+        "turn; 'vote', not at all, but the most frequent of several answers; or package.module:Class of your own.",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How `solve` and `adapt` go about a problem.
+
+    Args:
+        method: How to adapt; None for what fits problem and model.
+        seed: For sampling and training.
+        model: Which model.
+        settings: Of methods, by their flat names.
+        as_json: Whether to write JSON, one object a line.
+        quiet: Whether to show no progress.
+    """
+
+    method: Method = None
+    seed: Seed = 0
+    model: ModelChoice
+    settings: dict[str, Any]
+    as_json: AsJson = False
+    quiet: Quiet = False
+
+
+HOW = taking(model=ModelChoice, settings=settings())(How)
+"""Makes it of the options' values."""
