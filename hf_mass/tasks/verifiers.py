@@ -23,6 +23,7 @@ from fractions import Fraction
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from types import ModuleType
+from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -54,7 +55,7 @@ def register_verifier(name: str) -> Callable[[Verifier], Verifier]:
 
 
 def get_verifier(name: str) -> Verifier:
-    """The verifier registered as `name`.
+    """Returns the verifier registered as `name`.
 
     Raises:
         VerifierError: If there is none.
@@ -138,7 +139,7 @@ def _normalise(text: str) -> str:
 
 @register_verifier("exact_match")
 def exact_match(task: Task, text: str) -> float:
-    """1 if the text, or its final answer, is the gold answer up to case, spaces, blank lines and a final full stop."""
+    """Returns 1 if the text, or its final answer, is the gold answer up to case, spaces and a final full stop."""
     gold = _normalise(gold_answer(task, "exact_match"))
     return float(gold in (_normalise(text), _normalise(final_answer(text))))
 
@@ -157,7 +158,7 @@ def _choice(text: str) -> str | None:
 
 @register_verifier("multiple_choice")
 def multiple_choice(task: Task, text: str) -> float:
-    """1 if the letter that the text chooses is the gold answer's: "B", "(B)", "B) Paris", "the answer is B.".
+    """Returns 1 if the letter that the text chooses is the gold answer's: "B", "(B)", "B) Paris", "the answer is B.".
 
     Raises:
         VerifierError: If the gold answer is no letter.
@@ -201,7 +202,7 @@ def parse_number(text: str) -> Fraction | None:
 
 @register_verifier("numeric")
 def numeric(task: Task, text: str) -> float:
-    """1 if the last number of the text's final answer is the gold answer's, to 1e-6 where it is no whole number.
+    """Returns 1 if the last number of the text's final answer is the gold answer's, to 1e-6 unless it is whole.
 
     Raises:
         VerifierError: If the gold answer holds no number.
@@ -266,10 +267,11 @@ class _WorkerProcess(SpawnProcess):
     """A fresh interpreter that does not run the caller's main module, which may be a script without a guard."""
 
     @staticmethod
-    def _Popen(process_obj: BaseProcess) -> object:
+    def _Popen(process_obj: BaseProcess) -> Any:
+        # What the new process is to run as its main module is read from this one's.
         main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
         try:
-            return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+            return SpawnProcess._Popen(process_obj)
         finally:
             sys.modules["__main__"] = main
 
@@ -317,7 +319,7 @@ class MathVerifier:
         self._pool: ProcessPool | None = None
 
     def __call__(self, task: Task, text: str) -> float:
-        """1 if the text's final answer equals the task's gold answer, else 0; raises as `batch` does."""
+        """Returns 1 if the text's final answer equals the task's gold answer, else 0; raises as `batch` does."""
         return self.batch([task], [text])[0]
 
     def batch(self, tasks: Sequence[Task], texts: Sequence[str]) -> list[float]:
