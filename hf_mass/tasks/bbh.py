@@ -160,16 +160,16 @@ def load_bbh(
     """
     if demonstrations < 0:
         raise ConfigError(f"load_bbh: demonstrations must not be negative, got {demonstrations!r}.")
-    wanted = list(BBH_TASKS) if tasks is None else _known_names(tasks)
+    names = list(BBH_TASKS) if tasks is None else _known_names(tasks)
     where = Path(folder).expanduser()
     if not where.is_dir():
         raise DataError(f"There is no folder {str(where)!r}. Give the folder of the files <task>.json.")
-    if missing := [name for name in wanted if not (where / f"{name}.json").is_file()]:
+    if missing := [name for name in names if not (where / f"{name}.json").is_file()]:
         raise DataError(
-            f"The folder {str(where)!r} lacks {len(missing)} of {len(wanted)} files, the first '{missing[0]}.json'. "
+            f"The folder {str(where)!r} lacks {len(missing)} of {len(names)} files, the first '{missing[0]}.json'. "
             "Give the folder 'bbh' of BIG-Bench-Hard, or name the tasks that are there in tasks."
         )
-    return {name: _queries(where / f"{name}.json", name, demonstrations, seed) for name in wanted}
+    return {name: _queries(where / f"{name}.json", name, demonstrations, seed) for name in names}
 
 
 def bbh_answer(text: str, kind: AnswerKind) -> str:
@@ -208,7 +208,7 @@ def bbh_vote(answers: Sequence[str]) -> str:
 
 
 def bbh_correct(text: str, target: str, kind: AnswerKind) -> bool:
-    """Whether the answer in a generated text equals the target, up to case and the space around it."""
+    """Returns True if the answer in a generated text equals the target, up to case and the space around it."""
     return bbh_answer(text, kind).strip().lower() == target.strip().lower()
 
 
@@ -246,7 +246,7 @@ def bbh_accuracy(predictions: Mapping[str, Sequence[str | None]], tasks: Mapping
 
 @register_verifier("short_answer")
 def short_answer(task: Task, text: str) -> float:
-    """1 if the answer that `bbh_answer` finds in the text is the gold answer, for the kind `fields["answer_kind"]`.
+    """Returns 1 if `bbh_answer` finds the gold answer in the text, for the kind `fields["answer_kind"]`.
 
     Raises:
         VerifierError: If the task has no gold answer, or no kind that is known.
@@ -283,8 +283,8 @@ def _queries(file: Path, name: str, demonstrations: int, seed: int) -> list[Task
             f"{str(file)!r} has {len(examples)} examples, which leaves no query beside {demonstrations} "
             "demonstrations. Replace the file, or set demonstrations to a smaller number."
         )
-    drawn, rest = draw_demonstrations(len(examples), demonstrations, seed)
-    shared = tuple(examples[number] for number in drawn)
+    first, rest = draw_demonstrations(len(examples), demonstrations, seed)
+    shared = tuple(examples[number] for number in first)
     spec = BBH_TASKS[name]
     return [
         Task(
@@ -304,9 +304,9 @@ def _examples(file: Path) -> list[Demonstration]:
     content = read_json(file)
     examples: Any = content.get("examples") if isinstance(content, dict) else None
     if not isinstance(examples, list) or not examples:
-        found = f"keys {list(content)[:5]}" if isinstance(content, dict) else type(content).__name__
+        shape = f"keys {list(content)[:5]}" if isinstance(content, dict) else type(content).__name__
         raise DataError(
-            f"{str(file)!r} is no BIG-Bench Hard file, found {found}. Expected {{'examples': [{{'input', 'target'}}]}} "
+            f"{str(file)!r} is no BIG-Bench Hard file, found {shape}. Expected {{'examples': [{{'input', 'target'}}]}} "
             "with at least one example."
         )
     for number, example in enumerate(examples):

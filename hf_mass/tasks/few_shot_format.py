@@ -90,14 +90,14 @@ class FewShotFormat:
 
     def render(
         self,
-        shown: TrainingExample | Task,
+        example: TrainingExample | Task,
         loss_on: LossOn = "demonstrations",
         template: ChatTemplate | None = None,
     ) -> list[Segment]:
         """The text of a training example, or the prompt of a task, which ends where the answer begins.
 
         Args:
-            shown: What to write. A task's answer is not read, even where it is known.
+            example: What to write. A task's answer is not read, even where it is known.
             loss_on: Where the loss is, one of `LOSS_ON`; it changes `Segment.trained` alone.
             template: The chat template; needed if `chat` is set.
 
@@ -111,33 +111,33 @@ class FewShotFormat:
         """
         if loss_on not in LOSS_ON:
             raise ConfigError(f"loss_on must be one of {', '.join(map(repr, LOSS_ON))}, got {loss_on!r}.")
-        contents = self._contents(shown)
-        trained = [_is_trained(place, len(shown.demonstrations), loss_on) for place in range(len(contents))]
+        contents = self._contents(example)
+        trained = [_is_trained(place, len(example.demonstrations), loss_on) for place in range(len(contents))]
         if self.chat:
             if template is None:
                 raise ConfigError("FewShotFormat.chat is set, but there is no chat template. Give one, or unset chat.")
-            texts = _through(template, [message["content"] for message in self.messages(shown)])
+            texts = _through(template, [message["content"] for message in self.messages(example)])
             return [Segment(*pair) for pair in zip(texts, trained, strict=True)]
         texts = [self._wrapped(content, place) for place, content in enumerate(contents)]
         segments = [Segment(*pair) for pair in zip(texts, trained, strict=True)]
-        if head := self._head(shown):
+        if head := self._head(example):
             segments.insert(0, Segment(head, False))
         return segments
 
-    def prompt(self, shown: TrainingExample | Task, template: ChatTemplate | None = None) -> str:
+    def prompt(self, example: TrainingExample | Task, template: ChatTemplate | None = None) -> str:
         """The text up to where the query's output begins; raises as `render` does."""
-        if isinstance(shown, TrainingExample):
-            shown = Task(
-                problem=shown.query.question,
-                demonstrations=shown.demonstrations,
-                fields={INSTRUCTION: shown.instruction},
+        if isinstance(example, TrainingExample):
+            example = Task(
+                problem=example.query.question,
+                demonstrations=example.demonstrations,
+                fields={INSTRUCTION: example.instruction},
             )
-        return "".join(segment.text for segment in self.render(shown, template=template))
+        return "".join(segment.text for segment in self.render(example, template=template))
 
-    def messages(self, shown: TrainingExample | Task) -> Messages:
+    def messages(self, example: TrainingExample | Task) -> Messages:
         """The same as a chat: inputs from the user, outputs from the assistant; raises DataError as `render` does."""
-        contents = self._contents(shown)
-        contents[0] = self._head(shown) + contents[0]
+        contents = self._contents(example)
+        contents[0] = self._head(example) + contents[0]
         return _as_messages(contents)
 
     def read_answer(self, text: str) -> str | None:
@@ -148,22 +148,22 @@ class FewShotFormat:
         grid = parse_grid(answer)
         return None if grid is None else grid_text(grid)
 
-    def _head(self, shown: TrainingExample | Task) -> str:
-        own = shown.fields.get(INSTRUCTION, "") if isinstance(shown, Task) else shown.instruction
-        instruction = own or self.instruction
+    def _head(self, example: TrainingExample | Task) -> str:
+        instruction = example.fields.get(INSTRUCTION, "") if isinstance(example, Task) else example.instruction
+        instruction = instruction or self.instruction
         return instruction + self.instruction_separator if instruction else ""
 
-    def _contents(self, shown: TrainingExample | Task) -> list[str]:
+    def _contents(self, example: TrainingExample | Task) -> list[str]:
         """Inputs and outputs in turn, grids in their form; the last output is missing for a task."""
-        if isinstance(shown, Task) and shown.history:
+        if isinstance(example, Task) and example.history:
             raise DataError(
-                f"Task {shown.id!r} has a conversation before it, which a few-shot format does not show. Empty "
+                f"Task {example.id!r} has a conversation before it, which a few-shot format does not show. Empty "
                 "Task.history."
             )
-        pairs: list[Demonstration] = list(shown.demonstrations)
-        pairs.append(Demonstration(shown.problem, "") if isinstance(shown, Task) else shown.query)
+        pairs: list[Demonstration] = list(example.demonstrations)
+        pairs.append(Demonstration(example.problem, "") if isinstance(example, Task) else example.query)
         texts = [text for pair in pairs for text in (pair.question, pair.answer)]
-        return [self._content(text) for text in (texts[:-1] if isinstance(shown, Task) else texts)]
+        return [self._content(text) for text in (texts[:-1] if isinstance(example, Task) else texts)]
 
     def _content(self, text: str) -> str:
         if self.grid_form is None:
@@ -243,9 +243,9 @@ def _through(template: ChatTemplate, contents: Sequence[str]) -> list[str]:
     texts, rest = [], around[0]
     for place, (content, after) in enumerate(zip(contents, around[1:], strict=True)):
         # What follows an answer ends its turn; the beginning of the next one, where it can be told, belongs to that.
-        kept = end if place % 2 and after.startswith(end) else after
-        texts.append(f"{rest}{content}{kept}")
-        rest = after[len(kept) :]
+        turn_end = end if place % 2 and after.startswith(end) else after
+        texts.append(f"{rest}{content}{turn_end}")
+        rest = after[len(turn_end) :]
     return texts
 
 

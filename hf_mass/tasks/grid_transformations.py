@@ -346,9 +346,9 @@ class PermuteColours:
     @classmethod
     def random(cls, rng: random.Random, keep_background: bool = True) -> PermuteColours:
         """A permutation drawn from `rng`, every one as likely; with `keep_background`, 0 stays 0."""
-        kept = [0] if keep_background else []
-        moved = range(len(kept), COLOURS)
-        return cls((*kept, *rng.sample(moved, len(moved))))
+        background = [0] if keep_background else []
+        others = range(len(background), COLOURS)
+        return cls((*background, *rng.sample(others, len(others))))
 
     @property
     def name(self) -> str:
@@ -391,7 +391,7 @@ class Chain:
 
     def invert(self, grid: Grid) -> Grid | None:
         """The grid before all parts, None if a part cannot be taken back."""
-        found: Grid | None = grid
+        original: Grid | None = grid
         for part in reversed(self.parts):
-            found = part.invert(found) if found is not None else None
-        return found
+            original = part.invert(original) if original is not None else None
+        return original

@@ -40,7 +40,7 @@ def as_grid(value: Any, where: str = "grid") -> Grid:
     """
     rows = value.tolist() if hasattr(value, "tolist") else value
     if not _is_sequence(rows):
-        raise DataError(f"{where} is no list of rows: {_shown(value)}. Give rows of whole numbers from 0 to 9.")
+        raise DataError(f"{where} is no list of rows: {_short(value)}. Give rows of whole numbers from 0 to 9.")
     if not rows:
         raise DataError(f"{where} is empty. Give at least one row with at least one cell.")
     return _rectangle([_row(row, number, where) for number, row in enumerate(rows)], where)
@@ -61,15 +61,15 @@ def _row(row: Any, number: int, where: str) -> tuple[int, ...]:
     cells = row.tolist() if hasattr(row, "tolist") else row
     if not _is_sequence(cells):
         raise DataError(
-            f"{where}: row {number} is no list of colours: {_shown(row)}. Give a list of rows, each a list of whole "
+            f"{where}: row {number} is no list of colours: {_short(row)}. Give a list of rows, each a list of whole "
             "numbers from 0 to 9."
         )
     if not cells:
         raise DataError(f"{where}: row {number} is empty. Give every row at least one cell.")
     for place, cell in enumerate(cells):
-        if isinstance(cell, bool) or not isinstance(cell, Integral) or not 0 <= cell < COLOURS:
+        if isinstance(cell, bool) or not isinstance(cell, Integral) or not 0 <= int(cell) < COLOURS:
             raise DataError(
-                f"{where}: row {number}, column {place} holds {_shown(cell)}, which is no colour. "
+                f"{where}: row {number}, column {place} holds {_short(cell)}, which is no colour. "
                 "Colours are whole numbers from 0 to 9."
             )
     return tuple(int(cell) for cell in cells)
@@ -79,7 +79,7 @@ def _is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, list | tuple)
 
 
-def _shown(value: Any) -> str:
+def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

@@ -136,32 +136,32 @@ def training_examples(
     direct = _is_direct(task, config)
     variants = _variants(task, config)
     rng = random.Random(seed)
-    found: dict[tuple[object, ...], TrainingExample] = {}
+    distinct: dict[tuple[object, ...], TrainingExample] = {}
     dropped: Counter[str] = Counter()
     for left_out in (1, 2) if config.leave_two_out and not direct else (1,):
-        if len(found) == config.limit:
+        if len(distinct) == config.limit:
             break
         recipes = list(_recipes(len(task.demonstrations), left_out, direct, config, rng))
         rng.shuffle(recipes)
         for recipe in recipes:
-            if len(found) == config.limit:
+            if len(distinct) == config.limit:
                 break
             variant = variants[recipe.variant]
-            if not all(variant.fits[number] for number in (recipe.query, *recipe.shown)):
+            if not all(variant.fits[number] for number in (recipe.query, *recipe.context)):
                 dropped[f"have a grid over DataConfig.max_side = {config.max_side}"] += 1
                 continue
             example = recipe.example(variant.task)
             if config.max_tokens is not None and count_tokens is not None and count_tokens(example) > config.max_tokens:
                 dropped[f"are longer than DataConfig.max_tokens = {config.max_tokens}"] += 1
                 continue
-            found.setdefault((example.demonstrations, example.query), example)
-    if not found:
+            distinct.setdefault((example.demonstrations, example.query), example)
+    if not distinct:
         why = " and ".join(f"{count} {fault}" for fault, count in dropped.items())
         raise DataError(
             f"No training example can be made from the {len(task.demonstrations)} demonstrations of task {task.id!r}: "
             f"{why}. Raise the limit, or leave the task out."
         )
-    examples = list(found.values())
+    examples = list(distinct.values())
     rng.shuffle(examples)
     return examples
 
@@ -199,7 +199,7 @@ class _Recipe:
     """How to make one example. Recipes are cheap, so all of them are written, and only those needed are followed."""
 
     query: int
-    shown: tuple[int, ...]  # the demonstrations in context, in order
+    context: tuple[int, ...]  # the demonstrations before the query, in order
     variant: int
     colours: PermuteColours | None
     origin: str
@@ -207,12 +207,12 @@ class _Recipe:
     def example(self, task: Task) -> TrainingExample:
         """The example, from the transformed task."""
         query = task.demonstrations[self.query]
-        shown = tuple(task.demonstrations[number] for number in self.shown)
-        made = replace(task, problem=query.question, answer=query.answer, demonstrations=shown)
+        context = tuple(task.demonstrations[number] for number in self.context)
+        left_out = replace(task, problem=query.question, answer=query.answer, demonstrations=context)
         if self.colours is not None:
-            made = transform_task(made, self.colours)
-        query = Demonstration(made.problem, made.answer or "")
-        return TrainingExample(made.demonstrations, query, self.origin, task.fields.get(INSTRUCTION, ""))
+            left_out = transform_task(left_out, self.colours)
+        query = Demonstration(left_out.problem, left_out.answer or "")
+        return TrainingExample(left_out.demonstrations, query, self.origin, task.fields.get(INSTRUCTION, ""))
 
 
 def _is_direct(task: Task, config: DataConfig) -> bool:
@@ -256,12 +256,14 @@ def _recipes(size: int, left_out: int, direct: bool, config: DataConfig, rng: ra
         rest = [] if direct else [number for number in range(size) if number not in missing]
         if not rest and not direct:
             continue
-        made = ", ".join([f"query {query}", *(f"without {other}" for other in others), *(["direct"] if direct else [])])
+        recipe = ", ".join(
+            [f"query {query}", *(f"without {other}" for other in others), *(["direct"] if direct else [])]
+        )
         for variant, (transformation, side) in enumerate(config.sided_transformations):
             name = transformation.name if side == "both" else f"{transformation.name} ({side})"
             for colouring in range(config.colour_permutations + 1):
                 colours = PermuteColours.random(rng, config.keep_background) if colouring else None
                 change = name if colours is None else f"{name}, {colours.name}"
                 for order in demonstration_orders(len(rest), config.permutations, rng):
-                    shown = tuple(rest[place] for place in order)
-                    yield _Recipe(query, shown, variant, colours, f"{made}, {change}, order {list(shown)}")
+                    context = tuple(rest[place] for place in order)
+                    yield _Recipe(query, context, variant, colours, f"{recipe}, {change}, order {list(context)}")

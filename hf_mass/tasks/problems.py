@@ -28,7 +28,7 @@ _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 @register_verifier("identical")
 def identical(task: Task, answer: str) -> float:
-    """1 if the answer is the task's to the letter, upper and lower case told apart: what rules for texts need.
+    """Returns 1 if the answer is the task's to the letter, upper and lower case told apart: what rules for texts need.
 
     Raises:
         VerifierError: If the task has no gold answer.

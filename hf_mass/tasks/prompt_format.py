@@ -62,9 +62,9 @@ def _template_names(template: str, name: str) -> list[str]:
         if placeholder is None:
             continue
         if not placeholder.isidentifier() or spec or conversion:
-            shown = placeholder + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+            field = placeholder + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
             raise ConfigError(
-                f"PromptFormat.{name}: {{{shown}}} is no plain named placeholder in {template!r}. Use a name such as "
+                f"PromptFormat.{name}: {{{field}}} is no plain named placeholder in {template!r}. Use a name such as "
                 "{problem}; write a literal brace twice, as {{ or }}."
             )
         names.append(placeholder)
@@ -197,18 +197,19 @@ class PromptFormat:
                     f"PromptFormat.{name} uses no named group of sample_pattern: {template!r}. Known: {sorted(groups)}."
                 )
         if "answer" not in self._groups("solution_pattern", self.solution_pattern):
-            found = self.solution_pattern
-            raise ConfigError(f"PromptFormat.solution_pattern lacks a group (?P<answer>...): {found!r}. Add it.")
+            raise ConfigError(
+                f"PromptFormat.solution_pattern lacks a group (?P<answer>...): {self.solution_pattern!r}. Add it."
+            )
 
     @staticmethod
     def _require(
         name: str, template: str, required: set[str], *, only: bool = False, optional: Iterable[str] = ()
     ) -> None:
-        found = set(_template_names(template, name))
-        if missing := required - found:
+        names = set(_template_names(template, name))
+        if missing := required - names:
             raise ConfigError(f"PromptFormat.{name} lacks the placeholder {{{min(missing)}}}: {template!r}. Add it.")
         known = required | set(optional)
-        if only and (unknown := found - known):
+        if only and (unknown := names - known):
             raise ConfigError(
                 f"PromptFormat.{name} has the unknown placeholder {{{min(unknown)}}}: {template!r}. "
                 f"Known: {sorted(known)}. Write a literal brace twice."
@@ -295,14 +296,14 @@ class PromptFormat:
         """What {demonstrations} stands for: header, demonstrations and footer, or nothing if the task has none."""
         if not task.demonstrations:
             return ""
-        shown = (
+        demonstrations = (
             _fill(
                 self.demonstration_template,
                 {"question": self.written(demo.question), "answer": self.written(demo.answer)},
             )
             for demo in task.demonstrations
         )
-        body = self.demonstration_separator.join(shown)
+        body = self.demonstration_separator.join(demonstrations)
         return f"{self.demonstrations_header}{body}{self.demonstrations_footer}"
 
     def written(self, text: str) -> str:

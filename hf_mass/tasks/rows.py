@@ -82,8 +82,8 @@ def load_few_shot_file(
             f"{str(file)!r} has {len(pairs)} rows, which leaves no query beside {demonstrations} demonstrations. Add "
             "rows, or set demonstrations to a smaller number."
         )
-    drawn, rest = draw_demonstrations(len(pairs), demonstrations, seed)
-    shared = tuple(pairs[number] for number in drawn)
+    first, rest = draw_demonstrations(len(pairs), demonstrations, seed)
+    shared = tuple(pairs[number] for number in first)
     return [
         Task(
             problem=pairs[number].question,

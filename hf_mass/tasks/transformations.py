@@ -157,9 +157,9 @@ def resolve_transformations(
     Raises:
         ConfigError: If a name is unknown, a name's numbers are out of range, or there are no names.
     """
-    several = [names] if isinstance(names, str) or not isinstance(names, Sequence) else names
-    found: dict[str, Transformation] = {}
-    for item in several:
+    items = [names] if isinstance(names, str) or not isinstance(names, Sequence) else names
+    by_name: dict[str, Transformation] = {}
+    for item in items:
         if isinstance(item, str):
             parts = TRANSFORMATION_SETS.get(item) or (_read(item),)
         elif isinstance(item, Transformation):
@@ -167,10 +167,10 @@ def resolve_transformations(
         else:
             raise ConfigError(f"transformations: {item!r} is neither a name nor a transformation. Give one of them.")
         for part in parts:
-            found.setdefault(part.name, part)
-    if not found:
+            by_name.setdefault(part.name, part)
+    if not by_name:
         raise ConfigError(f"transformations: got {names!r}, which names none. Give 'none' for the identity alone.")
-    return tuple(found.values())
+    return tuple(by_name.values())
 
 
 def _read(name: str) -> Transformation:

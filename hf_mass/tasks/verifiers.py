@@ -9,20 +9,23 @@ limit. A signal would be simpler, but signals work only in the main thread.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import inspect
-import json
+import functools
 import logging
 import math
 import os
 import re
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from subprocess import DEVNULL, PIPE, Popen
-from typing import IO, cast
+from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.process import BaseProcess
+from types import ModuleType
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
 
 from hf_mass.errors import ConfigError, VerifierError
 from hf_mass.tasks.task import Task
@@ -52,7 +55,7 @@ def register_verifier(name: str) -> Callable[[Verifier], Verifier]:
 
 
 def get_verifier(name: str) -> Verifier:
-    """The verifier registered as `name`.
+    """Returns the verifier registered as `name`.
 
     Raises:
         VerifierError: If there is none.
@@ -136,7 +139,7 @@ def _normalise(text: str) -> str:
 
 @register_verifier("exact_match")
 def exact_match(task: Task, text: str) -> float:
-    """1 if the text, or its final answer, is the gold answer up to case, spaces, blank lines and a final full stop."""
+    """Returns 1 if the text, or its final answer, is the gold answer up to case, spaces and a final full stop."""
     gold = _normalise(gold_answer(task, "exact_match"))
     return float(gold in (_normalise(text), _normalise(final_answer(text))))
 
@@ -155,7 +158,7 @@ def _choice(text: str) -> str | None:
 
 @register_verifier("multiple_choice")
 def multiple_choice(task: Task, text: str) -> float:
-    """1 if the letter that the text chooses is the gold answer's: "B", "(B)", "B) Paris", "the answer is B.".
+    """Returns 1 if the letter that the text chooses is the gold answer's: "B", "(B)", "B) Paris", "the answer is B.".
 
     Raises:
         VerifierError: If the gold answer is no letter.
@@ -199,7 +202,7 @@ def parse_number(text: str) -> Fraction | None:
 
 @register_verifier("numeric")
 def numeric(task: Task, text: str) -> float:
-    """1 if the last number of the text's final answer is the gold answer's, to 1e-6 where it is no whole number.
+    """Returns 1 if the last number of the text's final answer is the gold answer's, to 1e-6 unless it is whole.
 
     Raises:
         VerifierError: If the gold answer holds no number.
@@ -218,50 +221,63 @@ def numeric(task: Task, text: str) -> float:
     return float(abs(value - gold) <= Fraction(1, 10**6) * max(abs(value), abs(gold)))
 
 
-def _worker(memory_limit: int) -> None:  # pragma: no cover - runs in a process of its own
-    """Answers one JSON line [gold, text, seconds] after another with the reward.
+# What the worker of `MathVerifier` runs. math-verify is imported there alone: it takes time and memory.
 
-    Its source is run by a fresh interpreter, so it must not refer to anything outside itself: importing this module
-    there would import the package, and with it whatever the package imports.
-    """
-    import contextlib
-    import functools
-    import json
-    import os
-    import re
-    import signal
-    import sys
 
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a library prints must not be taken for an answer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    from math_verify import parse, verify
+def _prepare_worker(memory_limit: int) -> None:  # pragma: no cover - runs in a process of its own
+    import math_verify  # noqa: F401 - before the limit, and before the first answer's time begins
 
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends long arithmetic at once, which a handler in Python cannot
+    for stream in (1, 2):  # nothing that a library prints is of use to the caller
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     with contextlib.suppress(ImportError, OSError, ValueError):  # not every platform can limit memory
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
 
-    def read(text: str) -> list[object]:
-        # A bare expression is wrapped, since math-verify reads LaTeX only between delimiters; prose must not be.
-        words = re.sub(r"\\[a-zA-Z]+(\{[a-zA-Z ]*\})?", "", text)
-        bare = not re.search(r"\$|\\[(\[]|\n|[a-zA-Z]{2,}[ ,]+[a-zA-Z]{2,}", words)
-        wrapped = parse(rf"\boxed{{{text}}}", parsing_timeout=None) if bare else []
-        return list(wrapped or parse(text, parsing_timeout=None))
 
-    read_gold = functools.lru_cache(maxsize=1024)(read)
-    answers.write("ready\n")
-    for line in sys.stdin:
-        gold, text, seconds = json.loads(line)
-        if hasattr(signal, "alarm"):  # ends this process even if its parent was killed meanwhile
-            signal.alarm(int(seconds) + 5)
-        try:
-            score = float(verify(read_gold(gold), read(text), timeout_seconds=None))
-        except Exception:  # noqa: BLE001 - whatever it is, a text that cannot be judged is a wrong answer
-            score = 0.0
+def _judge(gold: str, text: str, time_limit: float) -> float:  # pragma: no cover - runs in a process of its own
+    from math_verify import verify
+
+    if hasattr(signal, "alarm"):  # ends the worker even if its parent was killed meanwhile
+        signal.alarm(int(time_limit) + 5)
+    try:
+        return float(verify(_read_gold(gold), _read_latex(text), timeout_seconds=None))
+    except Exception:  # noqa: BLE001 - whatever it is, a text that cannot be judged is a wrong answer
+        return 0.0
+    finally:
         if hasattr(signal, "alarm"):
             signal.alarm(0)
-        answers.write(f"{score}\n")
+
+
+def _read_latex(text: str) -> list[object]:  # pragma: no cover - runs in a process of its own
+    from math_verify import parse
+
+    # A bare expression is wrapped, since math-verify reads LaTeX only between delimiters; prose must not be.
+    words = re.sub(r"\\[a-zA-Z]+(\{[a-zA-Z ]*\})?", "", text)
+    bare = not re.search(r"\$|\\[(\[]|\n|[a-zA-Z]{2,}[ ,]+[a-zA-Z]{2,}", words)
+    wrapped = parse(rf"\boxed{{{text}}}", parsing_timeout=None) if bare else []
+    return list(wrapped or parse(text, parsing_timeout=None))
+
+
+_read_gold = functools.lru_cache(maxsize=1024)(_read_latex)
+
+
+class _WorkerProcess(SpawnProcess):
+    """A fresh interpreter that does not run the caller's main module, which may be a script without a guard."""
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:
+        # What the new process is to run as its main module is read from this one's.
+        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        try:
+            return SpawnProcess._Popen(process_obj)
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _WorkerContext(SpawnContext):
+    Process = _WorkerProcess
 
 
 # Spaces mean nothing in LaTeX, but a model that writes "1 2" has not written 12.
@@ -294,17 +310,16 @@ class MathVerifier:
                 raise ConfigError(f"MathVerifier: {name} must be positive and finite, got {value!r}.")
         self.time_limit, self.start_limit, self.memory_limit = time_limit, start_limit, memory_limit
         self._forget()
-        atexit.register(self.close)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
         # Also run in a forked child, which must neither share the parent's worker nor a lock that a thread held.
         self._lock = threading.Lock()
-        self._process: Popen[bytes] | None = None
+        self._pool: ProcessPool | None = None
 
     def __call__(self, task: Task, text: str) -> float:
-        """1 if the text's final answer equals the task's gold answer, else 0; raises as `batch` does."""
+        """Returns 1 if the text's final answer equals the task's gold answer, else 0; raises as `batch` does."""
         return self.batch([task], [text])[0]
 
     def batch(self, tasks: Sequence[Task], texts: Sequence[str]) -> list[float]:
@@ -337,63 +352,39 @@ class MathVerifier:
     def _judge(self, gold: str, text: str) -> float:
         if not text or _plain_latex(gold) == _plain_latex(text):
             return float(bool(text))
-        if self._process is None or self._process.poll() is not None:
-            self._stop()
-            self._process = self._start()
-        alive = False
-        try:
-            rest = memoryview(json.dumps([gold, text, self.time_limit]).encode() + b"\n")
-            with contextlib.suppress(BrokenPipeError):  # it has died, as the missing reply will tell
-                while rest:  # an unbuffered pipe may take less than it is given
-                    rest = rest[cast(IO[bytes], self._process.stdin).write(rest) :]
-            reply, alive = _receive(self._process, self.time_limit)
-        finally:  # on Ctrl-C too: the reply still to come would be taken for the next answer's
-            if not alive:
+        for _ in range(2):  # once more where the worker died while it had nothing to do
+            try:
+                return self._ask(gold, text)
+            except RuntimeError:  # the pool is broken: its worker died before it took the text
                 self._stop()
-        if not reply:
-            logger.warning("The math worker exceeded %s s or died on %.200r; it scores 0.", self.time_limit, text)
-        return float(reply or 0)
+        raise self._not_started()
 
-    def _start(self) -> Popen[bytes]:
-        program = f"import sys\nsys.path[:] = {sys.path!r}\n{inspect.getsource(_worker)}\n_worker({self.memory_limit})"
-        # Unbuffered, so that a forked child can drop the pipes without a lock that a thread of its parent held.
-        process = Popen([sys.executable, "-c", program], bufsize=0, stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
-        reply, alive = _receive(process, self.start_limit)
-        if reply.strip() != "ready" or not alive:
-            with process:
-                process.kill()
-            raise VerifierError(
-                f"The worker of the verifier 'math' did not start within {self.start_limit} s (exit status "
-                f"{process.returncode}). Check that `{sys.executable} -c 'import math_verify'` works."
-            )
-        return process
+    def _ask(self, gold: str, text: str) -> float:
+        if self._pool is None:
+            self._pool = ProcessPool(1, 0, _prepare_worker, (self.memory_limit,), _WorkerContext())
+        future = self._pool.schedule(_judge, (gold, text, self.time_limit), timeout=self.time_limit)
+        try:
+            return future.result(self.start_limit + self.time_limit)
+        except (TimeoutError, ProcessExpired) as error:
+            if not future.done():
+                self._stop()
+                raise self._not_started() from error
+            logger.warning("The math worker exceeded %s s or died on %.200r; it scores 0.", self.time_limit, text)
+            return 0.0
+        finally:
+            future.cancel()  # on Ctrl-C, when the worker would go on
+
+    def _not_started(self) -> VerifierError:
+        return VerifierError(
+            f"The worker of the verifier 'math' did not start within MathVerifier.start_limit = {self.start_limit} s. "
+            f"Check that `{sys.executable} -c 'import math_verify'` works."
+        )
 
     def _stop(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            with process:  # waits for its end and closes its pipes
-                process.kill()
-
-
-def _receive(process: Popen[bytes], limit: float) -> tuple[str, bool]:
-    """One line of the process's output, and whether it may be asked again.
-
-    A timer kills a process that is late, which ends the read: this works in every thread and on every platform.
-    """
-    late = threading.Event()
-
-    def end() -> None:
-        late.set()
-        process.kill()
-
-    timer = threading.Timer(limit, end)
-    timer.start()
-    try:
-        reply = cast(IO[bytes], process.stdout).readline().decode()
-    finally:
-        timer.cancel()
-        timer.join()
-    return reply, bool(reply) and not late.is_set()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.stop()
+            pool.join()
 
 
 register_verifier("math")(MathVerifier())

@@ -89,9 +89,9 @@ def flat_vote(predictions: Iterable[Prediction], top: int = 2) -> list[str]:
         ConfigError: If `top` is below 1.
     """
     _require_positive("flat_vote", top=top)
-    given = [(each.answer, each.transformation) for each in predictions if each.answer is not None]
-    untransformed = Counter(answer for answer, transformation in given if transformation == IDENTITY)
-    return _ranked([answer for answer, _ in given], untransformed)[:top]
+    answers = [(each.answer, each.transformation) for each in predictions if each.answer is not None]
+    untransformed = Counter(answer for answer, transformation in answers if transformation == IDENTITY)
+    return _ranked([answer for answer, _ in answers], untransformed)[:top]
 
 
 def self_consistency(predictions: Iterable[Prediction], top: int = 2) -> list[str]:
@@ -138,7 +138,7 @@ def rescore(candidates: Mapping[str, Sequence[float]]) -> list[str]:
 
 
 def oracle(predictions: Iterable[Prediction], gold: str) -> bool:
-    """Whether any prediction is right: what the best possible vote would reach. For analysis only."""
+    """Returns True if any prediction is right: what the best possible vote would reach. For analysis only."""
     return any(prediction.answer == gold for prediction in predictions)
 
 
@@ -146,7 +146,7 @@ def oracle(predictions: Iterable[Prediction], gold: str) -> bool:
 
 
 def pass_at(ranked: Sequence[str], gold: str, k: int) -> bool:
-    """Whether the gold answer is among the `k` best.
+    """Returns True if the gold answer is among the `k` best.
 
     Raises:
         ConfigError: If `k` is below 1.
@@ -164,10 +164,10 @@ def cell_accuracy(answer: str | None, gold: str) -> float:
     expected = parse_grid(gold)
     if expected is None:
         raise DataError(f"cell_accuracy: the gold answer is no grid: {gold[:80]!r}. Use it for tasks on grids only.")
-    found = parse_grid(answer) if answer is not None else None
-    if found is None or _shape(found) != _shape(expected):
+    grid = parse_grid(answer) if answer is not None else None
+    if grid is None or _shape(grid) != _shape(expected):
         return 0.0
-    pairs = [pair for rows in zip(found, expected, strict=True) for pair in zip(*rows, strict=True)]
+    pairs = [pair for rows in zip(grid, expected, strict=True) for pair in zip(*rows, strict=True)]
     return sum(a == b for a, b in pairs) / len(pairs)
 
 
@@ -194,14 +194,14 @@ def majority_columns(grids: Sequence[Grid]) -> Grid:
 
 def _put_forward(answers: Sequence[str], within: int) -> list[str]:
     """The most frequent answers, filled up from the most frequent rows and columns."""
-    chosen = _by_count(answers)
+    choices = _by_count(answers)
     grids = [grid for answer in answers if (grid := _canonical_grid(answer)) is not None]
-    if grids and len(chosen) < within:
+    if grids and len(choices) < within:
         for majority in (majority_rows, majority_columns):
             filler = grid_text(majority(grids))
-            if filler not in chosen:
-                chosen.append(filler)
-    return chosen[:within]
+            if filler not in choices:
+                choices.append(filler)
+    return choices[:within]
 
 
 def _canonical_grid(answer: str) -> Grid | None:

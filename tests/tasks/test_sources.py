@@ -285,7 +285,7 @@ read_set({str(tmp_path / "rows.csv")!r}, demonstrations=1)
 read_one([{str(tmp_path / "t.json")!r}])
 for name in ("t.json", "rows.json"):
     load_tasks({str(tmp_path)!r} + "/" + name)
-sys.exit(", ".join({{"datasets", "numpy", "math_verify", "torch", "pebble"}} & sys.modules.keys()) or None)
+sys.exit(", ".join({{"datasets", "numpy", "math_verify", "torch"}} & sys.modules.keys()) or None)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -239,13 +240,22 @@ def test_an_answer_that_takes_too_long_scores_0_and_the_next_is_judged(
     assert len([r for r in caplog.records if "exceeded 1.0 s" in r.message]) == 1  # the same text is judged once
 
 
+def worker() -> psutil.Process:
+    """The worker that this process started last."""
+    children = psutil.Process().children()
+    return max((child for child in children if child.cmdline()[-1] == "--multiprocessing-fork"), key=lambda p: p.pid)
+
+
 def test_a_dead_worker_is_replaced(verifier: MathVerifier) -> None:
     task = Task("p", answer="x+1")
-    for _ in range(2):
+    for pause in (0.05, 0.5):  # before and after the pool has seen it
         assert verifier(task, "1+x") == 1.0
-        assert verifier._process is not None
-        verifier._process.kill()
-        verifier._process.wait()
+        first = worker()
+        time.sleep(0.1)  # it waits for the next text
+        first.kill()
+        time.sleep(pause)
+        assert verifier(task, "1+x+0") == 1.0
+        assert worker().pid != first.pid
     verifier.close()
     assert verifier(task, "1+x") == 1.0
 
@@ -254,8 +264,7 @@ def test_a_worker_that_dies_on_an_answer_costs_that_answer_only(verifier: MathVe
     task = Task("p", answer="x+1")
     verifier.time_limit = 60.0
     assert verifier(task, "1+x") == 1.0
-    assert verifier._process is not None
-    killer = threading.Timer(0.3, verifier._process.kill)
+    killer = threading.Timer(0.3, worker().kill)
     killer.start()
     start = time.perf_counter()
     assert verifier(task, SLOW) == 0.0
@@ -274,36 +283,42 @@ def test_threads_share_a_worker(verifier: MathVerifier) -> None:
 
 def test_an_interrupt_does_not_shift_the_replies(verifier: MathVerifier, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task("p", answer="x+1")
+    verifier.time_limit = 60.0
     assert verifier(task, "1+x") == 1.0
 
-    def interrupt(process: object, limit: float) -> tuple[str, bool]:
+    def interrupt(future: object, timeout: float) -> float:
+        time.sleep(0.3)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("hf_mass.tasks.verifiers._receive", interrupt)
+        patch.setattr("pebble.ProcessFuture.result", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            verifier(task, "x + 1 + 0")
+            verifier(task, SLOW)
+    start = time.perf_counter()
     assert verifier(task, "x+2") == 0.0
     assert verifier(task, "1+x") == 1.0
+    assert time.perf_counter() - start < 30.0  # the worker did not go on with the first text
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
 def test_a_forked_child_has_a_worker_of_its_own() -> None:
     # In an interpreter of its own, since forking the one that runs the tests would copy its threads' locks.
     program = """
-import os, sys
+import os, psutil
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.verifiers import get_verifier
 task, check = Task("p", answer="x+1"), get_verifier("math")
+workers = lambda: {p.pid for p in psutil.Process().children() if p.cmdline()[-1] == "--multiprocessing-fork"}
 assert check(task, "1+x") == 1.0
-mine = check._process.pid
+(mine,) = workers()
 child = os.fork()
-ok = check(task, "1 + x") == 1.0 and check(task, "x+2") == 0.0 and (check._process.pid == mine) == (child != 0)
+ok = check(task, "1+x+0") == 1.0 and check(task, "x+2") == 0.0
+ok = ok and len(workers()) == 1 and (mine in workers()) == (child != 0)
 if child == 0:
     check.close()
     os._exit(0 if ok else 1)
 assert os.waitpid(child, 0)[1] == 0 and ok
-assert check(task, "1+x+0") == 1.0 and check._process.pid == mine
+assert check(task, "x+0+1") == 1.0 and workers() == {mine}
 print(mine)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
@@ -313,22 +328,45 @@ print(mine)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the platform has no SIGKILL")
-def test_the_worker_ends_when_its_parent_is_killed() -> None:
-    program = """
-import os, signal
+@pytest.mark.parametrize("text", ["1+x", SLOW], ids=["idle", "busy"])
+def test_the_worker_ends_when_its_parent_is_killed(text: str) -> None:
+    program = f"""
+import os, psutil, signal, threading
 from hf_mass.tasks.task import Task
-from hf_mass.tasks.verifiers import get_verifier
-check = get_verifier("math")
-check(Task("p", answer="x+1"), "1+x")
-print(check._process.pid, flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
+from hf_mass.tasks.verifiers import MathVerifier
+check = MathVerifier(time_limit=2.0)
+assert check(Task("p", answer="x+1"), "x+1+0") == 1.0
+print(*(p.pid for p in psutil.Process().children() if p.cmdline()[-1] == "--multiprocessing-fork"), flush=True)
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGKILL)).start()
+check(Task("p", answer="x+1"), {text!r})
+threading.Event().wait()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == -signal.SIGKILL
+    assert done.returncode == -signal.SIGKILL, done.stderr
     deadline = time.monotonic() + 30
     while _runs(int(done.stdout)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _runs(int(done.stdout))
+
+
+@pytest.mark.parametrize("way", ["a script without a guard", "a script that is gone", "stdin"])
+def test_the_callers_main_module_is_not_run_again(way: str, tmp_path: Path) -> None:
+    program = """
+import os, sys
+print("begins", flush=True)
+if "gone" in sys.argv:
+    os.unlink(__file__)
+from concurrent.futures import ThreadPoolExecutor
+from hf_mass.tasks.task import Task
+from hf_mass.tasks.verifiers import get_verifier
+with ThreadPoolExecutor(1) as pool:
+    print(pool.submit(get_verifier("math"), Task("p", answer="x+1"), "1+x+0").result())
+assert sys.modules["__main__"].sys is sys
+"""
+    (tmp_path / "mine.py").write_text(program)
+    command = [sys.executable] + (["-"] if way == "stdin" else [str(tmp_path / "mine.py"), way.split()[-1]])
+    done = subprocess.run(command, input=program, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("begins\n1.0\n", "", 0)
 
 
 def _runs(pid: int) -> bool:
