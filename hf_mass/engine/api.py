@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, overload
+from typing import Any, TypedDict, Unpack, overload
 
 from hf_mass.engine.events import Event
 from hf_mass.engine.models import load
 from hf_mass.engine.session import Session
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import DataError
-from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Method
 from hf_mass.methods.registry import make_method
 from hf_mass.tasks.kinds import kind_of
@@ -22,40 +21,26 @@ AnyModel = Any
 """What `hf_mass.load` takes."""
 
 
+class Options(TypedDict, total=False):
+    """How a method is run: fields of `Session`, and `stop`, an event to set from another thread."""
+
+    seed: int
+    tasks_per_pass: int | None
+    on_event: Callable[[Event], None]
+    time_limit: float | None
+    stop: threading.Event
+
+
 @overload
 def adapt(
-    model: AnyModel,
-    tasks: Task,
-    method: str | Method[Any] = "ttt",
-    *,
-    seed: int = 0,
-    tasks_per_pass: int | None = None,
-    on_event: Callable[[Event], None] | None = None,
-    stop: threading.Event | None = None,
-    time_limit: float | None = None,
+    model: AnyModel, tasks: Task, method: str | Method[Any] = "ttt", **options: Unpack[Options]
 ) -> Adaptation: ...
 @overload
 def adapt(
-    model: AnyModel,
-    tasks: Sequence[Task],
-    method: str | Method[Any] = "ttt",
-    *,
-    seed: int = 0,
-    tasks_per_pass: int | None = None,
-    on_event: Callable[[Event], None] | None = None,
-    stop: threading.Event | None = None,
-    time_limit: float | None = None,
+    model: AnyModel, tasks: Sequence[Task], method: str | Method[Any] = "ttt", **options: Unpack[Options]
 ) -> list[Adaptation]: ...
 def adapt(
-    model: AnyModel,
-    tasks: Task | Sequence[Task],
-    method: str | Method[Any] = "ttt",
-    *,
-    seed: int = 0,
-    tasks_per_pass: int | None = None,
-    on_event: Callable[[Event], None] | None = None,
-    stop: threading.Event | None = None,
-    time_limit: float | None = None,
+    model: AnyModel, tasks: Task | Sequence[Task], method: str | Method[Any] = "ttt", **options: Unpack[Options]
 ) -> Adaptation | list[Adaptation]:
     """Adapt a model to one task, or to many in one pass. Nothing of it stays in the model.
 
@@ -68,19 +53,17 @@ def adapt(
         tasks: One task (gives one record) or several (gives a list). Those with the same demonstrations share one.
         method: "ttt", "mass", "both", "vote", "none", a registered name, "package.module:Class", or a method:
             `TTT(...)`, `MASS(...)`.
-        seed: For sampling and training.
-        tasks_per_pass: Distinct sets of demonstrations that go through the model side by side; None for all.
-        on_event: Called with every event (`hf_mass.engine.events`).
-        stop: Set it, from another thread, to stop.
-        time_limit: Seconds.
+        options: `seed` for sampling and training; `tasks_per_pass`, distinct sets of demonstrations that go through the
+            model side by side, None for all; `on_event`, called with every event (`hf_mass.engine.events`);
+            `time_limit` in seconds; `stop`, a `threading.Event` that stops when it is set.
 
     Raises:
         Stopped: If it was stopped, or time is up.
         DataError: If a task is none for the method or model.
-        ConfigError: If there is no such method.
+        ConfigError: If there is no such method, or an option is out of its range.
     """
     several = _listed(tasks)
-    session = _session(model, method, seed, tasks_per_pass, on_event, stop, time_limit)
+    session = _session(model, method, options)
     session.require(several)
     adaptations = session.adapt(several)
     return adaptations[0] if isinstance(tasks, Task) else adaptations
@@ -90,28 +73,21 @@ def solve(
     model: AnyModel,
     problem: Task | Problem | Sequence[Task],
     method: str | Method[Any] = "ttt",
-    *,
-    seed: int = 0,
-    on_event: Callable[[Event], None] | None = None,
-    stop: threading.Event | None = None,
-    time_limit: float | None = None,
+    **options: Unpack[Options],
 ) -> Solution:
-    """Answer a problem, adapt to it, and answer it again.
+    """Answer a problem, adapt to it, and answer it again. Where it was stopped, the solution says so.
 
     Args:
         model: What `hf_mass.load` gave or takes.
         problem: A task, a problem of several queries, or several tasks.
         method: As for `adapt`.
-        seed: For sampling and training.
-        on_event: Called with every event.
-        stop: Set it, from another thread, to stop; the solution says so.
-        time_limit: Seconds; the solution says if time is up.
+        options: As for `adapt`.
 
     Raises:
         DataError: If a task is none for the method or model.
-        ConfigError: If there is no such method.
+        ConfigError: If there is no such method, or an option is out of its range.
     """
-    session = _session(model, method, seed, None, on_event, stop, time_limit)
+    session = _session(model, method, options)
     return session.solve(problem if isinstance(problem, Problem) else as_problem(_listed(problem)))
 
 
@@ -130,23 +106,9 @@ def _listed(tasks: Task | Sequence[Task]) -> list[Task]:
     return several
 
 
-def _session(
-    model: AnyModel,
-    method: str | Method[Any],
-    seed: int,
-    tasks_per_pass: int | None,
-    on_event: Callable[[Event], None] | None,
-    stop: threading.Event | None,
-    time_limit: float | None,
-) -> Session:
+def _session(model: AnyModel, method: str | Method[Any], options: Options) -> Session:
     chosen = make_method(method) if isinstance(method, str) else method
-    lm: LanguageModel = load(model)
-    return Session(
-        lm,
-        chosen,
-        seed,
-        tasks_per_pass,
-        on_event or (lambda event: None),
-        stop.is_set if stop is not None else (lambda: False),
-        time_limit,
-    )
+    fields: dict[str, Any] = {name: value for name, value in options.items() if name != "stop" and value is not None}
+    if (stop := options.get("stop")) is not None:
+        fields["halt"] = stop.is_set
+    return Session(load(model), chosen, **fields)

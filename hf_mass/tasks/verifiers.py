@@ -375,6 +375,8 @@ class MathVerifier:
             future.cancel()  # on Ctrl-C, when the worker would go on
 
     def _not_started(self) -> VerifierError:
+        if find_spec("math_verify") is None:
+            return VerifierError("The verifier 'math' needs math-verify. Run: pip install \"hf_mass[math]\"")
         return VerifierError(
             f"The worker of the verifier 'math' did not start within MathVerifier.start_limit = {self.start_limit} s. "
             f"Check that `{sys.executable} -c 'import math_verify'` works."
