@@ -60,7 +60,8 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method[
 
     Args:
         name: One of `METHODS`, or "package.module:Class", which is imported and called without arguments.
-        settings: Flat name → value; None stands for the model's own where it is no value of the setting. `vote=False` asks once, without a vote.
+        settings: Flat name → value; None stands for the model's own where it is no value of the setting. `vote=False`
+            asks once, without a vote.
 
     Raises:
         ConfigError: If there is no such method or setting, or a value is out of its range.
