@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_mass.app import drawing
-from hf_mass.engine.events import Answer, Loss
+from hf_mass.engine.events import Loss
+from hf_mass.methods.base import Answer
 from hf_mass.tasks.problems import Problem, read_problem
 from hf_mass.tasks.task import Demonstration, Task
 
@@ -87,8 +88,8 @@ def read(html: str) -> Reader:
 
 
 def row(question: str = "q", answer: str = "a", reason: str | None = None, **changes: Any) -> dict[str, Any]:
-    """A sample as `AdaptationRecord.table` has it."""
-    values = {"weight": 0.5, "attribution": -0.1, "loss_before": 2.0, "loss_after": 1.0, "reason": reason}
+    """A sample as `sample_rows` has it."""
+    values = {"weight": 0.5, "attribution": 0.1, "loss_before": 2.0, "loss_after": 1.0, "reason": reason}
     return {"question": question, "answer": answer, **values, **changes}
 
 
@@ -98,14 +99,19 @@ def problem_of(text: str, kind: str = "texts") -> Problem:
     return Problem(text, kind, tuple(tasks))
 
 
+def answer(text: str | None, score: float | None = None, written: str | None = None) -> Answer:
+    """An answer to whatever was asked."""
+    return Answer(Task("q"), text, score, written)
+
+
 WAYS: list[Callable[[str, str], str]] = [
     drawing.value_html,
     lambda text, kind: drawing.pair_html(Demonstration(text, text), kind),
     lambda text, kind: drawing.problem_html(problem_of(text, kind)),
     lambda text, kind: drawing.answers_html(
         problem_of(text, kind),
-        [Answer(text, text, False), Answer(None, text, None, text)],
-        [Answer(text, text, True, text)],
+        [answer(text, 0.0), answer(None, None, text)],
+        [answer(text, 1.0, text)],
     ),
     lambda text, kind: drawing.writing_html([text, "", text]),
     lambda text, kind: drawing.samples_html([row(text, text), row(text, text, reason=text)] * 6, kind),
@@ -156,11 +162,11 @@ def test_a_problem() -> None:
 
 def test_answers_before_and_after() -> None:
     problem = read_problem("a -> 1\nb -> 2\nc -> 3")
-    before, after = Answer("7", "3", False), Answer("3", "3", True)
+    before, after = answer("7", 0.0), answer("3", 1.0)
     assert "–" in read(drawing.answers_html(problem, [], [])).text
     reader = read(drawing.answers_html(problem, [before], [after]))
     assert "Before ✗ wrong7" in reader.text and "After ✓ right3" in reader.text and "Right answer3" in reader.text
-    unknown = read(drawing.answers_html(read_problem("a -> 1\nc"), [Answer(None, written="<b>")], [Answer("x")]))
+    unknown = read(drawing.answers_html(read_problem("a -> 1\nc"), [answer(None, written="<b>")], [answer("x")]))
     assert "nothing that could be read" in unknown.text and "written: <b>" in unknown.text
     assert "Right" not in unknown.text and "✓" not in unknown.text and "✗" not in unknown.text
 
@@ -170,7 +176,7 @@ def test_samples_by_weight() -> None:
     reader = read(drawing.samples_html(rows, "texts"))
     assert re.findall(r"q\d", reader.text) == [f"q{n}" for n in range(9, -1, -1)]
     assert "2 more of less weight" in reader.text
-    assert "samples" in reader.labels()
+    assert "samples" in reader.labels() and "A positive attribution means" in reader.text
     assert read(drawing.samples_html([], "texts")).found
 
 
@@ -196,6 +202,7 @@ def test_losses() -> None:
         Loss("mass", q, n, 2, 1.0) for q in (0, 1) for n in (0, 1)
     ]
     reader = read(drawing.losses_html(losses))
+    assert drawing.loss_text([Loss("mine", 0, 0, 1, 2.0)]) == "MINE loss 2.000 → 2.000"  # somebody's own method
     assert reader.labels() == ["TTT loss 3.000 → 2.000, MASS loss 1.000 → 1.000, MASS loss 1.000 → 1.000"]
     lines = [attributes["points"] for tag, attributes in reader.found if tag == "polyline"]
     assert [len(str(points).split()) for points in lines] == [2, 4]
