@@ -66,10 +66,10 @@ def build(workshop: Workshop, sessions: Sessions) -> gr.Blocks:
             with gr.Column(scale=6, min_width=320):
                 results = _result_elements()
         choice = [method, *controls.values()]
-        seen = [problem, picture, *choice]
+        display = [problem, picture, *choice]
         for (tab, element), show in zip(sources, (do.show_example, do.show_file, do.show_text), strict=True):
             changes = [element.change, tab.select]  # the problem is that of the tab in front
-            gr.on(changes, show, [element, model], seen, trigger_mode="always_last", **quiet)
+            gr.on(changes, show, [element, model], display, trigger_mode="always_last", **quiet)
         model.change(do.offered, [problem, model], choice, **quiet)
 
         def adapt(values: dict[Any, Any], request: gr.Request) -> Iterator[tuple[Any, ...]]:
@@ -88,7 +88,7 @@ def build(workshop: Workshop, sessions: Sessions) -> gr.Blocks:
         )
         # Where GPUs are leased, no sign of ours reaches the process.
         stop.click(do.stop, None, results[0], queue=False, cancels=[adapting] if workshop.leases else None, **quiet)
-        page.load(do.show_example, [sources[0][1], model], seen, **quiet)
+        page.load(do.show_example, [sources[0][1], model], display, **quiet)
         page.unload(do.leave)
         names = "; ".join(f"{name}: {option.help}" for name, option in OPTIONS.items())
         gr.api(

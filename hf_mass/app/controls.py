@@ -31,10 +31,9 @@ MOST = {"samples": 32, "inner_steps": 8, "max_examples": 100, "num_train_epochs"
 LABELS = {name: f"{method}: {name.replace('_', ' ')}" for method, (_, names) in OFFERED.items() for name in names}
 LABELS |= {"vote": "TTT: vote", "seed": "Seed"}
 OPTIONS: dict[str, Option] = {
-    name: replace(option, most=MOST.get(name, option.most))
+    name: replace(flat(cls)[name], most=MOST.get(name, flat(cls)[name].most))
     for cls, names in OFFERED.values()
-    for name, option in flat(cls).items()
-    if name in names
+    for name in names
 }
 OPTIONS |= {
     "vote": Option("vote", bool, True, "Answer under several transformations and vote; otherwise ask once."),

@@ -82,8 +82,8 @@ def answers_html(problem: Problem, before: Sequence[Answer], after: Sequence[Ans
 
 
 def _answer_card(title: str, answer: Answer, kind: str) -> str:
-    mark = {None: "", True: " ✓ right", False: " ✗ wrong"}[answer.right]
-    style = {None: "", True: " hm-right", False: " hm-wrong"}[answer.right]
+    marks = {None: ("", ""), True: (" ✓ right", " hm-right"), False: (" ✗ wrong", " hm-wrong")}
+    mark, style = marks[answer.right]
     body = value_html(answer.text, kind)
     if answer.written is not None and answer.text is None:
         body += f'<div class="hm-muted">written: <span class="hm-text">{escape(answer.written)}</span></div>'
@@ -163,15 +163,12 @@ def losses_html(losses: Sequence[Loss]) -> str:
     def place(step: int, value: float) -> str:
         return f"{LEFT + (WIDE - LEFT - 8) * step / last:.1f},{8 + (HIGH - LOW - 8) * (1 - value / top):.1f}"
 
-    curves = "".join(
-        f'<polyline class="hm-{name}" points="{" ".join(place(*point) for point in line)}"/>'
-        for name, line in lines.items()
-    )
-    dots = "".join(
-        f'<circle class="hm-{name}" cx="{x}" cy="{y}" r="3"/>'
-        for name, line in lines.items()
-        for x, y in [place(*line[-1]).split(",")]
-    )
+    curves = ""
+    for name, line in lines.items():
+        points = [place(*point) for point in line]
+        x, y = points[-1].split(",")
+        curves += f'<polyline class="hm-{name}" points="{" ".join(points)}"/>'
+        curves += f'<circle class="hm-{name}" cx="{x}" cy="{y}" r="3"/>'
     (_, zero), (right, _) = place(0, 0).split(","), place(last, 0).split(",")
     axes = (
         f'<path d="M{LEFT} 8V{zero}H{right}"/><text x="{LEFT - 6}" y="14" text-anchor="end">{top:.3g}</text>'
@@ -181,7 +178,7 @@ def losses_html(losses: Sequence[Loss]) -> str:
     legend = " ".join(f'<span class="hm-key hm-{name}">{name.upper()}</span>' for name in lines)
     return (
         f'<p class="hm-muted">Inner loss, nats a token {legend}</p><svg class="hm-losses" viewBox="0 0 {WIDE} {HIGH}" '
-        f'role="img" aria-label="{escape(loss_text(losses))}">{axes}{curves}{dots}</svg>'
+        f'role="img" aria-label="{escape(loss_text(losses))}">{axes}{curves}</svg>'
     )
 
 

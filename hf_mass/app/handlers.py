@@ -10,16 +10,9 @@ from typing import Any
 
 import gradio as gr
 
+from hf_mass.app import drawing
 from hf_mass.app.controls import AUTOMATIC, OPTIONS, chosen_settings, control, model_values
-from hf_mass.app.drawing import (
-    answers_html,
-    loss_text,
-    losses_html,
-    problem_html,
-    samples_html,
-    status_html,
-    writing_html,
-)
+from hf_mass.app.drawing import status_html
 from hf_mass.app.sessions import Sessions
 from hf_mass.app.workshop import METHOD_NAMES, Result, Workshop, example
 from hf_mass.engine.events import Event, Loss, Replies, Stage, Weighed, Writing
@@ -54,9 +47,9 @@ class View:
             case Stage(text):
                 self.stage = text
             case Writing(texts):
-                self.samples = writing_html(texts)
+                self.samples = drawing.writing_html(texts)
             case Weighed(rows=rows):
-                self.samples = samples_html(rows, self.problem.kind)
+                self.samples = drawing.samples_html(rows, self.problem.kind)
             case Replies("before", answers):
                 self.before = answers
             case Replies(_, answers):
@@ -68,7 +61,7 @@ class View:
 
     def summary(self, facts: Mapping[str, Any]) -> str:
         """The end in a line."""
-        parts = [f"Done in {facts['seconds']:.1f} s", loss_text(self.losses)]
+        parts = [f"Done in {facts['seconds']:.1f} s", drawing.loss_text(self.losses)]
         if facts["sampled_tokens"]:
             parts.append(f"{facts['sampled_tokens']} tokens sampled")
         if facts["reason"]:
@@ -79,8 +72,8 @@ class View:
         """Status, answers, losses, samples, download, buttons."""
         return (
             status_html(text or self.stage, error),
-            answers_html(self.problem, self.before, self.after),
-            losses_html(self.losses),
+            drawing.answers_html(self.problem, self.before, self.after),
+            drawing.losses_html(self.losses),
             self.samples,
             download or gr.skip(),
             *_buttons(busy),
@@ -127,7 +120,7 @@ class Handlers:
             problem = read()
         except HFMassError as error:
             return _refusal(str(error))
-        return problem, problem_html(problem), *self.offered(problem, model)
+        return problem, drawing.problem_html(problem), *self.offered(problem, model)
 
     def offered(self, problem: Problem | str | None, model: str | None) -> tuple[Any, ...]:
         """The methods that suit a problem, and the model's own settings on the sliders."""

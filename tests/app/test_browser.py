@@ -46,9 +46,9 @@ def address(files: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        yield running
-        running.close()
+        chrome = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        yield chrome
+        chrome.close()
 
 
 @pytest.fixture
@@ -214,18 +214,18 @@ def test_two_visitors_at_once(browser: Browser, address: str, files: Path, tmp_p
     expect(second.locator("#download")).to_be_visible(timeout=PATIENCE)
     expect(second.locator("#answers")).to_contain_text("blue")
     assert not second.locator("#answers .hm-grid").count()
-    assert kept(files)  # the second one's adapter, until it leaves
+    assert files_on_disk(files)  # the second one's adapter, until it leaves
     for context in contexts:
         context.close()
     end = time.monotonic() + PATIENCE / 1000
     while time.monotonic() < end:
-        if not kept(files):
+        if not files_on_disk(files):
             return
         time.sleep(0.2)
-    pytest.fail(f"files of visitors who left: {kept(files)}")
+    pytest.fail(f"files of visitors who left: {files_on_disk(files)}")
 
 
-def kept(files: Path) -> list[str]:
+def files_on_disk(files: Path) -> list[str]:
     """Uploads and adapters that the app has on disk; some may go while they are counted."""
     paths = []
     for folder, _, names in os.walk(files / "files"):
@@ -264,7 +264,7 @@ def test_ten_megabytes_are_refused(page: Page, tmp_path: Path, files: Path) -> N
     (tmp_path / "large.json").write_text("[" + "1," * 5_000_000 + "1]")
     upload(page, tmp_path / "large.json")
     expect(page.locator("#problem .hm-error")).to_contain_text("bytes; at most", timeout=PATIENCE)
-    assert not [path for path in kept(files) if "large" in path]
+    assert not [path for path in files_on_disk(files) if "large" in path]
 
 
 def test_a_script_in_a_text_stays_a_text(page: Page, tmp_path: Path) -> None:

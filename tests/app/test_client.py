@@ -7,7 +7,9 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 import yaml
 from app_fixtures import SPACE, running_app
@@ -94,6 +96,41 @@ def test_the_api_page_names_the_settings(client: Client) -> None:
     assert [entry["parameter_name"] for entry in endpoint["parameters"]] == ["problem", "method", "model", "settings"]
     assert [entry["parameter_has_default"] for entry in endpoint["parameters"]] == [False, True, True, True]
     assert "max_examples: Training examples of one task at most." in endpoint["description"]
+
+
+def asked_by_a_page(address: str, number: int, inputs: list[Any]) -> list[dict[str, Any]]:
+    """What a page is sent for an event, message by message."""
+    body = {"fn_index": number, "data": inputs, "session_hash": "page"}
+    httpx.post(f"{address}/gradio_api/queue/join", json=body).raise_for_status()
+    messages: list[dict[str, Any]] = []
+    with httpx.stream("GET", f"{address}/gradio_api/queue/data?session_hash=page", timeout=120) as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data:"):
+                messages.append(json.loads(line.removeprefix("data:")))
+                if messages[-1]["msg"] == "process_completed":
+                    break
+    return messages
+
+
+def test_what_a_page_does_without_a_browser(client: Client) -> None:
+    """The controls' values reach the adaptation, each under its own name."""
+    address, config = client.src.rstrip("/"), client.config
+    names = {each["id"]: each["props"].get("elem_id") for each in config["components"]}
+    events = {event["api_name"]: event for event in config["dependencies"]}
+    *_, first = asked_by_a_page(address, events["show_text"]["id"], [ARC, "grids-small"])
+    updates = zip(events["show_text"]["outputs"], first["output"]["data"], strict=True)
+    values = {names[n]: update["value"] for n, update in updates if isinstance(update, dict) and "value" in update}
+    assert values["setting-samples"] == 8 and values["setting-max_examples"] == 40
+    values |= {"model": "grids-small", "method": "both", "setting-samples": 3, "setting-max_examples": 6}
+    values |= {"setting-weigh_by": "uniform", "setting-vote": False, "setting-seed": 0}
+    *messages, last = asked_by_a_page(
+        address, events["adapt"]["id"], [values.get(names[n]) for n in events["adapt"]["inputs"]]
+    )
+    status, answers, losses, samples, download, *buttons = last["output"]["data"]
+    assert "Done in" in status and "After" in answers and "<svg" in losses, last
+    assert samples.count("<tr>") == 1 + 3 and download["visible"]
+    assert [button["interactive"] for button in buttons] == [True, False]
+    assert sum(each["msg"] == "process_generating" for each in messages) >= 3
 
 
 def test_a_model_of_ones_own(tmp_path: Path) -> None:

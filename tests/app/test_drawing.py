@@ -38,7 +38,7 @@ class Reader(HTMLParser):
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.text = ""
         self.feed(html)
@@ -47,12 +47,12 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """An opening tag."""
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
         self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """A tag that closes itself."""
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         """A closing tag."""
@@ -72,13 +72,13 @@ class Reader(HTMLParser):
 
     def labels(self) -> list[str]:
         """What a screen reader says."""
-        return [str(attributes["aria-label"]) for _, attributes in self.found if "aria-label" in attributes]
+        return [str(attributes["aria-label"]) for _, attributes in self.elements if "aria-label" in attributes]
 
 
 def read(html: str) -> Reader:
     """The pieces of HTML that holds nothing unexpected."""
     reader = Reader(html)
-    for tag, attributes in reader.found:
+    for tag, attributes in reader.elements:
         assert tag in TAGS, tag
         assert set(attributes) <= ATTRIBUTES, attributes
         assert "aria-label" not in attributes or "role" in attributes, (tag, attributes)  # else it is not read out
@@ -136,11 +136,11 @@ def test_no_text_whatever_becomes_markup(text: str, kind: str) -> None:
 def test_a_grid_is_read_out_row_by_row() -> None:
     reader = read(drawing.grid_html(((0, 1), (2, 9))))
     assert reader.labels() == ["grid of 2 by 2: 0 1; 2 9"]
-    titles = [attributes["title"] for _, attributes in reader.found if "title" in attributes]
+    titles = [attributes["title"] for _, attributes in reader.elements if "title" in attributes]
     assert titles == ["black", "blue", "red", "maroon"]
     assert reader.text == "0129"
     strip = read(drawing.grid_html(((1,) * 100,)))
-    assert strip.text == "" and len(strip.found) == 101  # too small for digits
+    assert strip.text == "" and len(strip.elements) == 101  # too small for digits
 
 
 @pytest.mark.parametrize("text", ["0 1\n2", "0 1 x", "12 3", "", "[[0, 1]", "0 1\n\n2 3", "١ ٢"])
@@ -177,7 +177,7 @@ def test_samples_by_weight() -> None:
     assert re.findall(r"q\d", reader.text) == [f"q{n}" for n in range(9, -1, -1)]
     assert "2 more of less weight" in reader.text
     assert "samples" in reader.labels() and "A positive attribution means" in reader.text
-    assert read(drawing.samples_html([], "texts")).found
+    assert read(drawing.samples_html([], "texts")).elements
 
 
 def test_values_that_are_no_numbers() -> None:
@@ -196,7 +196,7 @@ def test_values_that_are_no_numbers() -> None:
 
 def test_losses() -> None:
     assert drawing.loss_text([]) == ""
-    assert read(drawing.losses_html([])).found == []
+    assert read(drawing.losses_html([])).elements == []
     read(drawing.losses_html([Loss("ttt", 0, 0, 1, 0.0)]))
     losses = [Loss("ttt", 0, n, 2, 3.0 - n) for n in range(2)] + [
         Loss("mass", q, n, 2, 1.0) for q in (0, 1) for n in (0, 1)
@@ -204,14 +204,14 @@ def test_losses() -> None:
     reader = read(drawing.losses_html(losses))
     assert drawing.loss_text([Loss("mine", 0, 0, 1, 2.0)]) == "MINE loss 2.000 → 2.000"  # somebody's own method
     assert reader.labels() == ["TTT loss 3.000 → 2.000, MASS loss 1.000 → 1.000, MASS loss 1.000 → 1.000"]
-    lines = [attributes["points"] for tag, attributes in reader.found if tag == "polyline"]
+    lines = [attributes["points"] for tag, attributes in reader.elements if tag == "polyline"]
     assert [len(str(points).split()) for points in lines] == [2, 4]
     assert "TTT" in reader.text and "MASS" in reader.text
 
 
 def test_the_status_is_announced() -> None:
     for error, role in ((False, "status"), (True, "alert")):
-        ((_, attributes),) = read(drawing.status_html("x", error)).found
+        ((_, attributes),) = read(drawing.status_html("x", error)).elements
         assert (attributes["role"], attributes["aria-live"]) == (role, "polite")
 
 
