@@ -13,7 +13,7 @@ from typing import Any
 from hf_mass.core.meter import Meter, metered
 from hf_mass.engine.events import Event, Loss, Replies, Stage, Weighed, Writing
 from hf_mass.engine.solution import Solution
-from hf_mass.errors import DataError, Stopped
+from hf_mass.errors import Stopped
 from hf_mass.lm.generation import watching
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Cost, Method, Progress
@@ -158,9 +158,6 @@ class Session:
         """
         self.begun, self.losses = time.perf_counter(), []
         tasks = list(problem.tasks)
-        if self.lm.kinds and problem.kind not in self.lm.kinds:
-            made_for = " and ".join(self.lm.kinds)
-            raise DataError(f"{self.lm.name} is made for {made_for}, and this problem is of {problem.kind}.")
         self.method.require(self.lm, tasks)
         before: list[Answer] = []
         after: list[Answer] = []
