@@ -60,7 +60,7 @@ def control(name: str, value: Any = None) -> Any:
 
 def model_values(lm: LanguageModel, tasks: Sequence[Task]) -> dict[str, Any]:
     """The model's own numbers for tasks, by name of the setting; without those of TTT if it cannot be trained so."""
-    values = values_of(MASS().resolved(lm, tasks).config)
+    values = values_of(MASS().settings(lm, tasks))
     with suppress(DataError):
         values |= values_of(TTT().resolved(lm, tasks))
     return {name: values[name] for name in OPTIONS if isinstance(values.get(name), int | float)}

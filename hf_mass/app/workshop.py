@@ -14,7 +14,7 @@ from hf_mass.engine.events import Event
 from hf_mass.engine.models import SHIPPED, default_model, load
 from hf_mass.engine.session import Session, events
 from hf_mass.engine.solution import Solution
-from hf_mass.errors import AdaptationError, ConfigError, DataError
+from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.registry import make_method
 from hf_mass.store.shipped import ASSETS
@@ -108,13 +108,7 @@ class Workshop:
             if not isinstance(event, Solution):
                 yield event
                 continue
-            facts, archive = {"model": name, **event.to_dict()}, None
-            if folder is not None:
-                try:
-                    archive = _archive(event, folder)
-                except AdaptationError as error:  # adapting changed nothing
-                    facts["reason"] = "; ".join(filter(None, [event.reason, str(error)]))
-            yield Result(facts, archive)
+            yield Result({"model": name, **event.to_dict()}, None if folder is None else _archive(event, folder))
 
 
 def _suits(method: str, model: LanguageModel, problem: Problem) -> bool:

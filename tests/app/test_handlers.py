@@ -29,8 +29,7 @@ from hf_mass.app.sessions import Sessions
 from hf_mass.app.workshop import EXAMPLES, MODEL_VARIABLE, Result, Workshop, example
 from hf_mass.engine.events import Event, Loss, Stage
 from hf_mass.engine.models import load
-from hf_mass.errors import AdaptationError, ConfigError
-from hf_mass.methods.base import Adaptation
+from hf_mass.errors import ConfigError
 from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.problems import Problem, read_problem
 
@@ -283,15 +282,6 @@ def test_the_archive_holds_the_last_problem_alone(visitor: Visitor) -> None:
     assert not any("query" in name for name in names)
 
 
-def test_an_adaptation_that_changed_nothing_says_so(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    def save(self: Adaptation, path: Path) -> None:
-        raise AdaptationError("there is nothing to save")
-
-    monkeypatch.setattr(Adaptation, "save", save)
-    *_, last = visitor.adapt(read_problem(strips()))
-    assert "there is nothing to save" in last[0] and "After" in last[1] and not last[4].visible
-
-
 def test_the_api(do: Handlers) -> None:
     *steps, outcome = do.solve(strips(), "ttt", "grids-small", {"max_examples": 6})
     assert outcome["done"] and outcome["model"] == "grids-small" and len(outcome["after"]) == 1
@@ -423,6 +413,16 @@ def test_the_model_for_a_problem(workshop: Workshop) -> None:
         two.choose(grids)
     alone = Workshop([workshop.models["grids-small"]])
     assert alone.choose(words).name == alone.choose(grids).name == "grids-small"
+
+
+def test_looking_at_a_problem_touches_no_model() -> None:
+    """It happens while another visitor's problem is adapted to."""
+    lm, problem = load("grids-small", device="cpu"), read_problem(strips())
+    modules, state = [name for name, _ in lm.model.named_modules()], torch.get_rng_state()
+    assert Workshop([lm]).methods(problem) == ["mass", "ttt", "both"]
+    assert model_values(lm, problem.tasks)["samples"] == 8
+    assert [name for name, _ in lm.model.named_modules()] == modules
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_lease_covers_the_whole_adaptation(do: Handlers, workshop: Workshop) -> None:
