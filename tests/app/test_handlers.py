@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 
 from hf_mass.app import controls
 from hf_mass.app import workshop as module
-from hf_mass.app.controls import AUTOMATIC, MOST, OPTIONS, chosen_settings
+from hf_mass.app.controls import AUTOMATIC, MOST, OPTIONS, chosen_settings, model_values
 from hf_mass.app.handlers import Handlers
 from hf_mass.app.sessions import Sessions
 from hf_mass.app.workshop import EXAMPLES, MODEL_VARIABLE, Result, Workshop, example
