@@ -6,6 +6,8 @@ import atexit
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterator
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,13 @@ import gradio as gr
 import torch
 from gradio.utils import get_upload_folder
 
+from hf_mass.app.controls import AUTOMATIC, OPTIONS, control
 from hf_mass.app.drawing import status_html
-from hf_mass.app.handlers import AUTOMATIC, FIRST, LIMITS, METHOD_NAMES, MOST, Handlers
+from hf_mass.app.handlers import FIRST, LIMITS, Handlers
 from hf_mass.app.sessions import Sessions
-from hf_mass.app.workshop import EXAMPLES, Lease, Workshop
+from hf_mass.app.workshop import EXAMPLES, METHOD_NAMES, Lease, Workshop
 from hf_mass.engine.models import SMALL
 from hf_mass.errors import ConfigError
-from hf_mass.methods.mass_settings import WEIGHINGS
 from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.problems import KINDS
 
@@ -48,6 +50,7 @@ def build(workshop: Workshop, sessions: Sessions) -> gr.Blocks:
         sessions: Its visitors.
     """
     do = Handlers(workshop, sessions)
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     with gr.Blocks(title="Live adaptation", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(INTRODUCTION)
         problem = gr.State(None)
@@ -56,29 +59,26 @@ def build(workshop: Workshop, sessions: Sessions) -> gr.Blocks:
                 # A model of somebody's own need not be made for what ships.
                 sources = _problem_elements(FIRST_EXAMPLE if len(workshop.models) > 1 else None)
                 picture = gr.HTML(status_html(FIRST), elem_id="problem")
-                method, model, sliders = _settings(workshop)
+                method, model, controls = _settings(workshop)
                 with gr.Row():
                     start = gr.Button("Adapt", variant="primary", elem_id="adapt")
                     stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop")
             with gr.Column(scale=6, min_width=320):
                 results = _result_elements()
-        shown = [problem, picture, method, *sliders[:6]]
+        choice = [method, *controls.values()]
+        display = [problem, picture, *choice]
         for (tab, element), show in zip(sources, (do.show_example, do.show_file, do.show_text), strict=True):
-            gr.on(
-                [element.change, tab.select],  # the problem is that of the tab in front
-                show,
-                element,
-                shown,
-                api_visibility="private",
-                show_progress="hidden",
-                trigger_mode="always_last",
-            )
-        model.change(
-            do.offered, [problem, model], [method, *sliders[:6]], api_visibility="private", show_progress="hidden"
-        )
-        running = start.click(
-            do.adapt,
-            [problem, model, method, *sliders],
+            changes = [element.change, tab.select]  # the problem is that of the tab in front
+            gr.on(changes, show, [element, model], display, trigger_mode="always_last", **quiet)
+        model.change(do.offered, [problem, model], choice, **quiet)
+
+        def adapt(values: dict[Any, Any], request: gr.Request) -> Iterator[tuple[Any, ...]]:
+            settings = {name: values[element] for name, element in controls.items()}
+            yield from do.adapt(values[problem], values[model], values[method], settings, request)
+
+        adapting = start.click(
+            adapt,
+            {problem, model, *choice},
             [*results, start, stop],
             concurrency_limit=AT_ONCE,
             concurrency_id="model",
@@ -86,18 +86,18 @@ def build(workshop: Workshop, sessions: Sessions) -> gr.Blocks:
             show_progress_on=results[0],
             api_visibility="private",
         )
-        stop.click(
-            do.stop,
-            None,
-            results[0],
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
-            cancels=[running] if workshop.leases else None,  # whose process no sign of ours reaches
-        )
-        page.load(do.show_example, sources[0][1], shown, api_visibility="private", show_progress="hidden")
+        # Where GPUs are leased, no sign of ours reaches the process.
+        stop.click(do.stop, None, results[0], queue=False, cancels=[adapting] if workshop.leases else None, **quiet)
+        page.load(do.show_example, [sources[0][1], model], display, **quiet)
         page.unload(do.leave)
-        gr.api(do.solve, api_name="solve", concurrency_limit=AT_ONCE, concurrency_id="model")
+        names = "; ".join(f"{name}: {option.help}" for name, option in OPTIONS.items())
+        gr.api(
+            do.solve,
+            api_name="solve",
+            api_description=f"{cleandoc(str(do.solve.__doc__))} Settings are {names}",
+            concurrency_limit=AT_ONCE,
+            concurrency_id="model",
+        )
     return page
 
 
@@ -124,24 +124,13 @@ def _result_elements() -> tuple[Any, ...]:
     return status, answers, gr.HTML(elem_id="losses"), gr.HTML(elem_id="samples"), download
 
 
-def _settings(workshop: Workshop) -> tuple[Any, Any, list[Any]]:
-    """(method, model, the settings in the order of `live_config`); the first six of them follow the model."""
-    choices = [(METHOD_NAMES[name], name) for name in METHOD_NAMES]
+def _settings(workshop: Workshop) -> tuple[Any, Any, dict[str, Any]]:
+    """(method, model, setting → its control)."""
+    choices = [(label, name) for name, label in METHOD_NAMES.items()]
     method = gr.Radio(choices, value="ttt", label="How to adapt", elem_id="method")
     with gr.Accordion("Settings", open=False):
         model = gr.Dropdown([AUTOMATIC, *workshop.models], value=AUTOMATIC, label="Model", elem_id="model")
-        samples = gr.Slider(1, MOST["samples"], 8, step=1, label="m: samples that MASS writes", elem_id="m")
-        steps = gr.Slider(1, MOST["inner_steps"], 1, step=1, label="K: inner steps of MASS", elem_id="K")
-        rate = gr.Slider(0.01, 4, 1, step=0.01, label="α: inner rate of MASS", elem_id="rate")
-        examples = gr.Slider(2, MOST["max_examples"], 40, step=1, label="Examples that TTT makes", elem_id="examples")
-        epochs = gr.Slider(1, MOST["num_train_epochs"], 2, step=1, label="Passes of TTT over them", elem_id="epochs")
-        ttt_rate = gr.Slider(1e-4, 8e-3, 2e-3, step=1e-4, label="Learning rate of TTT", elem_id="ttt_rate")
-        weigh_by = gr.Dropdown(
-            [AUTOMATIC, *WEIGHINGS], value=AUTOMATIC, label="Samples are weighed by", elem_id="weigh_by"
-        )
-        vote = gr.Checkbox(True, label="TTT answers under several transformations and votes", elem_id="vote")
-        seed = gr.Number(0, precision=0, label="Seed", elem_id="seed")
-    return method, model, [samples, steps, rate, examples, epochs, ttt_rate, vote, seed, weigh_by]
+        return method, model, {name: control(name) for name in OPTIONS}
 
 
 def theme() -> gr.themes.Base:
@@ -168,7 +157,7 @@ def launch(
         share: Whether Gradio makes a public link to it.
         block: Whether to wait until it is stopped.
         lease: Decorator that leases a GPU for each adaptation.
-        model_settings: `revision`, `token`, `device` for `load_model`.
+        model_settings: `revision`, `token`, `device` for `hf_mass.load`.
 
     Raises:
         ConfigError: If the port is taken.
@@ -181,7 +170,7 @@ def launch(
     sessions = Sessions(Path(tempfile.mkdtemp(prefix="hf_mass-", dir=files)))
     atexit.register(shutil.rmtree, sessions.root, ignore_errors=True)
     workshop = Workshop.load(model, lease, **model_settings)
-    if all(each.mass.model.num_parameters() < SMALL for each in workshop.models.values()):
+    if all(each.size < SMALL for each in workshop.models.values()):
         torch.set_num_threads(1)  # one thread is faster than several, and visitors have the others
     page = build(workshop, sessions)
     page.queue(max_size=QUEUE, default_concurrency_limit=8)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from hf_mass.engine.events import Answer, Loss
+from hf_mass.engine.events import Loss
+from hf_mass.methods.base import Answer
 from hf_mass.tasks.grids import Grid, parse_grid
 from hf_mass.tasks.problems import Problem
 from hf_mass.tasks.task import Demonstration
 
-SHOWN = 8
-"""Samples that are shown at once; the others are folded away."""
+VISIBLE = 8
+"""Samples that are seen at once; the others are folded away."""
 COLOUR_NAMES = ("black", "blue", "red", "green", "yellow", "grey", "magenta", "orange", "light blue", "maroon")
 """The ten colours of ARC; app.css holds their shades."""
 
@@ -50,14 +51,15 @@ def pair_html(pair: Demonstration, kind: str) -> str:
 
 def problem_html(problem: Problem) -> str:
     """The demonstrations and queries of a problem."""
-    shown = problem.tasks[0].demonstrations
+    demonstrations = problem.tasks[0].demonstrations
     parts = []
-    if shown:
-        pairs = "".join(pair_html(pair, problem.kind) for pair in shown)
-        parts.append(f'<p class="hm-muted">Solved examples ({len(shown)})</p><div class="hm-pairs">{pairs}</div>')
-    asked = "".join(f'<div class="hm-pair">{value_html(t.problem, problem.kind)}</div>' for t in problem.tasks)
+    if demonstrations:
+        pairs = "".join(pair_html(pair, problem.kind) for pair in demonstrations)
+        title = f"Solved examples ({len(demonstrations)})"
+        parts.append(f'<p class="hm-muted">{title}</p><div class="hm-pairs">{pairs}</div>')
+    queries = "".join(f'<div class="hm-pair">{value_html(t.problem, problem.kind)}</div>' for t in problem.tasks)
     title = "Asked" if len(problem.tasks) == 1 else f"Asked ({len(problem.tasks)})"
-    parts.append(f'<p class="hm-muted">{title}</p><div class="hm-pairs">{asked}</div>')
+    parts.append(f'<p class="hm-muted">{title}</p><div class="hm-pairs">{queries}</div>')
     return f'<div role="group" aria-label="problem {escape(problem.name)}">{"".join(parts)}</div>'
 
 
@@ -80,12 +82,12 @@ def answers_html(problem: Problem, before: Sequence[Answer], after: Sequence[Ans
 
 
 def _answer_card(title: str, answer: Answer, kind: str) -> str:
-    mark = {None: "", True: " ✓ right", False: " ✗ wrong"}[answer.right]
-    style = {None: "", True: " hm-right", False: " hm-wrong"}[answer.right]
-    shown = value_html(answer.text, kind)
+    marks = {None: ("", ""), True: (" ✓ right", " hm-right"), False: (" ✗ wrong", " hm-wrong")}
+    mark, style = marks[answer.right]
+    body = value_html(answer.text, kind)
     if answer.written is not None and answer.text is None:
-        shown += f'<div class="hm-muted">written: <span class="hm-text">{escape(answer.written)}</span></div>'
-    return _card(f"{title}{mark}", shown, style)
+        body += f'<div class="hm-muted">written: <span class="hm-text">{escape(answer.written)}</span></div>'
+    return _card(f"{title}{mark}", body, style)
 
 
 def _card(title: str, body: str, style: str = "") -> str:
@@ -112,11 +114,11 @@ def samples_html(rows: Sequence[dict[str, Any]], kind: str) -> str:
             f"<thead><tr>{head}</tr></thead><tbody>{''.join(part)}</tbody></table></div>"
         )
 
-    rest = lines[SHOWN:]
+    rest = lines[VISIBLE:]
     more = f"<details><summary>{len(rest)} more of less weight</summary>{table(rest)}</details>" if rest else ""
     return (
-        '<p class="hm-muted">Samples by weight. A negative attribution means that training on the sample makes the '
-        f"solved examples likelier.</p>{table(lines[:SHOWN])}{more}"
+        '<p class="hm-muted">Samples by weight. A positive attribution means that training on the sample makes the '
+        f"solved examples likelier.</p>{table(lines[:VISIBLE])}{more}"
     )
 
 
@@ -161,15 +163,12 @@ def losses_html(losses: Sequence[Loss]) -> str:
     def place(step: int, value: float) -> str:
         return f"{LEFT + (WIDE - LEFT - 8) * step / last:.1f},{8 + (HIGH - LOW - 8) * (1 - value / top):.1f}"
 
-    drawn = "".join(
-        f'<polyline class="hm-{name}" points="{" ".join(place(*point) for point in line)}"/>'
-        for name, line in lines.items()
-    )
-    dots = "".join(
-        f'<circle class="hm-{name}" cx="{x}" cy="{y}" r="3"/>'
-        for name, line in lines.items()
-        for x, y in [place(*line[-1]).split(",")]
-    )
+    curves = ""
+    for name, line in lines.items():
+        points = [place(*point) for point in line]
+        x, y = points[-1].split(",")
+        curves += f'<polyline class="hm-{name}" points="{" ".join(points)}"/>'
+        curves += f'<circle class="hm-{name}" cx="{x}" cy="{y}" r="3"/>'
     (_, zero), (right, _) = place(0, 0).split(","), place(last, 0).split(",")
     axes = (
         f'<path d="M{LEFT} 8V{zero}H{right}"/><text x="{LEFT - 6}" y="14" text-anchor="end">{top:.3g}</text>'
@@ -179,16 +178,16 @@ def losses_html(losses: Sequence[Loss]) -> str:
     legend = " ".join(f'<span class="hm-key hm-{name}">{name.upper()}</span>' for name in lines)
     return (
         f'<p class="hm-muted">Inner loss, nats a token {legend}</p><svg class="hm-losses" viewBox="0 0 {WIDE} {HIGH}" '
-        f'role="img" aria-label="{escape(loss_text(losses))}">{axes}{drawn}{dots}</svg>'
+        f'role="img" aria-label="{escape(loss_text(losses))}">{axes}{curves}</svg>'
     )
 
 
 def loss_text(losses: Sequence[Loss]) -> str:
     """The inner loss at its beginning and end, in words."""
-    parts = []
-    for method, name in (("ttt", "TTT"), ("mass", "MASS")):
-        own = [loss for loss in losses if loss.method == method]
-        for query in dict.fromkeys(loss.query for loss in own):
-            values = [loss.value for loss in own if loss.query == query]
-            parts.append(f"{name} loss {_number(values[0], '.3f')} → {_number(values[-1], '.3f')}")
-    return ", ".join(parts)
+    lines: dict[tuple[str, int], list[float]] = {}
+    for loss in losses:
+        lines.setdefault((loss.method, loss.query), []).append(loss.value)
+    return ", ".join(
+        f"{method.upper()} loss {_number(values[0], '.3f')} → {_number(values[-1], '.3f')}"
+        for (method, _), values in lines.items()
+    )

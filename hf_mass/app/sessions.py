@@ -1,4 +1,4 @@
-"""What belongs to one visitor until he leaves: the sign that stops his adaptation, and the files made for him."""
+"""What belongs to one visitor until they leave: the sign that stops their adaptation, and the files made for them."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ class Sessions:
         return session.folder
 
     def settle(self, key: str, folder: Path) -> None:
-        """Delete a visitor's folder if he left while it was filled, so that `close` came too early for it."""
+        """Delete a visitor's folder if they left while it was filled, so that `close` came too early for it."""
         with self._lock:
             session = self._open.get(key)
         if session is None or session.folder != folder:
             shutil.rmtree(folder, ignore_errors=True)
 
     def close(self, key: str) -> None:
-        """The visitor has left: stop what goes on, and delete what was made for him."""
+        """The visitor has left: stop what goes on, and delete what was made for them."""
         with self._lock:
             session = self._open.pop(key, None)
         if session is None:

@@ -3,55 +3,77 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event as StopSign
 from typing import Any
 
-from hf_mass.engine.events import METHODS, Event, LiveConfig, Outcome
-from hf_mass.engine.models import SHIPPED, LiveModel, default_model, load_model
-from hf_mass.engine.session import run
-from hf_mass.errors import ConfigError
+from hf_mass.engine.events import Event
+from hf_mass.engine.models import SHIPPED, default_model, load
+from hf_mass.engine.session import Session, events
+from hf_mass.engine.solution import Solution
+from hf_mass.errors import ConfigError, DataError
+from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.registry import make_method
 from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.problems import Problem, read_problem_file
 
 MODEL_VARIABLE = "HF_MASS_MODEL"
 """Environment variable: a folder or Hub id of the one model that the app offers, instead of those that ship."""
+METHOD_NAMES = {"mass": "MASS", "ttt": "TTT", "both": "both"}
+"""Methods that the page offers, and what it calls them."""
+TIME_LIMIT = 120.0
+"""Seconds that one adaptation may take."""
 
 EXAMPLES: dict[str, Path] = {
     path.stem.replace("-", " "): path for path in sorted((ASSETS / "examples").glob("*")) if path.suffix != ".md"
 }
 """Name → file of a problem that ships."""
 
-
 Lease = Callable[[Callable[..., Any]], Callable[..., Any]]
 """A decorator that has a GPU for the duration of a call, such as `spaces.GPU` of a ZeroGPU Space."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of an adaptation, as plain data: a leased GPU is used in another process.
+
+    Args:
+        facts: As `Solution.to_dict`, with the model's name.
+        archive: Zip file with the adapters; None if there are none, or nobody asked for them.
+    """
+
+    facts: dict[str, Any]
+    archive: Path | None = None
 
 
 class Workshop:
     """Models by name.
 
-    The whole of an adaptation, answers included, is one call of `adapt`: one lease of a GPU where those are leased.
+    The whole of an adaptation, answers and archive included, is one call of `adapt`: one lease of a GPU where those are
+    leased.
 
     Args:
         models: At least one.
         lease: Leases a GPU for each adaptation, which then goes on in a process of its own.
     """
 
-    def __init__(self, models: Sequence[LiveModel], lease: Lease | None = None) -> None:
+    def __init__(self, models: Sequence[LanguageModel], lease: Lease | None = None) -> None:
         self.models = {model.name: model for model in models}
         self.leases = lease is not None
-        self.adapt: Callable[..., Iterator[Event | Outcome]] = lease(self._adapt) if lease else self._adapt
+        self.adapt: Callable[..., Iterator[Event | Result]] = lease(self._adapt) if lease else self._adapt
 
     @classmethod
     def load(cls, name: str | None = None, lease: Lease | None = None, **settings: Any) -> Workshop:
-        """The model called `name`, or that of the environment, or all that ship; `settings` as for `load_model`."""
+        """The model called `name`, or that of the environment, or all that ship; `settings` as for `hf_mass.load`."""
         name = name or os.environ.get(MODEL_VARIABLE) or None
         if lease is not None:
             settings = {"device": "cuda", **settings}  # where moving is put off until a call has a GPU
-        return cls([load_model(each, **settings) for each in ([name] if name else SHIPPED)], lease)
+        return cls([load(each, **settings) for each in ([name] if name else SHIPPED)], lease)
 
-    def choose(self, problem: Problem, name: str | None = None) -> LiveModel:
+    def choose(self, problem: Problem, name: str | None = None) -> LanguageModel:
         """The model of this name, or without one the model that is made for the problem.
 
         Raises:
@@ -65,15 +87,47 @@ class Workshop:
         return self.models[name]
 
     def methods(self, problem: Problem, name: str | None = None) -> list[str]:
-        """What the chosen model can do with the problem, as names of methods."""
+        """Names of the methods that suit problem and model; MASS if none does, which then says why."""
         model = self.choose(problem, name)
-        trains = problem.kind in model.presets and all(task.demonstrations for task in problem.tasks)
-        return [method for method in METHODS[1:] if method == "mass" or trains]
+        return [method for method in METHOD_NAMES if _suits(method, model, problem)] or ["mass"]
 
     def _adapt(
-        self, name: str, problem: Problem, config: LiveConfig, stop: StopSign | None = None
-    ) -> Iterator[Event | Outcome]:
-        yield from run(self.models[name], problem, config, stop)
+        self,
+        name: str,
+        problem: Problem,
+        method: str,
+        settings: Mapping[str, Any],
+        stop: StopSign | None = None,
+        folder: Path | None = None,
+    ) -> Iterator[Event | Result]:
+        """Events, then the result. `settings` are as `chosen_settings` gives them; `folder` gets the archive."""
+        values = dict(settings)
+        seed = values.pop("seed", 0)
+        session = Session(self.models[name], make_method(method, values), seed, time_limit=TIME_LIMIT)
+        for event in events(session, problem, stop):
+            if not isinstance(event, Solution):
+                yield event
+                continue
+            yield Result({"model": name, **event.to_dict()}, None if folder is None else _archive(event, folder))
+
+
+def _suits(method: str, model: LanguageModel, problem: Problem) -> bool:
+    try:
+        make_method(method).require(model, problem.tasks)
+    except DataError:
+        return False
+    return True
+
+
+def _archive(solution: Solution, folder: Path) -> Path | None:
+    """The adapters as one zip file, each in a folder that `PeftModel.from_pretrained` reads."""
+    adaptations, files = list(solution.distinct()), folder / "adapter"
+    if not adaptations:
+        return None
+    shutil.rmtree(files, ignore_errors=True)  # of an earlier problem with other queries
+    for number, adaptation in enumerate(adaptations):
+        adaptation.save(files / f"query-{number}" if len(adaptations) > 1 else files)
+    return Path(shutil.make_archive(str(files), "zip", files))
 
 
 def example(name: str) -> Problem:

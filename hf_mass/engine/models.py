@@ -63,6 +63,8 @@ SHIPPED: dict[str, Shipped] = {
     ),
 }
 """Name → model; each is a folder of the package."""
+SMALL = 20_000_000
+"""Parameters below which one CPU thread is faster than several."""
 PRESETS = {"grids": ("arc", "grids"), "texts": ("text",)}
 """Kind of problem → settings of TTT for a model that does not ship: the first whose prompts it can write."""
 

@@ -76,21 +76,23 @@ class MASS(Method[MassState]):
 
     def resolved(self, lm: LanguageModel, tasks: Sequence[Task]) -> MassModel:
         """The model with the settings for these tasks."""
-        if self.config is not None:
-            config = self.config
-        elif isinstance(lm, MassModel):
-            config = changed(lm.config, self.changes)
-        else:
-            config = changed(_untrained(lm, tasks, self.prompt_format), self.changes)
+        config = self.settings(lm, tasks)
         return lm if isinstance(lm, MassModel) and lm.config == config else MassModel.on(lm, config)
+
+    def settings(self, lm: LanguageModel, tasks: Sequence[Task]) -> MassConfig:
+        """The settings for these tasks. The model's modules are not touched: others may be using them meanwhile."""
+        if self.config is not None:
+            return self.config
+        own = lm.config if isinstance(lm, MassModel) else _untrained(lm, tasks, self.prompt_format)
+        return changed(own, self.changes)
 
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
         """See `Method.require`."""
         if self.weigh_by == "demonstrations" and not all(task.demonstrations for task in tasks):
             raise DataError("The problem has no solved examples to weigh samples by. Choose weigh_by 'uniform'.")
-        mass = self.resolved(lm, tasks)
-        require_fields(mass, tasks)
-        require_room(mass, _as_read(lm, tasks))
+        config = self.settings(lm, tasks)
+        require_fields(lm, config, tasks)
+        require_room(lm, config, _as_read(lm, tasks))
 
     def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> MassState:
         """See `Method.begin`."""
@@ -146,33 +148,34 @@ def suitable_weighing(mass: MassModel, tasks: Sequence[Task]) -> str:
     return "scorer" if mass.config.weigh_by == "scorer" and not needs_demonstrations else "uniform"
 
 
-def require_fields(mass: MassModel, tasks: Sequence[Task]) -> None:
+def require_fields(lm: LanguageModel, config: MassConfig, tasks: Sequence[Task]) -> None:
     """Checks that tasks have the fields that the prompts need.
 
     Raises:
         DataError: If one is missing.
     """
-    if missing := {name for task in tasks for name in mass.config.format.task_fields if name not in task.fields}:
+    if missing := {name for task in tasks for name in config.format.task_fields if name not in task.fields}:
         name = min(missing)
         raise DataError(
-            f"{mass.name} is made for problems with a field {name!r}, which this one lacks. Give the problem as "
+            f"{lm.name} is made for problems with a field {name!r}, which this one lacks. Give the problem as "
             f'JSON with "problem", "demonstrations" and "fields": {{"{name}": ...}}, or take another model.'
         )
 
 
-def require_room(mass: MassModel, tasks: Sequence[Task]) -> None:
+def require_room(lm: LanguageModel, config: MassConfig, tasks: Sequence[Task]) -> None:
     """Checks that problems are shown whole to a model, an answer behind them.
 
     Raises:
         DataError: If one is not.
     """
-    limit = mass.config.max_length - mass.config.max_answer_tokens
+    limit = config.max_length - config.max_answer_tokens
+    encoder = TextEncoder(lm.tokenizer, config.format, config.max_length)
     for task in tasks:
-        length = len(mass.encoder.full_prompt_ids(task, mass.config.format.solver_prompt(task)))
+        length = len(encoder.full_prompt_ids(task, config.format.solver_prompt(task)))
         if length > limit:
             raise DataError(
                 f"Task {task.id!r} with its {len(task.demonstrations)} demonstrations has {length} tokens, and "
-                f"{mass.name} has room for {limit}. Give fewer or shorter demonstrations."
+                f"{lm.name} has room for {limit}. Give fewer or shorter demonstrations."
             )
 
 

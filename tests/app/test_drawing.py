@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_mass.app import drawing
-from hf_mass.engine.events import Answer, Loss
+from hf_mass.engine.events import Loss
+from hf_mass.methods.base import Answer
 from hf_mass.tasks.problems import Problem, read_problem
 from hf_mass.tasks.task import Demonstration, Task
 
@@ -37,7 +38,7 @@ class Reader(HTMLParser):
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.text = ""
         self.feed(html)
@@ -46,12 +47,12 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """An opening tag."""
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
         self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """A tag that closes itself."""
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         """A closing tag."""
@@ -71,13 +72,13 @@ class Reader(HTMLParser):
 
     def labels(self) -> list[str]:
         """What a screen reader says."""
-        return [str(attributes["aria-label"]) for _, attributes in self.found if "aria-label" in attributes]
+        return [str(attributes["aria-label"]) for _, attributes in self.elements if "aria-label" in attributes]
 
 
 def read(html: str) -> Reader:
     """The pieces of HTML that holds nothing unexpected."""
     reader = Reader(html)
-    for tag, attributes in reader.found:
+    for tag, attributes in reader.elements:
         assert tag in TAGS, tag
         assert set(attributes) <= ATTRIBUTES, attributes
         assert "aria-label" not in attributes or "role" in attributes, (tag, attributes)  # else it is not read out
@@ -87,8 +88,8 @@ def read(html: str) -> Reader:
 
 
 def row(question: str = "q", answer: str = "a", reason: str | None = None, **changes: Any) -> dict[str, Any]:
-    """A sample as `AdaptationRecord.table` has it."""
-    values = {"weight": 0.5, "attribution": -0.1, "loss_before": 2.0, "loss_after": 1.0, "reason": reason}
+    """A sample as `sample_rows` has it."""
+    values = {"weight": 0.5, "attribution": 0.1, "loss_before": 2.0, "loss_after": 1.0, "reason": reason}
     return {"question": question, "answer": answer, **values, **changes}
 
 
@@ -98,14 +99,19 @@ def problem_of(text: str, kind: str = "texts") -> Problem:
     return Problem(text, kind, tuple(tasks))
 
 
+def answer(text: str | None, score: float | None = None, written: str | None = None) -> Answer:
+    """An answer to whatever was asked."""
+    return Answer(Task("q"), text, score, written)
+
+
 WAYS: list[Callable[[str, str], str]] = [
     drawing.value_html,
     lambda text, kind: drawing.pair_html(Demonstration(text, text), kind),
     lambda text, kind: drawing.problem_html(problem_of(text, kind)),
     lambda text, kind: drawing.answers_html(
         problem_of(text, kind),
-        [Answer(text, text, False), Answer(None, text, None, text)],
-        [Answer(text, text, True, text)],
+        [answer(text, 0.0), answer(None, None, text)],
+        [answer(text, 1.0, text)],
     ),
     lambda text, kind: drawing.writing_html([text, "", text]),
     lambda text, kind: drawing.samples_html([row(text, text), row(text, text, reason=text)] * 6, kind),
@@ -130,11 +136,11 @@ def test_no_text_whatever_becomes_markup(text: str, kind: str) -> None:
 def test_a_grid_is_read_out_row_by_row() -> None:
     reader = read(drawing.grid_html(((0, 1), (2, 9))))
     assert reader.labels() == ["grid of 2 by 2: 0 1; 2 9"]
-    titles = [attributes["title"] for _, attributes in reader.found if "title" in attributes]
+    titles = [attributes["title"] for _, attributes in reader.elements if "title" in attributes]
     assert titles == ["black", "blue", "red", "maroon"]
     assert reader.text == "0129"
     strip = read(drawing.grid_html(((1,) * 100,)))
-    assert strip.text == "" and len(strip.found) == 101  # too small for digits
+    assert strip.text == "" and len(strip.elements) == 101  # too small for digits
 
 
 @pytest.mark.parametrize("text", ["0 1\n2", "0 1 x", "12 3", "", "[[0, 1]", "0 1\n\n2 3", "١ ٢"])
@@ -156,11 +162,11 @@ def test_a_problem() -> None:
 
 def test_answers_before_and_after() -> None:
     problem = read_problem("a -> 1\nb -> 2\nc -> 3")
-    before, after = Answer("7", "3", False), Answer("3", "3", True)
+    before, after = answer("7", 0.0), answer("3", 1.0)
     assert "–" in read(drawing.answers_html(problem, [], [])).text
     reader = read(drawing.answers_html(problem, [before], [after]))
     assert "Before ✗ wrong7" in reader.text and "After ✓ right3" in reader.text and "Right answer3" in reader.text
-    unknown = read(drawing.answers_html(read_problem("a -> 1\nc"), [Answer(None, written="<b>")], [Answer("x")]))
+    unknown = read(drawing.answers_html(read_problem("a -> 1\nc"), [answer(None, written="<b>")], [answer("x")]))
     assert "nothing that could be read" in unknown.text and "written: <b>" in unknown.text
     assert "Right" not in unknown.text and "✓" not in unknown.text and "✗" not in unknown.text
 
@@ -170,8 +176,8 @@ def test_samples_by_weight() -> None:
     reader = read(drawing.samples_html(rows, "texts"))
     assert re.findall(r"q\d", reader.text) == [f"q{n}" for n in range(9, -1, -1)]
     assert "2 more of less weight" in reader.text
-    assert "samples" in reader.labels()
-    assert read(drawing.samples_html([], "texts")).found
+    assert "samples" in reader.labels() and "A positive attribution means" in reader.text
+    assert read(drawing.samples_html([], "texts")).elements
 
 
 def test_values_that_are_no_numbers() -> None:
@@ -190,21 +196,22 @@ def test_values_that_are_no_numbers() -> None:
 
 def test_losses() -> None:
     assert drawing.loss_text([]) == ""
-    assert read(drawing.losses_html([])).found == []
+    assert read(drawing.losses_html([])).elements == []
     read(drawing.losses_html([Loss("ttt", 0, 0, 1, 0.0)]))
     losses = [Loss("ttt", 0, n, 2, 3.0 - n) for n in range(2)] + [
         Loss("mass", q, n, 2, 1.0) for q in (0, 1) for n in (0, 1)
     ]
     reader = read(drawing.losses_html(losses))
+    assert drawing.loss_text([Loss("mine", 0, 0, 1, 2.0)]) == "MINE loss 2.000 → 2.000"  # somebody's own method
     assert reader.labels() == ["TTT loss 3.000 → 2.000, MASS loss 1.000 → 1.000, MASS loss 1.000 → 1.000"]
-    lines = [attributes["points"] for tag, attributes in reader.found if tag == "polyline"]
+    lines = [attributes["points"] for tag, attributes in reader.elements if tag == "polyline"]
     assert [len(str(points).split()) for points in lines] == [2, 4]
     assert "TTT" in reader.text and "MASS" in reader.text
 
 
 def test_the_status_is_announced() -> None:
     for error, role in ((False, "status"), (True, "alert")):
-        ((_, attributes),) = read(drawing.status_html("x", error)).found
+        ((_, attributes),) = read(drawing.status_html("x", error)).elements
         assert (attributes["role"], attributes["aria-live"]) == (role, "polite")
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 import runpy
 import sys
 import threading
 import types
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,31 @@ from model_fixtures import snapshot
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from hf_mass.app import handlers as module
-from hf_mass.app.handlers import AUTOMATIC, MOST, Handlers, live_config
+from hf_mass.app import controls
+from hf_mass.app import workshop as module
+from hf_mass.app.controls import AUTOMATIC, MOST, OPTIONS, chosen_settings, model_values
+from hf_mass.app.handlers import Handlers
 from hf_mass.app.sessions import Sessions
-from hf_mass.app.workshop import EXAMPLES, MODEL_VARIABLE, Workshop, example
-from hf_mass.engine.events import Event, LiveConfig, Loss, Outcome, Stage
+from hf_mass.app.workshop import EXAMPLES, MODEL_VARIABLE, Result, Workshop, example
+from hf_mass.engine.events import Event, Loss, Stage
+from hf_mass.engine.models import load
 from hf_mass.errors import ConfigError
 from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.problems import Problem, read_problem
 
 RULE = "fruit colours by a hidden rule"
-SMALL = (4, 1, 1.0, 6, 1, 2e-3, False, 0, AUTOMATIC)
+SMALL = {
+    "samples": 4,
+    "inner_steps": 1,
+    "inner_learning_rate": 1.0,
+    "weigh_by": AUTOMATIC,
+    "max_examples": 6,
+    "num_train_epochs": 1,
+    "learning_rate": 2e-3,
+    "vote": False,
+    "seed": 0,
+}
+LONG = {**SMALL, "max_examples": 60, "num_train_epochs": 8}
 ROWS = [[1, 0, 2], [3, 4, 0], [5, 6, 7]]
 PAIRS = [{"input": [row], "output": [row[::-1]]} for row in ROWS]
 
@@ -38,6 +53,9 @@ PAIRS = [{"input": [row], "output": [row[::-1]]} for row in ROWS]
 def strips(queries: int = 1) -> str:
     """Rows that are turned around."""
     return json.dumps({"train": PAIRS, "test": [{"input": [[n, 8, 9]]} for n in range(queries)]})
+
+
+SAME = (gr.skip(),) * (1 + len(OPTIONS))
 
 
 class Visitor:
@@ -50,15 +68,15 @@ class Visitor:
         self,
         problem: Problem | None,
         method: str = "ttt",
-        settings: tuple[Any, ...] = SMALL,
+        settings: Mapping[str, Any] = SMALL,
         model: str = "grids-small",
     ) -> Iterator[tuple[Any, ...]]:
         """The page as it is redrawn."""
-        return self.do.adapt(problem, model, method, *settings, self.request)  # type: ignore[arg-type]
+        return self.do.adapt(problem, model, method, settings, self.request)  # type: ignore[arg-type]
 
     def file(self, path: Path | None) -> tuple[Any, ...]:
         """A file was uploaded."""
-        return self.do.show_file(None if path is None else str(path), self.request)  # type: ignore[arg-type]
+        return self.do.show_file(None if path is None else str(path), AUTOMATIC, self.request)  # type: ignore[arg-type]
 
     def stop(self) -> str:
         """The stop button was pressed."""
@@ -100,18 +118,18 @@ def test_good_input_is_shown(visitor: Visitor, tmp_path: Path) -> None:
     do = visitor.do
     file = tmp_path / "mine.json"
     file.write_text(strips())
-    for problem, picture, method, *sliders in (
+    for problem, picture, method, *settings in (
         visitor.file(file),
-        do.show_text(strips()),
-        do.show_text("a -> b\nc"),
-        do.show_text("peach?"),
-        *(do.show_example(name) for name in EXAMPLES),
+        do.show_text(strips(), AUTOMATIC),
+        do.show_text("a -> b\nc", AUTOMATIC),
+        do.show_text("peach?", AUTOMATIC),
+        *(do.show_example(name, AUTOMATIC) for name in EXAMPLES),
     ):
         assert isinstance(problem, Problem) and "hm-pairs" in picture
-        assert [value for _, value in method.choices][-1:] and len(sliders) == 6
+        assert [value for _, value in method.choices][-1:] and len(settings) == len(OPTIONS)
     assert visitor.file(file)[0].name == "mine"
-    assert [value for _, value in do.show_text(strips())[2].choices] == ["mass", "ttt", "both"]
-    assert [value for _, value in do.show_text("peach?")[2].choices] == ["mass"]
+    assert [value for _, value in do.show_text(strips(), None)[2].choices] == ["mass", "ttt", "both"]
+    assert [value for _, value in do.show_text("peach?", None)[2].choices] == ["mass"]
 
 
 def test_bad_input_is_refused_in_words(visitor: Visitor, tmp_path: Path) -> None:
@@ -127,51 +145,83 @@ def test_bad_input_is_refused_in_words(visitor: Visitor, tmp_path: Path) -> None
     ):
         (tmp_path / name).write_bytes(content)
         problem, picture, *rest = visitor.file(tmp_path / name)
-        assert isinstance(problem, str) and words in picture and 'role="alert"' in picture and len(rest) == 7
+        assert isinstance(problem, str) and words in picture and 'role="alert"' in picture and len(rest) == len(SAME)
         assert str(tmp_path) not in picture and "<img" not in picture and "<script" not in picture
     for text in ("{", "a -> b", "x" * 5000):
-        problem, picture, *_ = do.show_text(text)
+        problem, picture, *_ = do.show_text(text, AUTOMATIC)
         assert isinstance(problem, str) and 'role="alert"' in picture
 
 
 def test_nothing_is_no_error(visitor: Visitor) -> None:
-    for shown in (visitor.do.show_text(" \n"), visitor.do.show_example(None), visitor.file(None)):
-        assert shown[0] is None and "Choose an example" in shown[1] and 'role="status"' in shown[1]
-        assert len(shown) == 9
-    assert len(visitor.do.offered(None, None)) == 7
-
-
-def test_settings_that_a_page_offers_are_allowed(do: Handlers, monkeypatch: pytest.MonkeyPatch) -> None:
-    large = LiveConfig(samples=99, inner_steps=50, max_examples=250, num_train_epochs=None, learning_rate=None)
-    monkeypatch.setattr("hf_mass.engine.models.LiveModel.defaults", lambda self, kind: large)
-    _, samples, steps, rate, examples, epochs, ttt_rate = do.offered(example(RULE), None)
-    assert (samples.value, steps.value, examples.value) == (MOST["samples"], MOST["inner_steps"], MOST["max_examples"])
-    for skipped in (rate, epochs, ttt_rate):
-        assert not isinstance(skipped, gr.Slider)
+    do = visitor.do
+    for page in (do.show_text(" \n", AUTOMATIC), do.show_example(None, AUTOMATIC), visitor.file(None)):
+        assert page[0] is None and "Choose an example" in page[1] and 'role="status"' in page[1]
+        assert page[2:] == SAME
+    assert do.offered(None, None) == SAME
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 
+def offered(do: Handlers, problem: Problem, model: str | None = None) -> dict[str, Any]:
+    """Setting → its control."""
+    return dict(zip(OPTIONS, do.offered(problem, model)[1:], strict=True))
+
+
+def test_sliders_stand_at_the_models_own_settings(do: Handlers) -> None:
+    on_grids = offered(do, read_problem(strips()))
+    expected = {"samples": 8, "inner_steps": 1, "inner_learning_rate": 0.3}
+    expected |= {"max_examples": 40, "num_train_epochs": 2, "learning_rate": 2e-3}
+    assert {name: each.value for name, each in on_grids.items() if isinstance(each, gr.Slider)} == expected
+    assert on_grids["inner_learning_rate"].minimum == pytest.approx(0.03)
+    assert on_grids["inner_learning_rate"].maximum == pytest.approx(1.2)
+    on_rule = offered(do, example(RULE))  # whose model cannot be trained on demonstrations
+    assert on_rule["samples"].value == 24 and on_rule["inner_learning_rate"].value == 40.0
+    assert not isinstance(on_rule["learning_rate"], gr.Slider)
+    on_page = do.show_text("fig ->", "conventions-mass")  # chosen beforehand
+    assert on_page[3 + list(OPTIONS).index("samples")].value == 24
+
+
+def test_settings_that_a_page_offers_are_allowed(do: Handlers, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = {"samples": 99, "inner_steps": 50, "max_examples": 250}
+    monkeypatch.setattr("hf_mass.app.handlers.model_values", lambda model, tasks: large)
+    on_page = offered(do, example(RULE))
+    for name in large:
+        assert on_page[name].value == on_page[name].maximum == MOST[name]
+        assert chosen_settings({name: on_page[name].value})
+    for name in set(OPTIONS) - set(large):
+        assert not isinstance(on_page[name], gr.Slider)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_control_is_made_from_its_setting(name: str) -> None:
+    element, option = controls.control(name), OPTIONS[name]
+    assert element.info == option.help and element.elem_id == f"setting-{name}"
+    if isinstance(element, gr.Slider):
+        lowest, highest = type(option.default)(element.minimum), type(option.default)(element.maximum)
+        assert option.allows(lowest) and option.allows(highest) and lowest <= element.value <= highest
+
+
 def test_settings_of_the_page() -> None:
-    config = live_config("mass", 8.0, 2, 0.5, 40, 3, 1e-3, True, 7.0, "scorer")  # type: ignore[arg-type]
-    expected = LiveConfig("mass", 8, 2, 0.5, "scorer", 40, 3, 1e-3, True, 7, module.TIME_LIMIT)
-    assert config == expected
-    for empty in (0, None):
-        config = live_config("ttt", *(empty,) * 6, False, empty, "")  # type: ignore[arg-type]
-        assert config == LiveConfig("ttt", vote=False, time_limit=module.TIME_LIMIT)
+    values = {"samples": 8, "inner_learning_rate": 0.5, "vote": False, "seed": 7, "weigh_by": "scorer"}
+    assert chosen_settings(values) == values
+    for empty in (0, None, "", AUTOMATIC):
+        assert chosen_settings({**dict.fromkeys(OPTIONS, empty), "vote": False}) == {"vote": False}
 
 
-@pytest.mark.parametrize("place", range(10))
-def test_settings_that_are_refused(place: int) -> None:
-    good: list[Any] = ["ttt", 4, 1, 1.0, 6, 1, 1e-3, True, 0, "uniform"]
-    bad: dict[int, list[Any]] = {0: ["magic", ""], 9: ["magic"], 7: [], 8: ["x", float("nan"), float("inf"), [1]]}
-    rates = [-1.0, float("nan"), float("inf"), "x"]
-    for value in bad.get(place, rates if place in (3, 6) else [-1, 10**6, float("nan"), float("inf"), "x", {}, [1]]):
-        if value == {}:
-            continue  # as empty as 0
-        with pytest.raises(ConfigError, match=r"choose|at most"):
-            live_config(*good[:place], value, *good[place + 1 :])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_settings_that_are_refused(name: str) -> None:
+    bad: dict[str, list[Any]] = {"weigh_by": ["magic"], "vote": ["yes", 1], "seed": ["x", float("nan"), 1.5, [1]]}
+    default = [-1, float("nan"), float("inf"), "x", {}, [1], *([10**6, 1.5] if name in MOST else [])]
+    for value in bad.get(name, default):
+        with pytest.raises(ConfigError, match=rf"^{name} is .*choose"):
+            chosen_settings({name: value})
+
+
+def test_what_is_no_setting_here() -> None:
+    for values in ({"lora_r": 4096}, {"transformations": ["geometric"]}, [1], "samples"):
+        with pytest.raises(ConfigError, match=r"choose some of|give an object"):
+            chosen_settings(values)  # type: ignore[arg-type]
 
 
 # -- adapting ----------------------------------------------------------------------------------------------------------
@@ -187,6 +237,7 @@ def test_a_whole_adaptation(visitor: Visitor, tmp_path: Path) -> None:
         archive.extractall(tmp_path / "out")
     base = AutoModelForCausalLM.from_pretrained(ASSETS / "grids-small")
     assert PeftModel.from_pretrained(base, str(tmp_path / "out")).peft_config["default"].r > 0
+    assert load(tmp_path / "out").kinds == ("grids",)
 
 
 def test_without_a_problem(visitor: Visitor) -> None:
@@ -199,7 +250,7 @@ def test_without_a_problem(visitor: Visitor) -> None:
     [
         ({"model": "magic"}, "model is &#x27;magic&#x27;"),
         ({"method": "magic"}, "method is &#x27;magic&#x27;"),
-        ({"settings": (999, *SMALL[1:])}, "at most 32"),
+        ({"settings": {"samples": 999}}, "at most 32"),
         ({"model": "conventions-mass"}, "is made for texts"),
     ],
 )
@@ -216,10 +267,7 @@ def test_an_error_of_ours_gives_the_buttons_back(visitor: Visitor, monkeypatch: 
     monkeypatch.setattr(visitor.do.workshop, "adapt", fail)
     pages = []
     with pytest.raises(RuntimeError):
-        pages.extend(visitor.adapt(read_problem(strips())))
-    running = visitor.adapt(read_problem(strips()))
-    with pytest.raises(RuntimeError):
-        for page in running:
+        for page in visitor.adapt(read_problem(strips())):
             pages.append(page)
     assert pages[-1][5].interactive and 'role="alert"' in pages[-1][0] and "secret" not in pages[-1][0]
 
@@ -230,19 +278,21 @@ def test_the_archive_holds_the_last_problem_alone(visitor: Visitor) -> None:
     assert {name.split("/")[0] for name in names} == {"query-0", "query-1"}
     *_, one = visitor.adapt(read_problem(strips()))
     names = zipfile.ZipFile(download(one)).namelist()
-    assert {name for name in names if not name.endswith("/")} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "adaptation.json"} <= set(names)
+    assert not any("query" in name for name in names)
 
 
 def test_the_api(do: Handlers) -> None:
-    *steps, outcome = do.solve(strips(), "ttt", "grids-small", max_examples=6)
+    *steps, outcome = do.solve(strips(), "ttt", "grids-small", {"max_examples": 6})
     assert outcome["done"] and outcome["model"] == "grids-small" and len(outcome["after"]) == 1
     assert not any(step["done"] for step in steps)
     json.dumps([*steps, outcome], allow_nan=False)
     for arguments, words in (
         (("{",), "could not be read"),
         ((strips(), "magic"), "method is"),
+        ((strips(), "hf_mass.methods.ttt:TTT"), "method is"),  # nothing is imported that a visitor names
         ((strips(), "ttt", "magic"), "model is"),
-        ((strips(), "ttt", "", 999), "at most 32"),
+        ((strips(), "ttt", "", {"samples": 999}), "at most 32"),
         (("why?", "ttt"), "no solved examples"),
     ):
         with pytest.raises(gr.Error, match=words):
@@ -261,13 +311,13 @@ def test_stopping_is_ones_own(do: Handlers) -> None:
     *_, last = running
     assert "Done in" in last[0]
     *_, last = other
-    assert "Done in" in last[0]  # he had not begun when he pressed the button
+    assert "Done in" in last[0]  # they had not begun when they pressed the button
 
 
 def test_stopping_ends_what_goes_on(do: Handlers, workshop: Workshop) -> None:
     one, two = Visitor(do, "one"), Visitor(do, "two")
-    before = snapshot(workshop.models["grids-small"].mass.model)
-    running = one.adapt(read_problem(strips()), settings=(4, 1, 1.0, 60, 8, 2e-3, False, 0, AUTOMATIC))
+    before = snapshot(workshop.models["grids-small"].model)
+    running = one.adapt(read_problem(strips()), settings=LONG)
     next(running), next(running)
     two.stop()
     two.leave()
@@ -275,7 +325,7 @@ def test_stopping_ends_what_goes_on(do: Handlers, workshop: Workshop) -> None:
     assert "Stopping" in one.stop()
     *_, last = running
     assert "stopped" in last[0] and 'role="alert"' in last[0] and last[5].interactive and not last[4].visible
-    after = snapshot(workshop.models["grids-small"].mass.model)
+    after = snapshot(workshop.models["grids-small"].model)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -287,14 +337,14 @@ def test_two_visitors_get_what_each_gets_alone(do: Handlers) -> None:
         return page
 
     alone = [last(n)[1:4] for n in (0, 1)]
-    found: dict[int, tuple[Any, ...]] = {}
-    threads = [threading.Thread(target=lambda n=n: found.update({n: last(n)})) for n in (0, 1)]
+    pages: dict[int, tuple[Any, ...]] = {}
+    threads = [threading.Thread(target=lambda n=n: pages.update({n: last(n)})) for n in (0, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert [found[n][1:4] for n in (0, 1)] == alone
-    assert download(found[0]).parent != download(found[1]).parent
+    assert [pages[n][1:4] for n in (0, 1)] == alone
+    assert download(pages[0]).parent != download(pages[1]).parent
 
 
 def test_leaving_takes_ones_own_files_along(do: Handlers, tmp_path: Path) -> None:
@@ -339,7 +389,7 @@ def test_a_new_adaptation_stops_the_earlier_one() -> None:
 
 def test_leaving_stops(do: Handlers) -> None:
     one = Visitor(do, "one")
-    running = one.adapt(read_problem(strips()), settings=(4, 1, 1.0, 60, 8, 2e-3, False, 0, AUTOMATIC))
+    running = one.adapt(read_problem(strips()), settings=LONG)
     next(running), next(running)
     one.leave()
     *_, last = running
@@ -365,16 +415,26 @@ def test_the_model_for_a_problem(workshop: Workshop) -> None:
     assert alone.choose(words).name == alone.choose(grids).name == "grids-small"
 
 
+def test_looking_at_a_problem_touches_no_model() -> None:
+    """It happens while another visitor's problem is adapted to."""
+    lm, problem = load("grids-small", device="cpu"), read_problem(strips())
+    modules, state = [name for name, _ in lm.model.named_modules()], torch.get_rng_state()
+    assert Workshop([lm]).methods(problem) == ["mass", "ttt", "both"]
+    assert model_values(lm, problem.tasks)["samples"] == 8
+    assert [name for name, _ in lm.model.named_modules()] == modules
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_a_lease_covers_the_whole_adaptation(do: Handlers, workshop: Workshop) -> None:
     held: list[bool] = []
-    seen: list[object] = []
+    seen: list[Any] = []
 
     def lease(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
         def leased(*args: Any) -> Iterator[Any]:
             held.append(True)
             for event in function(*args):
-                seen.append(event)
-                yield event
+                seen.append(pickle.loads(pickle.dumps(event)))  # as it comes from another process
+                yield seen[-1]
             held.append(False)
 
         return leased
@@ -383,8 +443,9 @@ def test_a_lease_covers_the_whole_adaptation(do: Handlers, workshop: Workshop) -
     visitor = Visitor(Handlers(leasing, do.sessions), "one")
     *_, last = visitor.adapt(read_problem(strips()), model=AUTOMATIC)
     assert "Done in" in last[0] and held[0] is True and held.count(True) == 1
-    assert isinstance(seen[0], Stage) and isinstance(seen[-1], Outcome)
-    assert any(isinstance(event, Loss) for event in seen)
+    assert isinstance(seen[0], Stage) and isinstance(seen[-1], Result)
+    assert any(isinstance(event, Loss) for event in seen) and download(last).exists()
+    assert max(len(pickle.dumps(event)) for event in seen) < 100_000  # no model among them
 
 
 def test_the_space_leases_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,7 +462,7 @@ def test_the_space_leases_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) 
     assert asked[1:] == [120, {"lease": "the decorator"}]
 
 
-def test_a_visitor_who_leaves_while_his_archive_is_written_leaves_nothing(
+def test_a_visitor_who_leaves_while_their_archive_is_written_leaves_nothing(
     visitor: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The page closes between the adapter and the archive."""
@@ -413,6 +474,6 @@ def test_a_visitor_who_leaves_while_his_archive_is_written_leaves_nothing(
         Path(f"{name}.{kind}").write_bytes(b"late")
         return f"{name}.{kind}"
 
-    monkeypatch.setattr(module, "make_archive", leave_first)
+    monkeypatch.setattr(module.shutil, "make_archive", leave_first)
     list(visitor.adapt(read_problem(json.dumps({"train": PAIRS, "test": PAIRS[:1]}))))
     assert [path for path in sessions.root.rglob("*") if path.is_file()] == []

@@ -11,10 +11,10 @@ from gradio_client import Client
 from hub_emulator import EmulatedHub
 from hub_fixtures import BASE_ID, put_base, trained_on
 
-from hf_mass.engine.events import LiveConfig
-from hf_mass.engine.models import load_model
-from hf_mass.engine.session import solve
+from hf_mass.engine.models import load
+from hf_mass.engine.session import Session
 from hf_mass.errors import HubError
+from hf_mass.methods.registry import make_method
 from hf_mass.tasks.problems import read_problem
 
 LINES = read_problem("1 -> 2\n2 -> 3\n3 -> 4\n4 ->")
@@ -30,28 +30,28 @@ def pushed(hub: EmulatedHub) -> str:
 
 @pytest.mark.parametrize("method", ["mass", "ttt", "both"])
 def test_a_saved_model_and_a_bare_base_adapt(hub: EmulatedHub, pushed: str, method: str) -> None:
-    settings = LiveConfig(method=method, samples=2, max_examples=4, num_train_epochs=1)
+    settings = {"samples": 2, "max_examples": 4, "num_train_epochs": 1}
     for name in (pushed, BASE_ID):
-        model = load_model(name)
-        outcome = solve(model, LINES, settings)
-        assert len(outcome.before) == len(outcome.after) == 1
-        assert bool(outcome.samples) == (method != "ttt")
+        solution = Session(load(name), make_method(method, settings)).solve(LINES)
+        assert len(solution.before) == len(solution.after) == 1
+        assert bool(solution.samples) == (method != "ttt")
 
 
 def test_what_cannot_be_had(hub: EmulatedHub, pushed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HubError, match=r"does not exist, or is private.*hf auth login"):
-        load_model("alice/nothing")
+        load("alice/nothing")
     with pytest.raises(HubError, match="no id of a repository"):
-        load_model("no/such/folder/here")
+        load("no/such/folder/here")
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(HubError, match="does not exist, or is private"):
-        load_model(pushed, token=False)
-    assert load_model(pushed, token="hf_alice").name == pushed
+        load(pushed, token=False)
+    assert load(pushed, token="hf_alice").name == pushed
 
 
 def test_the_app_on_a_private_repository(hub: EmulatedHub, pushed: str, tmp_path: Path) -> None:
     settings = {"HF_MASS_MODEL": pushed, "HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0", "HF_TOKEN": "hf_alice"}
     with running_app(tmp_path, HF_HOME=str(tmp_path / "cache"), **settings) as address:
-        outcome = Client(address, verbose=False).predict("1 -> 2\n2 -> 3\n3 ->", "mass", samples=2, api_name="/solve")
+        client = Client(address, verbose=False)
+        outcome = client.predict("1 -> 2\n2 -> 3\n3 ->", "mass", settings={"samples": 2}, api_name="/solve")
     assert outcome["model"] == pushed and len(outcome["samples"][0]) == 2
     assert "HF_ENDPOINT" in os.environ  # the app took it over from here

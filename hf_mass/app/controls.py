@@ -1,0 +1,85 @@
+"""The settings that visitors may change, how far, and the page's controls for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+
+from hf_mass.errors import ConfigError, DataError
+from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.mass import MASS
+from hf_mass.methods.mass_settings import MassConfig
+from hf_mass.methods.settings import Option, flat, values_of
+from hf_mass.methods.ttt import TTT
+from hf_mass.methods.ttt_settings import TTTSettings
+from hf_mass.tasks.task import Task
+
+AUTOMATIC = "automatic"
+"""What stands for the model's own setting, and for the model that suits the problem."""
+OFFERED: dict[str, tuple[type, tuple[str, ...]]] = {
+    "MASS": (MassConfig, ("samples", "inner_steps", "inner_learning_rate", "weigh_by")),
+    "TTT": (TTTSettings, ("max_examples", "num_train_epochs", "learning_rate")),
+}
+"""Method → its settings, and those of them that visitors may change."""
+MOST = {"samples": 32, "inner_steps": 8, "max_examples": 100, "num_train_epochs": 8}
+"""The most that one visitor may ask for."""
+
+LABELS = {name: f"{method}: {name.replace('_', ' ')}" for method, (_, names) in OFFERED.items() for name in names}
+LABELS |= {"vote": "TTT: vote", "seed": "Seed"}
+OPTIONS: dict[str, Option] = {
+    name: replace(flat(cls)[name], most=MOST.get(name, flat(cls)[name].most))
+    for cls, names in OFFERED.values()
+    for name in names
+}
+OPTIONS |= {
+    "vote": Option("vote", bool, True, "Answer under several transformations and vote; otherwise ask once."),
+    "seed": Option("seed", int, 0, "For sampling and training."),
+}
+"""Name → what it does and which values it may have here, in the order of the controls."""
+
+
+def control(name: str, value: Any = None) -> Any:
+    """The control of a setting, at a value or its default; a rate's slider spans a tenth to four times of it."""
+    option = OPTIONS[name]
+    value = option.default if value is None else value
+    texts: dict[str, Any] = {"label": LABELS[name], "info": option.help, "elem_id": f"setting-{name}"}
+    if option.kind is bool:
+        return gr.Checkbox(value, **texts)
+    if option.choices is not None:
+        return gr.Dropdown([AUTOMATIC, *option.choices], value=AUTOMATIC, **texts)
+    if option.kind is float:
+        return gr.Slider(value / 10, value * 4, value, step=value / 10, **texts)
+    if option.least is None or option.most is None:
+        return gr.Number(value, precision=0, **texts)
+    return gr.Slider(option.least, option.most, min(value, option.most), step=1, **texts)
+
+
+def model_values(lm: LanguageModel, tasks: Sequence[Task]) -> dict[str, Any]:
+    """The model's own numbers for tasks, by name of the setting; without those of TTT if it cannot be trained so."""
+    values = values_of(MASS().settings(lm, tasks))
+    with suppress(DataError):
+        values |= values_of(TTT().resolved(lm, tasks))
+    return {name: values[name] for name in OPTIONS if isinstance(values.get(name), int | float)}
+
+
+def chosen_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of controls, without those that stand for the model's own: None, 0, the empty text, AUTOMATIC.
+
+    Raises:
+        ConfigError: If there is no such setting, or a value is out of range or beyond what visitors may ask for.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"settings is {values!r:.60}; give an object of names and values.")
+    if unknown := sorted(set(values) - set(OPTIONS)):
+        raise ConfigError(f"There is no setting {unknown[0]!r:.60} here; choose some of {list(OPTIONS)}.")
+    settings = {
+        name: value for name, value in values.items() if value is False or value not in (None, 0, "", AUTOMATIC)
+    }
+    for name, value in settings.items():
+        if not OPTIONS[name].allows(value):
+            raise ConfigError(f"{name} is {value!r:.60}; choose {OPTIONS[name].cure}.")
+    return settings
