@@ -531,7 +531,7 @@ def test_a_model_of_a_small_world_is_not_trained_in_words_that_it_lacks(tmp_path
     assert isinstance(texts, MassModel)
     texts.save_pretrained(tmp_path / "mine")
     model = load(tmp_path / "mine", device="cpu")
-    assert model.defaults == {"ttt": {}}
+    assert model.defaults["ttt"] == {}
     for method, words in (("ttt", "cannot be trained on demonstrations"), ("mass", "a field 'family'")):
         with pytest.raises(DataError, match=words):
             solve(model, read_problem("a -> b\nc ->"), How(method))
