@@ -17,10 +17,10 @@ from conventions_experiment import rows as experiment_rows
 from hf_mass.errors import DataError
 from hf_mass.evaluation.cards import write_card
 from hf_mass.evaluation.plots import accuracy_plot, training_plot
-from hf_mass.evaluation.protocol import Outcome
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import Goal, ResultRow, ResultTable
 from hf_mass.lab.conventions import ConventionsWorld
+from hf_mass.lab.protocol import Outcome
 
 Found = Mapping[str, Mapping[str, tuple[Outcome, float | None]]]
 SPLITS = {"test_families": "families held out", "test_conventions": "conventions held out"}

@@ -17,7 +17,7 @@ from grid_world import HELD_OUT, Sizes, few_shot_tasks, of_each_type
 from hf_mass import Task, TTTConfig, load_grid_tasks
 from hf_mass.core.losses import row_values
 from hf_mass.core.trees import Tree, tree_map
-from hf_mass.evaluation.protocol import adapt_directly
+from hf_mass.lab.protocol import adapt_directly
 from hf_mass.lm.binding import BoundLora, deterministic
 from hf_mass.lm.generation import Sampling, complete, row_seed
 from hf_mass.methods.base import AdaptationRecord
