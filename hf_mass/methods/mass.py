@@ -90,11 +90,11 @@ class MASS(Method[MassState]):
             raise DataError("The problem has no solved examples to weigh samples by. Choose weigh_by 'uniform'.")
         mass = self.resolved(lm, tasks)
         require_fields(mass, tasks)
-        require_room(mass, _as_read(lm, tasks))
+        require_room(mass, as_read(lm, tasks))
 
     def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> MassState:
         """See `Method.begin`."""
-        return MassState(self.resolved(lm, tasks), _as_read(lm, tasks), seed)
+        return MassState(self.resolved(lm, tasks), as_read(lm, tasks), seed)
 
     def step(self, lm: LanguageModel, state: MassState) -> MassState:
         """First the samples are written, then they are weighed and trained on."""
@@ -122,7 +122,7 @@ class MASS(Method[MassState]):
         self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None, seed: int
     ) -> list[Answer]:
         """See `Method.answer`."""
-        return self.resolved(lm, tasks).solve(_as_read(lm, tasks), adaptations, seed=seed)
+        return self.resolved(lm, tasks).solve(as_read(lm, tasks), adaptations, seed=seed)
 
     def explain(self, lm: LanguageModel, adaptation: Adaptation) -> list[dict[str, Any]]:
         """Each sample with weight, attribution (positive = helpful), losses, and why it was left out."""
@@ -189,7 +189,8 @@ def require_room(mass: MassModel, tasks: Sequence[Task]) -> None:
             )
 
 
-def _as_read(lm: LanguageModel, tasks: Sequence[Task]) -> tuple[Task, ...]:
+def as_read(lm: LanguageModel, tasks: Sequence[Task]) -> tuple[Task, ...]:
+    """Tasks as MASS reads them: through the chat template where the model has one."""
     return tuple(replace(task, conversational=True) if lm.chat else task for task in tasks)
 
 
