@@ -1,9 +1,7 @@
 """Best of n, a method of your own: sample n answers, take the one whose tokens the model finds likeliest on average.
 
-    hf_mass.adapt("grids-base", task, BestOfN(16)).answer()
-    hf-mass evaluate puzzles --methods few-shot,best_of_n:BestOfN       # in this folder
-
-Stopping between two samples, time limits and the count of tokens are the engine's, as for every method.
+hf_mass.adapt("grids-base", task, BestOfN(16)).answer()
+hf-mass evaluate puzzles --methods few-shot,best_of_n:BestOfN       # in this folder
 """
 
 import math
@@ -29,13 +27,12 @@ class Candidates(Adaptation):
     scored: tuple[tuple[float, str | None], ...] = ()
 
 
+@dataclass
 class BestOfN(Method[list[Candidates]]):
     """Each step samples one more answer to every task by the few-shot prompt; the model as it is scores it."""
 
+    n: int = 8
     name = "best of n"
-
-    def __init__(self, n: int = 8) -> None:
-        self.n = n
 
     def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> list[Candidates]:
         return [Candidates(task, seed=seed) for task in tasks]
@@ -46,9 +43,8 @@ class BestOfN(Method[list[Candidates]]):
         texts = [[each.answer] if each.answer else [] for (each,) in model.predict(tasks, seed=seed)[0]]
         records = []
         for each, sums in zip(state, model.log_probs(tasks, texts), strict=True):
-            lengths = {text: sum(model.encoder.answered(each.task, text)[1]) for text in sums}
-            means = [(values[0] / lengths[text], text) for text, values in sums.items()] or [(-math.inf, None)]
-            records.append(replace(each, scored=(*each.scored, *means)))
+            means = [(v / sum(model.encoder.answered(each.task, text)[1]), text) for text, (v,) in sums.items()]
+            records.append(replace(each, scored=(*each.scored, *(means or [(-math.inf, None)]))))
         return records
 
     def stop(self, state: list[Candidates]) -> bool:
