@@ -54,6 +54,6 @@ class BestOfN(Method[list[Candidates]]):
         return state
 
     def answer(self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Any, seed: int) -> list[Answer]:
-        if adaptations is None:
+        if [each.task for each in adaptations or ()] != list(tasks):  # nothing was sampled for these questions
             return GREEDY.answer(lm, tasks, None, seed)
         return [Answer.judged(task, max(each.scored)[1]) for task, each in zip(tasks, adaptations, strict=True)]
