@@ -17,6 +17,8 @@ import hf_mass
 from hf_mass.errors import Stopped
 from hf_mass.evaluation.tables import ResultTable
 from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.ttt import TTT
+from hf_mass.methods.ttt_settings import ASKED_ONCE
 from hf_mass.tasks.reading import read_set
 
 
@@ -48,7 +50,7 @@ def test_the_likeliest_answer_by_the_token_is_taken(best_of_n: Any, puzzle: Path
     assert adaptation.cost.sampled_tokens >= 6 and adaptation.cost.forward_passes > 0  # what scored was counted too
     assert adaptation.scored == hf_mass.adapt(lm, task, best_of_n.BestOfN(6)).scored  # type: ignore[attr-defined]
     greedy = adaptation.before()
-    assert greedy.text == hf_mass.adapt(lm, task, "none").answer().text
+    assert greedy.text == hf_mass.adapt(lm, task, TTT(**ASKED_ONCE)).before().text
     other = task.with_query("1 2 3")
     assert adaptation.answer("1 2 3").task == other and adaptation.answer("1 2 3").text != text
     assert best_of_n.BestOfN().answer(lm, [task], [replace(adaptation, scored=((-1.0, None),))], 0)[0].right is False
