@@ -95,12 +95,16 @@ def evaluate_methods(
     table = build_table(tasks, lm, comparison.rows, outcomes, seeds, without_tokens(command), settings)
     notes = [*differences(comparison.rows, outcomes), *remarks(comparison.rows, outcomes)]
     paths = [] if output is None else write_report(output, table, notes, by_domain(comparison.rows, outcomes))
+    show(table, notes, paths, as_json)
+
+
+def show(table: ResultTable, notes: Sequence[str], paths: Sequence[Path], as_json: bool) -> None:
+    """The table and what is to be said of it, on stdout."""
     if as_json:
         print(json.dumps({**json.loads(table.to_json()), "notes": notes}, ensure_ascii=False))
         return
-    console = stdout_console()
     lines = [table.to_text(), "", *notes, *(f"written: {path}" for path in paths), f"by: {table.meta['command']}"]
-    console.print(plain("\n".join(lines)), markup=False, soft_wrap=True)
+    stdout_console().print(plain("\n".join(lines)), markup=False, soft_wrap=True)
 
 
 def row_name(word: str) -> str:
@@ -151,7 +155,7 @@ def build_table(
     """A line for each row, intervals over tasks and seeds."""
     lines = []
     for name, by_seed in outcomes.items():
-        cost = mean_cost([row for rows in by_seed for row in rows])
+        cost = mean_cost([row for some in by_seed for row in some])
         accuracy = {tasks.name: mean_interval(results(by_seed))}
         lines.append(ResultRow(rows[name].label, accuracy, cost.sampled_tokens, cost.seconds))
     device = lm.device
@@ -182,7 +186,7 @@ def remarks(rows: Rows, outcomes: ByName) -> list[str]:
     """What a reader of the table must know besides."""
     lines = []
     for name, by_seed in outcomes.items():
-        reasons = Counter(row["reason"] for rows in by_seed for row in rows if row["reason"])
+        reasons = Counter(row["reason"] for some in by_seed for row in some if row["reason"])
         if reasons:
             reason, _ = reasons.most_common(1)[0]
             lines.append(f"{rows[name].label}: {reasons.total()} times not adapted or answered; most often: {reason}")
@@ -202,7 +206,7 @@ def by_domain(rows: Rows, outcomes: ByName) -> list[str]:
         "| --- | ---: |" + " ---: |" * len(outcomes),
     ]
     for domain, count in counts.items():
-        cells = [[r["right"] for rows in each for r in rows if r["domain"] == domain] for each in outcomes.values()]
+        cells = [[r["right"] for some in each for r in some if r["domain"] == domain] for each in outcomes.values()]
         means = " | ".join(f"{np.mean(cell):.3f}" for cell in cells)
         lines.append(f"| {domain or '–'} | {count} | {means} |".replace("\n", " "))
     return [*lines, ""]
