@@ -27,9 +27,9 @@ from transformers import HfArgumentParser
 from hf_mass import Task, TTTConfig, TTTTrainer, load_bbh, load_few_shot_file, load_grid_tasks
 from hf_mass.errors import ConfigError
 from hf_mass.methods.base import Adaptation
+from hf_mass.methods.ttt_settings import TTT_PRESETS
 from hf_mass.tasks.answers import mean_scores
 from hf_mass.tasks.grids import parse_grid
-from hf_mass.training.ttt_config import TTT_PRESETS
 from hf_mass.training.ttt_results import TaskResult
 from results_ttt import BASE, HELD_OUT, world_tasks
 
