@@ -100,7 +100,7 @@ def goals(table: ResultTable, found: Sequence[Found]) -> list[Goal]:
         goal = table.check_above(method, baseline, split, factor=factor)
         key = next(name for name, shown in SPLITS.items() if shown == split)
         difference = paired_difference(results(found, method, key), results(found, baseline, key))
-        checked.append(Goal(goal.text, goal.met, f"{goal.found}; paired difference {difference}"))
+        checked.append(Goal(goal.text, goal.met, f"{goal.numbers}; paired difference {difference}"))
     return checked
 
 

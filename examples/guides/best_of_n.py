@@ -44,14 +44,14 @@ class BestOfN(Method[list[Candidates]]):
         records = []
         for each, sums in zip(state, model.log_probs(tasks, texts), strict=True):
             means = [(v / sum(model.encoder.answered(each.task, text)[1]), text) for text, (v,) in sums.items()]
-            records.append(replace(each, scored=(*each.scored, *(means or [(-math.inf, None)]))))
+            records.append(replace(each, scored=(*each.scored, *(means or ((-math.inf, None),)))))
         return records
 
     def stop(self, state: list[Candidates]) -> bool:
         return len(state[0].scored) == self.n
 
-    def finish(self, lm: LanguageModel, state: list[Candidates]) -> list[Candidates]:
-        return state
+    def finish(self, lm: LanguageModel, state: list[Candidates]) -> list[Adaptation]:
+        return list(state)
 
     def answer(self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Any, seed: int) -> list[Answer]:
         if [each.task for each in adaptations or ()] != list(tasks):  # nothing was sampled for these questions
