@@ -81,7 +81,9 @@ ROWS: dict[str, Row] = {
     "mass-demonstrations": Row(
         "MASS, attribution to demonstrations", partial(_mass, weigh_by="demonstrations"), "none"
     ),
-    "few-shot": Row("base, few-shot prompt", lambda *of: NoAdaptation(_ttt(*of, False))),
+    "few-shot": Row(
+        "base, few-shot prompt", lambda lm, tasks, values: NoAdaptation(_ttt(lm, tasks, values, vote=False))
+    ),
     "few-shot-voting": Row("base, few-shot prompt + voting", lambda *of: NoAdaptation(_ttt(*of)), "few-shot"),
     "ttt": Row("TTT", partial(_ttt, vote=False), "few-shot"),
     "ttt-voting": Row("TTT + voting", _ttt, "few-shot"),
