@@ -7,10 +7,8 @@ import json
 import os
 import platform
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,6 @@ from hf_mass.cli.reading import read_set
 from hf_mass.cli.showing import plain, stdout_console
 from hf_mass.cli.solving import load_chosen
 from hf_mass.engine.models import default_model
-from hf_mass.errors import CheckpointError
 from hf_mass.evaluation.compare import OUTCOMES, ROWS, Comparison, Outcomes, Row, digest, fitting_rows, mean_cost
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import ResultRow, ResultTable
@@ -75,7 +72,7 @@ def evaluate_methods(
     if any(":" in name for name in names) and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a method of one's own is looked for where one works
     tasks = read_set(name, **reading)
-    with watched(quiet) as watch, place_of(output) as folder:
+    with watched(quiet) as watch:
         watch.say("Loading the model")
         lm = load_chosen(choice, tasks.model or default_model(tasks.kind))
         of_methods = {key: value for key, value in settings.items() if key not in ("batch_size", "token_budget")}
@@ -85,7 +82,7 @@ def evaluate_methods(
             tasks.tasks,
             names or fitting_rows(lm, tasks.kind, tasks.tasks),
             of_methods,
-            Outcomes(folder / OUTCOMES, about, resume),
+            Outcomes(output and output / OUTCOMES, about, resume),
             settings["batch_size"],
             settings["token_budget"],
             watch.say,
@@ -115,20 +112,6 @@ def row_name(word: str) -> str:
         choices = ", ".join([*ROWS, *(name for name in METHODS if name not in ROWS)])
         raise typer.BadParameter(f"{word!r} is none of {choices}, nor package.module:Class.", param_hint="--methods")
     return word
-
-
-@contextmanager
-def place_of(output: Path | None) -> Iterator[Path]:
-    """The folder of the run, or one that is gone at the end."""
-    if output is None:
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
-        return
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{output} cannot be written to: {error}. Give another folder.") from error
-    yield output
 
 
 # -- reporting ---------------------------------------------------------------------------------------------------------

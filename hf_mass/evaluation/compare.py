@@ -81,9 +81,7 @@ ROWS: dict[str, Row] = {
     "mass-demonstrations": Row(
         "MASS, attribution to demonstrations", partial(_mass, weigh_by="demonstrations"), "none"
     ),
-    "few-shot": Row(
-        "base, few-shot prompt", lambda lm, tasks, values: NoAdaptation(_ttt(lm, tasks, values, vote=False))
-    ),
+    "few-shot": Row("base, few-shot prompt", lambda *of: NoAdaptation(partial(_ttt, vote=False)(*of))),
     "few-shot-voting": Row("base, few-shot prompt + voting", lambda *of: NoAdaptation(_ttt(*of)), "few-shot"),
     "ttt": Row("TTT", partial(_ttt, vote=False), "few-shot"),
     "ttt-voting": Row("TTT + voting", _ttt, "few-shot"),
@@ -125,18 +123,24 @@ class Outcomes:
     """What every row came to on every task, kept in a file batch by batch.
 
     Args:
-        file: The file.
+        file: The file; None to keep nothing.
         about: What outcomes depend on, as JSON values; a run is resumed with the same only.
         resume: Whether to start from what is there.
 
     Raises:
         ConfigError: If what is there is of another run.
-        CheckpointError: If it cannot be read.
+        CheckpointError: If it cannot be read, or nothing be written there.
     """
 
-    def __init__(self, file: Path, about: Mapping[str, Any], resume: bool = False) -> None:
+    def __init__(self, file: Path | None, about: Mapping[str, Any], resume: bool = False) -> None:
         self.file, self.about = file, json.loads(json.dumps({"format": FORMAT_VERSION, **about}))
         self.methods: dict[str, dict[str, list[dict[str, Any] | None]]] = {}
+        if file is None:
+            return
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"{file.parent} cannot be written to: {error}. Give another folder.") from error
         if not resume or not file.is_file():
             return
         try:
@@ -161,6 +165,8 @@ class Outcomes:
 
     def save(self) -> None:
         """Write the file, whole or not at all."""
+        if self.file is None:
+            return
         text = json.dumps({"about": self.about, "methods": self.methods}, ensure_ascii=False, indent=1) + "\n"
         partial_file = self.file.with_name(self.file.name + ".partial")
         partial_file.write_text(text, encoding="utf-8")
@@ -174,15 +180,14 @@ def outcome(task: Task, adaptation: Adaptation | str, answer: tuple[Answer, Cost
     if isinstance(adaptation, str) or answer is None or isinstance(answer, str):
         return {**values, "reason": adaptation if isinstance(adaptation, str) else answer, "cost": asdict(cost)}
     record, of_answer = answer
-    values |= {"right": record.score or 0.0, "answer": record.text}
-    return {**values, "reason": adaptation.reason or record.reason, "cost": asdict(cost + of_answer)}
+    values |= {"right": record.score or 0.0, "answer": record.text, "reason": adaptation.reason or record.reason}
+    return {**values, "cost": asdict(cost + of_answer)}
 
 
 def digest(tasks: Sequence[Task]) -> str:
     """A digest of what tasks ask and of their known answers."""
-    pairs = [[[pair.question, pair.answer] for pair in task.demonstrations] for task in tasks]
-    questions = [[task.id, task.problem, task.answer, sorted(task.fields.items())] for task in tasks]
-    return hashlib.sha256(json.dumps([questions, pairs], default=str).encode()).hexdigest()[:16]
+    parts = [(task.id, task.problem, task.answer, task.demonstrations, sorted(task.fields.items())) for task in tasks]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def attempt(work: Callable[[list[int]], Sequence[T]], numbers: list[int]) -> dict[int, T | str]:
@@ -244,15 +249,11 @@ class Comparison:
         self.rows = {name: find_row(name, self.settings) for name in self.names}
         if len({row.label for row in self.rows.values()}) < len(self.names):
             raise ConfigError(f"Two of the methods {list(self.names)} call themselves alike. Give one another name.")
-        if "majority" in self.names and not (self.token_budget or self._by_mass):
+        if "majority" in self.names and not (self.token_budget or any(name.startswith("mass") for name in self.names)):
             raise ConfigError("The majority vote spends what a row of MASS does. Name one, or give --token_budget.")
         self.methods = {name: row.make(self.lm, self.tasks, self.settings) for name, row in self.rows.items()}
         for method in self.methods.values():
             self._require(method)
-
-    @property
-    def _by_mass(self) -> list[str]:
-        return [name for name in self.names if name.startswith("mass")]
 
     def _require(self, method: Method[Any]) -> None:
         errors = []
@@ -280,8 +281,8 @@ class Comparison:
         return list(groups.values())
 
     def _budget(self, seeds: Sequence[int]) -> float:
-        spent = [mean_cost(rows).sampled_tokens for n in self._by_mass for rows in self.outcomes.complete(n, seeds)]
-        return self.token_budget or math.ceil(max(spent))
+        runs = [rows for n in self.names if n.startswith("mass") for rows in self.outcomes.complete(n, seeds)]
+        return self.token_budget or math.ceil(max(mean_cost(rows).sampled_tokens for rows in runs))
 
     def _run(self, names: list[str], seed: int) -> None:
         """Rows that share adaptations, batch by batch as far as outcomes are missing."""
