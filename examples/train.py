@@ -210,11 +210,11 @@ def own_table(before: AdaptationEvalPrediction, after: AdaptationEvalPrediction)
     """Base and trained model, unadapted and adapted."""
 
     def row(name: str, prediction: AdaptationEvalPrediction, adapted: bool) -> ResultRow:
-        solutions = prediction.after if adapted else prediction.before
-        rewards = [[float(s.reward or 0.0) for s in solutions]]
-        tokens = sum(s.sampled_tokens for s in solutions) / len(solutions)
+        answers = prediction.after if adapted else prediction.before
+        rewards = [[answer.score or 0.0 for answer in answers]]
+        tokens = sum(answer.sampled_tokens for answer in answers) / len(answers)
         if adapted:
-            tokens += sum(r.sampled_tokens for r in prediction.records) / len(prediction.records)
+            tokens += sum(record.cost.sampled_tokens for record in prediction.records) / len(prediction.records)
         return ResultRow(name, {"held out": mean_interval(rewards)}, tokens)
 
     rows = [

@@ -26,11 +26,11 @@ from transformers import HfArgumentParser
 
 from hf_mass import Task, TTTConfig, TTTTrainer, load_bbh, load_few_shot_file, load_grid_tasks
 from hf_mass.errors import ConfigError
-from hf_mass.methods.ttt import FitRecord
+from hf_mass.methods.base import Adaptation
+from hf_mass.methods.ttt_settings import TTT_PRESETS
 from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.answers import mean_scores
 from hf_mass.tasks.grids import parse_grid
-from hf_mass.training.ttt_config import TTT_PRESETS
 from hf_mass.training.ttt_results import TaskResult
 from research.grids.world import HELD_OUT, Sizes, few_shot_tasks
 
@@ -133,7 +133,7 @@ def main() -> None:
         torch.set_num_threads(1)  # one thread is faster than two on a model this small
     tasks = load(script)
     trainer = TTTTrainer(script.model_name_or_path, config)
-    before = trainer.predict(tasks, records=[FitRecord(task, None) for task in tasks]) if script.base_too else None
+    before = trainer.predict(tasks, records=[Adaptation(task) for task in tasks]) if script.base_too else None
     after = trainer.predict(tasks, resume=script.resume)
     if PartialState().is_main_process:
         print(report(before, after))

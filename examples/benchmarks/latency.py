@@ -40,9 +40,7 @@ class Answered:
 
 def greedy(mass: MassModel, task: Task) -> Answered:
     """The model as it is."""
-    solution = mass.solve(task)
-    assert not isinstance(solution, list)
-    return Answered(solution.sampled_tokens)
+    return Answered(mass.solve(task).sampled_tokens)
 
 
 def vote(mass: MassModel, task: Task, votes: int) -> Answered:
@@ -61,20 +59,15 @@ def vote(mass: MassModel, task: Task, votes: int) -> Answered:
 
 def adapted(mass: MassModel, task: Task, weigh_by: str) -> Answered:
     """Generate, score, adapt, answer."""
-    record = mass.adapt(task, weigh_by)
-    assert not isinstance(record, list)
-    solution = mass.solve(task, record)
-    assert not isinstance(solution, list)
-    return Answered(record.sampled_tokens + solution.sampled_tokens)
+    adaptation = mass.adapt(task, weigh_by)
+    return Answered(int(adaptation.cost.sampled_tokens) + mass.solve(task, adaptation).sampled_tokens)
 
 
 def adapted_together(mass: MassModel, tasks: list[Task]) -> list[Answered]:
     """The same for all problems in one call each."""
-    records = mass.adapt(tasks, "scorer")
-    assert isinstance(records, list)
-    solutions = mass.solve(tasks, records)
-    assert isinstance(solutions, list)
-    return [Answered(r.sampled_tokens + s.sampled_tokens) for r, s in zip(records, solutions, strict=True)]
+    adaptations = mass.adapt(tasks, "scorer")
+    pairs = zip(adaptations, mass.solve(tasks, adaptations), strict=True)
+    return [Answered(int(each.cost.sampled_tokens) + answer.sampled_tokens) for each, answer in pairs]
 
 
 def latency_table(mass: MassModel, tasks: list[Task], repeats: int, clock: str) -> Table:

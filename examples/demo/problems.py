@@ -22,9 +22,9 @@ from pathlib import Path
 
 import torch
 
-from hf_mass.engine.events import LiveConfig
-from hf_mass.engine.models import LiveModel, load_model
-from hf_mass.engine.session import solve
+from hf_mass.engine.api import solve
+from hf_mass.engine.models import load
+from hf_mass.lm.language_model import LanguageModel
 from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.problems import read_problem
 from research.grids.world import FAMILIES as GRID_FAMILIES
@@ -94,15 +94,15 @@ def text_problem(family: str, kind: str, seed: int, ending: str) -> str:
     return stream.getvalue()
 
 
-def told(model: LiveModel, name: str, text: str, kind: str) -> str:
+def told(model: LanguageModel, name: str, text: str, kind: str) -> str:
     """A problem's answers before and after test-time training, in a line."""
-    outcome = solve(model, read_problem(text, Path(name).stem, kind), LiveConfig(method="ttt"))
-    before, after = outcome.before[0], outcome.after[0]
+    solution = solve(model, read_problem(text, Path(name).stem, kind))
+    before, after = solution.before[0], solution.after[0]
     # Texts are compared here, since the verifier "exact_match" does not tell upper case from lower.
-    is_right = [answer.right if kind == ".json" else answer.text == answer.gold for answer in (before, after)]
+    is_right = [answer.right if kind == ".json" else answer.text == answer.task.answer for answer in (before, after)]
     marks = ["right" if right else "wrong" for right in is_right]
-    shown = "" if kind == ".json" else f": {before.text!r} → {after.text!r}, wanted {before.gold!r}"
-    return f"{name}: {marks[0]} → {marks[1]}, {outcome.seconds:.1f} s{shown}"
+    shown = "" if kind == ".json" else f": {before.text!r} → {after.text!r}, wanted {before.task.answer!r}"
+    return f"{name}: {marks[0]} → {marks[1]}, {solution.seconds:.1f} s{shown}"
 
 
 def candidates(families: list[str], kind: str, seeds: int) -> dict[str, str]:
@@ -135,12 +135,12 @@ def main() -> None:
         for file, text in problems.items():
             (arguments.output / file).write_text(text, encoding="utf-8")
     if arguments.families or arguments.check:
-        models: dict[str, LiveModel] = {}
+        models: dict[str, LanguageModel] = {}
         for name, text in problems.items():
             kind = ".json" if text.startswith('{"train"') else ".jsonl" if text.startswith("{") else ".csv"
             needed = "grids-base" if kind == ".json" else arguments.strings
             if needed not in models:
-                models[needed] = load_model(needed)
+                models[needed] = load(needed)
             print(told(models[needed], name, text, kind), flush=True)
 
 

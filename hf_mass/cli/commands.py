@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -125,7 +125,7 @@ def evaluate(
         raise typer.BadParameter("it needs the --output of the run to go on with.", param_hint="--resume")
     _evaluate(
         tasks,
-        _listed(methods, "--methods", options.ROWS),
+        _listed(methods),
         [int(seed) for seed in _listed(seeds, "--seeds") or ["0"]],
         {**settings, "batch_size": batch_size, "token_budget": token_budget},
         model,
@@ -263,12 +263,10 @@ ALL: tuple[Callable[..., None], ...] = (solve, adapt, evaluate, push, card, demo
 """In the order of the help."""
 
 
-def _listed(given: list[str] | None, name: str, known: Mapping[str, str] | None = None) -> list[str] | None:
-    """Values separated by commas, or by naming the option again; each once, and known, or a number."""
-    words = [word.strip().replace("_", "-") for part in given or () for word in part.split(",") if word.strip()]
+def _listed(values: list[str] | None, numbers: str | None = None) -> list[str] | None:
+    """Values separated by commas, or by naming the option again, each once; those of the option `numbers` are such."""
+    words = [word.strip() for part in values or () for word in part.split(",") if word.strip()]
     for word in words:
-        if known is not None and word not in known:
-            raise typer.BadParameter(f"{word!r} is none of {', '.join(known)}.", param_hint=name)
-        if known is None and not word.isdecimal():
-            raise typer.BadParameter(f"{word!r} is no whole number from 0 on.", param_hint=name)
+        if numbers is not None and not word.isdecimal():
+            raise typer.BadParameter(f"{word!r} is no whole number from 0 on.", param_hint=numbers)
     return list(dict.fromkeys(words)) or None

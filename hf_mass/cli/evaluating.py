@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
-import tempfile
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import typer
 
-from hf_mass.cli.options import ROWS, ModelChoice
+from hf_mass.cli.deferred import deferred
+from hf_mass.cli.options import ModelChoice
 from hf_mass.cli.progress import watched
 from hf_mass.cli.reading import read_set
 from hf_mass.cli.showing import plain, stdout_console
 from hf_mass.cli.solving import load_chosen
-from hf_mass.engine.models import LiveModel, default_model
-from hf_mass.errors import CheckpointError, ConfigError
-from hf_mass.evaluation.compare import Found, Methods, as_record, fitting_methods, from_record, in_order
-from hf_mass.evaluation.plots import accuracy_plot
+from hf_mass.engine.models import default_model
+from hf_mass.evaluation.compare import OUTCOMES, ROWS, Comparison, Outcomes, Row, digest, fitting_rows, mean_cost
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import ResultRow, ResultTable
+from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.registry import METHODS
 from hf_mass.store.card import without_tokens
 from hf_mass.store.markdown import markdown_table
 from hf_mass.tasks.reading import TaskSet
-from hf_mass.training.ttt_results import tasks_digest
 
-BASELINES = {"mass": "none", "maj": "none", "few": "few-shot", "ttt": "few-shot", "both": "few-shot"}
-"""Beginning of a method's name → what it is compared with, on the same tasks."""
-PACKAGES = ("torch", "transformers", "trl", "peft", "hf_mass")
-OUTCOMES = "outcomes.json"
+PACKAGES = ("torch", "transformers", "peft", "hf_mass")
+_accuracy_plot = deferred("hf_mass.evaluation.plots", "accuracy_plot")  # matplotlib is an extra
 
 
 def evaluate_methods(
@@ -58,7 +57,7 @@ def evaluate_methods(
         name: The tasks.
         methods: What to compare; None for what fits the model.
         seeds: With which seeds.
-        settings: Of `LiveConfig`, and "batch_size" and "token_budget".
+        settings: Of methods by their flat names, and "batch_size" and "token_budget".
         choice: Which model.
         reading: Of `read_set`.
         command: The command line.
@@ -70,188 +69,135 @@ def evaluate_methods(
     Raises:
         HFMassError: If tasks or model cannot be read, or a method is none for them.
     """
-    given = read_set(name, **reading)
-    with watched(quiet) as watch, place_of(output) as folder:
+    names = [row_name(word) for word in methods or ()]
+    if any(":" in name for name in names) and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a method of one's own is looked for where one works
+    tasks = read_set(name, **reading)
+    with watched(quiet) as watch:
         watch.say("Loading the model")
-        model = load_chosen(choice, given.model or default_model(given.kind))
-        names = list(methods or fitting_methods(model, given))
-        runs = Methods(model, given, names, settings, folder / "runs", resume)
-        about = {"model": model.name, "tasks": tasks_digest(given.tasks), "settings": dict(settings)}
-        done = Outcomes(folder / OUTCOMES, about, resume)
-        for seed in seeds:
-            for method in in_order(names):
-                kept = done.get(method, seed)
-                if kept is None:
-                    done.put(method, seed, runs.run(method, seed, watch))
-                elif kept.sampled_tokens is not None and method.startswith("mass"):
-                    runs.spent.append(kept.sampled_tokens)
-        outcomes = {method: done.all(method, seeds) for method in names}
-    table = build_table(given, model, outcomes, seeds, without_tokens(command), settings)
-    notes = [*differences(outcomes), *remarks(outcomes, names)]
-    written = [] if output is None else write_report(output, table, notes, outcomes)
+        lm = load_chosen(choice, tasks.model or default_model(tasks.kind))
+        of_methods = {key: value for key, value in settings.items() if key not in ("batch_size", "token_budget")}
+        about = {"model": lm.name, "tasks": digest(tasks.tasks), "settings": dict(settings)}
+        comparison = Comparison(
+            lm,
+            tasks.tasks,
+            names or fitting_rows(lm, tasks.kind, tasks.tasks),
+            of_methods,
+            Outcomes(output and output / OUTCOMES, about, resume),
+            settings["batch_size"],
+            settings["token_budget"],
+            watch.say,
+            watch,
+        )
+        outcomes = comparison.run(seeds)
+    table = build_table(tasks, lm, comparison.rows, outcomes, seeds, without_tokens(command), settings)
+    notes = [*differences(comparison.rows, outcomes), *remarks(comparison.rows, outcomes)]
+    paths = [] if output is None else write_report(output, table, notes, by_domain(comparison.rows, outcomes))
+    show(table, notes, paths, as_json)
+
+
+def show(table: ResultTable, notes: Sequence[str], paths: Sequence[Path], as_json: bool) -> None:
+    """The table and what is to be said of it, on stdout."""
     if as_json:
         print(json.dumps({**json.loads(table.to_json()), "notes": notes}, ensure_ascii=False))
         return
-    console = stdout_console()
-    lines = [table.to_text(), "", *notes, *(f"written: {path}" for path in written), f"by: {table.meta['command']}"]
-    console.print(plain("\n".join(lines)), markup=False, soft_wrap=True)
+    lines = [table.to_text(), "", *notes, *(f"written: {path}" for path in paths), f"by: {table.meta['command']}"]
+    stdout_console().print(plain("\n".join(lines)), markup=False, soft_wrap=True)
 
 
-@contextmanager
-def place_of(output: Path | None) -> Iterator[Path]:
-    """The folder of the run, or one that is gone at the end."""
-    if output is None:
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
-        return
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{output} cannot be written to: {error}. Give another folder.") from error
-    yield output
-
-
-class Outcomes:
-    """Every single outcome, kept in a file as soon as a method is through.
-
-    Args:
-        file: The file.
-        about: What outcomes depend on, as JSON values; a run is resumed with the same only.
-        resume: Whether to start from what is there.
-
-    Raises:
-        ConfigError: If what is there is of another run.
-        CheckpointError: If it cannot be read.
-    """
-
-    def __init__(self, file: Path, about: Mapping[str, Any], resume: bool) -> None:
-        self.file, self.about = file, dict(about)
-        self.methods: dict[str, dict[str, Any]] = {}
-        if not resume or not file.is_file():
-            return
-        try:
-            kept = json.loads(file.read_text(encoding="utf-8"))
-            self.methods = kept["methods"]
-            differing = sorted(key for key in about if kept["about"][key] != json.loads(json.dumps(about[key])))
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{file} cannot be read ({error!r}). Evaluate again without --resume.") from error
-        if differing:
-            raise ConfigError(
-                f"{file} is of a run with {differing[0]} = {kept['about'][differing[0]]}, and this one has "
-                f"{about[differing[0]]}. Resume with the same, or give another --output."
-            )
-
-    def get(self, method: str, seed: int) -> Found | None:
-        """What a method came to; None if it was not run."""
-        record = self.methods.get(method, {}).get(str(seed))
-        return None if record is None else from_record(record)
-
-    def all(self, method: str, seeds: Sequence[int]) -> list[Found]:
-        """What a method came to with each seed."""
-        return [from_record(self.methods[method][str(seed)]) for seed in seeds]
-
-    def put(self, method: str, seed: int, found: Found) -> None:
-        """Keep it."""
-        self.methods.setdefault(method, {})[str(seed)] = as_record(found)
-        partial = self.file.with_name(self.file.name + ".partial")
-        content = {"about": self.about, "methods": self.methods}
-        partial.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        partial.replace(self.file)
+def row_name(word: str) -> str:
+    """The row that somebody names, with "-" or "_"; or a method, registered or as package.module:Class."""
+    if (name := word.replace("_", "-")) in ROWS:
+        return name
+    if word not in METHODS and ":" not in word:
+        choices = ", ".join([*ROWS, *(name for name in METHODS if name not in ROWS)])
+        raise typer.BadParameter(f"{word!r} is none of {choices}, nor package.module:Class.", param_hint="--methods")
+    return word
 
 
 # -- reporting ---------------------------------------------------------------------------------------------------------
 
-ByMethod = Mapping[str, Sequence[Found]]
+Rows = Mapping[str, Row]
+ByName = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
+"""Name of a row → seed → outcome of each task."""
 
 
-def results(found: Sequence[Found]) -> np.ndarray:
+def results(outcomes: Sequence[Sequence[Mapping[str, Any]]]) -> np.ndarray:
     """[seeds, tasks], from 0 to 1."""
-    return np.array([[row["right"] for row in each.rows] for each in found])
+    return np.array([[row["right"] for row in rows] for rows in outcomes])
 
 
 def build_table(
-    given: TaskSet,
-    model: LiveModel,
-    outcomes: ByMethod,
+    tasks: TaskSet,
+    lm: LanguageModel,
+    rows: Rows,
+    outcomes: ByName,
     seeds: Sequence[int],
     command: str,
     settings: Mapping[str, Any],
 ) -> ResultTable:
-    """One row a method, intervals over tasks and seeds."""
-    rows = tuple(
-        ResultRow(
-            ROWS[method],
-            {given.name: mean_interval(results(found))},
-            _mean([each.sampled_tokens for each in found]),
-            _mean([each.seconds for each in found]),
-        )
-        for method, found in outcomes.items()
-    )
-    device = model.mass.device
+    """A line for each row, intervals over tasks and seeds."""
+    lines = []
+    for name, by_seed in outcomes.items():
+        cost = mean_cost([row for some in by_seed for row in some])
+        accuracy = {tasks.name: mean_interval(results(by_seed))}
+        lines.append(ResultRow(rows[name].label, accuracy, cost.sampled_tokens, cost.seconds))
+    device = lm.device
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
     meta = {
         "command": command,
         "date": datetime.date.today().isoformat(),
         "machine": f"{machine}, {torch.get_num_threads()} thread(s)",
-        "model": model.name,
+        "model": lm.name,
         "seeds": list(seeds),
         "settings": {key: value for key, value in settings.items() if value is not None},
         **{package: version(package) for package in PACKAGES},
     }
-    return ResultTable(f"{given.name}: {model.name}", (given.name,), rows, meta)
+    return ResultTable(f"{tasks.name}: {lm.name}", (tasks.name,), tuple(lines), meta)
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if len(known) == len(values) else None
-
-
-def differences(outcomes: ByMethod) -> list[str]:
-    """Every method against its baseline, task by task."""
+def differences(rows: Rows, outcomes: ByName) -> list[str]:
+    """Every row against its baseline, task by task."""
     lines = []
-    for method, found in outcomes.items():
-        baseline = next(base for start, base in {**BASELINES, "none": "none"}.items() if method.startswith(start))
-        if baseline in outcomes and baseline != method and results(found).shape[1] > 1:
-            apart = paired_difference(results(found), results(outcomes[baseline]))
-            lines.append(f"{ROWS[method]} − {ROWS[baseline]}: {apart}")
+    for name, row in rows.items():
+        baseline = row.baseline or name
+        if baseline != name and baseline in rows and results(outcomes[name]).shape[1] > 1:
+            apart = paired_difference(results(outcomes[name]), results(outcomes[baseline]))
+            lines.append(f"{row.label} − {rows[baseline].label}: {apart}")
     return lines
 
 
-def remarks(outcomes: ByMethod, names: Sequence[str]) -> list[str]:
+def remarks(rows: Rows, outcomes: ByName) -> list[str]:
     """What a reader of the table must know besides."""
     lines = []
-    for plain_name in ("few-shot", "ttt"):
-        if plain_name in names and f"{plain_name}-voting" in names:
-            voting = ROWS[f"{plain_name}-voting"]
-            lines.append(
-                f"{ROWS[plain_name]} is of the same run as {voting}, which has the tokens and seconds of both."
-            )
-    for method, found in outcomes.items():
-        reasons = Counter(row["reason"] for each in found for row in each.rows if row["reason"])
+    for name, by_seed in outcomes.items():
+        reasons = Counter(row["reason"] for some in by_seed for row in some if row["reason"])
         if reasons:
             reason, _ = reasons.most_common(1)[0]
-            lines.append(f"{ROWS[method]}: {reasons.total()} times not adapted or answered; most often: {reason}")
+            lines.append(f"{rows[name].label}: {reasons.total()} times not adapted or answered; most often: {reason}")
     return lines
 
 
-def by_domain(outcomes: ByMethod) -> list[str]:
+def by_domain(rows: Rows, outcomes: ByName) -> list[str]:
     """A table of the domains, where there are several; in Markdown."""
-    domains = list(dict.fromkeys(row["domain"] for found in outcomes.values() for row in found[0].rows))
-    if len(domains) < 2:
+    first = next(iter(outcomes.values()))[0]
+    counts = Counter(row["domain"] for row in first)
+    if len(counts) < 2:
         return []
     lines = []
-    for domain in domains:
-        cells = [
-            [r["right"] for each in found for r in each.rows if r["domain"] == domain] for found in outcomes.values()
-        ]
-        count = sum(row["domain"] == domain for row in next(iter(outcomes.values()))[0].rows)
+    for domain, count in counts.items():
+        cells = [[r["right"] for some in each for r in some if r["domain"] == domain] for each in outcomes.values()]
         lines.append((domain or "–", count, *(f"{np.mean(cell):.3f}" for cell in cells)))
-    header = ("domain", "n", *(ROWS[method] for method in outcomes))
+    header = ("domain", "n", *(rows[name].label for name in outcomes))
     return ["## By domain", "", markdown_table(header, lines), ""]
 
 
-def write_report(output: Path, table: ResultTable, notes: Sequence[str], outcomes: ByMethod) -> list[Path]:
-    """results.json, results.md and results.png; where they are, with the outcomes."""
+def write_report(output: Path, table: ResultTable, notes: Sequence[str], domains: Sequence[str]) -> list[Path]:
+    """results.json, results.md and results.png; where they are, with the outcomes.
+
+    Raises:
+        ConfigError: If the figure cannot be drawn for want of matplotlib; the other files are written.
+    """
     paths = [output / name for name in ("results.json", "results.md", "results.png", OUTCOMES)]
     table.save(paths[0])
     about = ", ".join(f"{name} {table.meta[name]}" for name in ("date", "machine", *PACKAGES))
@@ -267,9 +213,9 @@ def write_report(output: Path, table: ResultTable, notes: Sequence[str], outcome
         "",
         *(f"- {note}" for note in notes),
         "",
-        *by_domain(outcomes),
+        *domains,
         "![accuracies](results.png)",
     ]
     paths[1].write_text("\n".join(lines) + "\n", encoding="utf-8")
-    accuracy_plot(table, paths[2])
+    _accuracy_plot(table, paths[2])
     return paths

@@ -12,19 +12,11 @@ MODEL, REPORT = "Model", "Output"
 METHODS = ("none", "mass", "ttt", "both", "vote")
 """Those of `hf_mass.methods.registry`, which would bring torch in."""
 
-ROWS = {
-    "none": "base",
-    "majority": "base, majority vote",
-    "mass-uniform": "MASS, uniform",
-    "mass-scorer": "MASS, scorer",
-    "mass-demonstrations": "MASS, attribution to demonstrations",
-    "few-shot": "base, few-shot prompt",
-    "few-shot-voting": "base, few-shot prompt + voting",
-    "ttt": "TTT",
-    "ttt-voting": "TTT + voting",
-    "both": "TTT, then MASS",
-}
-"""Method of `evaluate` → its row in the table."""
+ROWS = (
+    *("none", "majority", "mass-uniform", "mass-scorer", "mass-demonstrations"),
+    *("few-shot", "few-shot-voting", "ttt", "ttt-voting", "both"),
+)
+"""Rows of `evaluate`; a test holds them equal to those of `hf_mass.evaluation.compare`, which brings torch in."""
 
 
 def option(*names: str, panel: str, default: str | bool = True, **more: Any) -> Any:
@@ -94,8 +86,8 @@ Methods = Annotated[
         panel="Options",
         default="those that fit the model",
         metavar="NAME,...",
-        help=f"What to compare: {', '.join(ROWS)}. The first five ask in the words of MASS, those from few-shot on as "
-        "test-time training trains.",
+        help=f"What to compare: {', '.join(ROWS)}, or your own package.module:Class. The first five ask in the words "
+        "of MASS, those from few-shot on as test-time training trains.",
     ),
 ]
 Seeds = Annotated[

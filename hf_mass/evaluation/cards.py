@@ -101,8 +101,8 @@ def read_measured(path: str | Path, methods: Sequence[str] | None = None, datase
         DataError: If the file is missing, is no result table, or has no such row.
     """
     table = _read_table(Path(path))
-    own = [row.method for row in table if row.method.startswith(_OWN_ROWS)] or [row.method for row in table]
-    rows = [table[method] for method in (own if methods is None else methods)]
+    of_model = [row.method for row in table if row.method.startswith(_OWN_ROWS)] or [row.method for row in table]
+    rows = [table[method] for method in (of_model if methods is None else methods)]
     command = table.meta.get("command")
     return Measured(
         table=table.to_markdown(),
@@ -123,14 +123,14 @@ def _read_model(folder: Path) -> tuple[MassConfig | None, str | None]:
         raise CheckpointError(f"{folder} is no folder. Give the folder of a saved model or adapter.")
     config = read_config(folder) if (folder / CONFIG_NAME).is_file() else None
     places = [folder / "generator" / ADAPTER_CONFIG, folder / ADAPTER_CONFIG]
-    found = [place for place in (places if config else places[1:]) if place.is_file()]
-    if not found:
+    existing = [place for place in (places if config else places[1:]) if place.is_file()]
+    if not existing:
         missing = places[0] if config else folder / CONFIG_NAME
         raise CheckpointError(
             f"{missing} is missing: {folder} is no saved MassModel and no PEFT adapter. Give a folder that "
             "MassModel.save_pretrained, a trainer's save_model or save_adapter wrote."
         )
-    base = read_json(found[0]).get("base_model_name_or_path")
+    base = read_json(existing[0]).get("base_model_name_or_path")
     return config, base if isinstance(base, str) else None
 
 
@@ -167,11 +167,11 @@ def _read_table(path: Path) -> ResultTable:
 
 def _evaluations(table: ResultTable, rows: Sequence[ResultRow], dataset: str | None) -> list[EvalResult]:
     """One for each split and method."""
-    named = dataset or re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-") or "unnamed"
+    dataset_type = dataset or re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-") or "unnamed"
     return [
         EvalResult(
             task_type="text-generation",
-            dataset_type=named,
+            dataset_type=dataset_type,
             dataset_name=table.title,
             dataset_split=split,
             metric_type="accuracy",
@@ -202,21 +202,21 @@ def _cost(table: ResultTable, rows: Sequence[ResultRow]) -> str | None:
 
 def _further(rows: Sequence[ResultRow]) -> str:
     """What else the file knows of the model's own rows, such as the inner rates that they were measured at."""
-    told = [f"- {row.method}; {name}: {value:g}" for row in rows for name, value in row.extra.items()]
+    figures = [f"- {row.method}; {name}: {value:g}" for row in rows for name, value in row.extra.items()]
     lead = "Measured with, or besides (the settings above are the defaults that are saved):"
-    return "\n".join([lead, "", *told]) if told else ""
+    return "\n".join([lead, "", *figures]) if figures else ""
 
 
 def _notes(table: ResultTable) -> str:
     """How to read the table, and what it was made with."""
     seeds = {interval.seeds for row in table for interval in row.accuracy.values()}
-    told = [f"{table.title}: mean, and in brackets the confidence interval of `hf_mass.evaluation.statistics`."]
+    sentences = [f"{table.title}: mean, and in brackets the confidence interval of `hf_mass.evaluation.statistics`."]
     if seeds == {1}:
-        told.append("There is one seed, so the intervals speak of this one run and not of other runs.")
+        sentences.append("There is one seed, so the intervals speak of this one run and not of other runs.")
     elif seeds:
-        told.append("Where there are several seeds, a row is a mean over runs, and these files are of one run.")
+        sentences.append("Where there are several seeds, a row is a mean over runs, and these files are of one run.")
     versions = ", ".join(f"{name} {table.meta[name]}" for name in _PACKAGES if name in table.meta)
-    dated = f"on {table.meta['date']}" if "date" in table.meta else ""
-    if made := " with ".join(part for part in (dated, versions) if part):
-        told.append(f"Measured {made}.")
-    return " ".join(told)
+    date = f"on {table.meta['date']}" if "date" in table.meta else ""
+    if circumstances := " with ".join(part for part in (date, versions) if part):
+        sentences.append(f"Measured {circumstances}.")
+    return " ".join(sentences)

@@ -1,256 +1,342 @@
-"""The methods that `hf-mass evaluate` compares, each on all tasks with one seed."""
+"""Comparing methods on the same tasks with the same model: one loop over seeds, rows and batches.
+
+A row of the table is a method with its settings. Rows whose methods train alike share their adaptations, so that they
+differ in nothing but how they ask. A task that raises gets the reason, and the others go on.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from hf_mass.cli.options import ROWS
-from hf_mass.cli.progress import Watcher
-from hf_mass.engine.events import LiveConfig
-from hf_mass.engine.models import LiveModel
-from hf_mass.engine.session import solve
-from hf_mass.errors import ConfigError, DataError
-from hf_mass.evaluation.protocol import Answers, Method, adapt_on_samples, answer_greedily, majority_vote, run_method
-from hf_mass.methods.base import Solution
+from hf_mass.engine.events import Event
+from hf_mass.engine.session import Session, passes
+from hf_mass.errors import CheckpointError, ConfigError, DataError, HFMassError, Stopped
+from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.base import Adaptation, Answer, Cost, Method
+from hf_mass.methods.mass import MASS
 from hf_mass.methods.mass_model import MassModel
-from hf_mass.methods.ttt import FewShotAdapter, FitRecord, OnStep
-from hf_mass.tasks.answers import rank_answers, score_answers
-from hf_mass.tasks.problems import Problem
-from hf_mass.tasks.reading import TaskSet
+from hf_mass.methods.registry import make_method
+from hf_mass.methods.sequence import TTTThenMASS
+from hf_mass.methods.ttt import TTT
+from hf_mass.methods.unadapted import MajorityVote, NoAdaptation
+from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.task import Task
-from hf_mass.training.ttt_config import TTTConfig
-from hf_mass.training.ttt_results import TaskResult
-from hf_mass.training.ttt_trainer import TTTTrainer
 
-BY_MASS = {"mass-uniform": "uniform", "mass-scorer": "scorer", "mass-demonstrations": "demonstrations"}
-"""Method → what weighs its samples."""
-BY_TTT = {
-    "few-shot": (False, False),
-    "few-shot-voting": (False, True),
-    "ttt": (True, False),
-    "ttt-voting": (True, True),
-}
-"""Method → (whether it trains, whether it votes)."""
-_TTT_SETTINGS = ("max_examples", "num_train_epochs", "learning_rate")
+T = TypeVar("T")
+Settings = Mapping[str, Any]
+OUTCOMES, FORMAT_VERSION = "outcomes.json", 2
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Found:
-    """What one method came to with one seed.
+class Row:
+    """A row of the table.
 
     Args:
-        rows: For each task its id, domain, whether it is "right" (from 0 to 1), the answer, and what went wrong.
-        sampled_tokens: Mean per task, samples and answers; None where it was not counted.
-        seconds: Mean per task; None where the time is part of another method's.
+        label: What the table calls it.
+        make: What makes its method from the model, all tasks and the settings by their flat names. Settings that follow
+            the tasks follow all of them, so that no answer depends on which tasks share its batch.
+        baseline: Name of the row that it is compared with; None for none.
     """
 
-    rows: list[dict[str, Any]]
-    sampled_tokens: float | None = None
-    seconds: float | None = None
+    label: str
+    make: Callable[[LanguageModel, Sequence[Task], Settings], Method[Any]]
+    baseline: str | None = None
 
 
-class Counted(FewShotAdapter):
-    """Counts the tokens of answers, and shows how training goes on."""
-
-    tokens = 0
-    show: OnStep | None = None
-
-    def texts(self, completions: Sequence[list[int]]) -> list[str]:
-        """As in `FewShotAdapter`; every completion comes by here."""
-        self.tokens += sum(map(len, completions))
-        return super().texts(completions)
-
-    def adapt(
-        self, tasks: Sequence[Task], seed: int = 0, shared: bool = False, on_step: OnStep | None = None
-    ) -> list[FitRecord]:
-        """As in `FewShotAdapter`."""
-        return super().adapt(tasks, seed, shared, on_step or self.show)
+def _mass(lm: LanguageModel, tasks: Sequence[Task], settings: Settings, weigh_by: str | None = None) -> MASS:
+    method = make_method("mass", {**settings, "weigh_by": weigh_by})
+    assert isinstance(method, MASS)
+    return MASS(method.resolved(lm, tasks).config, weigh_by)
 
 
-@dataclass
-class Methods:
-    """All methods on the same tasks with the same model.
+def _ttt(lm: LanguageModel, tasks: Sequence[Task], settings: Settings, vote: bool = True) -> TTT:
+    method = make_method("ttt", {**settings, "vote": vote})
+    assert isinstance(method, TTT)
+    return TTT(method.resolved(lm, tasks))
 
-    Args:
-        model: The model.
-        given: The tasks.
-        names: The methods that are compared.
-        settings: Of `LiveConfig`, and "batch_size" and "token_budget".
-        folder: Where test-time training keeps what it has finished.
-        resume: Whether to take that as it is.
+
+def _both(lm: LanguageModel, tasks: Sequence[Task], settings: Settings) -> TTTThenMASS:
+    second = make_method("mass", settings)  # its settings follow each task, to which it adapts alone
+    assert isinstance(second, MASS)
+    return TTTThenMASS(_ttt(lm, tasks, settings), second)
+
+
+ROWS: dict[str, Row] = {
+    "none": Row("base", lambda *of: NoAdaptation(_mass(*of))),
+    "majority": Row("base, majority vote", lambda *of: MajorityVote(asks=_mass(*of)), "none"),
+    "mass-uniform": Row("MASS, uniform", partial(_mass, weigh_by="uniform"), "none"),
+    "mass-scorer": Row("MASS, scorer", partial(_mass, weigh_by="scorer"), "none"),
+    "mass-demonstrations": Row(
+        "MASS, attribution to demonstrations", partial(_mass, weigh_by="demonstrations"), "none"
+    ),
+    "few-shot": Row("base, few-shot prompt", lambda *of: NoAdaptation(partial(_ttt, vote=False)(*of))),
+    "few-shot-voting": Row("base, few-shot prompt + voting", lambda *of: NoAdaptation(_ttt(*of)), "few-shot"),
+    "ttt": Row("TTT", partial(_ttt, vote=False), "few-shot"),
+    "ttt-voting": Row("TTT + voting", _ttt, "few-shot"),
+    "both": Row("TTT, then MASS", _both, "few-shot"),
+}
+"""Name → row, in the order of the help."""
+
+
+def find_row(name: str, settings: Settings) -> Row:
+    """The row called `name`: one of `ROWS`, or one that is labelled as the method of that name calls itself.
+
+    Raises:
+        ConfigError: If there is no such method.
     """
-
-    model: LiveModel
-    given: TaskSet
-    names: Sequence[str]
-    settings: Mapping[str, Any]
-    folder: Path
-    resume: bool = False
-    spent: list[float] = field(default_factory=list)
-    _runs: dict[tuple[bool, int], tuple[list[TaskResult], float | None]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.tasks = self.model.as_tasks(self.given.tasks)
-        self.live = {k: v for k, v in self.settings.items() if k not in ("batch_size", "token_budget")}
-        for name in self.names:
-            part = "both" if name == "both" else "ttt" if name in BY_TTT else "mass"
-            self.model.require(self.given.kind, self.tasks, self._config(part, 0))
-        shown = all(task.demonstrations for task in self.tasks)
-        if "mass-demonstrations" in self.names and not shown:
-            raise DataError("Some tasks have no solved examples, which mass-demonstrations weighs by. Leave it out.")
-        samples = self.settings["token_budget"] or set(self.names) & set(BY_MASS)
-        if "majority" in self.names and not samples:
-            raise ConfigError("The majority vote spends what a row of MASS does. Name one, or give --token_budget.")
-
-    def _config(self, method: str, seed: int) -> LiveConfig:
-        return LiveConfig(method=method, seed=seed, **self.live)
-
-    def run(self, name: str, seed: int, watch: Watcher) -> Found:
-        """One method with one seed."""
-        watch.say(f"{ROWS[name]}, seed {seed}")
-        if name in BY_TTT:
-            return self._trained(name, seed, watch)
-        if name == "both":
-            return self._both(seed, watch)
-        mass = self.model.with_settings(self.tasks, self._config("mass", seed))
-        found = self._answered(name, mass, seed, watch)
-        if name in BY_MASS:
-            self.spent.append(float(found.sampled_tokens or 0))
-        return found
-
-    # -- MASS ---------------------------------------------------------------------------------------------------------
-
-    def _answered(self, name: str, mass: MassModel, seed: int, watch: Watcher) -> Found:
-        solutions: list[Solution] = []
-        method = answer_greedily if name == "none" else self._method(name, mass)
-
-        def watched(mass: MassModel, tasks: list[Task], seed: int) -> Answers:
-            answers = method(mass, tasks, seed)
-            solutions.extend(answers.solutions)
-            watch.say(f"{ROWS[name]}, seed {seed}", len(solutions), len(self.tasks))
-            return answers
-
-        outcome = run_method(watched, mass, self.tasks, seed, self.settings["batch_size"])
-        reasons = [record.reason for record in outcome.records] or [None] * len(self.tasks)
-        rows = [
-            _row(solution.task, right, solution.answer, reason)
-            for solution, right, reason in zip(solutions, outcome.correct.tolist(), reasons, strict=True)
-        ]
-        return Found(rows, outcome.sampled_tokens, outcome.latency_s)
-
-    def _method(self, name: str, mass: MassModel) -> Method:
-        if name == "majority":
-            return majority_vote(self.settings["token_budget"] or math.ceil(max(self.spent)))
-        return adapt_on_samples(BY_MASS[name], mass.config.samples)
-
-    # -- test-time training -------------------------------------------------------------------------------------------
-
-    def _trained(self, name: str, seed: int, watch: Watcher) -> Found:
-        trains, votes = BY_TTT[name]
-        if (trains, seed) not in self._runs:
-            self._runs[trains, seed] = self._predict(trains, seed, watch)
-        results, tokens = self._runs[trains, seed]
-        rows = []
-        for result in results:
-            answers = list(result.answers) if votes else rank_answers(result.predictions, "first")
-            rows.append(_row(result.task, _right(result.task, answers), answers[0] if answers else None, result.reason))
-        if not votes and self._votes(trains):  # both rows are of one run, whose cost is that of the vote
-            return Found(rows)
-        return Found(rows, tokens, float(np.mean([result.seconds for result in results])))
-
-    def _votes(self, trains: bool) -> bool:
-        """Whether a method votes that trains, or does not train, alike."""
-        return any(BY_TTT.get(name) == (trains, True) for name in self.names)
-
-    def _predict(self, trains: bool, seed: int, watch: Watcher) -> tuple[list[TaskResult], float | None]:
-        place = self.folder / f"{'ttt' if trains else 'few-shot'}{'-voting' if self._votes(trains) else ''}-seed-{seed}"
-        fresh = not (self.resume and place.is_dir())
-        config = self._ttt_config(place, seed, self._votes(trains))
-        trainer = TTTTrainer(self.model.mass.model, config, processing_class=self.model.mass.tokenizer)
-        few = Counted(self.model.mass.model, self.model.mass.tokenizer, config.fit_config(), config.predict_config())
-        few.show = lambda step, steps, losses: watch.say(
-            f"TTT, seed {seed}: {len(losses)} tasks, loss {float(np.mean(losses)):.3f}", step + 1, steps
-        )
-        trainer.few_shot = few
-        results = trainer.predict(self.tasks, resume=self.resume, adapt=trains)
-        return results, few.tokens / len(results) if fresh else None
-
-    def _ttt_config(self, place: Path, seed: int, votes: bool) -> TTTConfig:
-        changes: dict[str, Any] = {name: self.live[name] for name in _TTT_SETTINGS if self.live.get(name) is not None}
-        one = LiveConfig(seed=seed, vote=votes, **{n: v for n, v in self.live.items() if n in _TTT_SETTINGS})
-        _, settings = self.model.few_shot(self.given.kind, self.tasks, one)
-        changes |= {"transformations": settings.transformations}
-        changes |= {"predict_transformations": settings.predict_transformations if votes else ["none"]}
-        if not votes:
-            changes |= {"predict_permutations": 1, "predict_recolour": False, "vote": "first"}
-        return TTTConfig.preset(
-            self.model.presets[self.given.kind],
-            output_dir=str(place),
-            seed=seed,
-            chat=settings.chat,
-            tasks_per_pass=self.settings["batch_size"],
-            use_cpu=self.model.mass.device.type == "cpu",
-            report_to="none",
-            disable_tqdm=True,
-            **changes,
-        )
-
-    def _both(self, seed: int, watch: Watcher) -> Found:
-        rows, seconds = [], []
-        for number, task in enumerate(self.tasks):
-            watch.say(f"{ROWS['both']}, seed {seed}", number, len(self.tasks))
-            problem = Problem(task.id, self.given.kind, (task,))
-            outcome = solve(self.model, problem, self._config("both", seed))
-            answer = outcome.answers[0].text
-            rows.append(_row(task, _right(task, [answer] if answer is not None else []), answer, outcome.reason))
-            seconds.append(outcome.seconds)
-        return Found(rows, None, float(np.mean(seconds)))
+    if name in ROWS:
+        return ROWS[name]
+    method = make_method(name, settings)
+    return Row(method.name, lambda *of: method, "few-shot")
 
 
-def _right(task: Task, answers: Sequence[str]) -> float:
-    score = score_answers(task, answers, ())
-    return float(score.pass_1) if score is not None else 0.0
-
-
-def _row(task: Task, right: float, answer: str | None, reason: str | None) -> dict[str, Any]:
-    return {"task": task.id, "domain": task.domain, "right": right, "answer": answer, "reason": reason}
-
-
-def fitting_methods(model: LiveModel, given: TaskSet) -> list[str]:
+def fitting_rows(lm: LanguageModel, kind: str, tasks: Sequence[Task]) -> list[str]:
     """What to compare where nobody says: test-time training, or MASS for a model that was trained for it.
 
     Voting is left out where tasks have one view only.
     """
-    shown = all(task.demonstrations for task in given.tasks)
-    if model.mass.config.weigh_by == "uniform" and given.kind in model.presets and shown:
-        return ["few-shot", "few-shot-voting", "ttt", "ttt-voting"] if given.kind == "grids" else ["few-shot", "ttt"]
-    weighed = ["mass-scorer"] if model.mass.config.weigh_by == "scorer" else []
-    return ["none", "majority", "mass-uniform", *weighed, *(["mass-demonstrations"] if shown else [])]
+    weigh_by = lm.config.weigh_by if isinstance(lm, MassModel) else "uniform"
+    with_demonstrations = all(task.demonstrations for task in tasks)
+    if weigh_by == "uniform" and kind in lm.defaults.get("ttt", {}) and with_demonstrations:
+        return ["few-shot", "few-shot-voting", "ttt", "ttt-voting"] if kind == "grids" else ["few-shot", "ttt"]
+    by_scorer = ["mass-scorer"] if weigh_by == "scorer" else []
+    by_demonstrations = ["mass-demonstrations"] if with_demonstrations else []
+    return ["none", "majority", "mass-uniform", *by_scorer, *by_demonstrations]
 
 
-def in_order(names: Sequence[str]) -> list[str]:
-    """In the order in which they are run: the majority vote last, whose budget is what others spent."""
-    return sorted(names, key=lambda name: name == "majority")
+# -- outcomes ----------------------------------------------------------------------------------------------------------
 
 
-def as_record(found: Found) -> dict[str, Any]:
-    """As JSON values."""
-    return {"sampled_tokens": found.sampled_tokens, "seconds": found.seconds, "rows": found.rows}
+class Outcomes:
+    """What every row came to on every task, kept in a file batch by batch.
 
-
-def from_record(record: Mapping[str, Any]) -> Found:
-    """The inverse of `as_record`.
+    Args:
+        file: The file; None to keep nothing.
+        about: What outcomes depend on, as JSON values; a run is resumed with the same only.
+        resume: Whether to start from what is there.
 
     Raises:
-        DataError: If something is missing.
+        ConfigError: If what is there is of another run.
+        CheckpointError: If it cannot be read, or nothing be written there.
+    """
+
+    def __init__(self, file: Path | None, about: Mapping[str, Any], resume: bool = False) -> None:
+        self.file, self.about = file, json.loads(json.dumps({"format": FORMAT_VERSION, **about}))
+        self.methods: dict[str, dict[str, list[dict[str, Any] | None]]] = {}
+        if file is None:
+            return
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"{file.parent} cannot be written to: {error}. Give another folder.") from error
+        if not resume or not file.is_file():
+            return
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            self.methods, before = content["methods"], content["about"]
+            differing = [key for key, value in self.about.items() if before[key] != value]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{file} cannot be read ({error!r}). Evaluate again without --resume.") from error
+        if differing:
+            raise ConfigError(
+                f"{file} is of a run with {differing[0]} = {before[differing[0]]}, and this one has "
+                f"{self.about[differing[0]]}. Resume with the same, or give another --output."
+            )
+
+    def rows(self, name: str, seed: int, tasks: int) -> list[dict[str, Any] | None]:
+        """The outcome of each task, None for those that are missing. What is put there is kept by `save`."""
+        return self.methods.setdefault(name, {}).setdefault(str(seed), [None] * tasks)
+
+    def complete(self, name: str, seeds: Sequence[int]) -> list[list[dict[str, Any]]]:
+        """The outcomes of a row with each seed, none of which is missing."""
+        return [[row for row in self.methods[name][str(seed)] if row is not None] for seed in seeds]
+
+    def save(self) -> None:
+        """Write the file, whole or not at all."""
+        if self.file is None:
+            return
+        text = json.dumps({"about": self.about, "methods": self.methods}, ensure_ascii=False, indent=1) + "\n"
+        partial_file = self.file.with_name(self.file.name + ".partial")
+        partial_file.write_text(text, encoding="utf-8")
+        partial_file.replace(self.file)
+
+
+def outcome(task: Task, adaptation: Adaptation | str, answer: tuple[Answer, Cost] | str | None) -> dict[str, Any]:
+    """What one row came to on one task, as JSON values; a text in place of a record is the reason why there is none."""
+    values = {"task": task.id, "domain": task.domain, "right": 0.0, "answer": None}
+    cost = Cost() if isinstance(adaptation, str) else adaptation.cost
+    if isinstance(adaptation, str) or answer is None or isinstance(answer, str):
+        return {**values, "reason": adaptation if isinstance(adaptation, str) else answer, "cost": asdict(cost)}
+    record, of_answer = answer
+    values |= {"right": record.score or 0.0, "answer": record.text, "reason": adaptation.reason or record.reason}
+    return {**values, "cost": asdict(cost + of_answer)}
+
+
+def digest(tasks: Sequence[Task]) -> str:
+    """A digest of what tasks ask and of their known answers."""
+    parts = [(task.id, task.problem, task.answer, task.demonstrations, sorted(task.fields.items())) for task in tasks]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def attempt(work: Callable[[list[int]], Sequence[T]], numbers: list[int]) -> dict[int, T | str]:
+    """What `work` gives for each task of a batch; task by task if it raises, with the reason for those that do alone.
+
+    Raises:
+        Stopped: If it was stopped.
     """
     try:
-        return replace(Found([]), **record)
-    except TypeError as error:
-        raise DataError(f"outcomes.json holds no outcome ({error}). Evaluate again without --resume.") from error
+        return dict(zip(numbers, work(numbers), strict=True)) if numbers else {}
+    except Stopped:
+        raise
+    except Exception as error:  # noqa: BLE001 - a method may be anybody's; what went wrong is in the table
+        if len(numbers) == 1:
+            return {numbers[0]: str(error) if isinstance(error, HFMassError) else f"{type(error).__name__}: {error}"}
+        return {n: result for number in numbers for n, result in attempt(work, [number]).items()}
+
+
+# -- the loop ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Comparison:
+    """Runs rows on tasks.
+
+    Args:
+        lm: The model.
+        tasks: The tasks; their answers are known.
+        names: The rows; see `find_row`.
+        settings: Flat name → value, for all of them; None stands for the model's own.
+        outcomes: Where outcomes are kept; what is there is not run again.
+        batch_size: Tasks side by side; sets of demonstrations for methods that train on these.
+        token_budget: Sampled tokens that the majority vote may spend on a task; None for as many as the costliest row
+            of MASS.
+        say: Told what runs.
+        on_event: Called with every event of the methods.
+
+    Raises:
+        ConfigError: If there is no such row, or no budget for the majority vote.
+        DataError: If the model is made for other tasks, or a row's method can do none of them.
+    """
+
+    lm: LanguageModel
+    tasks: Sequence[Task]
+    names: Sequence[str]
+    settings: Settings
+    outcomes: Outcomes
+    batch_size: int = 8
+    token_budget: float | None = None
+    say: Callable[[str], None] = lambda text: None
+    on_event: Callable[[Event], None] = lambda event: None
+    rows: dict[str, Row] = field(init=False)
+    methods: dict[str, Method[Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        kind = kind_of(self.tasks)
+        if self.lm.kinds and kind not in self.lm.kinds:
+            raise DataError(f"{self.lm.name} is made for {' and '.join(self.lm.kinds)}, and these tasks are {kind}.")
+        self.rows = {name: find_row(name, self.settings) for name in self.names}
+        if len({row.label for row in self.rows.values()}) < len(self.names):
+            raise ConfigError(f"Two of the methods {list(self.names)} call themselves alike. Give one another name.")
+        if "majority" in self.names and not (self.token_budget or any(name.startswith("mass") for name in self.names)):
+            raise ConfigError("The majority vote spends what a row of MASS does. Name one, or give --token_budget.")
+        self.methods = {name: row.make(self.lm, self.tasks, self.settings) for name, row in self.rows.items()}
+        for method in self.methods.values():
+            self._require(method)
+
+    def _require(self, method: Method[Any]) -> None:
+        errors = []
+        for task in self.tasks:
+            try:
+                return method.require(self.lm, [task])
+            except DataError as error:
+                errors.append(error)
+        raise errors[0]
+
+    def run(self, seeds: Sequence[int]) -> dict[str, list[list[dict[str, Any]]]]:
+        """Name → seed → the outcome of each task."""
+        for number, seed in enumerate(seeds):
+            for names in self._sharing():
+                if names == ["majority"]:
+                    self.methods["majority"].token_budget = self._budget(seeds[: number + 1])  # type: ignore[attr-defined]
+                self._run(names, seed)
+        return {name: self.outcomes.complete(name, seeds) for name in self.names}
+
+    def _sharing(self) -> list[list[str]]:
+        """Names of rows that share adaptations; the majority vote last, whose budget is what others spent."""
+        groups: dict[object, list[str]] = {}
+        for name in sorted(self.names, key=lambda name: name == "majority"):
+            groups.setdefault(training(self.methods[name]), []).append(name)
+        return list(groups.values())
+
+    def _budget(self, seeds: Sequence[int]) -> float:
+        runs = [rows for n in self.names if n.startswith("mass") for rows in self.outcomes.complete(n, seeds)]
+        return self.token_budget or math.ceil(max(mean_cost(rows).sampled_tokens for rows in runs))
+
+    def _run(self, names: list[str], seed: int) -> None:
+        """Rows that share adaptations, batch by batch as far as outcomes are missing."""
+        total, done = len(self.tasks), 0
+        rows = {name: self.outcomes.rows(name, seed, total) for name in names}
+        for numbers in self._batches(self.methods[names[0]]):
+            if missing := [name for name in names if any(rows[name][n] is None for n in numbers)]:
+                labels = ", ".join(self.rows[name].label for name in missing)
+                self.say(f"{labels}; seed {seed}; {done} of {total} tasks")
+                for name, results in self._together(missing, numbers, seed).items():
+                    for n, result in results.items():
+                        rows[name][n] = result
+                self.outcomes.save()
+            done += len(numbers)
+
+    def _batches(self, method: Method[Any]) -> list[list[int]]:
+        """Numbers of tasks that go through the model together; queries behind the same demonstrations train once."""
+        if isinstance(method, TTT | TTTThenMASS):
+            return passes(self.tasks, self.batch_size)
+        starts = range(0, len(self.tasks), self.batch_size)
+        return [list(range(start, min(start + self.batch_size, len(self.tasks)))) for start in starts]
+
+    def _together(self, names: list[str], numbers: list[int], seed: int) -> dict[str, dict[int, dict[str, Any]]]:
+        """Adapts to a batch once, and answers it for each row."""
+        adaptations = attempt(partial(self._adapt, self._session(names[0], seed)), numbers)
+        records = {n: each for n, each in adaptations.items() if isinstance(each, Adaptation)}
+        results = {}
+        for name in names:
+            answers = attempt(partial(self._answer, self._session(name, seed), records), list(records))
+            results[name] = {n: outcome(self.tasks[n], adaptations[n], answers.get(n)) for n in numbers}
+        return results
+
+    def _session(self, name: str, seed: int) -> Session:
+        return Session(self.lm, self.methods[name], seed, on_event=self.on_event)
+
+    def _adapt(self, session: Session, numbers: list[int]) -> list[Adaptation]:
+        tasks = [self.tasks[n] for n in numbers]
+        session.method.require(self.lm, tasks)
+        return session.adapt(tasks)
+
+    def _answer(
+        self, session: Session, records: Mapping[int, Adaptation], numbers: list[int]
+    ) -> list[tuple[Answer, Cost]]:
+        answers, cost = session.answer([self.tasks[n] for n in numbers], [records[n] for n in numbers])
+        return [(each, replace(cost, sampled_tokens=each.sampled_tokens or cost.sampled_tokens)) for each in answers]
+
+
+def training(method: Method[Any]) -> object:
+    """What adaptations depend on: methods for which it is equal adapt alike, and differ only in how they ask."""
+    if isinstance(method, TTT) and method.settings is not None:
+        return tuple((k, v) for k, v in vars(method.settings).items() if not k.startswith(("predict_", "vote")))
+    return id(method)
+
+
+def mean_cost(rows: Sequence[Mapping[str, Any]]) -> Cost:
+    """The mean over tasks of what their outcomes took."""
+    return Cost(**{name: float(np.mean([row["cost"][name] for row in rows])) for name in vars(Cost())})

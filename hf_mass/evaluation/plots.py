@@ -13,12 +13,15 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.evaluation.tables import ResultTable
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+except ModuleNotFoundError as error:
+    raise ConfigError(f'Figures need matplotlib ({error}). Install it by: pip install "hf_mass[plots]"') from error
 
 _PLAIN, _HIGHLIGHT, _INK = "#8da9c4", "#D55E00", "#222222"
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

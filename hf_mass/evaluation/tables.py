@@ -47,15 +47,15 @@ class Goal:
     Args:
         text: The claim in words.
         met: Whether the numbers support it.
-        found: The numbers.
+        numbers: The numbers.
     """
 
     text: str
     met: bool
-    found: str
+    numbers: str
 
     def __str__(self) -> str:
-        return f"{'met' if self.met else 'MISSED'}: {self.text} ({self.found})"
+        return f"{'met' if self.met else 'MISSED'}: {self.text} ({self.numbers})"
 
 
 @dataclass(frozen=True)
@@ -229,9 +229,9 @@ class ResultTable:
         return [header, *(self._row_cells(row) for row in self.rows)]
 
     def _row_cells(self, row: ResultRow) -> list[str]:
-        found = [row.accuracy.get(split) for split in self.splits]
-        accuracies = [_ABSENT if interval is None else str(interval) for interval in found]
-        present = [interval for interval in found if interval is not None]
+        intervals = [row.accuracy.get(split) for split in self.splits]
+        accuracies = [_ABSENT if interval is None else str(interval) for interval in intervals]
+        present = [interval for interval in intervals if interval is not None]
         return [
             row.method,
             *accuracies,

@@ -200,9 +200,9 @@ class ConventionsWorld:
     def _written_sample(self, draw: random.Random, family: int, task: Task) -> str:
         kind = draw.random()
         if kind < 0.45:
-            shown = draw.choice(task.demonstrations)
-            item = ITEMS.index(shown.question)
-            fitting = [c for c in range(self.conventions) if self.colour(c, item) == shown.answer]
+            pair = draw.choice(task.demonstrations)
+            item = ITEMS.index(pair.question)
+            fitting = [c for c in range(self.conventions) if self.colour(c, item) == pair.answer]
             convention = draw.choice(fitting)
         else:
             family = family if kind < 0.8 else draw.randrange(self.families)
@@ -229,8 +229,8 @@ class ConventionsWorld:
         names = [self.convention_name(c) for c in range(self.conventions)]
         if parts is None or family != task.fields["family"] or parts.rationale not in names or item not in ITEMS:
             return False
-        shown = Demonstration(item, parts.answer) in task.demonstrations
-        return shown and self.colour(names.index(parts.rationale), ITEMS.index(item)) == parts.answer
+        is_copy = Demonstration(item, parts.answer) in task.demonstrations
+        return is_copy and self.colour(names.index(parts.rationale), ITEMS.index(item)) == parts.answer
 
     def to_dict(self) -> dict[str, int | float]:
         """The settings that rebuild this world."""

@@ -4,7 +4,7 @@ A method begins on tasks, makes steps on an explicit state until it says stop, a
 Optimistix). Each call is a pure function of its arguments; whoever runs it (`hf_mass.engine`) brings progress, stopping
 and time limits, so a method of a user's own has them too:
 
-    class BestOfN(Method[...]):      # begin, step, stop, finish, answer; see examples/guides
+    class BestOfN(Method[...]):      # begin, step, stop, finish, answer; see examples/guides/best_of_n.py
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from hf_mass.errors import AdaptationError, DataError
 from hf_mass.lm.adapters import Part, combined_adapter
 from hf_mass.lm.language_model import LanguageModel, save_adapted
 from hf_mass.methods.samples import AuxiliarySample
+from hf_mass.tasks.answers import score_answers
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.voting import Prediction
 
@@ -81,6 +82,12 @@ class Answer:
     predictions: tuple[Prediction, ...] = field(default=(), repr=False)
     sampled_tokens: int = 0
     reason: str | None = None
+
+    @classmethod
+    def judged(cls, task: Task, text: str | None, **more: Any) -> Answer:
+        """An answer with the judgement of the task's verifier, where the gold answer is known."""
+        judgement = score_answers(task, [] if text is None else [text], ())
+        return cls(task, text, None if judgement is None else float(judgement.pass_1), **more)
 
     def __str__(self) -> str:
         return self.text or ""

@@ -92,11 +92,11 @@ class MASS(Method[MassState]):
             raise DataError("The problem has no solved examples to weigh samples by. Choose weigh_by 'uniform'.")
         config = self.settings(lm, tasks)
         require_fields(lm, config, tasks)
-        require_room(lm, config, _as_read(lm, tasks))
+        require_room(lm, config, as_read(lm, tasks))
 
     def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> MassState:
         """See `Method.begin`."""
-        return MassState(self.resolved(lm, tasks), _as_read(lm, tasks), seed)
+        return MassState(self.resolved(lm, tasks), as_read(lm, tasks), seed)
 
     def step(self, lm: LanguageModel, state: MassState) -> MassState:
         """First the samples are written, then they are weighed and trained on."""
@@ -124,7 +124,7 @@ class MASS(Method[MassState]):
         self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None, seed: int
     ) -> list[Answer]:
         """See `Method.answer`."""
-        return self.resolved(lm, tasks).solve(_as_read(lm, tasks), adaptations, seed=seed)
+        return self.resolved(lm, tasks).solve(as_read(lm, tasks), adaptations, seed=seed)
 
 
 def changed(config: MassConfig, changes: Mapping[str, Any]) -> MassConfig:
@@ -179,7 +179,8 @@ def require_room(lm: LanguageModel, config: MassConfig, tasks: Sequence[Task]) -
             )
 
 
-def _as_read(lm: LanguageModel, tasks: Sequence[Task]) -> tuple[Task, ...]:
+def as_read(lm: LanguageModel, tasks: Sequence[Task]) -> tuple[Task, ...]:
+    """Tasks as MASS reads them: through the chat template where the model has one."""
     return tuple(replace(task, conversational=True) if lm.chat else task for task in tasks)
 
 

@@ -27,7 +27,7 @@ from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Method, Progress
 from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.ttt_settings import STRIPS, TTTSettings, preset_values
-from hf_mass.tasks.answers import rank_answers, score_answers
+from hf_mass.tasks.answers import rank_answers
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample, training_examples
 from hf_mass.tasks.task import Task
@@ -247,12 +247,10 @@ class TTT(Method[TTTState]):
         replies = []
         for n, task in enumerate(tasks):
             ranked = rank_answers(predictions[n], settings.vote, settings.vote_within, 2, scores[n])
-            judged = score_answers(task, ranked[:1], ())
             replies.append(
-                Answer(
+                Answer.judged(
                     task,
                     ranked[0] if ranked else None,
-                    None if judged is None else float(judged.pass_1),
                     ranked=tuple(ranked),
                     predictions=tuple(predictions[n]),
                     sampled_tokens=tokens[n],

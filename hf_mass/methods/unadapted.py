@@ -11,7 +11,7 @@ from hf_mass.lm.binding import deterministic
 from hf_mass.lm.generation import Sampling, complete, row_seed
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Method
-from hf_mass.methods.mass import MASS
+from hf_mass.methods.mass import MASS, as_read
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.solving import judge
 from hf_mass.methods.ttt import TTT
@@ -87,7 +87,7 @@ class MajorityVote(NoAdaptation):
     ) -> list[Answer]:
         """See `Method.answer`; the tokens are those of all votes."""
         assert isinstance(self.asks, MASS)
-        mass, count = self.asks.resolved(lm, tasks), self.samples
+        mass, tasks, count = self.asks.resolved(lm, tasks), as_read(lm, tasks), self.samples
         if self.token_budget is not None:
             length = max(1, mass.solve(tasks[0]).sampled_tokens)
             count = max(1, round(self.token_budget / length))

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_fixtures import FLIPS, GRIDS, run, write
 
-from hf_mass.cli.options import ROWS
-from hf_mass.evaluation import compare
+from hf_mass.cli import options
 from hf_mass.evaluation.cards import make_card
+from hf_mass.evaluation.compare import ROWS, Comparison
 from hf_mass.evaluation.tables import ResultTable
+from hf_mass.methods.ttt import TTT
 from hf_mass.store.card import NOT_MEASURED
 
+LABELS = {name: row.label for name, row in ROWS.items()}
 CONVENTIONS = ("conventions:test_families", "--limit", "6", "--samples", "3")
 
 
@@ -43,13 +47,14 @@ def report(puzzles: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 def test_every_method_has_a_row(report: tuple[Path, str]) -> None:
     output, text = report
     table = ResultTable.load(output / "results.json")
-    assert [row.method for row in table] == [ROWS[name] for name in ROWS if name != "mass-scorer"]
+    assert tuple(ROWS) == options.ROWS
+    assert [row.method for row in table] == [LABELS[name] for name in ROWS if name != "mass-scorer"]
     assert table.splits == ("puzzles",) and all(row.accuracy["puzzles"].n == 3 for row in table)
     for row in table:
         assert row.method in text and str(row.accuracy["puzzles"]) in text
-    of_a_vote = {ROWS["few-shot"], ROWS["ttt"]}  # whose run is the vote's
-    assert {row.method for row in table if row.latency_s is None} == of_a_vote
-    assert {row.method for row in table if not row.sampled_tokens} == {*of_a_vote, ROWS["both"]}
+    assert all(row.latency_s and row.sampled_tokens for row in table)
+    assert re.search(r"^method +puzzles +n +seeds +tokens / problem +s / problem$", text, re.MULTILINE)
+    assert table[LABELS["few-shot-voting"]].sampled_tokens > 5 * table[LABELS["few-shot"]].sampled_tokens  # type: ignore[operator]
 
 
 def test_the_report_tells_how_it_was_made(report: tuple[Path, str]) -> None:
@@ -65,22 +70,26 @@ def test_the_report_tells_how_it_was_made(report: tuple[Path, str]) -> None:
 def test_every_single_outcome_is_kept(report: tuple[Path, str]) -> None:
     output, _ = report
     table = ResultTable.load(output / "results.json")
-    found = json.loads((output / "outcomes.json").read_text())["methods"]
-    for name, seeds in found.items():
-        rows = seeds["0"]["rows"]
+    outcomes = json.loads((output / "outcomes.json").read_text())["methods"]
+    for name, seeds in outcomes.items():
+        rows = seeds["0"]
         assert [row["task"] for row in rows] == ["a", "b", "c"] and all("answer" in row for row in rows)
-        assert table.interval(ROWS[name], "puzzles").mean == pytest.approx(sum(row["right"] for row in rows) / 3)
+        assert table.interval(LABELS[name], "puzzles").mean == pytest.approx(sum(row["right"] for row in rows) / 3)
+        costs = [row["cost"] for row in rows]
+        assert table[LABELS[name]].sampled_tokens == pytest.approx(sum(cost["sampled_tokens"] for cost in costs) / 3)
+        trains = name.startswith(("mass", "ttt", "both"))
+        assert all((cost["trained_tokens"] > 0) == (cost["backward_passes"] > 0) == trains for cost in costs)
 
 
 def test_adapting_to_one_task_leaves_nothing_for_the_next(report: tuple[Path, str], puzzles: Path) -> None:
     """Answers are those that `solve` gives to each problem alone, though all methods share a model."""
     output, _ = report
-    found = json.loads((output / "outcomes.json").read_text())["methods"]
+    rows = json.loads((output / "outcomes.json").read_text())["methods"]
     for name, method, vote in (("ttt-voting", "ttt", "--vote"), ("none", "mass", "--vote"), ("both", "both", "--vote")):
         words = ("solve", puzzles, "--each", *GRIDS, "--samples", "2", "--method", method, vote, "--json")
         outcomes = [json.loads(line) for line in run(*words).stdout.splitlines()]
         alone = [outcome["before" if name == "none" else "after"][0]["answer"] for outcome in outcomes]
-        assert [row["answer"] for row in found[name]["0"]["rows"]] == alone, name
+        assert [row["answer"] for row in rows[name]["0"]] == alone, name
 
 
 def test_the_saved_table_makes_a_card(report: tuple[Path, str], puzzles: Path, tmp_path: Path) -> None:
@@ -93,27 +102,20 @@ def test_a_model_that_was_trained_to_weigh() -> None:
     result = run("evaluate", *CONVENTIONS, "--seeds", "0,1", "--json")
     table = ResultTable.from_json(result.stdout)
     names = ("none", "majority", "mass-uniform", "mass-scorer", "mass-demonstrations")
-    assert [row.method for row in table] == [ROWS[name] for name in names]
+    assert [row.method for row in table] == [LABELS[name] for name in names]
     assert table.meta["seeds"] == [0, 1] and table.meta["model"] == "conventions-mass"
-    interval = table.interval(ROWS["mass-scorer"], "conventions:test_families")
+    interval = table.interval(LABELS["mass-scorer"], "conventions:test_families")
     assert interval.n == 6 and interval.seeds == 2
-    dearest = max(table[ROWS[name]].sampled_tokens or 0 for name in names[2:])
-    assert table[ROWS["majority"]].sampled_tokens == pytest.approx(dearest, rel=0.25)
+    dearest = max(table[LABELS[name]].sampled_tokens or 0 for name in names[2:])
+    assert table[LABELS["majority"]].sampled_tokens == pytest.approx(dearest, rel=0.25)
 
 
 def test_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = (*CONVENTIONS, "--output", tmp_path, "--json")
     once = run("evaluate", *words, "--methods", "none,mass-uniform").stdout
-    asked: list[str] = []
-    original = compare.Methods.run
-
-    def seen(self: Any, name: str, *rest: Any) -> Any:
-        asked.append(name)
-        return original(self, name, *rest)
-
-    monkeypatch.setattr(compare.Methods, "run", seen)
+    runs = batches(monkeypatch)
     again = run("evaluate", *words, "--methods", "none,mass-uniform,majority", "--resume").stdout
-    assert asked == ["majority"]  # whose budget is that of a row which was not run again
+    assert runs == [(["majority"], [0, 1, 2, 3, 4, 5])]  # whose budget is that of a row which was not run again
     assert json.loads(again)["rows"][:2] == json.loads(once)["rows"]
     told = run("evaluate", *words, "--methods", "none", "--resume", "--limit", "5", code=1).stderr
     assert "is of a run with tasks" in told
@@ -122,15 +124,106 @@ def test_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cannot be read" in run("evaluate", *words, "--resume", code=1).stderr
 
 
-def test_test_time_training_goes_on_task_by_task(puzzles: Path, tmp_path: Path) -> None:
-    words = (puzzles, *GRIDS, "--methods", "ttt", "--output", tmp_path, "--json")
-    once = json.loads(run("evaluate", *words).stdout)
-    (tmp_path / "outcomes.json").unlink()  # as if it had been stopped before the end
-    folders = sorted((tmp_path / "runs" / "ttt-seed-0" / "tasks").iterdir())
-    kept = [(folder / "result.json").stat().st_mtime_ns for folder in folders]
-    again = json.loads(run("evaluate", *words, "--resume").stdout)
-    assert [(folder / "result.json").stat().st_mtime_ns for folder in folders] == kept
-    assert again["rows"][0]["accuracy"] == once["rows"][0]["accuracy"]
+def test_a_run_goes_on_within_a_row(puzzles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("evaluate", puzzles, *GRIDS, "--methods", "none,ttt", "--batch_size", "1", "--output", tmp_path, "--json")
+    once = json.loads(run(*words).stdout)
+    file = tmp_path / "outcomes.json"
+    outcomes = json.loads(file.read_text())
+    whole = json.loads(file.read_text())["methods"]["ttt"]["0"]
+    outcomes["methods"]["ttt"]["0"][1:] = [None, None]  # as if it had been stopped after the first batch
+    file.write_text(json.dumps(outcomes))
+    runs = batches(monkeypatch)
+    again = json.loads(run(*words, "--resume").stdout)
+    assert runs == [(["ttt"], [1]), (["ttt"], [2])]
+    assert again["rows"][1]["accuracy"] == once["rows"][1]["accuracy"]
+    rows = json.loads(file.read_text())["methods"]["ttt"]["0"]
+    assert rows[0] == whole[0] and [row["answer"] for row in rows] == [row["answer"] for row in whole]
+
+
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], list[int]]]:
+    """Every batch that is run from now on: its rows, and its tasks by number."""
+    runs: list[tuple[list[str], list[int]]] = []
+    original = Comparison._together
+
+    def noted(self: Any, names: list[str], numbers: list[int], seed: int) -> Any:
+        runs.append((names, numbers))
+        return original(self, names, numbers, seed)
+
+    monkeypatch.setattr(Comparison, "_together", noted)
+    return runs
+
+
+def test_rows_that_differ_in_asking_share_their_adaptations(
+    puzzles: Path, report: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    original = TTT.begin
+
+    def noted(self: Any, lm: Any, tasks: Any, seed: int) -> Any:
+        begun.append(len(tasks))
+        return original(self, lm, tasks, seed)
+
+    monkeypatch.setattr(TTT, "begin", noted)
+    result = run("evaluate", puzzles, *GRIDS, "--methods", "ttt,ttt-voting,few-shot", "--json")
+    assert begun == [3]
+    shared = ResultTable.from_json(result.stdout)
+    for row in shared:
+        alone = ResultTable.load(report[0] / "results.json")[row.method]
+        assert row.accuracy == alone.accuracy and row.sampled_tokens == alone.sampled_tokens
+
+
+# -- methods of one's own ----------------------------------------------------------------------------------------------
+
+FRAGILE = """
+from hf_mass.methods.unadapted import NoAdaptation
+
+class Fragile(NoAdaptation):
+    name = "fragile"
+
+    def begin(self, lm, tasks, seed):
+        if any(task.id == "a" for task in tasks):
+            raise ValueError("no a, please")
+        return super().begin(lm, tasks, seed)
+
+    def answer(self, lm, tasks, adaptations, seed):
+        if any(task.id == "b" for task in tasks):
+            raise RuntimeError("nor b")
+        return super().answer(lm, tasks, adaptations, seed)
+
+class Stops(NoAdaptation):
+    name = "stops"
+
+    def begin(self, lm, tasks, seed):
+        from hf_mass.errors import Stopped
+        raise Stopped("stopped by hand")
+"""
+
+
+def test_a_task_that_fails_does_not_end_the_others(
+    puzzles: Path, report: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fragile_methods.py").write_text(FRAGILE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = (puzzles, *GRIDS, "--methods", "few_shot-voting,fragile_methods:Fragile", "--output", tmp_path / "report")
+    text = run("evaluate", *words).stdout
+    assert "fragile: 2 times not adapted or answered" in text and "fragile − base" not in text
+    outcomes = json.loads((tmp_path / "report" / "outcomes.json").read_text())["methods"]
+    rows, others = outcomes["fragile_methods:Fragile"]["0"], outcomes["few-shot-voting"]["0"]
+    assert [row["reason"] for row in rows] == ["ValueError: no a, please", "RuntimeError: nor b", None]
+    assert [row["right"] for row in rows[:2]] == [0, 0] and rows[2]["answer"] == others[2]["answer"]
+    assert all(row["reason"] is None for row in others)
+    stopped = run("evaluate", puzzles, *GRIDS, "--methods", "fragile_methods:Stops", code=1)
+    assert "stopped by hand" in stopped.stderr
+
+
+def test_methods_that_call_themselves_alike_are_refused(puzzles: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "alike_methods.py").write_text(FRAGILE.replace('"stops"', '"fragile"'))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = (puzzles, *GRIDS, "--methods", "alike_methods:Fragile,alike_methods:Stops")
+    assert "call themselves alike" in run("evaluate", *words, code=1).stderr
+
+
+# -- what does not fit -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -142,7 +235,25 @@ def test_test_time_training_goes_on_task_by_task(puzzles: Path, tmp_path: Path) 
     ],
 )
 def test_what_does_not_fit_is_told(words: tuple[str, ...], told: str) -> None:
-    assert re.match(rf"hf-mass: .*{told}", run("evaluate", *CONVENTIONS, *words, code=1).stderr)
+    assert re.search(rf"^hf-mass: .*{told}", run("evaluate", *CONVENTIONS, *words, code=1).stderr, re.MULTILINE)
+
+
+def test_a_model_made_for_other_problems_is_refused() -> None:
+    words = (*CONVENTIONS, "--model", "grids-small", "--methods", "none")
+    assert "hf-mass: grids-small is made for grids" in run("evaluate", *words, code=1).stderr
+
+
+def test_figures_need_an_extra_and_nothing_else_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import sys, hf_mass.evaluation.compare, hf_mass.evaluation.tables, hf_mass.lab.protocol; print(*sys.modules)"
+    )
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
+    assert "torch" in modules and not {"matplotlib", "trl", "hf_mass.training"} & set(modules)
+    monkeypatch.setitem(sys.modules, "matplotlib.axes", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "hf_mass.evaluation.plots", raising=False)
+    words = ("evaluate", *CONVENTIONS, "--methods", "none", "--output", tmp_path)
+    assert 'pip install "hf_mass[plots]"' in run(*words, code=1).stderr
+    assert {file.name for file in tmp_path.iterdir()} == {"results.json", "results.md", "outcomes.json"}
 
 
 def test_a_budget_for_the_majority_vote() -> None:

@@ -66,8 +66,8 @@ def readable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def study(base: Path, tmp_path: Path) -> Study:
-    return Study(base, tmp_path, ttt={"max_examples": 4, "num_train_epochs": 1})
+def study(base: Path) -> Study:
+    return Study(base, ttt={"max_examples": 4, "num_train_epochs": 1})
 
 
 def small_tasks(count: int = 2) -> list[Task]:
@@ -99,18 +99,18 @@ def test_prompts_are_those_of_few_shot_training(study: Study) -> None:
 )
 def test_answers_are_judged_as_grids(study: Study, text: str, reward: float) -> None:
     task = Task("0 1", (Demonstration("0", "1"),), answer="0 1 2\n3 4 5")
-    (solution,) = study.mass.judge([task], [text])
-    assert solution.reward == reward
-    assert solution.answer in (task.answer, None if "\n34;" in text or ">" in text else "0 1 2 3 4 5")
+    (answer,) = study.mass.judge([task], [text])
+    assert answer.score == reward
+    assert answer.text in (task.answer, None if "\n34;" in text or ">" in text else "0 1 2 3 4 5")
 
 
 def test_solve_reads_compact_answers(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = small_tasks()
     ids = [study.mass.encoder.answer_ids(str(task.answer)) for task in tasks]
-    monkeypatch.setattr("hf_mass.methods.mass_model.complete", lambda *args, **kwargs: ids)
-    solutions = study.mass.solve(tasks)
-    assert [s.reward for s in solutions] == [1.0, 1.0]  # type: ignore[union-attr]
-    assert [s.answer for s in solutions] == [task.answer for task in tasks]  # type: ignore[union-attr]
+    monkeypatch.setattr("hf_mass.methods.solving.complete", lambda *args, **kwargs: ids)
+    answers = study.mass.solve(tasks)
+    assert [a.score for a in answers] == [1.0, 1.0]  # type: ignore[union-attr]
+    assert [a.text for a in answers] == [task.answer for task in tasks]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("family", HELD_OUT)
@@ -158,7 +158,7 @@ def test_the_adapter_is_the_tasks_own_within_and_put_back(study: Study, readable
         raise DataError("interrupted")
     assert not changed()
     (outcome,) = study.answer(next(row for row in ROWS if row.name == "TTT"), Setting(1.0, 1.0), [task])
-    assert outcome["right"] == inside[0].reward  # type: ignore[index]
+    assert outcome["right"] == inside[0].score  # type: ignore[index]
     study.answer(row, Setting(1.0, 1.0), [task, other])
     assert not changed()
 

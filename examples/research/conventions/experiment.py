@@ -19,7 +19,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from hf_mass.evaluation.protocol import (
+from hf_mass.lab.conventions import CONVENTIONS_FORMAT, ConventionsWorld
+from hf_mass.lab.conventions_settings import CONVENTIONS_INNER_RATES, conventions_lora, conventions_settings
+from hf_mass.lab.protocol import (
     Method,
     Outcome,
     adapt_directly,
@@ -31,8 +33,6 @@ from hf_mass.evaluation.protocol import (
     run_method,
     with_inner_rate,
 )
-from hf_mass.lab.conventions import CONVENTIONS_FORMAT, ConventionsWorld
-from hf_mass.lab.conventions_settings import CONVENTIONS_INNER_RATES, conventions_lora, conventions_settings
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.task import Task

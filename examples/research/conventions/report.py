@@ -15,10 +15,10 @@ import numpy as np
 from hf_mass.errors import DataError
 from hf_mass.evaluation.cards import write_card
 from hf_mass.evaluation.plots import accuracy_plot, training_plot
-from hf_mass.evaluation.protocol import Outcome
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import Goal, ResultRow, ResultTable
 from hf_mass.lab.conventions import ConventionsWorld
+from hf_mass.lab.protocol import Outcome
 from research.conventions.experiment import M_TRAIN, load_world
 from research.conventions.experiment import rows as experiment_rows
 
@@ -100,7 +100,7 @@ def goals(table: ResultTable, found: Sequence[Found]) -> list[Goal]:
         goal = table.check_above(method, baseline, split, factor=factor)
         key = next(name for name, shown in SPLITS.items() if shown == split)
         difference = paired_difference(results(found, method, key), results(found, baseline, key))
-        checked.append(Goal(goal.text, goal.met, f"{goal.found}; paired difference {difference}"))
+        checked.append(Goal(goal.text, goal.met, f"{goal.numbers}; paired difference {difference}"))
     return checked
 
 

@@ -233,7 +233,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--recoloured", action="store_true", help="questions are demonstrations' inputs recoloured")
     parser.add_argument("--scorer_steps", type=int, default=40, help="training steps of 4 tasks")
     parser.add_argument("--scorer_rate", type=float, default=1e-2, help="learning rate of the scorers")
-    parser.add_argument("--ttt", nargs="*", default=[], metavar="NAME=JSON", help="settings of TTTConfig to change")
+    parser.add_argument("--ttt", nargs="*", default=[], metavar="NAME=JSON", help="settings of TTTSettings to change")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=OUTPUTS / "grid-mass")
     arguments = parser.parse_args(argv)
@@ -250,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     found["command"] = "python -m research.grids.mass " + " ".join(sys.argv[1:] if argv is None else argv)
     own = ("optimizer", "steps", "sharpness", "rounds", "recoloured", "ttt", "seed")
-    study = Study(arguments.base, arguments.output, **{name: getattr(arguments, name) for name in own})
+    study = Study(arguments.base, **{name: getattr(arguments, name) for name in own})
     for row in ROWS:
         if row.name in arguments.rows:
             run_row(study, row, found, arguments)

@@ -12,19 +12,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hf_mass import Task, TTTConfig, load_grid_tasks
+from hf_mass import Task, load_grid_tasks
 from hf_mass.core.losses import row_values
-from hf_mass.core.trees import Tree, tree_map
-from hf_mass.evaluation.protocol import adapt_directly
-from hf_mass.lm.binding import BoundLora, deterministic
+from hf_mass.core.trees import concatenate_rows, tree_map
+from hf_mass.engine.session import Session
+from hf_mass.lab.protocol import adapt_directly
+from hf_mass.lm.binding import deterministic
 from hf_mass.lm.generation import Sampling, complete, row_seed
-from hf_mass.methods.base import AdaptationRecord
-from hf_mass.methods.mass_model import GENERATOR, MassModel, stack
+from hf_mass.methods.base import Adaptation
+from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.mass_settings import AttributionConfig, InnerConfig, MassConfig
 from hf_mass.methods.samples import AuxiliarySample, read_sample
 from hf_mass.methods.scorer import Scorer
-from hf_mass.methods.ttt import FewShotAdapter
-from hf_mass.methods.ttt_settings import FitConfig, PredictConfig
+from hf_mass.methods.sequence import at_starting_weights
+from hf_mass.methods.ttt import TTT
+from hf_mass.methods.ttt_settings import STRIPS, TTTSettings
 from hf_mass.tasks.formats import FORMATS
 from hf_mass.tasks.grids import grid_text, parse_grid
 from hf_mass.tasks.transformations import PermuteColours
@@ -60,11 +62,9 @@ def is_strip(task: Task) -> bool:
     return not any("\n" in text for text in [*texts, task.problem])
 
 
-def ttt_config(strips: bool, output: Path, **changes: Any) -> FitConfig:
+def ttt_settings(strips: bool, **changes: Any) -> TTTSettings:
     """How adapters are trained: the preset for grids, with the symmetries of strips where they are strips."""
-    own: dict[str, Any] = {"transformations": ["strip"]} if strips else {}
-    config = TTTConfig.preset("grids", output_dir=str(output), use_cpu=True, report_to="none", **{**own, **changes})
-    return config.fit_config()
+    return TTTSettings.preset("grids", **{**(STRIPS if strips else {}), **changes})
 
 
 # Rows
@@ -127,19 +127,17 @@ class Study:
 
     Args:
         base: Folder of the base.
-        work: Where trainers may write.
         seed: Of adapters and samples.
         optimizer: Inner optimizer.
         steps: K, inner steps.
         sharpness: τ of the weights by attribution.
         rounds: Rounds of the weights by attribution.
         recoloured: Samples' questions are demonstrations' inputs in other colours, instead of the generator's own.
-        ttt: Settings of `TTTConfig` that differ from its preset for grids.
+        ttt: Settings of `TTTSettings` that differ from its preset for grids.
         scorers: Trained scorers by name.
     """
 
     base: Path
-    work: Path
     seed: int = 0
     optimizer: str = "sgd"
     steps: int = 1
@@ -148,7 +146,7 @@ class Study:
     recoloured: bool = False
     ttt: dict[str, Any] = field(default_factory=dict)
     scorers: dict[str, Scorer] = field(default_factory=dict)
-    _trees: dict[str, Tree | None] = field(default_factory=dict)
+    _trained: dict[str, Adaptation] = field(default_factory=dict)
     _samples: dict[tuple[str, float, bool], list[AuxiliarySample]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -187,26 +185,18 @@ class Study:
     def train(self, tasks: Sequence[Task]) -> None:
         """Trains the adapters of tasks that have none yet, eight at a time."""
         for strips in (True, False):
-            fit = ttt_config(strips, self.work, **self.ttt)
-            few = FewShotAdapter(self.mass.model, self.mass.tokenizer, fit, PredictConfig(), GENERATOR)
-            missing = [task for task in tasks if is_strip(task) == strips and task.id not in self._trees]
+            session = Session(self.mass, TTT(ttt_settings(strips, **self.ttt)), self.seed)
+            missing = [task for task in tasks if is_strip(task) == strips and task.id not in self._trained]
             for start in range(0, len(missing), 8):
                 part = missing[start : start + 8]
-                for task, record in zip(part, few.adapt(part, self.seed), strict=True):
-                    self._trees[task.id] = record.params
+                self._trained.update(zip((task.id for task in part), session.adapt(part), strict=True))
 
     @contextmanager
     def at_adapter(self, task: Task) -> Iterator[None]:
         """Within this context the generator's adapter is the task's trained one."""
         self.train([task])
-        lora, params = BoundLora(self.mass.model, GENERATOR), self._trees[task.id]
-        before = tree_map(lambda x: x.clone(), lora.start())
-        try:
-            if params is not None:
-                lora.load(params)
+        with at_starting_weights(self.mass, self._trained[task.id]):
             yield
-        finally:
-            lora.load(before)
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
@@ -239,24 +229,22 @@ class Study:
 
     def _answer(self, row: Row, setting: Setting, tasks: list[Task]) -> list[dict[str, Any]]:
         mass = self.model(tasks, setting, row)
-        records: list[AdaptationRecord] | None = None
+        records: list[Adaptation] | None = None
         if row.weigh_by == "direct":
-            records = adapt_directly([""])(mass, tasks, self.seed).records
+            records = adapt_directly([""])(mass, tasks, self.seed).adaptations
         elif row.weigh_by is not None:
-            adapted = mass.adapt(tasks, row.weigh_by, self.samples(mass, tasks, row), self.seed)
-            records = adapted if isinstance(adapted, list) else [adapted]
-        solutions = mass.solve(tasks, records)
-        assert isinstance(solutions, list)
+            records = mass.adapt(tasks, row.weigh_by, self.samples(mass, tasks, row), self.seed)
+        answers = mass.solve(tasks, records)
         losses = answer_losses(mass, tasks, records)
         return [
             {
                 "id": task.id,
                 "domain": task.domain,
-                "right": int(solution.reward or 0),
+                "right": int(answer.score or 0),
                 "loss": round(loss, 4),
                 **({} if records is None else story(records[n])),
             }
-            for n, (task, solution, loss) in enumerate(zip(tasks, solutions, losses, strict=True))
+            for n, (task, answer, loss) in enumerate(zip(tasks, answers, losses, strict=True))
         ]
 
 
@@ -287,16 +275,16 @@ def recoloured_samples(mass: MassModel, task: Task, count: int, seed: int) -> li
     return [read_sample(text, mass.encoder.answer_ids(text), FORMAT) for text in written]
 
 
-def answer_losses(mass: MassModel, tasks: list[Task], records: Sequence[AdaptationRecord] | None) -> list[float]:
+def answer_losses(mass: MassModel, tasks: list[Task], records: Sequence[Adaptation] | None) -> list[float]:
     """The loss on each task's answer at the weights that it was solved at, in nats a token."""
     own = tree_map(lambda x: x[:1], mass.adapter.lora.start(1))
     adapted = [None] * len(tasks) if records is None else [record.adapted for record in records]
-    params = stack([own if tree is None else tree for tree in adapted])
+    params = concatenate_rows([own if tree is None else tree for tree in adapted])
     with deterministic(mass.model), mass.adapter.lora.inactive():
         return row_values(mass.adapter.gold_loss(tasks).loss, params).tolist()
 
 
-def story(record: AdaptationRecord) -> dict[str, Any]:
+def story(record: Adaptation) -> dict[str, Any]:
     """A task's samples: what each weighs, whether it could be read, whether it follows the rule where that is known.
 
     The rule is looked for with the query's answer: a diagnostic, of which nothing is used.

@@ -19,7 +19,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from hf_mass import Task
-from hf_mass.methods.ttt import FitRecord
+from hf_mass.methods.base import Adaptation
 from hf_mass.tasks.grids import parse_grid
 from hf_mass.training.ttt_results import TaskResult
 from paths import RESULTS
@@ -78,7 +78,7 @@ def main() -> None:
     for variant in ("base", "ttt"):
         trainer = build_trainer(arguments, name, variant, vote="first" if variant == "base" else "hierarchical")
         # Records are not saved: the runs that the tables are made of stay as they are.
-        records = trainer.adapt(tasks) if variant == "ttt" else [FitRecord(task, None) for task in tasks]
+        records = trainer.adapt(tasks) if variant == "ttt" else [Adaptation(task) for task in tasks]
         assert isinstance(records, list)
         found.append(trainer.predict(tasks, records=records))
     picture(tasks, found[0], found[1], mine.picture)

@@ -28,7 +28,7 @@ import torch
 from hf_mass import MassModel, Task, TTTConfig, TTTTrainer
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import ResultRow, ResultTable
-from hf_mass.methods.base import AdaptationRecord
+from hf_mass.methods.base import Adaptation
 from hf_mass.methods.mass_settings import InnerConfig, MassConfig
 from hf_mass.store.markdown import markdown_table
 from hf_mass.store.shipped import ASSETS
@@ -115,19 +115,17 @@ def write_and_answer(arguments: argparse.Namespace, row: str, tasks: list[Task])
     for start in range(0, len(tasks), 8):
         part, begun = tasks[start : start + 8], time.perf_counter()
         records = mass.adapt(part, WEIGHINGS[row], seed=arguments.seed)
-        assert isinstance(records, list)
-        solutions = mass.solve(part, records)
-        assert isinstance(solutions, list)
+        answers = mass.solve(part, records)
         seconds = round((time.perf_counter() - begun) / len(part), 2)
-        for record, solution in zip(records, solutions, strict=True):
+        for record, answer in zip(records, answers, strict=True):
             # Compared here, since the verifier "exact_match" does not tell upper case from lower.
-            right = int(solution.answer == record.task.answer)
-            outcome = {"right": right, "answer": solution.answer, "reason": record.reason}
+            right = int(answer.text == record.task.answer)
+            outcome = {"right": right, "answer": answer.text, "reason": record.reason}
             rows.append({**about(record.task), **outcome, "seconds": seconds, "samples": told(record)})
     return rows
 
 
-def told(record: AdaptationRecord) -> list[dict[str, Any]]:
+def told(record: Adaptation) -> list[dict[str, Any]]:
     """Of each sample: whether it could be read, repeats a demonstration, follows the rule (where that is known)."""
     known = {(shown.question, shown.answer) for shown in record.task.demonstrations}
     rule = None

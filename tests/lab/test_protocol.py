@@ -1,4 +1,4 @@
-"""The evaluation protocol: every way to answer a task does what it says, at the budget that it reports."""
+"""The designed world's protocol: every way to answer a task does what it says, at the budget that it reports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from model_fixtures import (
 from torch import Tensor
 
 from hf_mass.core import trees
-from hf_mass.evaluation.protocol import (
+from hf_mass.lab.protocol import (
     Answers,
     Method,
     adapt_directly,
@@ -32,7 +32,7 @@ from hf_mass.evaluation.protocol import (
     with_inner_rate,
 )
 from hf_mass.lm.generation import Sampling, complete, row_seed
-from hf_mass.methods.base import Solution
+from hf_mass.methods.base import Answer
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.task import Task
@@ -83,8 +83,8 @@ def test_a_method_answers_every_task_and_leaves_no_trace(name: str, mass: MassMo
     first = run_method(EVERY[name], mass, tasks[:6], seed=1, batch_size=6)
     assert first.correct.shape == (6,) and set(first.correct) <= {0.0, 1.0}
     assert first.sampled_tokens >= 2 and first.latency_s > 0
-    assert all(record.adapted is None for record in first.records)  # weights are not kept for every task of a split
-    assert len(first.records) == (0 if name in ("greedy", "vote") else 6)
+    assert all(each.adapted is None for each in first.adaptations)  # weights are not kept for every task of a split
+    assert len(first.adaptations) == (0 if name in ("greedy", "vote") else 6)
     # In other batches, after other tasks, the answers are the same.
     again = run_method(EVERY[name], mass, tasks[:6], seed=1, batch_size=4)
     assert again.correct.tolist() == first.correct.tolist() and again.sampled_tokens == first.sampled_tokens
@@ -97,8 +97,8 @@ def test_batches_are_consecutive_and_counted(mass: MassModel, tasks: list[Task])
 
     def method(mass: MassModel, batch: list[Task], seed: int) -> Answers:
         seen.append([task.id for task in batch])
-        solutions = [Solution(t, "", None, None if n == 0 else 1.0, 2) for n, t in enumerate(batch)]
-        return Answers(solutions, [10 * seed + n for n in range(len(batch))])
+        answers = [Answer(t, None, None if n == 0 else 1.0) for n, t in enumerate(batch)]
+        return Answers(answers, [10 * seed + n for n in range(len(batch))])
 
     found = run_method(method, mass, tasks[:5], seed=1, batch_size=2)
     assert seen == [[t.id for t in tasks[:2]], [t.id for t in tasks[2:4]], [tasks[4].id]]
@@ -108,7 +108,7 @@ def test_batches_are_consecutive_and_counted(mass: MassModel, tasks: list[Task])
 
 def test_greedy_answers_are_the_model_s_own(mass: MassModel, tasks: list[Task]) -> None:
     answers = answer_greedily(mass, tasks, 7)
-    assert answers.solutions == mass.solve(tasks)
+    assert answers.answers == mass.solve(tasks)
     assert answers.sampled_tokens == [3] * len(tasks)
 
 
@@ -121,22 +121,22 @@ def test_a_vote_spends_its_budget_and_takes_the_most_frequent_answer(
 ) -> None:
     chosen = tasks[:6]
     answers = majority_vote(budget)(mass, chosen, 3)
-    for task, solution, tokens in zip(chosen, answers.solutions, answers.sampled_tokens, strict=True):
+    for task, answer, tokens in zip(chosen, answers.answers, answers.sampled_tokens, strict=True):
         seeds = [row_seed("vote", 3, task.id, task.problem, j) for j in range(votes)]
         prompts = [mass.encoder.solver_prompt_ids(task)] * votes
         ids = complete(mass.model, mass.tokenizer, prompts, Sampling(4), seeds)
         ballots = [mass.tokenizer.decode(row, skip_special_tokens=True).split()[1] for row in ids]
         most = max(ballots, key=lambda colour: (ballots.count(colour), -ballots.index(colour)))  # ties: the first seen
-        assert solution.answer == most and tokens == sum(map(len, ids))
-        assert solution.reward == float(most == task.answer)
+        assert answer.text == most and tokens == sum(map(len, ids))
+        assert answer.score == float(most == task.answer)
 
 
 def test_a_vote_without_a_readable_answer_is_wrong(mass: MassModel, tasks: list[Task]) -> None:
     # One token a solution: a convention and no colour.
     short = MassModel(mass.model, mass.tokenizer, replace(mass.config, max_answer_tokens=1), mass.scorer)
     answers = majority_vote(5)(short, tasks[:3], 0)
-    assert [solution.answer for solution in answers.solutions] == [None] * 3
-    assert [solution.reward for solution in answers.solutions] == [0.0] * 3
+    assert [answer.text for answer in answers.answers] == [None] * 3
+    assert [answer.score for answer in answers.answers] == [0.0] * 3
     assert answers.sampled_tokens == [5] * 3
 
 
@@ -147,23 +147,23 @@ def test_adapting_on_samples_is_generating_adapting_and_solving(mass: MassModel,
     groups = mass.generate_auxiliary(tasks, 4, seed=2)
     for weigh_by in ("uniform", "scorer", "demonstrations"):
         answers = adapt_on_samples(weigh_by, 4)(mass, tasks, 2)
-        records = mass.adapt(tasks, weigh_by, groups)
-        assert answers.solutions == mass.solve(tasks, records)
-        assert all(equal_trees(a.adapted, b.adapted) for a, b in zip(answers.records, records, strict=True))
+        adaptations = mass.adapt(tasks, weigh_by, groups)
+        assert answers.answers == mass.solve(tasks, adaptations)
+        assert all(equal_trees(a.adapted, b.adapted) for a, b in zip(answers.adaptations, adaptations, strict=True))
         spent = [sum(len(s.token_ids) for s in group) for group in groups]
-        assert answers.sampled_tokens == [n + s.sampled_tokens for n, s in zip(spent, answers.solutions, strict=True)]
+        assert answers.sampled_tokens == [n + s.sampled_tokens for n, s in zip(spent, answers.answers, strict=True)]
 
 
 def test_a_filter_chooses_from_what_is_drawn(mass: MassModel, tasks: list[Task]) -> None:
     drawn = mass.generate_auxiliary(tasks, 8, seed=2)
     answers = adapt_on_samples("uniform", 3, keep=fits, draw=8)(mass, tasks, 2)
     spared = 0
-    for task, group, record, tokens in zip(tasks, drawn, answers.records, answers.sampled_tokens, strict=True):
+    for task, group, adaptation, tokens in zip(tasks, drawn, answers.adaptations, answers.sampled_tokens, strict=True):
         passed = [sample for sample in group if sample.usable and fits(task, sample)][:3]
-        assert [sample for sample in record.samples if sample.usable] == passed and len(record.samples) == 3
-        assert all(s.reason == "filtered out" for s in record.samples[len(passed) :])
-        assert (record.weights > 0).tolist() == [i < len(passed) for i in range(3)]
-        assert (record.adapted is None) == (not passed)
+        assert [sample for sample in adaptation.samples if sample.usable] == passed and len(adaptation.samples) == 3
+        assert all(s.reason == "filtered out" for s in adaptation.samples[len(passed) :])
+        assert (adaptation.weights > 0).tolist() == [i < len(passed) for i in range(3)]
+        assert (adaptation.adapted is None) == (not passed)
         assert tokens == sum(len(s.token_ids) for s in group) + 3  # what was rejected was paid for
         spared += len(passed) < 3
     assert spared  # some task has too few
@@ -186,15 +186,15 @@ def test_random_tasks_come_from_the_pool(mass: MassModel, tasks: list[Task]) -> 
     pool = WORLD.tasks("train", 12)
     known = {(as_question(task), task.solution) for task in pool}
     answers = adapt_on_random_tasks(pool, as_question, 5)(mass, tasks[:4], 2)
-    for record, tokens in zip(answers.records, answers.sampled_tokens, strict=True):
-        used = {(sample.question, sample.answer) for sample in record.samples}
-        assert len(record.samples) == 5 and used <= known
-        assert torch.allclose(record.weights, torch.full((5,), 0.2)) and tokens == 3  # nothing was sampled to adapt
-    assert len({tuple(s.question for s in record.samples) for record in answers.records}) > 1
+    for adaptation, tokens in zip(answers.adaptations, answers.sampled_tokens, strict=True):
+        used = {(sample.question, sample.answer) for sample in adaptation.samples}
+        assert len(adaptation.samples) == 5 and used <= known
+        assert torch.allclose(adaptation.weights, torch.full((5,), 0.2)) and tokens == 3  # nothing was sampled to adapt
+    assert len({tuple(s.question for s in adaptation.samples) for adaptation in answers.adaptations}) > 1
     again = adapt_on_random_tasks(pool, as_question, 5)(mass, tasks[1:2], 2)
-    assert again.records[0].samples == answers.records[1].samples
+    assert again.adaptations[0].samples == answers.adaptations[1].samples
     other = adapt_on_random_tasks(pool, as_question, 5)(mass, tasks[1:2], 3)
-    assert other.records[0].samples != answers.records[1].samples
+    assert other.adaptations[0].samples != answers.adaptations[1].samples
 
 
 def demonstration_loss(mass: MassModel, task: Task, params: dict[str, Tensor]) -> Tensor:
@@ -214,25 +214,25 @@ def demonstration_loss(mass: MassModel, task: Task, params: dict[str, Tensor]) -
 
 def test_the_direct_step_descends_the_demonstrations_own_loss(mass: MassModel, tasks: list[Task]) -> None:
     answers = adapt_directly(RULES)(mass, tasks[:2], 0)
-    for task, record in zip(tasks[:2], answers.records, strict=True):
+    for task, adaptation in zip(tasks[:2], answers.adaptations, strict=True):
         start = trees.leaves(trees.tree_map(torch.clone, mass.adapter.lora.start()))
         loss = demonstration_loss(mass, task, start)
         gradient = dict(zip(start, torch.autograd.grad(loss, list(start.values())), strict=True))
-        moved = trees.add(record.adapted, trees.detached(start), -1)
+        moved = trees.add(adaptation.adapted, trees.detached(start), -1)
         expected = trees.tree_map(lambda g: -mass.config.inner.learning_rate * g, gradient)
         assert largest_difference(moved, expected) < 1e-3
         with torch.no_grad():
-            assert demonstration_loss(mass, task, record.adapted) < loss
-        assert record.samples == () and record.reason is None
+            assert demonstration_loss(mass, task, adaptation.adapted) < loss
+        assert adaptation.samples == () and adaptation.reason is None
     assert answers.sampled_tokens == [3, 3]
 
 
 def test_the_direct_step_never_reads_the_gold_answer(mass: MassModel, tasks: list[Task]) -> None:
     blind = [replace(task, solution=None, answer=None) for task in tasks[:3]]
     known, unknown = adapt_directly(RULES)(mass, tasks[:3], 0), adapt_directly(RULES)(mass, blind, 0)
-    assert [s.text for s in known.solutions] == [s.text for s in unknown.solutions]
+    assert [a.written for a in known.answers] == [a.written for a in unknown.answers]
     weighed = [adapt_on_samples("demonstrations", 4)(mass, batch, 0) for batch in (tasks[:3], blind)]
-    assert [s.text for s in weighed[0].solutions] == [s.text for s in weighed[1].solutions]
+    assert [a.written for a in weighed[0].answers] == [a.written for a in weighed[1].answers]
     assert len({hidden_convention(task) for task in tasks}) > 1
 
 
@@ -265,9 +265,7 @@ def test_the_best_rate_is_chosen_and_the_smaller_of_equals(
 ) -> None:
     def method(mass: MassModel, batch: list[Task], seed: int) -> Answers:
         correct = np.arange(len(batch)) < round(accuracies[mass.config.inner.learning_rate] * len(batch))
-        return Answers(
-            [Solution(t, "", None, float(c), 1) for t, c in zip(batch, correct, strict=True)], [1] * len(batch)
-        )
+        return Answers([Answer(t, None, float(c)) for t, c in zip(batch, correct, strict=True)], [1] * len(batch))
 
     rate, found = choose_rate(method, mass, tasks[:5], list(accuracies), seed=0)
     assert rate == chosen and found == accuracies

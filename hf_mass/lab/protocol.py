@@ -1,4 +1,4 @@
-"""The evaluation protocol: every way to answer a task, on the same tasks and at a stated budget.
+"""How the rows of the designed world's tables are measured: on the same tasks and at a stated budget.
 
 A `Method` answers a batch of tasks with one `MassModel` and reports what it sampled. `run_method` applies it to a split
 and returns a 0/1 result per task, the sampled tokens and the latency per task.
@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 
 from hf_mass.core import trees
 from hf_mass.lm.binding import deterministic
-from hf_mass.lm.generation import Sampling, complete, row_seed
-from hf_mass.methods.base import AdaptationRecord, Solution
+from hf_mass.lm.generation import row_seed
+from hf_mass.methods.base import Adaptation, Answer
 from hf_mass.methods.mass_model import MassModel, one_task
 from hf_mass.methods.samples import AuxiliarySample
+from hf_mass.methods.unadapted import vote
 from hf_mass.tasks.task import Task
 
 Method = Callable[[MassModel, list[Task], int], "Answers"]
@@ -32,11 +31,11 @@ Judge = Callable[[Task, AuxiliarySample], bool]
 
 @dataclass(frozen=True)
 class Answers:
-    """Solutions of a batch, and the tokens sampled for each task on the way."""
+    """Answers to a batch, the tokens sampled for each task on the way, and how each was adapted to."""
 
-    solutions: list[Solution]
+    answers: list[Answer]
     sampled_tokens: list[int]
-    records: list[AdaptationRecord] = field(default_factory=list)
+    adaptations: list[Adaptation] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -44,37 +43,37 @@ class Outcome:
     """One method on one split.
 
     Args:
-        correct: [tasks] float, the verifier's reward of each answer.
+        correct: [tasks] float, the verifier's judgement of each answer.
         sampled_tokens: Mean per task, answers included.
         latency_s: Wall seconds per task at the batch size used.
-        records: How each task was adapted to, without adapted weights.
+        adaptations: How each task was adapted to, without adapted weights.
     """
 
     correct: np.ndarray
     sampled_tokens: float
     latency_s: float
-    records: list[AdaptationRecord]
+    adaptations: list[Adaptation]
 
 
 def run_method(method: Method, mass: MassModel, tasks: Sequence[Task], seed: int, batch_size: int = 50) -> Outcome:
     """Apply a method to tasks, `batch_size` at a time."""
     correct: list[float] = []
     tokens: list[int] = []
-    records: list[AdaptationRecord] = []
+    adaptations: list[Adaptation] = []
     start = time.perf_counter()
     for first in range(0, len(tasks), batch_size):
-        answers = method(mass, list(tasks[first : first + batch_size]), seed)
-        correct += [float(solution.reward or 0.0) for solution in answers.solutions]
-        tokens += answers.sampled_tokens
-        records += [replace(record, adapted=None) for record in answers.records]
+        batch = method(mass, list(tasks[first : first + batch_size]), seed)
+        correct += [answer.score or 0.0 for answer in batch.answers]
+        tokens += batch.sampled_tokens
+        adaptations += [replace(each, parts=()) for each in batch.adaptations]
     seconds = time.perf_counter() - start
-    return Outcome(np.array(correct), sum(tokens) / len(tokens), seconds / len(tasks), records)
+    return Outcome(np.array(correct), sum(tokens) / len(tokens), seconds / len(tasks), adaptations)
 
 
 def with_inner_rate(mass: MassModel, learning_rate: float, steps: int | None = None) -> MassModel:
     """The same weights with another inner learning rate (and number of steps)."""
     inner = replace(mass.config.inner, learning_rate=learning_rate, steps=steps or mass.config.inner.steps)
-    return MassModel(mass.model, mass.tokenizer, replace(mass.config, inner=inner), mass.scorer)
+    return MassModel.on(mass, replace(mass.config, inner=inner))
 
 
 # -- methods that do not adapt -----------------------------------------------------------------------------------------
@@ -82,32 +81,16 @@ def with_inner_rate(mass: MassModel, learning_rate: float, steps: int | None = N
 
 def answer_greedily(mass: MassModel, tasks: list[Task], seed: int) -> Answers:
     """The model as it is."""
-    solutions = mass.solve(tasks)
-    assert isinstance(solutions, list)
-    return Answers(solutions, [solution.sampled_tokens for solution in solutions])
+    return _solve(mass, tasks, None, [0] * len(tasks))
 
 
 def majority_vote(token_budget: int) -> Method:
     """The most frequent of as many sampled answers as fit a budget of tokens; ties go to the answer seen first."""
 
     def method(mass: MassModel, tasks: list[Task], seed: int) -> Answers:
-        sampling = Sampling(mass.config.max_answer_tokens, 1.0)
-        length = max(1, answer_greedily(mass, tasks[:1], seed).sampled_tokens[0])
-        votes = max(1, round(token_budget / length))
-        prompts = [mass.encoder.solver_prompt_ids(task) for task in tasks for _ in range(votes)]
-        seeds = [row_seed("vote", seed, task.id, task.problem, j) for task in tasks for j in range(votes)]
-        with deterministic(mass.model), mass.adapter.lora.inactive():
-            ids = complete(mass.model, mass.tokenizer, prompts, sampling, seeds)
-        texts = mass.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        chosen, tokens = [], []
-        for n in range(len(tasks)):
-            mine = texts[n * votes : (n + 1) * votes]
-            answers = [parts.answer if (parts := mass.config.format.split_solution(t)) else None for t in mine]
-            counted = Counter(answer for answer in answers if answer is not None)
-            winner = counted.most_common(1)[0][0] if counted else None
-            chosen.append(mine[answers.index(winner)])
-            tokens.append(sum(len(row) for row in ids[n * votes : (n + 1) * votes]))
-        return Answers(mass.judge(tasks, chosen), tokens)
+        length = max(1, mass.solve(tasks[0]).sampled_tokens)
+        answers = vote(mass, tasks, max(1, round(token_budget / length)), seed)
+        return Answers(answers, [answer.sampled_tokens for answer in answers])
 
     return method
 
@@ -129,7 +112,7 @@ def adapt_on_samples(weigh_by: str, count: int, keep: Judge | None = None, draw:
         drawn = mass.generate_auxiliary(tasks, count=draw or count, seed=seed)
         spent = [sum(len(s.token_ids) for s in group) for group in drawn]
         if keep is not None:
-            drawn = [_kept(task, group, keep, count) for task, group in zip(tasks, drawn, strict=True)]
+            drawn = [_filtered(task, group, keep, count) for task, group in zip(tasks, drawn, strict=True)]
         return _adapted_answers(mass, tasks, weigh_by, drawn, spent, seed)
 
     return method
@@ -139,11 +122,11 @@ def adapt_on_random_tasks(pool: Sequence[Task], as_question: Callable[[Task], st
     """Gold solutions of `count` random training tasks: test-time training without synthesis."""
 
     def method(mass: MassModel, tasks: list[Task], seed: int) -> Answers:
-        chosen = []
+        samples = []
         for task in tasks:
-            picked = random.Random(row_seed("random", seed, task.id, task.problem)).sample(list(pool), count)
-            chosen.append([AuxiliarySample("", (), as_question(p), str(p.solution)) for p in picked])
-        return _adapted_answers(mass, tasks, "uniform", chosen, [0] * len(tasks), seed)
+            drawn = random.Random(row_seed("random", seed, task.id, task.problem)).sample(list(pool), count)
+            samples.append([AuxiliarySample("", (), as_question(p), str(p.solution)) for p in drawn])
+        return _adapted_answers(mass, tasks, "uniform", samples, [0] * len(tasks), seed)
 
     return method
 
@@ -159,16 +142,13 @@ def adapt_directly(derivations: Sequence[str]) -> Method:
             with adapter.lora.inactive():
                 gradient = outer.gradient(start).params
             adapted = trees.add(start, gradient, -mass.config.inner.learning_rate)
-        empty = torch.zeros(0)
-        records = [
-            AdaptationRecord(task, (), empty, None, empty[None], one_task(adapted, n)) for n, task in enumerate(tasks)
-        ]
-        return _solve(mass, tasks, records, [0] * len(tasks))
+        adaptations = [Adaptation(task, ((adapter.lora, one_task(adapted, n)),)) for n, task in enumerate(tasks)]
+        return _solve(mass, tasks, adaptations, [0] * len(tasks))
 
     return method
 
 
-def _kept(task: Task, group: Sequence[AuxiliarySample], keep: Judge, count: int) -> list[AuxiliarySample]:
+def _filtered(task: Task, group: Sequence[AuxiliarySample], keep: Judge, count: int) -> list[AuxiliarySample]:
     """At most `count` samples that pass, filled up with unusable ones so that every task has as many."""
     passed = [sample for sample in group if sample.usable and keep(task, sample)][:count]
     rejected = replace(group[0], reason="filtered out")
@@ -183,20 +163,20 @@ def _adapted_answers(
     spent: Sequence[int],
     seed: int,
 ) -> Answers:
-    records = mass.adapt(tasks, weigh_by, samples, seed)
-    assert isinstance(records, list)
-    return _solve(mass, tasks, records, spent)
+    return _solve(mass, tasks, mass.adapt(tasks, weigh_by, samples, seed), spent)
 
 
-def _solve(mass: MassModel, tasks: list[Task], records: list[AdaptationRecord], spent: Sequence[int]) -> Answers:
-    solutions = mass.solve(tasks, records)
-    assert isinstance(solutions, list)
-    return Answers(solutions, [s.sampled_tokens + n for s, n in zip(solutions, spent, strict=True)], records)
+def _solve(mass: MassModel, tasks: list[Task], adaptations: list[Adaptation] | None, spent: Sequence[int]) -> Answers:
+    answers = mass.solve(tasks, adaptations)
+    tokens = [answer.sampled_tokens + n for answer, n in zip(answers, spent, strict=True)]
+    return Answers(answers, tokens, adaptations or [])
 
 
 def choose_rate(
     method: Method, mass: MassModel, tasks: Sequence[Task], rates: Sequence[float], seed: int
 ) -> tuple[float, dict[float, float]]:
     """(the inner rate with the best accuracy on validation tasks, the smaller one of equals; accuracy of each rate)."""
-    found = {rate: float(run_method(method, with_inner_rate(mass, rate), tasks, seed).correct.mean()) for rate in rates}
-    return max(rates, key=lambda rate: (found[rate], -rate)), found
+    accuracies = {
+        rate: float(run_method(method, with_inner_rate(mass, rate), tasks, seed).correct.mean()) for rate in rates
+    }
+    return max(rates, key=lambda rate: (accuracies[rate], -rate)), accuracies
