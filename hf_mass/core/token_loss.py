@@ -100,7 +100,7 @@ def token_log_probs(model: nn.Module, batch: TokenBatch, cut: bool = True) -> tu
         cut: Let the output head see the positions before answer tokens only: logits of the others, [V] wide each, are
             never made. Not possible where the head carries a low-rank update of its own, which must tell rows apart.
     """
-    count_pass(*batch.input_ids.shape, backward=torch.is_grad_enabled())
+    count_pass(len(batch), batch.input_ids.shape[1], torch.is_grad_enabled())
     answers = batch.labels[:, 1:] != IGNORED  # [R, S − 1]
     row, column = answers.nonzero(as_tuple=True)
     head = getattr(model, "get_output_embeddings", lambda: None)() if cut else None

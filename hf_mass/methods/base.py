@@ -53,7 +53,7 @@ class Cost:
     @classmethod
     def of(cls, meter: Meter, seconds: float, tasks: int) -> Cost:
         """An even share of what a meter counted."""
-        return cls(*(value / tasks for value in vars(meter).values()), seconds / tasks)
+        return cls(**{name: value / tasks for name, value in vars(meter).items()}, seconds=seconds / tasks)
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))

@@ -276,10 +276,11 @@ def build(cls: type[T], values: Any) -> T:
 def values_of(instance: Any) -> dict[str, Any]:
     """The inverse of `build`: flat name → value, and what is no setting under its own name."""
     values: dict[str, Any] = {}
-    options = _declared(type(instance))
+    cls: type = type(instance)
+    options = _declared(cls)
     for name in (f.name for f in fields(instance)):
         value = getattr(instance, name)
-        if is_dataclass(value) and _declared(type(value)):  # type: ignore[arg-type]
+        if is_dataclass(value) and not isinstance(value, type) and _declared(value.__class__):
             values |= values_of(value)
             continue
         names = [part.name for part in options[name].parts()] if name in options else [name]
