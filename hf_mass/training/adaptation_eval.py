@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from hf_mass.methods.base import AdaptationRecord, Solution
+from hf_mass.methods.base import Adaptation, Answer
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.tasks.task import Task
 
@@ -19,25 +19,25 @@ class AdaptationEvalPrediction:
 
     Args:
         tasks: The evaluated tasks.
-        records: How each was adapted to (without the adapted weights).
-        before: Greedy solutions of the unadapted model.
-        after: Greedy solutions at the adapted weights.
+        records: How each was adapted to (without adapted weights and model).
+        before: Greedy answers of the unadapted model.
+        after: Greedy answers at the adapted weights.
     """
 
     tasks: list[Task]
-    records: list[AdaptationRecord]
-    before: list[Solution]
-    after: list[Solution]
+    records: list[Adaptation]
+    before: list[Answer]
+    after: list[Answer]
 
     def metrics(self) -> dict[str, float]:
         """Accuracy before and after (NaN where no task has a gold answer), and how adapting went."""
         samples = [sample for record in self.records for sample in record.samples]
         return {
-            "accuracy": _mean([s.reward for s in self.before if s.reward is not None]),
-            "adapted_accuracy": _mean([s.reward for s in self.after if s.reward is not None]),
+            "accuracy": _mean([each.score for each in self.before if each.score is not None]),
+            "adapted_accuracy": _mean([each.score for each in self.after if each.score is not None]),
             "parse_rate": _mean([float(sample.usable) for sample in samples]),
             "unadapted_share": _mean([float(record.reason is not None) for record in self.records]),
-            "sampled_tokens": _mean([float(record.sampled_tokens) for record in self.records]),
+            "sampled_tokens": _mean([record.cost.sampled_tokens for record in self.records]),
         }
 
 
@@ -64,15 +64,12 @@ def evaluate_adaptation(
 
 def adapt_and_solve(
     mass: MassModel, tasks: list[Task], weigh_by: str, seed: int = 0
-) -> tuple[list[AdaptationRecord], list[Solution], list[Solution]]:
-    """(records, solutions before, solutions after) of a batch of tasks."""
-    records, before = mass.adapt(tasks, weigh_by, seed=seed), mass.solve(tasks)
-    assert isinstance(records, list) and isinstance(before, list)
-    after = mass.solve(tasks, records)
-    assert isinstance(after, list)
-    return records, before, after
+) -> tuple[list[Adaptation], list[Answer], list[Answer]]:
+    """(records, answers before, answers after) of a batch of tasks."""
+    records = mass.adapt(tasks, weigh_by, seed=seed)
+    return records, mass.solve(tasks), mass.solve(tasks, records)
 
 
-def drop_weights(record: AdaptationRecord) -> AdaptationRecord:
-    """The record without its adapted weights: they are large, and nothing that is gathered needs them."""
-    return replace(record, adapted=None)
+def drop_weights(record: Adaptation) -> Adaptation:
+    """The record without its adapted weights, model and method, which need not travel between processes."""
+    return replace(record, parts=(), lm=None, method=None)

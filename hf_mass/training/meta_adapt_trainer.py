@@ -222,7 +222,7 @@ class MetaAdaptTrainer(PublishingTrainer):
                 {
                     "reward": None if torch.isnan(step.rewards[n, i]) else float(step.rewards[n, i]),
                     "weight": float(step.weights[n, i]),
-                    "attribution": float(step.attributions[n, i]),
+                    "attribution": -float(step.attributions[n, i]),  # positive = helpful
                     "question": sample.question,
                     "answer": sample.answer,
                     "reason": sample.reason or "",

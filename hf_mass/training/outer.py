@@ -37,7 +37,7 @@ class OuterStep:
         usable: [N, m] bool.
         scorer_gradient: Σ_n ∂L_n/∂η for each scorer parameter (a sum over tasks, not a mean).
         generator_gradient: Σ_n ∂L_n/∂φ for each trainable parameter of the generator, by name; empty for γ = 0.
-        metrics: Name → values, one per task or sample, averaged by whoever logs them.
+        metrics: Name → values, one per task or sample, averaged by whoever logs them; attributions there are −∂L_outer/∂s.
     """
 
     rewards: Tensor
@@ -178,7 +178,7 @@ class OuterLoop:
         )
         texts = encoder.tokenizer.batch_decode(ids, skip_special_tokens=True)
         judged = self.mass.judge([problem.tasks[n] for n in owners], texts, always=True)
-        rewards = torch.tensor([float(solution.reward or 0.0) for solution in judged]).view(-1, k)  # [kept, k]
+        rewards = torch.tensor([float(answer.score or 0.0) for answer in judged]).view(-1, k)  # [kept, k]
         spread = rewards.std(1, keepdim=True)
         advantages = ((rewards - rewards.mean(1, keepdim=True)) / (spread + 1e-4)).flatten()
         metrics = {"reward/adapted": rewards.mean(1).tolist(), "tasks/agreeing": (spread[:, 0] == 0).float().tolist()}
@@ -225,7 +225,7 @@ class OuterLoop:
             "samples/parse_rate": usable.float().mean(1).tolist(),
             "tasks/skipped": (~kept).float().tolist(),
             "weights/entropy": entropy[kept].tolist(),
-            "attribution/mean": attributions[usable].tolist(),
+            "attribution/mean": (-attributions[usable]).tolist(),  # as everywhere that people look: positive = helpful
             "attribution/std": _deviations(attributions, usable),
         }
         for reason in get_args(ParseFailure):
@@ -242,9 +242,8 @@ class OuterLoop:
 
     def _unadapted_rewards(self, tasks: Sequence[Task], step: int) -> list[float]:
         temperature = self.config.solution_temperature
-        solved = self.mass.solve(list(tasks), temperature=temperature, seed=step, always=True)
-        assert isinstance(solved, list)
-        return [float(solution.reward or 0.0) for solution in solved]
+        answers = self.mass.solve(tasks, temperature=temperature, seed=step, always=True)
+        return [float(answer.score or 0.0) for answer in answers]
 
 
 def _inner_objectives(problem: InnerProblem, losses: Tensor, weights: Tensor) -> list[float]:

@@ -20,7 +20,7 @@ from ttt_fixtures import make_trainer as make_ttt
 from hf_mass.errors import CheckpointError, ConfigError, DataError, HubError
 from hf_mass.methods.mass_files import REQUIRED
 from hf_mass.methods.mass_model import MassModel
-from hf_mass.methods.ttt import FitRecord
+from hf_mass.methods.base import Adaptation
 
 MODEL = {*REQUIRED, "README.md", "scorer/scorer.safetensors", "scorer/scorer_config.json", "tokenizer.json"}
 SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "push_to_hub": True, "hub_model_id": "alice/mass"}
@@ -139,14 +139,14 @@ def test_one_tasks_adapter(hub: EmulatedHub, tmp_path: Path) -> None:
     assert set(repo.files("tried")) == kept and hub.card_warnings == []
     other = make_ttt(tmp_path / "two")
     loaded = other.load_adapter("alice/four", FOUR, revision="tried", token="hf_alice")
-    assert record.params is not None and loaded.params is not None
-    assert record.params.keys() == loaded.params.keys()
-    assert all(record.params[name].equal(loaded.params[name]) for name in record.params)
+    assert record.adapted is not None and loaded.adapted is not None
+    assert record.adapted.keys() == loaded.adapted.keys()
+    assert all(record.adapted[name].equal(loaded.adapted[name]) for name in record.adapted)
     found = other.predict([FOUR], records=[loaded])[0]
     assert (found.answers, found.predictions) == (expected.answers, expected.predictions)
     assert expected.answers != make_ttt(tmp_path / "none").predict([FOUR], adapt=False)[0].answers
     alone = PeftModel.from_pretrained(guessing_base(), "alice/four", revision="tried").state_dict()
-    assert all(alone[name].equal(leaf[0]) for name, leaf in record.params.items())
+    assert all(alone[name].equal(leaf[0]) for name, leaf in record.adapted.items())
     with pytest.raises(HubError, match="does not exist, or is private"):
         other.load_adapter("alice/four", FOUR, token="hf_bob")
     with pytest.raises(HubError, match="it has no revision 'v2'"):
@@ -158,9 +158,9 @@ def test_an_adapter_from_a_folder(tmp_path: Path) -> None:
     record = trainer.adapt(FOUR)
     trainer.save_adapter(record, tmp_path / "four")
     loaded = trainer.load_adapter(tmp_path / "four", FOUR)
-    assert all(leaf.equal(loaded.params[name]) for name, leaf in record.params.items())
+    assert all(leaf.equal(loaded.adapted[name]) for name, leaf in record.adapted.items())
     with pytest.raises(DataError, match=r"has no adapter: too hard"):
-        trainer.push_adapter_to_hub(FitRecord(FOUR, None, "too hard"), "alice/four")
+        trainer.push_adapter_to_hub(Adaptation(FOUR, reason="too hard"), "alice/four")
 
 
 def test_an_adapter_that_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_the_shared_adapter_is_what_the_trainer_pushes(hub: EmulatedHub, tmp_pat
     trainer.push_to_hub("Both")
     assert hub.repos["alice/all"].messages[-1] == "Both"
     loaded = trainer.load_adapter("alice/all", FOUR)
-    assert all(leaf.equal(loaded.params[name]) for name, leaf in records[0].params.items())
+    assert all(leaf.equal(loaded.adapted[name]) for name, leaf in records[0].adapted.items())
 
 
 def test_adapters_of_single_tasks_are_not_pushed_as_one(hub: EmulatedHub, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_the_trainer_at_test_time_overrides_what_it_means_to() -> None:
     own = {name for name, value in vars(TTTTrainer).items() if inspect.isfunction(value)}
     overridden = {name for name in own if hasattr(GRPOTrainer, name)} - {"__init__"}
     assert overridden == {"train", "predict", "evaluate", "_tokenize_prompts", "_generate_single_turn"}
-    values = {"few_shot", "train_tasks", "eval_tasks", "trained", "_prompts", "_start"}
+    values = {"lm", "method", "train_tasks", "eval_tasks", "trained", "_prompts", "_start"}
     assert not {name for name in values if hasattr(GRPOTrainer, name)}
     assert not hasattr(TTTTrainer, "_step") and not hasattr(GRPOTrainer, "_step")  # set on the instance, see below
     assert {"model", "reward_funcs", "args", "train_dataset", "processing_class", "peft_config", "callbacks"} <= set(
@@ -116,7 +116,7 @@ def test_values_of_the_trainer_at_test_time_hide_none_of_trls(tmp_path: Path) ->
         train_dataset=Dataset.from_dict({"prompt": ["a"]}),
         processing_class=byte_tokenizer(),
     )
-    own = {"few_shot", "train_tasks", "eval_tasks", "trained", "_prompts", "_start"}
+    own = {"lm", "method", "train_tasks", "eval_tasks", "trained", "_prompts", "_start"}
     assert set(vars(trainer)) - set(vars(plain)) == own
     assert plain._step == 0 and plain._buffered_inputs is None and plain._tokenizer is plain.processing_class
     assert plain.optimizer is None and plain.lr_scheduler is None
