@@ -24,12 +24,11 @@ import torch
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from hf_mass import Task, TTTConfig, TTTTrainer, load_bbh, load_few_shot_file, load_grid_tasks
+from hf_mass import Adaptation, Task, TTTConfig, TTTTrainer, load_bbh, load_few_shot_file, load_grid_tasks
 from hf_mass.errors import ConfigError
-from hf_mass.methods.ttt import FitRecord
+from hf_mass.methods.ttt_settings import TTT_PRESETS
 from hf_mass.tasks.answers import mean_scores
 from hf_mass.tasks.grids import parse_grid
-from hf_mass.training.ttt_config import TTT_PRESETS
 from hf_mass.training.ttt_results import TaskResult
 from results_ttt import BASE, HELD_OUT, world_tasks
 
@@ -131,7 +130,7 @@ def main() -> None:
         torch.set_num_threads(1)  # one thread is faster than two on a model this small
     tasks = load(script)
     trainer = TTTTrainer(script.model_name_or_path, config)
-    before = trainer.predict(tasks, records=[FitRecord(task, None) for task in tasks]) if script.base_too else None
+    before = trainer.predict(tasks, records=[Adaptation(task) for task in tasks]) if script.base_too else None
     after = trainer.predict(tasks, resume=script.resume)
     if PartialState().is_main_process:
         print(report(before, after))

@@ -37,7 +37,8 @@ class OuterStep:
         usable: [N, m] bool.
         scorer_gradient: Σ_n ∂L_n/∂η for each scorer parameter (a sum over tasks, not a mean).
         generator_gradient: Σ_n ∂L_n/∂φ for each trainable parameter of the generator, by name; empty for γ = 0.
-        metrics: Name → values, one per task or sample, averaged by whoever logs them; attributions there are −∂L_outer/∂s.
+        metrics: Name → values, one per task or sample, averaged by whoever logs them. Attributions are
+            −∂L_outer/∂s there, as everywhere that people look: positive = helpful.
     """
 
     rewards: Tensor
@@ -225,7 +226,7 @@ class OuterLoop:
             "samples/parse_rate": usable.float().mean(1).tolist(),
             "tasks/skipped": (~kept).float().tolist(),
             "weights/entropy": entropy[kept].tolist(),
-            "attribution/mean": (-attributions[usable]).tolist(),  # as everywhere that people look: positive = helpful
+            "attribution/mean": (-attributions[usable]).tolist(),
             "attribution/std": _deviations(attributions, usable),
         }
         for reason in get_args(ParseFailure):

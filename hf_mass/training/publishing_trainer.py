@@ -136,7 +136,7 @@ class PublishingTrainer(GRPOTrainer):
             copied = Path(tempfile.mkdtemp(prefix="hf_mass-push-"))
             shutil.copytree(checkpoint_folder, copied, dirs_exist_ok=True)
             jobs.append(run_as_future(partial(self._upload_checkpoint, copied, name, f"{message}, checkpoint")))
-        waiting = [] if self.push_in_progress is None else [j for j in self.push_in_progress.jobs if not j.done()]
+        waiting = [] if self.push_in_progress is None else self.push_in_progress.jobs  # nobody was told of these yet
         self.push_in_progress: PushInProgress | None = PushInProgress([*waiting, *jobs])
 
     def _upload_checkpoint(self, folder: Path, name: str, message: str) -> CommitInfo:

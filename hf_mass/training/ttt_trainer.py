@@ -157,7 +157,8 @@ class TTTTrainer(AdapterTrainer):
             tasks: The tasks. Those with the same demonstrations share an adapter.
             resume: Take the tasks that an earlier run with the same settings finished there as they are.
             adapt: False answers with the model as it is, for comparison.
-            records: What `adapt` gave for these tasks, to answer with instead of training; nothing is saved then.
+            records: What `adapt` gave for these tasks, here or in a trainer of the same base, to answer with instead of
+                training; nothing is saved then.
 
         Returns:
             A result for each task. One that failed has its reason; it does not end the others.
@@ -170,7 +171,8 @@ class TTTTrainer(AdapterTrainer):
         if records is not None:
             if len(records) != len(several):
                 raise DataError(f"TTTTrainer.predict: {len(records)} records for {len(several)} tasks; give one each.")
-            fixed = list(records)
+            lora = self.lm.starting_lora()  # of this model: a record may come from another trainer of the same base
+            fixed = [replace(each, parts=((lora, each.adapted),)) if each.adapted else each for each in records]
             return self._attempt(several, lambda at: self._answer([several[n] for n in at], [fixed[n] for n in at]))
         store = self._store(adapt, several)
         store.begin(resume)

