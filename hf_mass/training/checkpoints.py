@@ -83,5 +83,5 @@ def last_whole_checkpoint(output_dir: str | Path) -> str:
         if problem is None:
             return str(path)
         problems.append(f"{path.name}: {problem}")
-    found = "; ".join(problems) if problems else "there is no checkpoint folder"
-    raise CheckpointError(f"{folder} holds no whole checkpoint to resume from ({found}). Start without resuming.")
+    reasons = "; ".join(problems) if problems else "there is no checkpoint folder"
+    raise CheckpointError(f"{folder} holds no whole checkpoint to resume from ({reasons}). Start without resuming.")
