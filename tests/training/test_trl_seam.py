@@ -22,6 +22,7 @@ from transformers.utils import PushInProgress
 from trl import GRPOConfig, GRPOTrainer
 from trl import __version__ as trl_version
 from ttt_fixtures import guessing_base, reinforced, strip_task
+from ttt_fixtures import make_trainer as make_ttt
 
 import hf_mass.training.meta_adapt_trainer as module
 from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
@@ -120,6 +121,22 @@ def test_values_of_the_trainer_at_test_time_hide_none_of_trls(tmp_path: Path) ->
     assert set(vars(trainer)) - set(vars(plain)) == own
     assert plain._step == 0 and plain._buffered_inputs is None and plain._tokenizer is plain.processing_class
     assert plain.optimizer is None and plain.lr_scheduler is None
+
+
+def test_leave_one_out_training_never_enters_trls_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the trainer needs no rows for TRL, and TRL's counters stay where they were."""
+    tasks = [strip_task("a")]
+    trainer = make_ttt(tmp_path, options={"train_dataset": tasks, "eval_dataset": tasks})
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("TRL's loop was entered")
+
+    for name in ("get_train_dataloader", "get_eval_dataloader", "_inner_training_loop", "_prepare_inputs"):
+        monkeypatch.setattr(trainer, name, refuse)
+    records = trainer.train()
+    results = [*trainer.predict(tasks), *trainer.predict(tasks, records=records)]
+    assert trainer.evaluate()["eval_failed"] == 0 and [r.reason for r in results] == [None, None]
+    assert len(trainer.train_dataset) == 0 and (trainer._step, trainer._buffered_inputs) == (0, None)
 
 
 def test_training_leaves_behind_what_each_task_takes_away(tmp_path: Path) -> None:
