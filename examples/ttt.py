@@ -24,8 +24,9 @@ import torch
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from hf_mass import Adaptation, Task, TTTConfig, TTTTrainer, load_bbh, load_few_shot_file, load_grid_tasks
+from hf_mass import Task, TTTConfig, TTTTrainer, load_bbh, load_few_shot_file, load_grid_tasks
 from hf_mass.errors import ConfigError
+from hf_mass.methods.base import Adaptation
 from hf_mass.methods.ttt_settings import TTT_PRESETS
 from hf_mass.tasks.answers import mean_scores
 from hf_mass.tasks.grids import parse_grid

@@ -33,8 +33,8 @@ class AdaptationEvalPrediction:
         """Accuracy before and after (NaN where no task has a gold answer), and how adapting went."""
         samples = [sample for record in self.records for sample in record.samples]
         return {
-            "accuracy": _mean([each.score for each in self.before if each.score is not None]),
-            "adapted_accuracy": _mean([each.score for each in self.after if each.score is not None]),
+            "accuracy": _mean([a.score for a in self.before if a.score is not None]),
+            "adapted_accuracy": _mean([a.score for a in self.after if a.score is not None]),
             "parse_rate": _mean([float(sample.usable) for sample in samples]),
             "unadapted_share": _mean([float(record.reason is not None) for record in self.records]),
             "sampled_tokens": _mean([record.cost.sampled_tokens for record in self.records]),

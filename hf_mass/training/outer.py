@@ -180,7 +180,7 @@ class OuterLoop:
         )
         texts = encoder.tokenizer.batch_decode(ids, skip_special_tokens=True)
         answers = self.mass.judge([problem.tasks[n] for n in owners], texts, always=True)
-        rewards = torch.tensor([float(answer.score or 0.0) for answer in answers]).view(-1, k)  # [tasks, k]
+        rewards = torch.tensor([answer.score or 0.0 for answer in answers]).view(-1, k)  # [tasks, k]
         spread = rewards.std(1, keepdim=True)
         advantages = ((rewards - rewards.mean(1, keepdim=True)) / (spread + 1e-4)).flatten()
         metrics = {"reward/adapted": rewards.mean(1).tolist(), "tasks/agreeing": (spread[:, 0] == 0).float().tolist()}
@@ -245,7 +245,7 @@ class OuterLoop:
     def _unadapted_rewards(self, tasks: Sequence[Task], step: int) -> list[float]:
         temperature = self.config.solution_temperature
         answers = self.mass.solve(tasks, temperature=temperature, seed=step, always=True)
-        return [float(answer.score or 0.0) for answer in answers]
+        return [answer.score or 0.0 for answer in answers]
 
 
 def _inner_objectives(problem: InnerProblem, losses: Tensor, weights: Tensor) -> list[float]:
