@@ -57,8 +57,10 @@ def problem_of(folder: str | Path) -> str | None:
 
 
 def require_whole(folder: str | Path) -> None:
-    """Raises:
-    CheckpointError: If the checkpoint is not whole.
+    """Checks that a checkpoint is whole.
+
+    Raises:
+        CheckpointError: If it is not.
     """
     problem = problem_of(folder)
     if problem is not None:

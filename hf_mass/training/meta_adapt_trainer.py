@@ -192,7 +192,7 @@ class MetaAdaptTrainer(PublishingTrainer):
         """Rewards of this process's samples.
 
         Groups may be split between processes, so samples are gathered first; then every process takes whole groups,
-        and what they come to is gathered again.
+        and the results are gathered again.
         """
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
         everything = gather_object(list(zip(task_index, texts, completion_ids, strict=True)))

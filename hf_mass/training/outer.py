@@ -28,7 +28,7 @@ from hf_mass.training.meta_adapt_config import MetaAdaptConfig
 
 @dataclass(frozen=True)
 class OuterStep:
-    """What one outer step came to for N tasks.
+    """The outcome of one outer step for N tasks.
 
     Args:
         rewards: Generator reward of each sample [N, m]; NaN for all samples of a skipped task.

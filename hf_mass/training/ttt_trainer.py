@@ -266,7 +266,7 @@ class TTTTrainer(AdapterTrainer):
     def _attempt(
         self, tasks: list[Task], work: Callable[[list[int]], list[TaskResult]], places: list[int] | None = None
     ) -> list[TaskResult]:
-        """Do it for all places, and where that fails one by one, so that a task's failure stays its own."""
+        """Do the work for all places; if that fails, one by one, so that a task's failure does not end the others."""
         places = list(range(len(tasks))) if places is None else places
         try:
             return work(places)
