@@ -81,7 +81,7 @@ class Session:
             DataError: If a task is none for the method or model.
         """
         adaptations: dict[int, Adaptation] = {}
-        for numbers in passes(tasks, self.tasks_per_pass):
+        for numbers in passes(tasks, None if self.method.joint else self.tasks_per_pass):
             adaptations.update(zip(numbers, self._adapt_together([tasks[n] for n in numbers]), strict=True))
         return [adaptations[n] for n in range(len(tasks))]
 

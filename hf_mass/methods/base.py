@@ -258,6 +258,8 @@ class Method(Protocol, Generic[State]):
 
     name: str
     """What people call it; lower case."""
+    joint: bool = False
+    """Whether all tasks share one adaptation, so that they cannot be taken apart into passes."""
 
     def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> State:
         """The state before the first step.

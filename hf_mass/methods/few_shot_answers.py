@@ -10,7 +10,7 @@ import torch
 
 from hf_mass.core.token_loss import TokenBatch, token_log_probs
 from hf_mass.core.trees import concatenate_rows
-from hf_mass.errors import DataError
+from hf_mass.errors import AdaptationError, DataError
 from hf_mass.lm.adapters import Part
 from hf_mass.lm.binding import deterministic
 from hf_mass.lm.few_shot_encoding import FewShotEncoder, token_batch
@@ -152,6 +152,8 @@ class FewShotAnswers:
         for key, lora in sorted(adapters.items(), key=lambda item: item[1] is not None):
             rows = [r for r, part in enumerate(row_parts) if (id(part[0]) if part else 0) == key]
             rows.sort(key=lambda r: -lengths[r])
+            if lora is not None and lora.model is not self.lm.model:
+                raise AdaptationError("An adaptation is of another model. Answer with its own: adaptation.answer().")
             for start in range(0, len(rows), size):
                 batch = sorted(rows[start : start + size], key=lambda r: owners[r])  # a task's rows share its products
                 trees = [part[1] for r in batch if (part := row_parts[r]) is not None]

@@ -86,6 +86,12 @@ class TTT(Method[TTTState]):
         if settings is None:  # wrong settings are told before a model is loaded
             TTTSettings.preset(preset or "text", **changes)
 
+    @property
+    def joint(self) -> bool:  # type: ignore[override]
+        """See `Method.joint`."""
+        adapters = self.changes.get("adapters") if self.settings is None else self.settings.adapters
+        return adapters == "shared"
+
     def __repr__(self) -> str:
         return f"TTT({', '.join(f'{name}={value!r}' for name, value in self.changes.items())})"
 

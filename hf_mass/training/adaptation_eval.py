@@ -19,7 +19,7 @@ class AdaptationEvalPrediction:
 
     Args:
         tasks: The evaluated tasks.
-        records: How each was adapted to (without the adapted weights).
+        records: How each was adapted to (without adapted weights and model).
         before: Greedy answers of the unadapted model.
         after: Greedy answers at the adapted weights.
     """
@@ -71,5 +71,5 @@ def adapt_and_solve(
 
 
 def drop_weights(record: Adaptation) -> Adaptation:
-    """The record without weights and model: they are large, and nothing that is gathered needs them."""
-    return replace(record, parts=(), lm=None)
+    """The record without its adapted weights, model and method, which need not travel between processes."""
+    return replace(record, parts=(), lm=None, method=None)

@@ -57,8 +57,10 @@ def problem_of(folder: str | Path) -> str | None:
 
 
 def require_whole(folder: str | Path) -> None:
-    """Raises:
-    CheckpointError: If the checkpoint is not whole.
+    """Checks that a checkpoint is whole.
+
+    Raises:
+        CheckpointError: If it is not.
     """
     problem = problem_of(folder)
     if problem is not None:
@@ -83,5 +85,5 @@ def last_whole_checkpoint(output_dir: str | Path) -> str:
         if problem is None:
             return str(path)
         problems.append(f"{path.name}: {problem}")
-    found = "; ".join(problems) if problems else "there is no checkpoint folder"
-    raise CheckpointError(f"{folder} holds no whole checkpoint to resume from ({found}). Start without resuming.")
+    reasons = "; ".join(problems) if problems else "there is no checkpoint folder"
+    raise CheckpointError(f"{folder} holds no whole checkpoint to resume from ({reasons}). Start without resuming.")

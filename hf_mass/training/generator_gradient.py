@@ -21,23 +21,23 @@ from hf_mass.core.trees import Tree
 from hf_mass.methods.inner import Adapter
 
 
-def direct_gradient(adapter: Adapter, outer: WeightedLoss, params: Tree, kept: Tensor) -> dict[str, Tensor]:
+def direct_gradient(adapter: Adapter, outer: WeightedLoss, params: Tree, valid: Tensor) -> dict[str, Tensor]:
     """Σ_n ∂L_n/∂φ at fixed adapted weights, by name, over the parameters of the model that require gradients.
 
     Args:
         adapter: Holds the model.
         outer: The outer loss.
         params: The adapted weights, leaves [N, ...].
-        kept: [N] bool: tasks that count; the others' numbers may be NaN.
+        valid: [N] bool: tasks that count; the others' numbers may be NaN.
     """
     parameters = trainable_parameters(adapter.model)
     with adapter.lora.inactive():
-        _, _, gradients = weighted_gradient(outer.loss, params, outer.coefficients, list(parameters.values()), kept)
+        _, _, gradients = weighted_gradient(outer.loss, params, outer.coefficients, list(parameters.values()), valid)
     return dict(zip(parameters, gradients, strict=True))
 
 
 def inner_steps_gradient(
-    adapter: Adapter, trajectory: Trajectory, outer_gradient: Tree, kept: Tensor
+    adapter: Adapter, trajectory: Trajectory, outer_gradient: Tree, valid: Tensor
 ) -> dict[str, Tensor]:
     """What the inner steps add to `direct_gradient`: Σ_k ∂/∂φ Σ_r s_r ⟨∇_θ ℓ_r(θ_k; φ), ḡ_k⟩.
 
@@ -45,7 +45,7 @@ def inner_steps_gradient(
         adapter: Holds the model.
         trajectory: The inner loop.
         outer_gradient: ∇L_outer(θ'), leaves [N, ...].
-        kept: [N] bool: tasks that count.
+        valid: [N] bool: tasks that count.
 
     Raises:
         UnsupportedModelError: If an operation of the model cannot be differentiated twice.
@@ -60,7 +60,7 @@ def inner_steps_gradient(
                 trajectory.gradients[step], trajectory.optimizer_states[step], step, params_bar, state_bar
             )
             loss, point, also = trajectory.loss.at_step(step), trajectory.states[step], list(parameters.values())
-            curvature, _, mixed = hessian_product(loss, point, trajectory.weights, gradient_bar, also, kept)
+            curvature, _, mixed = hessian_product(loss, point, trajectory.weights, gradient_bar, also, valid)
             total = {name: sum_ + part for (name, sum_), part in zip(total.items(), mixed, strict=True)}
             params_bar = trees.add(params_bar, curvature)
     return total

@@ -123,9 +123,9 @@ class MetaAdaptTrainer(PublishingTrainer):
         self._outer_step: OuterStep | None = None
         self._scorer_gradient: list[torch.Tensor] = []
         self._generator_gradient: dict[str, torch.Tensor] = {}
-        kept = fitting_tasks(self.train_tasks, self.outer_loop.mass.encoder)
-        if len(kept) < len(self.train_tasks):
-            self.train_dataset: Dataset = self.train_dataset.select(kept)
+        numbers = fitting_tasks(self.train_tasks, self.outer_loop.mass.encoder)
+        if len(numbers) < len(self.train_tasks):
+            self.train_dataset: Dataset = self.train_dataset.select(numbers)
 
     def _check_adapter(self) -> None:
         if GENERATOR not in self.model.peft_config:
@@ -157,8 +157,8 @@ class MetaAdaptTrainer(PublishingTrainer):
         return tasks
 
     def _eval_tasks(self, data: TaskData | dict[str, TaskData], args: MetaAdaptConfig) -> dict[str, list[Task]]:
-        named = data if isinstance(data, dict) else {"": data}
-        sets = {name: self._to_tasks(part, args) for name, part in named.items()}
+        by_name = data if isinstance(data, dict) else {"": data}
+        sets = {name: self._to_tasks(part, args) for name, part in by_name.items()}
         for tasks in sets.values():
             validate_tasks(tasks, need_gold=False, need_demonstrations=args.weigh_by == "demonstrations")
         return sets
@@ -192,15 +192,15 @@ class MetaAdaptTrainer(PublishingTrainer):
         """Rewards of this process's samples.
 
         Groups may be split between processes, so samples are gathered first; then every process takes whole groups,
-        and what they found is gathered again.
+        and the results are gathered again.
         """
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
         everything = gather_object(list(zip(task_index, texts, completion_ids, strict=True)))
         m, rank, world = self.num_generations, self.accelerator.process_index, self.accelerator.num_processes
         groups = [everything[start : start + m] for start in range(0, len(everything), m)]
-        mine = range(rank, len(groups), world)
-        found = self._outer([groups[g] for g in mine]) if len(mine) else []
-        by_group = dict(gather_object([(g, rows) for g, rows in zip(mine, found, strict=True)]))
+        places = range(rank, len(groups), world)
+        tables = self._outer([groups[g] for g in places]) if len(places) else []
+        by_group = dict(gather_object([(g, rows) for g, rows in zip(places, tables, strict=True)]))
         self._share_metrics(log_metric)
         self._share_gradients(len(groups))
         rows = [row for g in range(len(groups)) for row in by_group[g]]
@@ -222,7 +222,7 @@ class MetaAdaptTrainer(PublishingTrainer):
                 {
                     "reward": None if torch.isnan(step.rewards[n, i]) else float(step.rewards[n, i]),
                     "weight": float(step.weights[n, i]),
-                    "attribution": float(step.attributions[n, i]),
+                    "attribution": -float(step.attributions[n, i]),  # positive = helpful
                     "question": sample.question,
                     "answer": sample.answer,
                     "reason": sample.reason or "",
@@ -250,9 +250,9 @@ class MetaAdaptTrainer(PublishingTrainer):
         self._generator_gradient = {}
         if self.args.solve_coefficient > 0:
             for name, p in trainable_parameters(self.model).items():
-                own = step.generator_gradient.get(name) if step else None
-                shared = self._reduced(torch.zeros_like(p) if own is None else own) / num_tasks
-                self._generator_gradient[name] = shared
+                total = step.generator_gradient.get(name) if step else None
+                total = torch.zeros_like(p) if total is None else total
+                self._generator_gradient[name] = self._reduced(total) / num_tasks
 
     def _reduced(self, value: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(value.float(), reduction="sum")

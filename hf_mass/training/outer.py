@@ -28,7 +28,7 @@ from hf_mass.training.meta_adapt_config import MetaAdaptConfig
 
 @dataclass(frozen=True)
 class OuterStep:
-    """What one outer step found for N tasks.
+    """The outcome of one outer step for N tasks.
 
     Args:
         rewards: Generator reward of each sample [N, m]; NaN for all samples of a skipped task.
@@ -37,7 +37,8 @@ class OuterStep:
         usable: [N, m] bool.
         scorer_gradient: Σ_n ∂L_n/∂η for each scorer parameter (a sum over tasks, not a mean).
         generator_gradient: Σ_n ∂L_n/∂φ for each trainable parameter of the generator, by name; empty for γ = 0.
-        metrics: Name → values, one per task or sample, averaged by whoever logs them.
+        metrics: Name → values, one per task or sample, averaged by whoever logs them. Attributions are
+            −∂L_outer/∂s there, as everywhere that people look: positive = helpful.
     """
 
     rewards: Tensor
@@ -75,23 +76,24 @@ class OuterLoop:
             problem = self.mass.adapter.problem(tasks, samples, row_seed("dropout", self.config.seed, step))
             weights, trajectory = self._adapt(problem)
             adapted = self.mass.adapter.lora.start(len(tasks)) if trajectory is None else trajectory.adapted
-            kept = finite_tasks(problem, trajectory)
-            outer, metrics = self._outer_loss(problem, adapted, kept, step)
+            valid = finite_tasks(problem, trajectory)
+            outer, metrics = self._outer_loss(problem, adapted, valid, step)
             attributions = torch.zeros(problem.usable.shape, device=self.mass.device)
             generator: dict[str, Tensor] = {}
-            metrics["outer_loss"] = [0.0] * int(kept.sum())  # of tasks whose solutions all agree
+            metrics["outer_loss"] = [0.0] * int(valid.sum())  # of tasks whose solutions all agree
             if outer is not None:
-                found, raw = self._differentiate(problem, trajectory, adapted, outer)
-                good = kept & finite_outcomes(found.losses, found.params, raw)
-                generator = self._generator_gradient(trajectory, adapted, outer, found, good, bool(good.equal(kept)))
-                kept = good
-                attributions = torch.where(kept[:, None], raw, torch.zeros_like(raw))
-                metrics["outer_loss"] = found.losses[kept].tolist()
+                first, raw = self._differentiate(problem, trajectory, adapted, outer)
+                finite = valid & finite_outcomes(first.losses, first.params, raw)
+                same = bool(finite.equal(valid))
+                generator = self._generator_gradient(trajectory, adapted, outer, first, finite, same)
+                valid = finite
+                attributions = torch.where(valid[:, None], raw, torch.zeros_like(raw))
+                metrics["outer_loss"] = first.losses[valid].tolist()
             scorer = self._scorer_gradient(weights, attributions)
             weights = weights.detach()
             rewards = self._rewards(weights, attributions, problem.usable)
-            rewards[~kept] = torch.nan
-            metrics.update(self._metrics(problem, trajectory, weights, attributions, kept, detailed, step))
+            rewards[~valid] = torch.nan
+            metrics.update(self._metrics(problem, trajectory, weights, attributions, valid, detailed, step))
         return OuterStep(rewards, weights, attributions, problem.usable, scorer, generator, metrics)
 
     def _adapt(self, problem: InnerProblem) -> tuple[Tensor, Trajectory | None]:
@@ -125,28 +127,28 @@ class OuterLoop:
         trajectory: Trajectory | None,
         adapted: Tree,
         outer: WeightedLoss,
-        found: OuterGradient,
-        kept: Tensor,
-        all_kept: bool,
+        first: OuterGradient,
+        valid: Tensor,
+        all_valid: bool,
     ) -> dict[str, Tensor]:
-        """∂L_outer/∂φ of the tasks kept. Where one was lost its numbers are in the sum, which is made anew without."""
+        """∂L_outer/∂φ of the valid tasks; without `all_valid` the sum has others in it, and is made anew."""
         if self.config.solve_coefficient == 0:
             return {}
-        if all_kept:
-            total = dict(zip(trainable_parameters(self.mass.model), found.also, strict=True))
+        if all_valid:
+            total = dict(zip(trainable_parameters(self.mass.model), first.also, strict=True))
         else:
-            total = direct_gradient(self.mass.adapter, outer, adapted, kept)
+            total = direct_gradient(self.mass.adapter, outer, adapted, valid)
         if self.config.solve_gradient == "full" and trajectory is not None:
-            total = trees.add(total, inner_steps_gradient(self.mass.adapter, trajectory, found.params, kept))
+            total = trees.add(total, inner_steps_gradient(self.mass.adapter, trajectory, first.params, valid))
         return total
 
     # -- outer losses -------------------------------------------------------------------------------------------------
 
     def _outer_loss(
-        self, problem: InnerProblem, adapted: Tree, kept: Tensor, step: int
+        self, problem: InnerProblem, adapted: Tree, valid: Tensor, step: int
     ) -> tuple[WeightedLoss | None, dict[str, list[float]]]:
-        """The outer loss over the tasks kept; None where it has no rows (all tasks skipped, or all solutions agree)."""
-        index = kept.nonzero()[:, 0].tolist()
+        """The outer loss over the valid tasks; None if it has no rows (all tasks skipped, or all solutions agree)."""
+        index = valid.nonzero()[:, 0].tolist()
         if self.config.outer_loss == "gold":
             if not index:
                 return None, {}
@@ -177,16 +179,16 @@ class OuterLoop:
             ],
         )
         texts = encoder.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        judged = self.mass.judge([problem.tasks[n] for n in owners], texts, always=True)
-        rewards = torch.tensor([answer.score or 0.0 for answer in judged]).view(-1, k)  # [kept, k]
+        answers = self.mass.judge([problem.tasks[n] for n in owners], texts, always=True)
+        rewards = torch.tensor([answer.score or 0.0 for answer in answers]).view(-1, k)  # [tasks, k]
         spread = rewards.std(1, keepdim=True)
         advantages = ((rewards - rewards.mean(1, keepdim=True)) / (spread + 1e-4)).flatten()
         metrics = {"reward/adapted": rewards.mean(1).tolist(), "tasks/agreeing": (spread[:, 0] == 0).float().tolist()}
-        chosen = [r for r in range(len(owners)) if advantages[r] != 0]
-        if not chosen:
+        rows = [r for r in range(len(owners)) if advantages[r] != 0]
+        if not rows:
             return None, metrics
-        loss = self.mass.adapter.token_loss([Row(owners[r], prompts[owners[r]], ids[r]) for r in chosen])
-        return WeightedLoss(loss, advantages[chosen].to(self.mass.device) / k), metrics
+        loss = self.mass.adapter.token_loss([Row(owners[r], prompts[owners[r]], ids[r]) for r in rows])
+        return WeightedLoss(loss, advantages[rows].to(self.mass.device) / k), metrics
 
     # -- what generator and scorer learn from -------------------------------------------------------------------------
 
@@ -215,7 +217,7 @@ class OuterLoop:
         trajectory: Trajectory | None,
         weights: Tensor,
         attributions: Tensor,
-        kept: Tensor,
+        valid: Tensor,
         detailed: bool,
         step: int,
     ) -> dict[str, list[float]]:
@@ -223,9 +225,9 @@ class OuterLoop:
         usable = problem.usable
         metrics = {
             "samples/parse_rate": usable.float().mean(1).tolist(),
-            "tasks/skipped": (~kept).float().tolist(),
-            "weights/entropy": entropy[kept].tolist(),
-            "attribution/mean": attributions[usable].tolist(),
+            "tasks/skipped": (~valid).float().tolist(),
+            "weights/entropy": entropy[valid].tolist(),
+            "attribution/mean": (-attributions[usable]).tolist(),
             "attribution/std": _deviations(attributions, usable),
         }
         for reason in get_args(ParseFailure):
@@ -277,7 +279,7 @@ def finite_outcomes(losses: Tensor, gradient: Tree, attributions: Tensor) -> Ten
 
     Adapted weights can be finite and yet so large that the model overflows on them.
     """
-    good = torch.isfinite(losses) & torch.isfinite(attributions).all(1)
+    finite = torch.isfinite(losses) & torch.isfinite(attributions).all(1)
     for leaf in gradient.values():
-        good &= torch.isfinite(leaf).flatten(1).all(1)
-    return good
+        finite &= torch.isfinite(leaf).flatten(1).all(1)
+    return finite

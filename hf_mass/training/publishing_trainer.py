@@ -84,8 +84,8 @@ class PublishingTrainer(GRPOTrainer):
         if not self.is_world_process_zero():
             return None
         self._finish_current_push()
-        card = {"license": kwargs.get("license"), "tags": _listed(kwargs.get("tags"))}
-        card["datasets"] = _listed(kwargs.get("datasets") or kwargs.get("dataset"))
+        card = {"license": kwargs.get("license"), "tags": _as_list(kwargs.get("tags"))}
+        card["datasets"] = _as_list(kwargs.get("datasets") or kwargs.get("dataset"))
         push = partial(self._upload, self._stage(), commit_message, token, revision, card)
         return push() if blocking else run_as_future(push)
 
@@ -128,16 +128,16 @@ class PublishingTrainer(GRPOTrainer):
         self._tell_of_failures()
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         by_steps = self.args.save_strategy == SaveStrategy.STEPS
-        done = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch or 0)}"
-        message = f"Training in progress, {done}"
+        progress = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch or 0)}"
+        message = f"Training in progress, {progress}"
         jobs: list[Future[Any]] = [run_as_future(partial(self._upload, self._stage(), message))]
         if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             name = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else Path(checkpoint_folder).name
-            copied = Path(tempfile.mkdtemp(prefix="hf_mass-push-"))
-            shutil.copytree(checkpoint_folder, copied, dirs_exist_ok=True)
-            jobs.append(run_as_future(partial(self._upload_checkpoint, copied, name, f"{message}, checkpoint")))
-        waiting = [] if self.push_in_progress is None else [j for j in self.push_in_progress.jobs if not j.done()]
-        self.push_in_progress: PushInProgress | None = PushInProgress([*waiting, *jobs])
+            copy = Path(tempfile.mkdtemp(prefix="hf_mass-push-"))
+            shutil.copytree(checkpoint_folder, copy, dirs_exist_ok=True)
+            jobs.append(run_as_future(partial(self._upload_checkpoint, copy, name, f"{message}, checkpoint")))
+        earlier = [] if self.push_in_progress is None else self.push_in_progress.jobs  # nobody was told of these yet
+        self.push_in_progress: PushInProgress | None = PushInProgress([*earlier, *jobs])
 
     def _upload_checkpoint(self, folder: Path, name: str, message: str) -> CommitInfo:
         try:
@@ -167,5 +167,5 @@ class PublishingTrainer(GRPOTrainer):
                 logger.warning("A push during training failed, and training went on. %s", error)
 
 
-def _listed(value: str | list[str] | None) -> list[str]:
+def _as_list(value: str | list[str] | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else list(value)

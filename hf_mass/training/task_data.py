@@ -42,19 +42,19 @@ def fitting_tasks(tasks: Sequence[Task], encoder: TextEncoder) -> list[int]:
     """
     room = encoder.max_length - encoder.sample_room
     lengths = [len(encoder.full_prompt_ids(task, encoder.format.generator_prompt(task))) for task in tasks]
-    kept = [number for number, length in enumerate(lengths) if length <= room]
+    numbers = [number for number, length in enumerate(lengths) if length <= room]
     limits = f"max_length {encoder.max_length} less max_completion_length {encoder.sample_room}"
-    if not kept:
+    if not numbers:
         raise DataError(
             f"All {len(tasks)} generator prompts are longer than {room} tokens ({limits}; the shortest has "
             f"{min(lengths)}). Raise max_length or lower max_completion_length."
         )
-    if len(kept) < len(tasks):
+    if len(numbers) < len(tasks):
         logger.warning(
             "%d of %d tasks are left out: their generator prompts are longer than %d tokens (%s).",
-            *(len(tasks) - len(kept), len(tasks), room, limits),
+            *(len(tasks) - len(numbers), len(tasks), room, limits),
         )
-    return kept
+    return numbers
 
 
 def require_tasks(tasks: Any, name: str) -> list[Task]:
@@ -63,10 +63,10 @@ def require_tasks(tasks: Any, name: str) -> list[Task]:
     Raises:
         DataError: If there are none, or something else is among them.
     """
-    listed = list(tasks)
-    if not listed or not all(isinstance(task, Task) for task in listed):
+    several = list(tasks)
+    if not several or not all(isinstance(task, Task) for task in several):
         raise DataError(
-            f"TTTTrainer.{name} must be a non-empty list of hf_mass Tasks, got {type(tasks).__name__} of {len(listed)} "
-            "items. Load them with load_grid_tasks, load_bbh or load_few_shot_file."
+            f"TTTTrainer.{name} must be a non-empty list of hf_mass Tasks, got {type(tasks).__name__} of "
+            f"{len(several)} items. Load them with load_grid_tasks, load_bbh or load_few_shot_file."
         )
-    return listed
+    return several

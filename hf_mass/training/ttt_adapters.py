@@ -106,10 +106,10 @@ class AdapterTrainer(PublishingTrainer):
                 f"TTTTrainer.push_to_hub: adapters is {self.args.adapters!r}, so each task has an adapter of its own. "
                 "Push one with push_adapter_to_hub(record, repo_id), or train with adapters='shared'."
             )
-        trained = next((record for record in self.trained if record.parts), None)
-        if trained is None:
+        record = next((record for record in self.trained if record.parts), None)
+        if record is None:
             raise ConfigError("TTTTrainer.push_to_hub: no adapter is trained yet; call train() first.")
-        self.save_adapter(trained, folder)
+        self.save_adapter(record, folder)
 
     def published_card(self, **details: Any) -> CardParts:
         """What the model card is made from: the settings that the adapter depends on, and `details`."""

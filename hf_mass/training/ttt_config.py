@@ -19,8 +19,10 @@ from hf_mass.methods.ttt_settings import TTTSettings, preset_values
 OBJECTIVES = ("sft", "grpo")
 REWARDS = ("exact_match", "majority")
 # Settings that TRL has under the same names.
-_OF_TRL = ("weight_decay", "warmup_steps", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")
-_OF_TRL += ("max_completion_length",)
+_OF_TRL = (
+    *("weight_decay", "warmup_steps", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    *("max_grad_norm", "max_completion_length"),
+)
 _REDEFINED = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "lr_scheduler_type")
 
 
@@ -136,6 +138,8 @@ class TTTConfig(GRPOConfig):
 
 
 # What TRL's loop depends on beside the settings above.
-_OF_GRPO = ("max_steps", "beta", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "scale_rewards")
-_OF_GRPO += ("loss_type", "epsilon", "epsilon_high", "num_iterations", "steps_per_generation", "shuffle_dataset")
-_OF_GRPO += ("gradient_accumulation_steps", "optim", "bf16", "fp16")
+_OF_GRPO = (
+    *("max_steps", "beta", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "scale_rewards"),
+    *("loss_type", "epsilon", "epsilon_high", "num_iterations", "steps_per_generation", "shuffle_dataset"),
+    *("gradient_accumulation_steps", "optim", "bf16", "fp16"),
+)

@@ -91,12 +91,12 @@ class ResultStore:
         """
         path = self.folder / RUN_NAME
         if resume and path.is_file():
-            found = _read_json(path)
-            differing = sorted(k for k in {*found, *self.settings} if found.get(k) != self.settings.get(k))
+            earlier = _read_json(path)
+            differing = sorted(k for k in {*earlier, *self.settings} if earlier.get(k) != self.settings.get(k))
             if differing:
                 name = differing[0]
                 raise ConfigError(
-                    f"{path} is of a run with {name} = {found.get(name)!r}, and this one has "
+                    f"{path} is of a run with {name} = {earlier.get(name)!r}, and this one has "
                     f"{self.settings.get(name)!r}. Use the same settings to resume, or another output_dir."
                 )
             return
@@ -126,14 +126,14 @@ class ResultStore:
             raise CheckpointError(f"{folder / RESULT_NAME} is of another format version. Remove {folder}, and resume.")
         if values.pop("settings", None) != self._digest or values.get("predictions") == []:
             return None
-        kept = values.pop("adapter_kept", False)
-        if kept:
+        has_adapter = values.pop("adapter_kept", False)
+        if has_adapter:
             require_adapter(folder)
         try:
             predictions = tuple(Prediction(**each) for each in values.pop("predictions"))
             for name in ("answers", "losses"):
                 values[name] = tuple(values[name])
-            return TaskResult(task, predictions=predictions, adapter=folder if kept else None, **values)
+            return TaskResult(task, predictions=predictions, adapter=folder if has_adapter else None, **values)
         except (KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{folder / RESULT_NAME} does not hold a result ({error}). Remove {folder}, and resume."
@@ -178,9 +178,9 @@ def require_adapter(folder: Path) -> None:
 
 def tasks_digest(tasks: Sequence[Task]) -> str:
     """A digest of what tasks ask, their known answers apart."""
-    shown = [[[d.question, d.answer] for d in task.demonstrations] for task in tasks]
+    pairs = [[[d.question, d.answer] for d in task.demonstrations] for task in tasks]
     asked = [[task.id, task.problem, task.fields.get(INSTRUCTION, "")] for task in tasks]
-    return _digest(json.dumps([asked, shown]))
+    return _digest(json.dumps([asked, pairs]))
 
 
 def weights_digest(tree: Tree) -> str:

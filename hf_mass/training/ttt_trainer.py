@@ -157,7 +157,8 @@ class TTTTrainer(AdapterTrainer):
             tasks: The tasks. Those with the same demonstrations share an adapter.
             resume: Take the tasks that an earlier run with the same settings finished there as they are.
             adapt: False answers with the model as it is, for comparison.
-            records: What `adapt` gave for these tasks, to answer with instead of training; nothing is saved then.
+            records: What `adapt` gave for these tasks, here or in a trainer of the same base, to answer with instead of
+                training; nothing is saved then.
 
         Returns:
             A result for each task. One that failed has its reason; it does not end the others.
@@ -170,29 +171,32 @@ class TTTTrainer(AdapterTrainer):
         if records is not None:
             if len(records) != len(several):
                 raise DataError(f"TTTTrainer.predict: {len(records)} records for {len(several)} tasks; give one each.")
-            fixed = list(records)
-            return self._attempt(several, lambda at: self._answer([several[n] for n in at], [fixed[n] for n in at]))
+            lora = self.lm.starting_lora()  # of this model: a record may come from another trainer of the same base
+            adaptations = [replace(each, parts=((lora, each.adapted),)) if each.adapted else each for each in records]
+            return self._attempt(
+                several, lambda at: self._answer([several[n] for n in at], [adaptations[n] for n in at])
+            )
         store = self._store(adapt, several)
         store.begin(resume)
         results = {n: r for n, t in enumerate(several) if (r := store.finished(t) if resume else None) is not None}
-        waiting = [n for n in range(len(several)) if n not in results]
+        todo = [n for n in range(len(several)) if n not in results]
         self.accelerator.wait_for_everyone()  # all have looked before the first one saves
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         alone = self.args.objective == "grpo" and adapt  # whose training takes all processes together
-        shared = self._adapted(several) if adapt and self.args.adapters == "shared" and waiting else None
-        chunks = self._chunks([several[n] for n in waiting])
-        own = [[waiting[i] for i in chunk] for chunk in (chunks if alone else chunks[rank::world])]
+        one_for_all = self._adapted(several) if adapt and self.args.adapters == "shared" and todo else None
+        chunks = self._chunks([several[n] for n in todo])
+        share = [[todo[i] for i in chunk] for chunk in (chunks if alone else chunks[rank::world])]
         quiet = bool(self.args.disable_tqdm) or rank > 0
-        for chunk in track(own, "Tasks", disable=quiet):
+        for chunk in track(share, "Tasks", disable=quiet):
             part = [several[n] for n in chunk]
-            trained = None if shared is None else [shared[n] for n in chunk]
-            answered = self._chunk(part, store, adapt, trained, save=not alone or rank == 0)
-            results.update(zip(chunk, answered, strict=True))
+            records = None if one_for_all is None else [one_for_all[n] for n in chunk]
+            outcomes = self._chunk(part, store, adapt, records, save=not alone or rank == 0)
+            results.update(zip(chunk, outcomes, strict=True))
         if not alone:
             results = dict(gather_object(list(results.items())))
-        failed = [result for result in results.values() if result.reason is not None]
-        if failed:
-            logger.warning("%d of %d tasks failed; first: %s", len(failed), len(several), failed[0].reason)
+        failures = [result for result in results.values() if result.reason is not None]
+        if failures:
+            logger.warning("%d of %d tasks failed; first: %s", len(failures), len(several), failures[0].reason)
         return [results[n] for n in range(len(several))]
 
     def evaluate(
@@ -218,9 +222,9 @@ class TTTTrainer(AdapterTrainer):
         means = mean_scores([result.score() for result in results])
         if not means:
             raise DataError(f"TTTTrainer.evaluate: none of {len(tasks)} tasks has an answer to compare with.")
-        failed = sum(result.reason is not None for result in results)
+        failures = sum(result.reason is not None for result in results)
         metrics = {f"{metric_key_prefix}_{k}": v for k, v in means.items()}
-        metrics |= {f"{metric_key_prefix}_tasks": len(tasks), f"{metric_key_prefix}_failed": failed}
+        metrics |= {f"{metric_key_prefix}_tasks": len(tasks), f"{metric_key_prefix}_failed": failures}
         with deterministic(self.model):  # the log of a model in training mode would take TRL's training metrics along
             self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -235,20 +239,20 @@ class TTTTrainer(AdapterTrainer):
         tasks: list[Task],
         store: ResultStore,
         adapt: bool,
-        trained: list[Adaptation] | None,
+        records: list[Adaptation] | None,
         save: bool,
     ) -> list[TaskResult]:
         """Adapt, answer and save."""
-        adaptations: dict[int, Adaptation] = {}
+        by_place: dict[int, Adaptation] = {}
 
         def work(places: list[int]) -> list[TaskResult]:
             part = [tasks[place] for place in places]
-            if trained is not None:
-                records = [trained[place] for place in places]
+            if records is not None:
+                adaptations = [records[place] for place in places]
             else:
-                records = self._adapted(part) if adapt else [Adaptation(task) for task in part]
-            adaptations.update(zip(places, records, strict=True))
-            return self._answer(part, records)
+                adaptations = self._adapted(part) if adapt else [Adaptation(task) for task in part]
+            by_place.update(zip(places, adaptations, strict=True))
+            return self._answer(part, adaptations)
 
         begun = time.perf_counter()
         results = self._attempt(tasks, work)
@@ -256,13 +260,13 @@ class TTTTrainer(AdapterTrainer):
         results = [replace(result, seconds=seconds) for result in results]
         if save:
             keep = self.args.keep_adapters and adapt
-            results = [self._put_away(store, r, adaptations.get(n), keep) for n, r in enumerate(results)]
+            results = [self._put_away(store, r, by_place.get(n), keep) for n, r in enumerate(results)]
         return results
 
     def _attempt(
         self, tasks: list[Task], work: Callable[[list[int]], list[TaskResult]], places: list[int] | None = None
     ) -> list[TaskResult]:
-        """Do it for all places, and where that fails one by one, so that a task's failure stays its own."""
+        """Do the work for all places; if that fails, one by one, so that a task's failure does not end the others."""
         places = list(range(len(tasks))) if places is None else places
         try:
             return work(places)
@@ -327,8 +331,8 @@ class TTTTrainer(AdapterTrainer):
             except DataError as error:
                 reason = str(error)
             parts = () if tree is None else ((lora, tree),)
-            known: dict[str, Any] = {"lm": self.lm, "method": self.method, "seed": self.args.seed}
-            adaptations |= {n: Adaptation(tasks[n], parts, reason, rewards, len(prompts), **known) for n in group}
+            common: dict[str, Any] = {"lm": self.lm, "method": self.method, "seed": self.args.seed}
+            adaptations |= {n: Adaptation(tasks[n], parts, reason, rewards, len(prompts), **common) for n in group}
         return [adaptations[n] for n in range(len(tasks))]
 
     def _reinforce(self, prompts: list[ReinforcedPrompt]) -> tuple[Tree, tuple[float, ...]]:
@@ -342,12 +346,12 @@ class TTTTrainer(AdapterTrainer):
         lora = self.lm.starting_lora()
         try:
             super().train()
-            trained = tree_map(torch.clone, lora.start(1))
+            tree = tree_map(torch.clone, lora.start(1))
             rewards = tuple(entry["reward"] for entry in self.state.log_history if "reward" in entry)
         finally:
             lora.load(self._start)
             self.model.zero_grad()
-        return trained, rewards
+        return tree, rewards
 
     def _ttt_reward(self, completion_ids: list[list[int]], prompt_index: list[int], **kwargs: Any) -> list[float]:
         answers = FewShotAnswers(self.lm, self.args.settings())

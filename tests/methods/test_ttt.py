@@ -10,7 +10,7 @@ from model_fixtures import byte_base, byte_tokenizer, equal_trees, largest_diffe
 from peft import LoraConfig, get_peft_model
 from ttt_fixtures import FewShot, few_shot_settings
 
-from hf_mass.errors import ConfigError
+from hf_mass.errors import AdaptationError, ConfigError
 from hf_mass.lm.few_shot_encoding import FewShotEncoder
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.ttt_settings import TTTSettings
@@ -152,3 +152,12 @@ def test_answers_are_mapped_back(monkeypatch: pytest.MonkeyPatch, stacked: bool)
 def test_settings_are_checked(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TTTSettings(**changes)
+
+
+def test_an_adaptation_of_another_model_is_refused() -> None:
+    """Its matrices would go into that model, and the answer would be the unadapted one."""
+    one, other = few_shot(num_train_epochs=1), few_shot(num_train_epochs=1)
+    record = one.adapt([copy_task("a")])[0]
+    assert one.predict([copy_task("a")], [record])
+    with pytest.raises(AdaptationError, match=r"is of another model. Answer with its own: adaptation\.answer\(\)"):
+        other.predict([copy_task("a")], [record])

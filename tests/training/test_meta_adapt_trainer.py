@@ -291,10 +291,12 @@ def test_samples_are_tabled_with_weight_attribution_and_reason(tmp_path: Path) -
     train(trainer)
     table = pd.read_parquet(tmp_path / "completions" / "completions_00001.parquet")
     assert len(table) == 3 * M
-    for n, task in enumerate(trainer.train_tasks):
+    mean = -step.attributions[step.usable].mean().item()
+    assert logged(trainer, "attribution/mean") == pytest.approx([mean], rel=1e-3) and mean != 0
+    for n, task in enumerate(trainer.train_tasks):  # positive = helpful
         part = table[table["prompt"] == CONVENTIONS_FORMAT.generator_prompt(task)].reset_index()
         assert part["weight"].tolist() == pytest.approx(step.weights[n].tolist(), abs=1e-5)
-        assert part["attribution"].tolist() == pytest.approx(step.attributions[n].tolist(), rel=1e-3, abs=1e-4)
+        assert part["attribution"].tolist() == pytest.approx((-step.attributions[n]).tolist(), rel=1e-3, abs=1e-4)
         assert (part["reason"] == "").tolist() == step.usable[n].tolist()
         assert ((part["weight"] == 0) == (part["reason"] == "no_match")).all()
         assert part["attribution"].notna().all() and part["advantage"].notna().all()
@@ -437,9 +439,9 @@ def test_evaluation_reports_accuracy_before_and_after(tmp_path: Path) -> None:
     assert metrics["eval_sampled_tokens"] == pytest.approx(12 * 5, rel=0.1)
     records = trainer.mass.adapt(tasks)
     after = trainer.mass.solve(tasks, records)
-    assert metrics["eval_adapted_accuracy"] == pytest.approx(statistics.mean(s.reward for s in after))
+    assert metrics["eval_adapted_accuracy"] == pytest.approx(statistics.mean(s.score for s in after))
     before = trainer.mass.solve(tasks)
-    assert metrics["eval_accuracy"] == pytest.approx(statistics.mean(s.reward for s in before))
+    assert metrics["eval_accuracy"] == pytest.approx(statistics.mean(s.score for s in before))
     assert trainer.state.log_history[-1]["eval_adapted_accuracy"] == metrics["eval_adapted_accuracy"]
     assert trainer.evaluate(metric_key_prefix="test")["test_accuracy"] == metrics["eval_accuracy"]
 
@@ -468,7 +470,8 @@ def test_evaluation_of_several_sets_and_the_users_own_metrics(tmp_path: Path) ->
     assert metrics["eval_near_accuracy"] == -1.0 and "eval_far_adapted_accuracy" in metrics
     assert [p.tasks for p in seen] == list(sets.values())
     assert all(len(p.records) == len(p.before) == len(p.after) == len(p.tasks) for p in seen)
-    assert all(record.adapted is None and record.reason is None for p in seen for record in p.records)
+    assert all(record.lm is None and record.samples for p in seen for record in p.records)
+    assert all(record.parts == () and record.reason is None for p in seen for record in p.records)
     other = trainer.evaluate(world().tasks("validation", 2, seed=5))
     assert "eval_adapted_accuracy" in other and len(seen[-1].tasks) == 2
     assert trainer.evaluate().keys() == metrics.keys()  # the trainer's own sets are as before

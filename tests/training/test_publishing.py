@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from huggingface_hub import snapshot_download
 from peft import PeftModel
 from trainer_fixtures import BASE, make_trainer
 from transformers import AutoModelForCausalLM
+from transformers.utils import PushInProgress
 from ttt_fixtures import guessing_base, reinforced, strip_task
 from ttt_fixtures import make_trainer as make_ttt
 
 from hf_mass.errors import CheckpointError, ConfigError, DataError, HubError
+from hf_mass.methods.base import Adaptation
 from hf_mass.methods.mass_files import REQUIRED
 from hf_mass.methods.mass_model import MassModel
-from hf_mass.methods.ttt import FitRecord
 
 MODEL = {*REQUIRED, "README.md", "scorer/scorer.safetensors", "scorer/scorer_config.json", "tokenizer.json"}
 SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "push_to_hub": True, "hub_model_id": "alice/mass"}
@@ -117,6 +119,24 @@ def test_a_push_that_fails_during_training_does_not_end_it(
     trainer.push_to_hub()
 
 
+def test_a_push_that_fails_while_the_next_one_is_prepared_is_told_of(
+    hub: EmulatedHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(tmp_path / "run", hub_always_push=True, **SAVING)
+    stage, earlier = trainer._stage, Future[Any]()
+    trainer.push_in_progress = PushInProgress([earlier])
+
+    def failing() -> Path:
+        earlier.set_exception(HubError("the Hub is down"))
+        return stage()
+
+    monkeypatch.setattr(trainer, "_stage", failing)
+    with caplog.at_level(logging.WARNING, "hf_mass"):
+        trainer._push_from_checkpoint(str(tmp_path))
+        trainer._finish_current_push()
+    assert caplog.text.count("A push during training failed, and training went on. the Hub is down") == 1
+
+
 def test_a_wrong_token_ends_it_before_training(hub: EmulatedHub, tmp_path: Path) -> None:
     with pytest.raises(HubError, match=r"'alice/mass' \(hub_model_id\) could not be pushed to: the Hub does not know"):
         make_trainer(tmp_path / "run", hub_token="hf_wrong", **SAVING)
@@ -139,14 +159,14 @@ def test_one_tasks_adapter(hub: EmulatedHub, tmp_path: Path) -> None:
     assert set(repo.files("tried")) == kept and hub.card_warnings == []
     other = make_ttt(tmp_path / "two")
     loaded = other.load_adapter("alice/four", FOUR, revision="tried", token="hf_alice")
-    assert record.params is not None and loaded.params is not None
-    assert record.params.keys() == loaded.params.keys()
-    assert all(record.params[name].equal(loaded.params[name]) for name in record.params)
+    assert record.adapted is not None and loaded.adapted is not None
+    assert record.adapted.keys() == loaded.adapted.keys()
+    assert all(record.adapted[name].equal(loaded.adapted[name]) for name in record.adapted)
     found = other.predict([FOUR], records=[loaded])[0]
     assert (found.answers, found.predictions) == (expected.answers, expected.predictions)
     assert expected.answers != make_ttt(tmp_path / "none").predict([FOUR], adapt=False)[0].answers
     alone = PeftModel.from_pretrained(guessing_base(), "alice/four", revision="tried").state_dict()
-    assert all(alone[name].equal(leaf[0]) for name, leaf in record.params.items())
+    assert all(alone[name].equal(leaf[0]) for name, leaf in record.adapted.items())
     with pytest.raises(HubError, match="does not exist, or is private"):
         other.load_adapter("alice/four", FOUR, token="hf_bob")
     with pytest.raises(HubError, match="it has no revision 'v2'"):
@@ -158,9 +178,9 @@ def test_an_adapter_from_a_folder(tmp_path: Path) -> None:
     record = trainer.adapt(FOUR)
     trainer.save_adapter(record, tmp_path / "four")
     loaded = trainer.load_adapter(tmp_path / "four", FOUR)
-    assert all(leaf.equal(loaded.params[name]) for name, leaf in record.params.items())
+    assert all(leaf.equal(loaded.adapted[name]) for name, leaf in record.adapted.items())
     with pytest.raises(DataError, match=r"has no adapter: too hard"):
-        trainer.push_adapter_to_hub(FitRecord(FOUR, None, "too hard"), "alice/four")
+        trainer.push_adapter_to_hub(Adaptation(FOUR, reason="too hard"), "alice/four")
 
 
 def test_an_adapter_that_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -197,7 +217,7 @@ def test_the_shared_adapter_is_what_the_trainer_pushes(hub: EmulatedHub, tmp_pat
     trainer.push_to_hub("Both")
     assert hub.repos["alice/all"].messages[-1] == "Both"
     loaded = trainer.load_adapter("alice/all", FOUR)
-    assert all(leaf.equal(loaded.params[name]) for name, leaf in records[0].params.items())
+    assert all(leaf.equal(loaded.adapted[name]) for name, leaf in records[0].adapted.items())
 
 
 def test_adapters_of_single_tasks_are_not_pushed_as_one(hub: EmulatedHub, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from transformers.utils import PushInProgress
 from trl import GRPOConfig, GRPOTrainer
 from trl import __version__ as trl_version
 from ttt_fixtures import guessing_base, reinforced, strip_task
+from ttt_fixtures import make_trainer as make_ttt
 
 import hf_mass.training.meta_adapt_trainer as module
 from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
@@ -98,7 +99,7 @@ def test_the_trainer_at_test_time_overrides_what_it_means_to() -> None:
     own = {name for name, value in vars(TTTTrainer).items() if inspect.isfunction(value)}
     overridden = {name for name in own if hasattr(GRPOTrainer, name)} - {"__init__"}
     assert overridden == {"train", "predict", "evaluate", "_tokenize_prompts", "_generate_single_turn"}
-    values = {"few_shot", "train_tasks", "eval_tasks", "trained", "_prompts", "_start"}
+    values = {"lm", "method", "train_tasks", "eval_tasks", "trained", "_prompts", "_start"}
     assert not {name for name in values if hasattr(GRPOTrainer, name)}
     assert not hasattr(TTTTrainer, "_step") and not hasattr(GRPOTrainer, "_step")  # set on the instance, see below
     assert {"model", "reward_funcs", "args", "train_dataset", "processing_class", "peft_config", "callbacks"} <= set(
@@ -116,10 +117,26 @@ def test_values_of_the_trainer_at_test_time_hide_none_of_trls(tmp_path: Path) ->
         train_dataset=Dataset.from_dict({"prompt": ["a"]}),
         processing_class=byte_tokenizer(),
     )
-    own = {"few_shot", "train_tasks", "eval_tasks", "trained", "_prompts", "_start"}
+    own = {"lm", "method", "train_tasks", "eval_tasks", "trained", "_prompts", "_start"}
     assert set(vars(trainer)) - set(vars(plain)) == own
     assert plain._step == 0 and plain._buffered_inputs is None and plain._tokenizer is plain.processing_class
     assert plain.optimizer is None and plain.lr_scheduler is None
+
+
+def test_leave_one_out_training_never_enters_trls_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the trainer needs no rows for TRL, and TRL's counters stay where they were."""
+    tasks = [strip_task("a")]
+    trainer = make_ttt(tmp_path, options={"train_dataset": tasks, "eval_dataset": tasks})
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("TRL's loop was entered")
+
+    for name in ("get_train_dataloader", "get_eval_dataloader", "_inner_training_loop", "_prepare_inputs"):
+        monkeypatch.setattr(trainer, name, refuse)
+    records = trainer.train()
+    results = [*trainer.predict(tasks), *trainer.predict(tasks, records=records)]
+    assert trainer.evaluate()["eval_failed"] == 0 and [r.reason for r in results] == [None, None]
+    assert len(trainer.train_dataset) == 0 and (trainer._step, trainer._buffered_inputs) == (0, None)
 
 
 def test_training_leaves_behind_what_each_task_takes_away(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ from transformers import HfArgumentParser
 from trl import GRPOConfig
 
 from hf_mass.errors import ConfigError
-from hf_mass.methods.ttt_settings import FitConfig, PredictConfig
+from hf_mass.lm.shapes import LoraShape
+from hf_mass.methods.ttt_settings import TTT_PRESETS, TTTSettings
 from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS
 from hf_mass.tasks.leave_one_out import DataConfig, training_examples
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.transformations import GEOMETRIC, INFERENCE, FlipRows, Identity, Rotate
-from hf_mass.training.ttt_config import TTT_PRESETS, TTTConfig
+from hf_mass.training.ttt_config import TTTConfig
 
 
 def config(**changes: Any) -> TTTConfig:
@@ -33,36 +34,37 @@ def preset(name: str, **changes: Any) -> TTTConfig:
 
 @pytest.mark.parametrize("args", [config(), preset("arc")], ids=["defaults", "preset"])
 def test_the_defaults_are_the_papers_for_arc(args: TTTConfig) -> None:
-    fit = args.fit_config()
-    assert (fit.lora_rank, fit.lora_alpha, fit.target_modules) == (128, 16, "all-linear")
-    assert (fit.learning_rate, fit.epochs, fit.batch_size, fit.lr_scheduler_type) == (5e-5, 2, 2, "cosine")
-    assert (fit.warmup_ratio, fit.weight_decay, fit.loss_on) == (0.0, 0.0, "demonstrations")
-    assert fit.data.limit == 250 and fit.data.leave_two_out and not fit.data.direct
-    assert fit.data.transformations == GEOMETRIC and fit.data.colour_permutations == 1
-    predict = args.predict_config()
-    assert (predict.transformations, predict.permutations) == (INFERENCE, 2)
-    assert (predict.temperature, predict.samples) == (0.0, 1)
-    assert (args.vote, args.vote_within, args.objective, args.adapters) == ("hierarchical", 3, "sft", "per_task")
+    settings = args.settings()
+    assert settings == TTTSettings() == TTTSettings.preset("arc")
+    assert settings.lora == LoraShape(128, 16, "all-linear")
+    assert (settings.learning_rate, settings.num_train_epochs, settings.per_device_train_batch_size) == (5e-5, 2, 2)
+    assert (settings.lr_scheduler_type, settings.warmup_steps, settings.weight_decay) == ("cosine", 0.0, 0.0)
+    data = settings.data()
+    assert data.limit == 250 and data.leave_two_out and not data.direct and settings.loss_on == "demonstrations"
+    assert data.transformations == GEOMETRIC and data.colour_permutations == 1
+    assert (settings.views(), settings.predict_permutations) == (INFERENCE, 2)
+    assert (settings.predict_temperature, settings.predict_samples) == (0.0, 1)
+    assert (settings.vote, settings.vote_within, settings.adapters) == ("hierarchical", 3, "per_task")
+    assert args.objective == "sft"
 
 
 def test_the_preset_of_big_bench_hard_makes_forty_sequences_of_ten_demonstrations() -> None:
-    args = preset("bbh")
-    fit = args.fit_config()
-    assert (fit.lora_rank, fit.lora_alpha, fit.learning_rate) == (64, 64, 1e-4)
-    assert (fit.epochs, fit.batch_size, fit.format) == (1, 5, FEW_SHOT_FORMATS["questions"])
-    shown = tuple(Demonstration(f"question {n}", f"answer {n}") for n in range(10))
-    examples = training_examples(Task("query", shown, id="bbh"), fit.data)
+    settings = preset("bbh").settings()
+    assert (settings.lora_r, settings.lora_alpha, settings.learning_rate) == (64, 64, 1e-4)
+    assert (settings.num_train_epochs, settings.per_device_train_batch_size) == (1, 5)
+    assert settings.format == FEW_SHOT_FORMATS["questions"]
+    pairs = tuple(Demonstration(f"question {n}", f"answer {n}") for n in range(10))
+    examples = training_examples(Task("query", pairs, id="bbh"), settings.data())
     assert len(examples) == 40 and all(len(example.demonstrations) == 9 for example in examples)
-    assert {example.query for example in examples} == set(shown)
-    predict = args.predict_config()
-    assert (predict.transformations, predict.permutations, predict.max_new_tokens) == ((Identity(),), 1, 50)
-    assert args.vote == "flat"
+    assert {example.query for example in examples} == set(pairs)
+    assert (settings.views(), settings.predict_permutations) == ((Identity(),), 1)
+    assert (settings.max_completion_length, settings.vote) == (50, "flat")
 
 
 @pytest.mark.parametrize("name", sorted(TTT_PRESETS))
 def test_presets_are_valid_and_can_be_changed(name: str) -> None:
     args = preset(name, lora_r=3, seed=7)
-    assert (args.lora_r, args.seed, args.fit_config().lora_rank) == (3, 7, 3)
+    assert (args.lora_r, args.seed, args.settings().lora_r) == (3, 7, 3)
     for setting, value in TTT_PRESETS[name].items():
         if setting != "lora_r":
             assert getattr(args, setting) == value, setting
@@ -70,87 +72,82 @@ def test_presets_are_valid_and_can_be_changed(name: str) -> None:
 
 def test_a_preset_of_texts_makes_examples_of_texts() -> None:
     task = Task("c?", (Demonstration("a?", "a"), Demonstration("b?", "b"), Demonstration("d?", "d")), id="text")
-    examples = training_examples(task, preset("text").fit_config().data)
+    examples = training_examples(task, preset("text").settings().data())
     assert {example.query.answer for example in examples} == {"a", "b", "d"}
 
 
 # -- what reaches the engine -------------------------------------------------------------------------------------------
 
 
-def test_every_setting_reaches_training() -> None:
-    args = config(
-        lora_r=3,
-        lora_alpha=5,
-        lora_target_modules=["q_proj", "up_proj"],
-        learning_rate=0.25,
-        num_train_epochs=7,
-        per_device_train_batch_size=6,
-        lr_scheduler_type="linear",
-        warmup_steps=0.25,
-        weight_decay=0.125,
-        adam_beta1=0.5,
-        adam_beta2=0.75,
-        adam_epsilon=1e-3,
-        max_grad_norm=2.0,
-        loss_on="all",
-        few_shot_format="compact",
-        leave_two_out=False,
-        direct=True,
-        permutations=4,
-        transformations=["flip rows", "rotate 90"],
-        colour_permutations=2,
-        keep_background=False,
-        max_examples=9,
-        max_grid_side=8,
-        max_length=77,
-        single_demonstration="refuse",
-    )
-    data = DataConfig(False, True, 4, (FlipRows(), Rotate(1)), 2, False, 9, 8, 77, "refuse")
-    rates = {"learning_rate": 0.25, "betas": (0.5, 0.75), "epsilon": 1e-3, "weight_decay": 0.125, "max_grad_norm": 2.0}
-    expected = FitConfig(
-        *(3, 5, ("q_proj", "up_proj")),
-        **rates,
-        epochs=7,
-        batch_size=6,
-        lr_scheduler_type="linear",
-        warmup_ratio=0.25,
-        loss_on="all",
-        data=data,
-        format=FEW_SHOT_FORMATS["compact"],
-    )
-    assert args.fit_config() == expected
-    different = {f.name for f in fields(FitConfig) if getattr(expected, f.name) != getattr(FitConfig(), f.name)}
-    assert different == {f.name for f in fields(FitConfig)}  # no setting was left at its default, so none can be lost
+# None is a default.
+CHANGED: dict[str, Any] = {
+    "learning_rate": 0.25,
+    "num_train_epochs": 7,
+    "per_device_train_batch_size": 6,
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0.25,
+    "weight_decay": 0.125,
+    "adam_beta1": 0.5,
+    "adam_beta2": 0.75,
+    "adam_epsilon": 1e-3,
+    "max_grad_norm": 2.0,
+    "max_completion_length": 33,
+    "adapters": "shared",
+    "lora_r": 3,
+    "lora_alpha": 5,
+    "lora_target_modules": ["q_proj", "up_proj"],
+    "few_shot_format": "compact",
+    "chat": True,
+    "loss_on": "all",
+    "leave_two_out": False,
+    "direct": True,
+    "permutations": 4,
+    "transformations": ["flip rows", "rotate 90"],
+    "colour_permutations": 2,
+    "keep_background": False,
+    "max_examples": 9,
+    "max_grid_side": 8,
+    "max_length": 77,
+    "single_demonstration": "refuse",
+    "predict_transformations": ["rotate 90"],
+    "predict_permutations": 3,
+    "predict_recolour": True,
+    "predict_samples": 4,
+    "predict_temperature": 0.5,
+    "predict_length_factor": 1.5,
+    "predict_batch_size": 11,
+    "vote": "flat",
+    "vote_within": 2,
+}
 
 
-def test_every_setting_reaches_prediction() -> None:
-    args = config(
-        predict_transformations=["rotate 90"],
-        predict_permutations=3,
-        predict_recolour=True,
-        keep_background=False,
-        predict_samples=4,
-        predict_temperature=0.5,
-        max_completion_length=33,
-        predict_length_factor=1.5,
-        predict_batch_size=11,
-    )
-    ways = {"transformations": (Rotate(1),), "permutations": 3, "recolour": True, "keep_background": False}
-    lengths = {"max_new_tokens": 33, "length_factor": 1.5, "batch_size": 11}
-    expected = PredictConfig(**ways, **lengths, samples=4, temperature=0.5)
-    assert args.predict_config() == expected
-    defaults = PredictConfig()
-    assert all(getattr(expected, f.name) != getattr(defaults, f.name) for f in fields(PredictConfig))
+def test_every_setting_arrives() -> None:
+    settings, defaults = config(**CHANGED).settings(), TTTSettings()
+    assert CHANGED.keys() == {f.name for f in fields(TTTSettings)}
+    for name, value in CHANGED.items():
+        assert getattr(settings, name) == (tuple(value) if isinstance(value, list) else value), name
+        assert getattr(settings, name) != getattr(defaults, name), f"{name} is at its default, so it could be lost"
+    assert settings.data() == DataConfig(False, True, 4, (FlipRows(), Rotate(1)), 2, False, 9, 8, 77, "refuse")
+    assert settings.views() == (Rotate(1),)
+    assert settings.lora == LoraShape(3, 5, ("q_proj", "up_proj"))
+
+
+def test_of_reinforcement_learning_everything_but_the_schedule_arrives() -> None:
+    """Epochs, warmup and schedule are those of TRL's loop there."""
+    settings = config(**CHANGED, objective="grpo").settings()
+    different = {f.name for f in fields(settings) if getattr(settings, f.name) == getattr(TTTSettings(), f.name)}
+    assert different == {"warmup_steps"}
+    assert (settings.num_train_epochs, settings.lr_scheduler_type) == (1, "constant")
 
 
 def test_no_limit_and_no_transformation_can_be_asked_for() -> None:
-    assert config(max_grad_norm=0.0).fit_config().max_grad_norm is None
+    assert config(max_grad_norm=0.0).settings().max_grad_norm is None
     for names in ([], ["none"]):
-        assert config(transformations=names, colour_permutations=0).fit_config().data.transformations == ()
+        assert config(transformations=names, colour_permutations=0).settings().data().transformations == ()
 
 
 def test_chat_formats_keep_everything_but_the_flag() -> None:
-    plain, chat = config(few_shot_format="arc").format, config(few_shot_format="arc", chat=True).format
+    plain, chat = (config(few_shot_format="arc", chat=flag).settings().format for flag in (False, True))
     assert plain == FEW_SHOT_FORMATS["arc"] and chat.chat and chat.stop is None
     assert (chat.instruction, chat.grid_form) == (plain.instruction, plain.grid_form)
 
@@ -163,28 +160,31 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"adapters": "none"}, r"TTTConfig\.adapters is 'none'; choose one of \['per_task', 'shared'\]"),
     ({"vote": "mean"}, r"TTTConfig\.vote is 'mean'; choose one of \['hierarchical', 'flat', .*'first'\]"),
     ({"few_shot_format": "xml"}, r"TTTConfig\.few_shot_format is 'xml'; choose one of \['arc', 'compact', .*\]"),
-    ({"tasks_per_pass": 0}, r"TTTConfig\.tasks_per_pass is 0; it must be at least 1"),
-    ({"vote_within": 0}, r"TTTConfig\.vote_within is 0; it must be at least 1"),
-    ({"num_generations": 1}, r"TTTConfig\.num_generations is 1; a GRPO group has at least 2"),
-    ({"num_generations": None}, r"TTTConfig\.num_generations is None; a GRPO group has at least 2"),
+    ({"tasks_per_pass": 0}, r"TTTConfig\.tasks_per_pass is 0; choose a whole number of at least 1"),
+    ({"vote_within": 0}, r"TTTConfig\.vote_within is 0; choose a whole number of at least 1"),
+    ({"num_generations": 1}, r"TTTConfig\.num_generations is 1; choose a whole number of at least 2"),
+    ({"num_generations": None}, r"TTTConfig\.num_generations is None; choose a whole number of at least 2"),
     ({"max_completion_length": 0}, r"TTTConfig\.max_completion_length is 0; choose at least 1"),
     ({"max_completion_length": None}, r"TTTConfig\.max_completion_length is None; choose at least 1"),
     ({"num_train_epochs": 1.5}, r"TTTConfig\.num_train_epochs is 1\.5; objective='sft' takes whole passes"),
     ({"warmup_steps": 10}, r"TTTConfig\.warmup_steps is 10; objective='sft' takes a share of the steps in \[0, 1\)"),
     ({"gradient_accumulation_steps": 2}, r"TTTConfig\.gradient_accumulation_steps is 2.*per_device_train_batch_size"),
     ({"max_steps": 5}, r"TTTConfig\.max_steps is 5; objective='sft' counts num_train_epochs over max_examples"),
-    ({"lora_r": 0}, r"lora_rank is 0; choose at least 1"),
-    ({"num_train_epochs": 0}, r"epochs is 0; choose at least 1"),
+    ({"lora_r": 0}, r"TTTConfig\.lora_r is 0; choose a whole number of at least 1"),
+    ({"num_train_epochs": 0}, r"num_train_epochs is 0; choose a whole number of at least 1"),
     ({"loss_on": "inputs"}, r"loss_on is 'inputs'; choose one of \['query', 'demonstrations', 'outputs', 'all'\]"),
     ({"lr_scheduler_type": "polynomial"}, r"lr_scheduler_type is 'polynomial'; choose one of"),
-    ({"learning_rate": -1.0}, r"learning_rate is -1\.0"),
+    ({"learning_rate": -1.0}, r"learning_rate is -1\.0; choose a finite number"),
     ({"transformations": ["spin"]}, r"transformations: 'spin' is unknown\. Known sets"),
-    ({"predict_transformations": []}, r"transformations: got \[\], which names none"),
-    ({"permutations": 0}, r"permutations must be a whole number of at least 1, got 0"),
-    ({"single_demonstration": "skip"}, r"single must be 'direct' or 'refuse', got 'skip'"),
-    ({"predict_permutations": 0}, r"permutations is 0; choose at least 1"),
-    ({"predict_samples": 2}, r"samples is 2 at temperature 0.*Set a temperature"),
-    ({"predict_temperature": -0.5}, r"temperature is -0\.5; choose a finite number, 0 or more"),
+    ({"predict_transformations": []}, r"transformations: got \(\), which names none"),
+    ({"permutations": 0}, r"TTTConfig\.permutations is 0; choose a whole number of at least 1"),
+    (
+        {"single_demonstration": "skip"},
+        r"TTTConfig\.single_demonstration is 'skip'; choose one of \['direct', 're",
+    ),
+    ({"predict_permutations": 0}, r"TTTConfig\.predict_permutations is 0; choose a whole number of at least 1"),
+    ({"predict_samples": 2}, r"predict_samples is 2 at predict_temperature 0.*Set a temperature"),
+    ({"predict_temperature": -0.5}, r"TTTConfig\.predict_temperature is -0\.5; choose a finite number of at least 0"),
 ]
 
 
@@ -199,7 +199,7 @@ def test_wrong_settings_are_refused_by_name_value_and_cure(changes: dict[str, An
 def test_unknown_presets_and_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"preset 'mnist' is unknown; choose one of \['arc', 'bbh'"):
         TTTConfig.preset("mnist")
-    with pytest.raises(ConfigError, match=r"TTTConfig has no setting 'rank'"):
+    with pytest.raises(ConfigError, match=r"TTT has no setting 'rank'"):
         TTTConfig.preset("arc", rank=3)
 
 

@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftModel
 from ttt_fixtures import guessing_base, make_trainer, reinforced, start_adapter, strip_task
 
 from hf_mass.errors import CheckpointError, ConfigError
+from hf_mass.lm.language_model import LanguageModel
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.voting import Prediction
 from hf_mass.training.ttt_results import ResultStore, TaskResult
@@ -38,15 +39,15 @@ def outcome(results: Sequence[TaskResult]) -> list[TaskResult]:
 def counted(trainer: TTTTrainer, monkeypatch: pytest.MonkeyPatch, kill_at: int | None = None) -> list[str]:
     """Notes which tasks are trained on; the run is killed when it comes to the one of this number."""
     seen: list[str] = []
-    adapt = trainer.few_shot.adapt
+    begin = trainer.method.begin
 
-    def counting(tasks: Sequence[Task], *rest: Any) -> Any:
+    def counting(lm: LanguageModel, tasks: Sequence[Task], seed: int) -> Any:
         if kill_at is not None and len(seen) >= kill_at:
             raise KeyboardInterrupt
         seen.extend(task.id for task in tasks)
-        return adapt(tasks, *rest)
+        return begin(lm, tasks, seed)
 
-    monkeypatch.setattr(trainer.few_shot, "adapt", counting)
+    monkeypatch.setattr(trainer.method, "begin", counting)
     return seen
 
 
@@ -280,9 +281,9 @@ def test_kept_adapters_are_those_that_answered(tmp_path: Path, given: bool) -> N
     ids = torch.tensor([[1, *byte_tokenizer()("10>4;33>4;04>", add_special_tokens=False)["input_ids"]]])
     logits = []
     for result, record in zip(results, records, strict=True):
-        assert result.adapter is not None and result.adapter.parent == tmp_path / "tasks" and record.params is not None
+        assert result.adapter is not None and result.adapter.parent == tmp_path / "tasks"
         loaded = PeftModel.from_pretrained(guessing_base(), str(result.adapter))
-        with torch.no_grad(), trainer.few_shot.lora.applied(record.params, torch.tensor([0])):
+        with torch.no_grad(), record.applied():
             expected = trainer.model(input_ids=ids).logits
         with torch.no_grad():
             logits.append(loaded(input_ids=ids).logits)

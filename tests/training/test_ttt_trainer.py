@@ -15,13 +15,16 @@ import torch
 from model_fixtures import byte_tokenizer, equal_trees, largest_difference, snapshot
 from peft import LoraConfig, PeftModel
 from transformers import TrainerCallback
-from ttt_fixtures import guessing_base, make_trainer, start_adapter, strip_task
+from ttt_fixtures import by_hand, guessing_base, make_trainer, start_adapter, strip_task
 
 from hf_mass.errors import ConfigError, DataError
-from hf_mass.methods.ttt import FitRecord
+from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.base import Adaptation
+from hf_mass.methods.few_shot_answers import FewShotAnswers
+from hf_mass.methods.ttt import RESCORED
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.voting import Prediction
-from hf_mass.training.ttt_trainer import RESCORED, TTTTrainer
+from hf_mass.training.ttt_trainer import TTTTrainer
 
 FOUR, FIVE = strip_task("four", "444"), strip_task("five", "555")
 # What can be trained on beside what cannot.
@@ -61,18 +64,18 @@ def test_one_task_gives_one_record_and_a_list_a_list(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     one = trainer.adapt(FOUR)
     listed = trainer.adapt([FOUR])
-    assert isinstance(one, FitRecord) and isinstance(listed, list) and len(listed) == 1
-    assert equal_trees(one.params, listed[0].params)
+    assert isinstance(one, Adaptation) and isinstance(listed, list) and len(listed) == 1
+    assert equal_trees(one.adapted, listed[0].adapted)
 
 
 def test_one_adapter_for_all_tasks(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, adapters="shared", tasks_per_pass=1)
     first, second = trainer.adapt([FOUR, FIVE])
-    assert first.params is second.params and first.losses == second.losses
+    assert first.adapted is second.adapted and first.losses == second.losses
     alone = make_trainer(tmp_path).adapt(FOUR)
-    assert isinstance(alone, FitRecord) and not equal_trees(first.params, alone.params)
-    by_hand = trainer.few_shot.predict([FOUR, FIVE], [first, second], trainer.args.seed)
-    assert [list(r.predictions) for r in trainer.predict([FOUR, FIVE])] == by_hand
+    assert not equal_trees(first.adapted, alone.adapted)
+    expected = by_hand(trainer).predict([FOUR, FIVE], [first, second])
+    assert [list(r.predictions) for r in trainer.predict([FOUR, FIVE])] == expected
 
 
 @pytest.mark.parametrize("given", [False, True])
@@ -93,8 +96,7 @@ def test_each_task_starts_from_the_same_state(tmp_path: Path, given: bool) -> No
     first, second = (make_trainer(tmp_path, start_adapter() if given else None) for _ in range(2))
     first.adapt(FOUR)
     late, alone = first.adapt(FIVE), second.adapt(FIVE)
-    assert isinstance(late, FitRecord) and isinstance(alone, FitRecord)
-    assert equal_trees(late.params, alone.params)
+    assert equal_trees(late.adapted, alone.adapted)
 
 
 def test_a_given_adapter_is_where_training_starts(tmp_path: Path) -> None:
@@ -102,15 +104,15 @@ def test_a_given_adapter_is_where_training_starts(tmp_path: Path) -> None:
     own = {name: p.detach().clone() for name, p in model.named_parameters() if "lora_" in name}
     trainer = make_trainer(tmp_path, model, learning_rate=1e-5, lora_r=64)
     record = trainer.adapt(FOUR)
-    assert isinstance(record, FitRecord) and record.params is not None
-    assert record.params.keys() == own.keys()  # its own rank and targets
-    for name, leaf in record.params.items():
+    assert record.adapted is not None
+    assert record.adapted.keys() == own.keys()  # its own rank and targets
+    for name, leaf in record.adapted.items():
         assert 0 < float((leaf[0] - own[name]).abs().max()) < 5e-5
-    (unadapted,) = trainer.few_shot.score([FOUR], [["4"]])
+    (unadapted,) = by_hand(trainer).score([FOUR], [["4"]])
     expected = log_probs(model, "10>4;02>4;33>4;04>4;")
     ids = byte_tokenizer()("4;")["input_ids"]
-    by_hand = float(expected[-3, ids[0]] + expected[-2, ids[1]])
-    assert unadapted["4"] == pytest.approx([by_hand], abs=1e-4)
+    summed = float(expected[-3, ids[0]] + expected[-2, ids[1]])
+    assert unadapted["4"] == pytest.approx([summed], abs=1e-4)
     bare = log_probs(model.get_base_model(), "10>4;02>4;33>4;04>4;")  # PEFT's layers are in place, so still adapted
     assert torch.allclose(bare, expected)
     assert not torch.allclose(log_probs(guessing_base(), "10>4;02>4;33>4;04>4;"), expected, atol=1e-2)
@@ -138,13 +140,13 @@ def test_passes_do_not_change_results_and_equal_demonstrations_are_trained_on_on
     found = []
     for size in (1, 2, 8):
         trainer = make_trainer(tmp_path, tasks_per_pass=size)
-        adapt = trainer.few_shot.adapt
+        begin = trainer.method.begin
 
-        def counting(part: Any, *rest: Any, adapt: Any = adapt) -> Any:
+        def counting(lm: LanguageModel, part: Sequence[Task], seed: int, begin: Any = begin) -> Any:
             passes.append([task.id for task in part])
-            return adapt(part, *rest)
+            return begin(lm, part, seed)
 
-        monkeypatch.setattr(trainer.few_shot, "adapt", counting)
+        monkeypatch.setattr(trainer.method, "begin", counting)
         found.append(trainer.predict(tasks))
     assert passes == [
         *(["four", "four-2"], ["five"], ["text"]),
@@ -160,8 +162,8 @@ def test_passes_do_not_change_results_and_equal_demonstrations_are_trained_on_on
 def test_records_are_answered_with_as_they_are_and_nothing_is_saved(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     four, five = trainer.adapt([FOUR, FIVE])
-    results = trainer.predict([FOUR, FOUR, FIVE, FOUR], records=[four, five, four, FitRecord(FOUR, None)])
-    expected = [trainer.few_shot.predict([FOUR], [r])[0][0].answer for r in (four, five)]
+    results = trainer.predict([FOUR, FOUR, FIVE, FOUR], records=[four, five, four, Adaptation(FOUR)])
+    expected = [by_hand(trainer).predict([FOUR], [r])[0][0].answer for r in (four, five)]
     assert [r.answer for r in results[:2]] == expected == ["4", "5"]  # the same task with another's adapter
     assert results[2].answer == "4" and results[3].answer == trainer.predict([FOUR], adapt=False)[0].answer
     assert results[0].losses == four.losses and results[0].examples == 3
@@ -180,8 +182,8 @@ def test_rescoring_ranks_by_the_models_own_log_probabilities(tmp_path: Path) -> 
     assert len(result.predictions) == 12 and len(answers) >= 2
     text = "10>4;02>4;33>4;04>"
     record = trainer.adapt(FOUR)
-    assert isinstance(record, FitRecord) and record.params is not None
-    with trainer.few_shot.lora.applied(record.params, torch.tensor([0])):
+    assert record.adapted is not None
+    with record.applied():
         likely = {}
         for answer in answers:
             written = answer.replace(" ", "") + ";"
@@ -200,7 +202,7 @@ def test_a_task_that_cannot_be_trained_on_is_answered_by_the_model_as_it_is(tmp_
     assert single.predictions == trainer.predict([SINGLE], adapt=False)[0].predictions
     assert (four.answer, four.reason) == ("4", None)
     record = make_trainer(tmp_path).adapt(SINGLE)  # by default it is trained on directly
-    assert isinstance(record, FitRecord) and record.examples == 1
+    assert record.examples == 1
 
 
 def test_a_task_that_is_no_grid_fails_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -217,14 +219,14 @@ def test_an_exception_in_training_ends_the_task_that_it_is_about(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(tmp_path)
-    adapt = trainer.few_shot.adapt
+    begin = trainer.method.begin
 
-    def failing(tasks: Sequence[Task], *rest: Any) -> Any:
+    def failing(lm: LanguageModel, tasks: Sequence[Task], seed: int) -> Any:
         if any(task.id == "four" for task in tasks):
             raise RuntimeError("out of memory")
-        return adapt(tasks, *rest)
+        return begin(lm, tasks, seed)
 
-    monkeypatch.setattr(trainer.few_shot, "adapt", failing)
+    monkeypatch.setattr(trainer.method, "begin", failing)
     four, five = trainer.predict([FOUR, FIVE])
     assert (four.reason, four.predictions, four.answer) == ("RuntimeError: out of memory", (), None)
     assert (five.answer, five.reason) == ("5", None)
@@ -239,7 +241,7 @@ def test_wrong_settings_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def refusing(*_: Any) -> Any:
         raise ConfigError("no such setting")
 
-    monkeypatch.setattr(trainer.few_shot, "adapt", refusing)
+    monkeypatch.setattr(trainer.method, "begin", refusing)
     with pytest.raises(ConfigError, match="no such setting"):
         trainer.predict([FOUR, FIVE])
 
@@ -274,9 +276,11 @@ def test_metrics_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             called.append(metrics)
 
     trainer = make_trainer(tmp_path, options={"eval_dataset": tasks, "callbacks": [Spy()]})
-    monkeypatch.setattr(
-        trainer.few_shot, "predict", lambda part, *_: [[Prediction(text) for text in predicted[t.id]] for t in part]
-    )
+
+    def canned(self: FewShotAnswers, part: Sequence[Task], *_: Any) -> Any:
+        return [[Prediction(text) for text in predicted[task.id]] for task in part], [0] * len(part)
+
+    monkeypatch.setattr(FewShotAnswers, "predict", canned)
     metrics = trainer.evaluate()
     expected = {"pass@1": 0.5, "pass@2": 0.75, "oracle": 1.0, "cell_accuracy": (1 + 0.5 + 0.5 + 1) / 4}
     assert metrics == {**{f"eval_{name}": value for name, value in expected.items()}, "eval_tasks": 5, "eval_failed": 0}
@@ -304,7 +308,7 @@ def test_train_keeps_an_adapter_for_each_train_task(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, single_demonstration="refuse", options={"train_dataset": [FOUR, SINGLE, FIVE]})
     records = trainer.train()
     assert [r.task.id for r in records] == ["four", "single", "five"]
-    assert equal_trees(records[0].params, trainer.adapt([FOUR, SINGLE, FIVE])[0].params)
+    assert equal_trees(records[0].adapted, trainer.adapt([FOUR, SINGLE, FIVE])[0].adapted)
     folders = {path.name.split("-")[0]: path for path in (tmp_path / "tasks").iterdir()}
     assert json.loads((folders["single"] / "result.json").read_text())["reason"] == records[1].reason
     assert not (folders["single"] / "adapter_model.safetensors").exists()
@@ -312,7 +316,7 @@ def test_train_keeps_an_adapter_for_each_train_task(tmp_path: Path) -> None:
         loaded = PeftModel.from_pretrained(guessing_base(), str(folders[name]))
         own = {k: v for k, v in loaded.named_parameters() if "lora_" in k}
         assert (
-            record.params is not None and largest_difference({k: v[None] for k, v in own.items()}, record.params) == 0
+            record.adapted is not None and largest_difference({k: v[None] for k, v in own.items()}, record.adapted) == 0
         )
     # They have been trained on, not answered.
     assert [r.answer for r in trainer.predict([FOUR, FIVE], resume=True)] == ["4", "5"]
@@ -321,15 +325,15 @@ def test_train_keeps_an_adapter_for_each_train_task(tmp_path: Path) -> None:
 def test_an_adapter_is_saved_where_it_is_wanted(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     record = trainer.adapt(FOUR)
-    assert isinstance(record, FitRecord) and record.params is not None
+    assert record.adapted is not None
     trainer.save_adapter(record, tmp_path / "mine" / "four")
     loaded = PeftModel.from_pretrained(guessing_base(), str(tmp_path / "mine" / "four"))
-    with trainer.few_shot.lora.applied(record.params, torch.tensor([0])):
+    with record.applied():
         expected = log_probs(trainer.model, "10>4;33>")
     torch.testing.assert_close(log_probs(loaded, "10>4;33>"), expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(log_probs(guessing_base(), "10>4;33>"), expected, atol=0.1)
     with pytest.raises(DataError, match=r"record of task 'four' has no adapter: too hard"):
-        trainer.save_adapter(FitRecord(FOUR, None, "too hard"), tmp_path / "none")
+        trainer.save_adapter(Adaptation(FOUR, reason="too hard"), tmp_path / "none")
 
 
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:
