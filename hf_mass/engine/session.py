@@ -109,8 +109,6 @@ class Session:
                 self._tell_loss(method.progress(state), told)
             adaptations = method.finish(self.lm, state)
         for n, each in enumerate(adaptations):
-            if each.parts and not any(changes_something(part) for part in each.parts):
-                each = replace(each, parts=(), reason="adapting changed nothing; choose a higher rate")
             sampled = each.cost.sampled_tokens or costs[0].sampled_tokens  # a method may know each task's own
             cost = replace(costs[0], sampled_tokens=sampled)
             adaptations[n] = replace(each, cost=cost, lm=self.lm, method=method, seed=self.seed)
@@ -194,7 +192,7 @@ class Session:
                 costs.append(cost)
                 self.tell(Replies("before", tuple(before)))
                 if self.method.name != "none":
-                    adaptations = self.adapt(tasks)
+                    adaptations = [_changed(each) for each in self.adapt(tasks)]
                     reasons += [each.reason for each in adaptations if each.reason]
                     self.tell(Stage("Answering at the adapted weights"))
                     after, cost = self.answer(tasks, adaptations)
@@ -228,6 +226,13 @@ class Session:
             yield
         finally:
             TURN.release()
+
+
+def _changed(adaptation: Adaptation) -> Adaptation:
+    """The adaptation, or if it changed nothing one that says so."""
+    if not adaptation.parts or any(changes_something(part) for part in adaptation.parts):
+        return adaptation
+    return replace(adaptation, parts=(), reason="adapting changed nothing; choose a higher rate")
 
 
 def passes(tasks: Sequence[Task], size: int | None) -> list[list[int]]:

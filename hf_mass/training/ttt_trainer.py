@@ -40,11 +40,11 @@ from hf_mass.methods.ttt import TTT
 from hf_mass.store.shipped import resolve_shipped
 from hf_mass.tasks.answers import mean_scores
 from hf_mass.tasks.task import Task
+from hf_mass.training.reinforcement import ReinforcedPrompt, Reinforcement, ttt_reward
 from hf_mass.training.task_data import require_tasks
 from hf_mass.training.ttt_adapters import AdapterTrainer
 from hf_mass.training.ttt_config import TTTConfig
 from hf_mass.training.ttt_results import ResultStore, TaskResult, tasks_digest, weights_digest
-from hf_mass.training.ttt_rewards import ReinforcedPrompt, reinforced_prompts, ttt_reward
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +103,8 @@ class TTTTrainer(AdapterTrainer):
             self.remove_callback(callback)
         self.lm = LanguageModel(self.model, self._tokenizer, str(self.model.config.name_or_path))
         self.method = TTT(args.settings())
+        if args.objective == "grpo":
+            self.method = Reinforcement(args.settings(), args.ttt_reward, self._reinforce)
         self._start = tree_map(torch.clone, self.lm.starting_lora().start(1))
 
     # -- adapting -----------------------------------------------------------------------------------------------------
@@ -117,11 +119,8 @@ class TTTTrainer(AdapterTrainer):
         A task that cannot be trained on gets a record with the reason. Nothing stays in the model.
         """
         several = [tasks] if isinstance(tasks, Task) else require_tasks(tasks, "tasks")
-        records = self._adapted(several)
+        records = self._session().adapt(several)
         return records[0] if isinstance(tasks, Task) else records
-
-    def _adapted(self, tasks: list[Task]) -> list[Adaptation]:
-        return self._session().adapt(tasks) if self.args.objective == "sft" else self._reinforced(tasks)
 
     def _session(self) -> Session:
         return Session(self.lm, self.method, self.args.seed)
@@ -134,7 +133,7 @@ class TTTTrainer(AdapterTrainer):
         """
         if not self.train_tasks:
             raise DataError("TTTTrainer.train: there is no train_dataset. Give tasks to the trainer, or call predict.")
-        records = self.trained = self._adapted(self.train_tasks)
+        records = self.trained = self._session().adapt(self.train_tasks)
         store = self._store(True, self.train_tasks)
         store.begin(resume=False)
         for record in records if self.accelerator.is_main_process else []:
@@ -183,8 +182,8 @@ class TTTTrainer(AdapterTrainer):
         self.accelerator.wait_for_everyone()  # all have looked before the first one saves
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         alone = self.args.objective == "grpo" and adapt  # whose training takes all processes together
-        one_for_all = self._adapted(several) if adapt and self.args.adapters == "shared" and todo else None
-        chunks = self._chunks([several[n] for n in todo])
+        one_for_all = self._session().adapt(several) if adapt and self.args.adapters == "shared" and todo else None
+        chunks = passes([several[n] for n in todo], 1 if self.args.objective == "grpo" else self.args.tasks_per_pass)
         share = [[todo[i] for i in chunk] for chunk in (chunks if alone else chunks[rank::world])]
         quiet = bool(self.args.disable_tqdm) or rank > 0
         for chunk in track(share, "Tasks", disable=quiet):
@@ -230,10 +229,6 @@ class TTTTrainer(AdapterTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _chunks(self, tasks: Sequence[Task]) -> list[list[int]]:
-        """Numbers of tasks that go side by side."""
-        return passes(tasks, self.args.tasks_per_pass if self.args.objective == "sft" else 1)
-
     def _chunk(
         self,
         tasks: list[Task],
@@ -250,7 +245,7 @@ class TTTTrainer(AdapterTrainer):
             if records is not None:
                 adaptations = [records[place] for place in places]
             else:
-                adaptations = self._adapted(part) if adapt else [Adaptation(task) for task in part]
+                adaptations = self._session().adapt(part) if adapt else [Adaptation(task) for task in part]
             by_place.update(zip(places, adaptations, strict=True))
             return self._answer(part, adaptations)
 
@@ -312,28 +307,6 @@ class TTTTrainer(AdapterTrainer):
         return ResultStore(str(self.args.output_dir), settings)
 
     # -- reinforcement learning at test time --------------------------------------------------------------------------
-
-    def _reinforced(self, tasks: list[Task]) -> list[Adaptation]:
-        groups = [list(range(len(tasks)))] if self.args.adapters == "shared" else self._chunks(tasks)
-        adaptations: dict[int, Adaptation] = {}
-        lora, settings = self.lm.starting_lora(), self.args.settings()
-        for group in groups:
-            part = [tasks[n] for n in group]
-            prompts: list[ReinforcedPrompt] = []
-            tree: Tree | None = None
-            reason: str | None = None
-            rewards: tuple[float, ...] = ()
-            try:
-                prompts = reinforced_prompts(self.lm, settings, part, self.args.ttt_reward, self.args.seed)
-                tree, rewards = self._reinforce(prompts)
-                if not all(bool(leaf.isfinite().all()) for leaf in tree.values()):
-                    tree, reason = None, "the weights are not finite; lower learning_rate"
-            except DataError as error:
-                reason = str(error)
-            parts = () if tree is None else ((lora, tree),)
-            common: dict[str, Any] = {"lm": self.lm, "method": self.method, "seed": self.args.seed}
-            adaptations |= {n: Adaptation(tasks[n], parts, reason, rewards, len(prompts), **common) for n in group}
-        return [adaptations[n] for n in range(len(tasks))]
 
     def _reinforce(self, prompts: list[ReinforcedPrompt]) -> tuple[Tree, tuple[float, ...]]:
         """(trained matrices, mean reward of each logged step) of TRL's loop from the starting state."""

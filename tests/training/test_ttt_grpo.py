@@ -22,7 +22,7 @@ from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.views import View
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.transformations import FlipColumns, Identity, PermuteColours, Reflect, Transformation
-from hf_mass.training.ttt_rewards import ReinforcedPrompt, reinforced_prompts, ttt_reward
+from hf_mass.training.reinforcement import ReinforcedPrompt, reinforced_prompts, ttt_reward
 from hf_mass.training.ttt_trainer import TTTTrainer
 
 FOUR, FIVE = strip_task("four", "444"), strip_task("five", "555")

@@ -1,17 +1,22 @@
-"""Reinforcement learning at test time: which prompts answers are sampled to, and what earns a reward."""
+"""Reinforcement learning at test time as a method: which prompts answers are sampled to, and what earns a reward."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from accelerate.utils import gather_object
 
+from hf_mass.core.trees import Tree
+from hf_mass.engine.session import passes
 from hf_mass.errors import DataError
+from hf_mass.lm.adapters import Part
 from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.base import Adaptation, Progress
 from hf_mass.methods.few_shot_answers import FewShotAnswers
-from hf_mass.methods.ttt import FewShotExamples, data_key
+from hf_mass.methods.ttt import TTT, FewShotExamples, data_key
 from hf_mass.methods.ttt_settings import TTTSettings
 from hf_mass.methods.views import View, task_views
 from hf_mass.tasks.answers import score_answers
@@ -36,6 +41,80 @@ class ReinforcedPrompt:
     ids: list[int]
     view: View
     gold: str | None
+
+
+Reinforce = Callable[[list[ReinforcedPrompt]], tuple[Tree, tuple[float, ...]]]
+"""Runs TRL's loop on prompts: (trained matrices, leaves [1, ...]; mean reward of each logged step)."""
+
+
+@dataclass(frozen=True)
+class ReinforcedState:
+    """How many of the groups of tasks that share an adapter are through.
+
+    Args:
+        tasks: The tasks.
+        seed: Of the training examples.
+        groups: Numbers of tasks that share an adapter.
+        adaptations: By number of the task, of the groups that are through.
+    """
+
+    tasks: tuple[Task, ...]
+    seed: int
+    groups: tuple[tuple[int, ...], ...]
+    adaptations: dict[int, Adaptation] = field(default_factory=dict)
+
+
+class Reinforcement(TTT):
+    """Answers as `TTT` does, at weights that a loop of TRL trained.
+
+    Args:
+        settings: What examples to make, and how tasks are asked.
+        reward: "exact_match" or "majority"; see `reinforced_prompts`.
+        reinforce: The loop.
+    """
+
+    name = "grpo"
+
+    def __init__(self, settings: TTTSettings, reward: str, reinforce: Reinforce) -> None:
+        super().__init__(settings)
+        self.reward, self.reinforce = reward, reinforce
+
+    def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> Any:
+        """See `Method.begin`."""
+        groups = [list(range(len(tasks)))] if self.joint else passes(tasks, 1)
+        return ReinforcedState(tuple(tasks), seed, tuple(map(tuple, groups)))
+
+    def step(self, lm: LanguageModel, state: Any) -> Any:
+        """One run of the loop, for the next group."""
+        group = next(group for group in state.groups if group[0] not in state.adaptations)
+        settings, part = self.resolved(lm, state.tasks), [state.tasks[n] for n in group]
+        prompts: list[ReinforcedPrompt] = []
+        parts: tuple[Part, ...] = ()
+        reason: str | None = None
+        rewards: tuple[float, ...] = ()
+        try:
+            prompts = reinforced_prompts(lm, settings, part, self.reward, state.seed)
+            tree, rewards = self.reinforce(prompts)
+            if all(bool(leaf.isfinite().all()) for leaf in tree.values()):
+                parts = ((lm.starting_lora(), tree),)
+            else:
+                reason = "the weights are not finite; lower learning_rate"
+        except DataError as error:
+            reason = str(error)
+        trained = {n: Adaptation(state.tasks[n], parts, reason, rewards, len(prompts)) for n in group}
+        return replace(state, adaptations={**state.adaptations, **trained})
+
+    def stop(self, state: Any) -> bool:
+        """See `Method.stop`."""
+        return len(state.adaptations) == len(state.tasks)
+
+    def progress(self, state: Any) -> Progress:
+        """See `Method.progress`."""
+        return Progress("Learning from rewards")
+
+    def finish(self, lm: LanguageModel, state: Any) -> list[Adaptation]:
+        """See `Method.finish`."""
+        return [state.adaptations[n] for n in range(len(state.tasks))]
 
 
 def reinforced_prompts(
