@@ -129,9 +129,12 @@ class TextEncoder:
 
 
 def pad_rows(
-    sequences: Sequence[Sequence[int]], pad: int, device: torch.device | str, side: str
+    sequences: Sequence[Sequence[int]], pad: int, device: torch.device | str, side: str, prefix: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """(ids, attention mask), both [rows, longest] int64, padded on `side`."""
+    """(ids, attention mask), both [rows, longest] int64, padded on `side`.
+
+    The first `prefix` tokens, which all sequences share, stay in front of padding on the left.
+    """
     longest = max(len(sequence) for sequence in sequences)
     ids = torch.full((len(sequences), longest), pad, dtype=torch.long)
     mask = torch.zeros((len(sequences), longest), dtype=torch.long)
@@ -139,4 +142,9 @@ def pad_rows(
         place = slice(longest - len(sequence), longest) if side == "left" else slice(0, len(sequence))
         ids[index, place] = torch.tensor(list(sequence), dtype=torch.long)
         mask[index, place] = 1
+        if prefix and place.start:
+            ids[index, :prefix] = torch.tensor(list(sequence[:prefix]), dtype=torch.long)
+            mask[index, :prefix] = 1
+            padding = slice(prefix, prefix + place.start)
+            ids[index, padding], mask[index, padding] = pad, 0
     return ids.to(device), mask.to(device)

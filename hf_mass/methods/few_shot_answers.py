@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from hf_mass.core.token_loss import TokenBatch, token_log_probs
-from hf_mass.core.trees import concatenate_rows
+from hf_mass.core.trees import concatenate_rows, num_tasks
 from hf_mass.errors import AdaptationError, DataError
 from hf_mass.lm.adapters import Part
 from hf_mass.lm.binding import deterministic
 from hf_mass.lm.few_shot_encoding import FewShotEncoder, token_batch
 from hf_mass.lm.generation import Sampling, complete
 from hf_mass.lm.language_model import LanguageModel
+from hf_mass.lm.prefix import SHORTEST
 from hf_mass.methods.ttt_settings import TTTSettings
 from hf_mass.methods.views import task_views
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.voting import Prediction
 
+MANY = 3
+"""Rows that begin alike at the same weights, from which on what they begin with is read once."""
 Pass = tuple[list[int], Part | None, list[int]]
 """Rows that go through the model together, the adapter with stacked matrices [N, ...] (None for the model as it is),
 and which of the N each row takes."""
@@ -71,8 +76,8 @@ class FewShotAnswers:
         prompts = [self.encoder.prompt(view.task) for view in views]
         longest = [self._longest_answer(task) for task in tasks]
         for room, numbers in self._by_room(prompts).items():
-            owners, lengths = [views[n].owner for n in numbers], [len(prompts[n]) for n in numbers]
-            for rows, part, row_task in self._passes(owners, lengths, parts):
+            owners, asked = [views[n].owner for n in numbers], [prompts[n] for n in numbers]
+            for rows, part, row_task in self._passes(owners, asked, parts):
                 batch = [numbers[r] for r in rows]
                 limits = [min(room, longest[views[n].owner]) for n in batch]
                 seeds = [views[n].seed for n in batch]
@@ -111,7 +116,7 @@ class FewShotAnswers:
         for n, (task, answers) in enumerate(zip(tasks, candidates, strict=True)):
             rows += [(n, *row) for row in self._scored_rows(task, list(dict.fromkeys(answers)), seed)]
         values: dict[int, float] = {}
-        for batch, part, row_task in self._passes([r[0] for r in rows], [len(r[2]) for r in rows], parts):
+        for batch, part, row_task in self._passes([r[0] for r in rows], [r[2] for r in rows], parts):
             tokens = self.batch([rows[r][2] for r in batch], [rows[r][3] for r in batch], row_task)
             values.update(zip(batch, self.summed_log_probs(tokens, part), strict=True))
         by_answer: list[dict[str, list[float]]] = [{} for _ in tasks]
@@ -143,26 +148,36 @@ class FewShotAnswers:
         return {room: rows for room, rows in numbers.items() if room > 0}
 
     def _passes(
-        self, owners: Sequence[int], lengths: Sequence[int], parts: Sequence[Part | None] | None
+        self, owners: Sequence[int], rows: Sequence[Sequence[int]], parts: Sequence[Part | None] | None
     ) -> Iterator[Pass]:
-        """Rows of like length share a pass. Those without an adapter go through the model as it is."""
+        """Rows of token ids of like length share a pass. Those without an adapter go through the model as it is.
+
+        Rows that begin alike at the same weights have passes of their own where they are many: what they begin with is
+        read once then.
+        """
         row_parts = [None if parts is None else parts[n] for n in owners]
+        beginnings = [(id(part), tuple(ids[:SHORTEST])) for part, ids in zip(row_parts, rows, strict=True)]
+        frequency = Counter(beginnings)
+        groups: dict[Any, list[int]] = {}
+        for r, (part, beginning) in enumerate(zip(row_parts, beginnings, strict=True)):
+            alike = beginning if frequency[beginning] >= MANY else None
+            groups.setdefault((part and id(part[0]), alike), []).append(r)
         size = self.settings.predict_batch_size
-        adapters = {id(part[0]) if part else 0: part and part[0] for part in row_parts}
-        for key, lora in sorted(adapters.items(), key=lambda item: item[1] is not None):
-            rows = [r for r, part in enumerate(row_parts) if (id(part[0]) if part else 0) == key]
-            rows.sort(key=lambda r: -lengths[r])
-            if lora is not None and lora.model is not self.lm.model:
+        for numbers in sorted(groups.values(), key=lambda numbers: row_parts[numbers[0]] is not None):
+            first = row_parts[numbers[0]]
+            if first is not None and first[0].model is not self.lm.model:
                 raise AdaptationError("An adaptation is of another model. Answer with its own: adaptation.answer().")
-            for start in range(0, len(rows), size):
-                batch = sorted(rows[start : start + size], key=lambda r: owners[r])  # a task's rows share its products
-                trees = [part[1] for r in batch if (part := row_parts[r]) is not None]
-                if lora is None:
+            numbers.sort(key=lambda r: -len(rows[r]))
+            for start in range(0, len(numbers), size):
+                # A task's rows share its products.
+                batch = sorted(numbers[start : start + size], key=lambda r: owners[r])
+                if first is None:
                     yield batch, None, [0] * len(batch)
                     continue
+                trees = [part[1] for r in batch if (part := row_parts[r]) is not None]
                 distinct = {id(tree): tree for tree in trees}
                 place = {tree: n for n, tree in enumerate(distinct)}
-                yield batch, (lora, concatenate_rows(distinct.values())), [place[id(tree)] for tree in trees]
+                yield batch, (first[0], concatenate_rows(distinct.values())), [place[id(tree)] for tree in trees]
 
     def batch(self, sequences: list[list[int]], learned: list[list[bool]], row_task: list[int]) -> TokenBatch:
         """Sequences with the loss on the learned tokens."""
@@ -175,7 +190,11 @@ class FewShotAnswers:
         arguments = (self.lm.model, self.lm.tokenizer, prompts, sampling, seeds, self.encoder.format.stop)
         with deterministic(self.lm.model):
             if part is None:
-                return complete(*arguments)
+                with self.lm.bare():
+                    return complete(*arguments, alike=True)
+            if num_tasks(part[1]) == 1:
+                with part[0].applied(part[1]):
+                    return complete(*arguments, alike=True)
             with part[0].applied(part[1], torch.tensor(row_task, device=self.lm.device)):
                 return complete(*arguments)
 
@@ -200,7 +219,8 @@ class FewShotAnswers:
         """log p of the learned tokens of each row, in nats."""
         with deterministic(self.lm.model):
             if part is None:
-                values, _ = token_log_probs(self.lm.model, batch)
+                with self.lm.bare():
+                    values, _ = token_log_probs(self.lm.model, batch)
             else:
                 with part[0].applied(part[1], batch.row_task):
                     values, _ = token_log_probs(self.lm.model, batch, cut=False)

@@ -57,7 +57,7 @@ def write_samples(
     """`count` samples of each task from the generator (the model as it is), reproducible task by task."""
     prompts = [prompt for task in tasks for prompt in [encoder.generator_prompt_ids(task)] * count]
     seeds = [row_seed("auxiliary", seed, task.id, task.problem, i) for task in tasks for i in range(count)]
-    ids = complete(model, encoder.tokenizer, prompts, sampling, seeds)
+    ids = complete(model, encoder.tokenizer, prompts, sampling, seeds, alike=len(tasks) == 1)
     texts = encoder.tokenizer.batch_decode(ids, skip_special_tokens=True)
     read = [read_sample(text, row, encoder.format) for text, row in zip(texts, ids, strict=True)]
     return [read[start : start + count] for start in range(0, len(read), count)]

@@ -1,0 +1,57 @@
+"""What many prompts begin with, read once: one forward pass over the common prefix fills the cache of all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import torch
+from peft import PeftModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+SHORTEST = 32
+"""Tokens of a prefix below which reading it for each row costs less than it saves."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A common prefix of prompts, as the model remembers it.
+
+    Args:
+        length: Its length in tokens; each prompt has at least one token behind it.
+        cache: Keys and values [rows, heads, length, features] of each layer.
+    """
+
+    length: int
+    cache: DynamicCache
+
+    @classmethod
+    def read(cls, model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]]) -> Prefix | None:
+        """The prefix of several prompts; None where it is short, or the model remembers more than keys and values.
+
+        A model with a sliding window or a recurrent state would count the padding that stands between prefix and rest.
+        """
+        if len(prompts) < 2:
+            return None
+        columns = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
+        length = min(sum(1 for _ in columns), min(map(len, prompts)) - 1)
+        config = model.config.get_text_config()
+        if length < SHORTEST or not _remembers_keys_and_values(config):
+            return None
+        cache = DynamicCache(config=config)
+        ids = torch.tensor([list(prompts[0][:length])], device=next(model.parameters()).device)
+        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        if any(type(layer) is not DynamicLayer for layer in cache.layers) or cache.get_seq_length() != length:
+            return None
+        cache.batch_repeat_interleave(len(prompts))
+        return cls(length, cache)
+
+
+def _remembers_keys_and_values(config: object) -> bool:
+    """Whether every layer attends to everything before it."""
+    layers = getattr(config, "layer_types", None) or ["full_attention"]
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    recurrent = any(hasattr(config, name) for name in ("state_size", "ssm_state_size", "lru_width", "mamba_d_state"))
+    return set(layers) == {"full_attention"} and not window and not recurrent
