@@ -99,6 +99,25 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class GuardEntry:
+    """What the guard measured at one strength of a method.
+
+    Args:
+        strength: The strength, in words.
+        share: Share of the steps that were made.
+        gain: Left-out gain, in nats per answer token; −inf where training failed.
+        number: Number of the strength.
+        chosen: Whether all demonstrations were trained on with it.
+    """
+
+    strength: str
+    share: float
+    gain: float
+    number: int = 0
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
 class Adaptation:
     """How a model was adapted to one task. Nothing of it stays in the model.
 
@@ -113,6 +132,7 @@ class Adaptation:
         weights: s [m] float32, 0 for unusable samples.
         attributions: −∂L/∂s [m] to the task's demonstrations, where they were computed; positive = helpful.
         sample_losses: ℓ_i(θ_k) [K + 1, m] before the first inner step and after each; NaN for unusable samples.
+        guard: What the guard measured on left-out demonstrations; empty where it was off.
         cost: What it took.
         lm: The model, for `answer`, `before`, `explain` and `applied`.
         method: The method, for the same.
@@ -128,6 +148,7 @@ class Adaptation:
     weights: Tensor = field(default=_NONE, repr=False)
     attributions: Tensor | None = field(default=None, repr=False)
     sample_losses: Tensor = field(default=_NONE[None], repr=False)
+    guard: tuple[GuardEntry, ...] = field(default=(), repr=False)
     cost: Cost = field(default_factory=Cost)
     lm: LanguageModel | None = field(default=None, repr=False, compare=False)
     method: Method[Any] | None = field(default=None, repr=False, compare=False)
@@ -281,6 +302,15 @@ class Method(Protocol, Generic[State]):
         self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None, seed: int
     ) -> list[Answer]:
         """The answer to each task at its adaptation; at the model's own weights where that is None or has no parts."""
+
+    @property
+    def strength(self) -> str:
+        """How strongly it adapts, in words."""
+        return "default"
+
+    def strengths(self) -> list[Method[Any]]:
+        """The method at the strengths that a guard chooses from, the default first."""
+        return [self]
 
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
         """Checks, before anything is computed, that the method can do what is asked.

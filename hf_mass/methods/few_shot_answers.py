@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -213,6 +214,20 @@ class FewShotAnswers:
         bodies = [row[:-1] if row and row[-1] in ends else row for row in completions]
         # In a chat the template's own marks are no part of an answer; elsewhere an unknown token must stay visible.
         return [self.lm.tokenizer.decode(row, skip_special_tokens=self.encoder.format.chat) for row in bodies]
+
+    def answered_log_prob(self, tasks: Sequence[Task], parts: Sequence[Part] = ()) -> tuple[float, int]:
+        """(log p of the known answers to tasks at adapted weights, in nats; the number of their tokens)."""
+        rows = [self.encoder.answered(task, str(task.answer)) for task in tasks]
+        batch = self.batch([ids for ids, _ in rows], [flags for _, flags in rows], [0] * len(rows))
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(deterministic(self.lm.model))
+            for lora, tree in parts:
+                stack.enter_context(lora.applied(tree))
+            if not parts:
+                stack.enter_context(self.lm.bare())
+            values, _ = token_log_probs(self.lm.model, batch, cut=not parts)
+        return float(values.double().sum()), sum(sum(flags) for _, flags in rows)
 
     @torch.no_grad()
     def summed_log_probs(self, batch: TokenBatch, part: Part | None) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -69,10 +70,25 @@ class MASS(Method[MassState]):
         if prompt_format is not None and prompt_format not in FORMATS:
             raise ConfigError(f"prompt_format is {prompt_format!r}; choose one of {sorted(FORMATS)}.")
         self.config, self.prompt_format, self.changes = config, prompt_format, changes
-        self.weigh_by = weigh_by
+        self.weigh_by, self.scale = weigh_by, 1.0
         build(
             MassConfig, {**changes, **({"weigh_by": weigh_by} if weigh_by else {})}
         )  # wrong settings are told at once
+
+    @property
+    def strength(self) -> str:
+        """See `Method.strength`."""
+        return "the inner rate" if self.scale == 1 else f"{self.scale:g} × the inner rate"
+
+    def strengths(self) -> list[Method[Any]]:
+        """The inner rate that is set, and smaller ones."""
+        return [self.scaled(scale) for scale in (1.0, 0.3, 0.1)]
+
+    def scaled(self, scale: float) -> MASS:
+        """The same at another inner rate."""
+        other = copy(self)
+        other.scale = self.scale * scale
+        return other
 
     def resolved(self, lm: LanguageModel, tasks: Sequence[Task]) -> MassModel:
         """The model with the settings for these tasks."""
@@ -81,10 +97,13 @@ class MASS(Method[MassState]):
 
     def settings(self, lm: LanguageModel, tasks: Sequence[Task]) -> MassConfig:
         """The settings for these tasks. The model's modules are not touched: others may be using them meanwhile."""
-        if self.config is not None:
-            return self.config
-        own = lm.config if isinstance(lm, MassModel) else _untrained(lm, tasks, self.prompt_format)
-        return changed(own, self.changes)
+        own = self.config
+        if own is None:
+            own = lm.config if isinstance(lm, MassModel) else _untrained(lm, tasks, self.prompt_format)
+            own = changed(own, self.changes)
+        if self.scale == 1:
+            return own
+        return replace(own, inner=replace(own.inner, learning_rate=own.inner.learning_rate * self.scale))
 
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
         """See `Method.require`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -33,6 +34,8 @@ from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample, training_e
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.voting import flat_vote
 
+STRENGTHS = (1.0, 0.3)
+"""Shares of the learning rate that a guard chooses from."""
 RESCORED = 4
 """Answers of a task that are scored again, the most frequent ones."""
 
@@ -82,7 +85,7 @@ class TTT(Method[TTTState]):
     name = "ttt"
 
     def __init__(self, settings: TTTSettings | None = None, preset: str | None = None, **changes: Any) -> None:
-        self.settings, self.preset, self.changes = settings, preset, changes
+        self.settings, self.preset, self.changes, self.scale = settings, preset, changes, 1.0
         if settings is None:  # wrong settings are told before a model is loaded
             TTTSettings.preset(preset or "text", **changes)
 
@@ -95,14 +98,31 @@ class TTT(Method[TTTState]):
     def __repr__(self) -> str:
         return f"TTT({', '.join(f'{name}={value!r}' for name, value in self.changes.items())})"
 
+    @property
+    def strength(self) -> str:
+        """See `Method.strength`."""
+        return "the rate" if self.scale == 1 else f"{self.scale:g} × the rate"
+
+    def strengths(self) -> list[Method[Any]]:
+        """The rate that is set, and a third of it."""
+        return [self.scaled(scale) for scale in STRENGTHS]
+
+    def scaled(self, scale: float) -> TTT:
+        """The same at another learning rate."""
+        other = copy(self)
+        other.scale = self.scale * scale
+        return other
+
     def resolved(self, lm: LanguageModel, tasks: Sequence[Task]) -> TTTSettings:
         """The settings for these tasks on this model.
 
         Raises:
             DataError: If the model has none for such tasks.
         """
-        if self.settings is not None:
-            return self.settings
+        settings = self.settings or self._suiting(lm, tasks)
+        return replace(settings, learning_rate=settings.learning_rate * self.scale)
+
+    def _suiting(self, lm: LanguageModel, tasks: Sequence[Task]) -> TTTSettings:
         kind = kind_of(tasks)
         suiting: Mapping[str, Any] | None = lm.defaults.get("ttt", {}).get(kind)
         if suiting is None and self.preset is None:

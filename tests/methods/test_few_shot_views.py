@@ -292,7 +292,9 @@ def test_a_long_prompt_does_not_cut_the_answers_of_others_short(monkeypatch: pyt
     assert few.predict([SHORT, LONG])[0] == alone
     rooms: dict[int, int] = {}
 
-    def noting(model: Any, tokenizer: Any, prompts: list[list[int]], sampling: Any, *rest: Any, **more: Any) -> list[list[int]]:
+    def noting(
+        model: Any, tokenizer: Any, prompts: list[list[int]], sampling: Any, *rest: Any, **more: Any
+    ) -> list[list[int]]:
         rooms.update({len(prompt): sampling.max_new_tokens for prompt in prompts})
         return [[EOS] for _ in prompts]
 

@@ -118,7 +118,9 @@ def test_answers_are_mapped_back(monkeypatch: pytest.MonkeyPatch, stacked: bool)
     few = few_shot((Identity(), FlipColumns(), SWAP), predict_permutations=2)
     seen = []
 
-    def copying(model: object, tokenizer: object, prompts: list[list[int]], *rest: object, **more: object) -> list[list[int]]:
+    def copying(
+        model: object, tokenizer: object, prompts: list[list[int]], *rest: object, **more: object
+    ) -> list[list[int]]:
         texts = [byte_tokenizer().decode(prompt, skip_special_tokens=True) for prompt in prompts]
         seen.extend(texts)
         return [
