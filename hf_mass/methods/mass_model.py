@@ -221,21 +221,9 @@ class MassModel(LanguageModel):
             return scorer_features(names, self.model, self.encoder, problem.tasks, problem.samples, attributions)
 
     @overload
-    def adapt(
-        self,
-        tasks: Task,
-        weigh_by: str | None = None,
-        samples: Sequence[Sequence[AuxiliarySample]] | None = None,
-        seed: int = 0,
-    ) -> Adaptation: ...
+    def adapt(self, tasks: Task, *args: Any, **options: Any) -> Adaptation: ...
     @overload
-    def adapt(
-        self,
-        tasks: Sequence[Task],
-        weigh_by: str | None = None,
-        samples: Sequence[Sequence[AuxiliarySample]] | None = None,
-        seed: int = 0,
-    ) -> list[Adaptation]: ...
+    def adapt(self, tasks: Sequence[Task], *args: Any, **options: Any) -> list[Adaptation]: ...
     def adapt(
         self,
         tasks: Task | Sequence[Task],
@@ -328,23 +316,9 @@ class MassModel(LanguageModel):
         )
 
     @overload
-    def solve(
-        self,
-        tasks: Task,
-        adapted: Adaptation | Sequence[Adaptation] | None = None,
-        temperature: float = 0.0,
-        seed: int = 0,
-        always: bool = False,
-    ) -> Answer: ...
+    def solve(self, tasks: Task, *args: Any, **options: Any) -> Answer: ...
     @overload
-    def solve(
-        self,
-        tasks: Sequence[Task],
-        adapted: Adaptation | Sequence[Adaptation] | None = None,
-        temperature: float = 0.0,
-        seed: int = 0,
-        always: bool = False,
-    ) -> list[Answer]: ...
+    def solve(self, tasks: Sequence[Task], *args: Any, **options: Any) -> list[Answer]: ...
     def solve(
         self,
         tasks: Task | Sequence[Task],
