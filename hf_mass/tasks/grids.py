@@ -43,18 +43,14 @@ def as_grid(value: Any, where: str = "grid") -> Grid:
         raise DataError(f"{where} is no list of rows: {_short(value)}. Give rows of whole numbers from 0 to 9.")
     if not rows:
         raise DataError(f"{where} is empty. Give at least one row with at least one cell.")
-    return _rectangle([_row(row, number, where) for number, row in enumerate(rows)], where)
-
-
-def _rectangle(rows: Sequence[tuple[int, ...]], where: str) -> Grid:
-    widths = [len(row) for row in rows]
-    if len(set(widths)) > 1:
-        odd = next(number for number, width in enumerate(widths) if width != widths[0])
-        raise DataError(
-            f"{where} is ragged: row 0 has {widths[0]} cells and row {odd} has {widths[odd]}. "
-            "Give rows of equal length."
-        )
-    return tuple(rows)
+    cells = [_row(row, number, where) for number, row in enumerate(rows)]
+    for number, row in enumerate(cells):
+        if len(row) != len(cells[0]):
+            raise DataError(
+                f"{where} is ragged: row 0 has {len(cells[0])} cells and row {number} has {len(row)}. Give rows of "
+                "equal length."
+            )
+    return tuple(cells)
 
 
 def _row(row: Any, number: int, where: str) -> tuple[int, ...]:
@@ -125,3 +121,14 @@ def grid_text(grid: Grid, form: str = "spaced") -> str:
     if form == "array":
         return "[" + "\n ".join(f"[{' '.join(map(str, row))}]" for row in grid) + "]"
     raise ConfigError(f"grid_text: form {form!r} is unknown. Known: {', '.join(GRID_FORMS)}.")
+
+
+def canonical_grid(text: str) -> Grid | None:
+    """The grid that a text is the canonical form of. A number such as "12" reads as a grid, but is not written so."""
+    grid = parse_grid(text)
+    return grid if grid is not None and grid_text(grid) == text else None
+
+
+def transposed(grid: Grid) -> Grid:
+    """The grid with rows and columns swapped."""
+    return tuple(zip(*grid, strict=True))

@@ -1,7 +1,4 @@
-"""Grid transformations by name, in sets, and applied to whole tasks.
-
-The transformations themselves are in `hf_mass.tasks.grid_transformations`; their names are here as well.
-"""
+"""Grid transformations by name, in sets, and applied to whole tasks."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from hf_mass.errors import ConfigError, DataError
+from hf_mass.tasks.checks import require_one_of
 from hf_mass.tasks.grid_transformations import (
     CHAIN_SEPARATOR,
     AntiTranspose,
@@ -30,33 +28,6 @@ from hf_mass.tasks.grid_transformations import (
 )
 from hf_mass.tasks.grids import grid_text, parse_grid
 from hf_mass.tasks.task import Demonstration, Task
-
-__all__ = [
-    "GEOMETRIC",
-    "INFERENCE",
-    "PRETRAINING",
-    "SIDES",
-    "STRIP",
-    "TRAINING",
-    "TRANSFORMATION_SETS",
-    "AntiTranspose",
-    "Chain",
-    "Enlarge",
-    "FlipColumns",
-    "FlipRows",
-    "Identity",
-    "PermuteColours",
-    "Reflect",
-    "Repeat",
-    "Rotate",
-    "Side",
-    "Stretch",
-    "Transformation",
-    "Translate",
-    "Transpose",
-    "resolve_transformations",
-    "transform_task",
-]
 
 Side = Literal["both", "input", "output"]
 SIDES: tuple[Side, ...] = ("both", "input", "output")
@@ -99,23 +70,6 @@ TRAINING: tuple[Transformation, ...] = (
 There, however, each task has a random shift by up to three cells in place of `Translate(1, 1)`.
 """
 
-_LARGER: tuple[Transformation, ...] = (
-    *(Enlarge(factor) for factor in (2, 3)),
-    *(Stretch(axis, factor) for factor in (2, 3) for axis in ("rows", "columns")),
-)
-
-PRETRAINING: tuple[tuple[Transformation, Side], ...] = (
-    *((part, "input") for part in _LARGER),
-    *((part, "output") for part in (*_TURNS, *_FLIPS, *_REFLECTIONS, Enlarge(2), Enlarge(3))),
-    *((part, "output") for part in (Stretch("rows", 2), Stretch("columns", 2), Transpose(), Translate(1, 1))),
-    *((Repeat(axis, count), "output") for count in (2, 3) for axis in ("rows", "columns", "both")),
-    *((part, "both") for part in _LARGER),
-)
-"""What the same code augments the tasks with that a base is trained on beforehand, and which side of a pair it changes.
-
-A change of one side makes a new rule out of a known one, which teaches a base but says little about the task at hand.
-"""
-
 TRANSFORMATION_SETS: dict[str, tuple[Transformation, ...]] = {
     "none": (Identity(),),
     "geometric": GEOMETRIC,
@@ -142,9 +96,7 @@ _READERS: tuple[tuple[str, Callable[..., Transformation]], ...] = (
 )
 
 
-def resolve_transformations(
-    names: str | Transformation | Sequence[str | Transformation],
-) -> tuple[Transformation, ...]:
+def resolve_transformations(names: str | Transformation | Sequence[str | Transformation]) -> tuple[Transformation, ...]:
     """The transformations that a config names.
 
     Args:
@@ -205,8 +157,7 @@ def transform_task(task: Task, transformation: Transformation, side: str = "both
         ConfigError: If there is no such side.
         DataError: If a text that must change is no grid.
     """
-    if side not in SIDES:
-        raise ConfigError(f"transform_task: side must be one of {', '.join(map(repr, SIDES))}, got {side!r}.")
+    require_one_of("transform_task: side", side, SIDES)
     if isinstance(transformation, Identity):
         return task
 
@@ -223,15 +174,11 @@ def transform_task(task: Task, transformation: Transformation, side: str = "both
 
     demonstrations = tuple(
         Demonstration(
-            change(demonstration.question, f"the input of demonstration {number}", "input"),
-            change(demonstration.answer, f"the output of demonstration {number}", "output"),
+            change(pair.question, f"the input of demonstration {number}", "input"),
+            change(pair.answer, f"the output of demonstration {number}", "output"),
         )
-        for number, demonstration in enumerate(task.demonstrations)
+        for number, pair in enumerate(task.demonstrations)
     )
-    return replace(
-        task,
-        problem=change(task.problem, "the problem", "input"),
-        demonstrations=demonstrations,
-        answer=None if task.answer is None else change(task.answer, "the answer", "output"),
-        solution=None,
-    )
+    answer = None if task.answer is None else change(task.answer, "the answer", "output")
+    problem = change(task.problem, "the problem", "input")
+    return replace(task, problem=problem, demonstrations=demonstrations, answer=answer, solution=None)

@@ -238,7 +238,7 @@ def test_a_users_grids(tmp_path: Path) -> None:
         ("a.txt", "x", "unknown kind '.txt'. Convert"),
         ("a.json", {"rows": []}, "an object with 1 keys.*Expected a list"),
         ("a.json", "[{", "could not be read as JSON"),
-        ("a.json", [], "has 0 rows"),
+        ("a.json", [], "has 0 examples"),
         ("a.jsonl", '{"input": 1}\n{oops\n', "could not be read.*one object a line"),
         ("a.jsonl", '[1, 2]\n{"input": 1, "output": 2}\n', "row 0 .*is a list of 2"),
         ("a.json", [{"input": 1, "output": 2}, {"input": 1, "target": 2}], "row 1 .*no column 'output'.*'target'.*set"),
@@ -248,12 +248,12 @@ def test_a_users_grids(tmp_path: Path) -> None:
         ("a.json", [{"input": {}, "output": 1}], "row 0 .*'input'.*found {}"),
         ("a.json", [{"input": [[1], [1, 2]], "output": [[1]]}], "row 0 .*'input'.*ragged"),
         ("a.json", [{"input": [[1]], "output": [[11]]}], "row 0 .*'output'.*11"),
-        ("a.csv", "", "has 0 rows"),
+        ("a.csv", "", "has 0 examples"),
         ("a.csv", "input,output\nx\n", "row 0 .*'output'.*found None"),
         ("a.csv", "input,output\nx,y,z\n", r"row 0 .*more values than.*\['z'\]"),
         ("a.csv", 'input,output\n"x,y\n', "could not be read"),
         ("a.csv", "question,answer\nx,y\n", r"no column 'input'.*\['answer', 'question'\]"),
-        ("a.json", [{"input": 1, "output": 2}] * 10, "has 10 rows.*10 demonstrations. Add"),
+        ("a.json", [{"input": 1, "output": 2}] * 10, "has 10 examples.*10 demonstrations. Add"),
     ],
 )
 def test_users_files_that_are_refused(tmp_path: Path, name: str, content: object, message: str) -> None:
@@ -266,7 +266,7 @@ def test_settings_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"There is no file.*nowhere\.csv"):
         load_few_shot_file(tmp_path / "nowhere.csv")
     file = write(tmp_path / "a.json", ROWS)
-    with pytest.raises(ConfigError, match="demonstrations must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="demonstrations must be a whole number of at least 1, got 0"):
         load_few_shot_file(file, demonstrations=0)
     with pytest.raises(VerifierError, match="'exact'"):
         load_few_shot_file(file, verifier="exact")
