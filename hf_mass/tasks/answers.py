@@ -41,9 +41,6 @@ def rank_answers(
         within: For "hierarchical": answers that each transformation puts forward.
         top: Answers to return at most.
         scores: For "rescore": answer → its log-probabilities under the task's views.
-
-    Raises:
-        ConfigError: If the vote is unknown, or scores are missing.
     """
     require_one_of("vote", vote, VOTES)
     if vote == "hierarchical":
@@ -85,9 +82,6 @@ def score_answers(task: Task, answers: Sequence[str], predictions: Sequence[Pred
     """Judges ranked answers and the predictions behind them; None for a task whose answer is not known.
 
     Grids are right if all cells are; texts are judged by the task's verifier.
-
-    Raises:
-        VerifierError: If the task's verifier cannot judge it.
     """
     if task.answer is None:
         return None

@@ -7,7 +7,7 @@ Draw. The examples of each task's file are shuffled by Python's `random` at the 
 10 are the demonstrations and all others are evaluated. The runs that the authors number 1 to 5 are the seeds 42 to 46.
 
 Prompt. An instruction, an empty line, "Q: ...\nA: ..." with an empty line after each demonstration, "Q: ...\nA:". The
-answer is decoded greedily, ends at "\nQ:" and has at most `BBHTask.max_new_tokens` tokens.
+answer is decoded greedily and ends at "\nQ:".
 
 Extraction (`bbh_answer`). The generated text loses the space around it and its capitals; of a "sequence" the first
 line, up to its first "-", is taken, of all others the first word. What is left ends before its first "."; for the kind
@@ -47,24 +47,22 @@ class BBHTask:
     Args:
         instruction: What to do and how to answer, to stand before the demonstrations.
         kind: How an answer is found in a generated text (see this module's docstring).
-        max_new_tokens: The longest answer that the paper lets the model generate, in tokens of Llama 3.
     """
 
     instruction: str
     kind: AnswerKind
-    max_new_tokens: int
 
 
 def _letter(aim: str) -> BBHTask:
-    return BBHTask(f"{aim} Reply only with the letter of your choice, such as (A).", "letter", 3)
+    return BBHTask(f"{aim} Reply only with the letter of your choice, such as (A).", "letter")
 
 
-def _word(aim: str, reply: str, max_new_tokens: int = 1) -> BBHTask:
-    return BBHTask(f"{aim} Reply only with {reply}.", "word", max_new_tokens)
+def _word(aim: str, reply: str) -> BBHTask:
+    return BBHTask(f"{aim} Reply only with {reply}.", "word")
 
 
-def _sequence(aim: str, reply: str, max_new_tokens: int) -> BBHTask:
-    return BBHTask(f"{aim} Reply only with {reply}.", "sequence", max_new_tokens)
+def _sequence(aim: str, reply: str) -> BBHTask:
+    return BBHTask(f"{aim} Reply only with {reply}.", "sequence")
 
 
 _DEDUCTION = _letter("Work out the order of the objects from the clues.")
@@ -75,7 +73,7 @@ BBH_TASKS: dict[str, BBHTask] = {
     "causal_judgement": _word("Judge the cause as most people would.", "Yes or No"),
     "date_understanding": _letter("Work out the date that is asked for."),
     "disambiguation_qa": _letter("Say whom the pronoun stands for, or that it is unclear."),
-    "dyck_languages": _sequence("Close all brackets in the right order.", "brackets with spaces between them", 3),
+    "dyck_languages": _sequence("Close all brackets in the right order.", "brackets with spaces between them"),
     "formal_fallacies": _word("Say whether the conclusion follows from the premises.", "valid or invalid"),
     "geometric_shapes": _letter("Name the shape that the SVG path draws."),
     "hyperbaton": _letter("Choose the sentence whose adjectives stand in the usual order."),
@@ -83,9 +81,9 @@ BBH_TASKS: dict[str, BBHTask] = {
     "logical_deduction_seven_objects": _DEDUCTION,
     "logical_deduction_three_objects": _DEDUCTION,
     "movie_recommendation": _letter("Choose the film most like those listed."),
-    "multistep_arithmetic_two": _word("Compute the value of the expression.", "a whole number", 3),
+    "multistep_arithmetic_two": _word("Compute the value of the expression.", "a whole number"),
     "navigate": _word("Say whether the steps lead back to the start.", "Yes or No"),
-    "object_counting": _word("Count the objects that are asked for.", "a whole number", 2),
+    "object_counting": _word("Count the objects that are asked for.", "a whole number"),
     "penguins_in_a_table": _letter("Answer the question about the table of penguins."),
     "reasoning_about_colored_objects": _letter("Answer the question about the objects and their colours."),
     "ruin_names": _letter("Choose the edit that makes the name of the artist or film funny."),
@@ -97,7 +95,7 @@ BBH_TASKS: dict[str, BBHTask] = {
     "tracking_shuffled_objects_seven_objects": _SHUFFLE,
     "tracking_shuffled_objects_three_objects": _SHUFFLE,
     "web_of_lies": _word("Work out whether the last person tells the truth.", "Yes or No"),
-    "word_sorting": _sequence("Put the words into alphabetical order.", "the words with spaces between them", 50),
+    "word_sorting": _sequence("Put the words into alphabetical order.", "the words with spaces between them"),
 }
 """The 27 tasks by name, in the paper's order."""
 
@@ -169,11 +167,7 @@ def bbh_answer(text: str, kind: AnswerKind) -> str:
 
 @register_verifier("short_answer")
 def short_answer(task: Task, text: str) -> float:
-    """Returns 1 if `bbh_answer` finds the gold answer in the text, for the kind `fields["answer_kind"]`.
-
-    Raises:
-        VerifierError: If the task has no gold answer, or no kind that is known.
-    """
+    """Returns 1 if `bbh_answer` finds the gold answer in the text, for the kind `fields["answer_kind"]`."""
     gold = gold_answer(task, "short_answer")
     kind: Any = task.fields.get(ANSWER_KIND)
     if kind not in get_args(AnswerKind):

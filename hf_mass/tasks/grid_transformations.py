@@ -5,7 +5,7 @@ Every transformation t keeps `t.invert(t.apply(grid)) == grid`. Those that make 
 prediction is either mapped back exactly or known to be of no use.
 
 Two axes name directions: "rows" changes how rows follow one another, from top to bottom, and "columns" how columns do,
-from left to right.
+from left to right. Settings out of range raise ConfigError.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class _Transformation(ABC):
         return original if self._changed(original) == grid else None
 
     def _settings(self) -> tuple[Any, ...]:
-        return astuple(self)  # type: ignore[call-overload, no-any-return]
+        return astuple(self)  # type: ignore[call-overload]
 
     @abstractmethod
     def _changed(self, grid: Grid) -> Grid: ...
@@ -90,11 +90,7 @@ class Identity(_Transformation):
 
 @dataclass(frozen=True, slots=True)
 class Rotate(_Transformation):
-    """Turns a grid anticlockwise.
-
-    Raises:
-        ConfigError: If `quarter_turns` is not 1, 2 or 3.
-    """
+    """Turns a grid anticlockwise."""
 
     verb: ClassVar[str] = "rotate"
     quarter_turns: int
@@ -157,11 +153,7 @@ class AntiTranspose(_Transformation):
 
 @dataclass(frozen=True, slots=True)
 class Translate(_Transformation):
-    """Shifts a grid down and to the right; what leaves it comes in at the other side.
-
-    Raises:
-        ConfigError: If a shift is no whole number.
-    """
+    """Shifts a grid down and to the right; what leaves it comes in at the other side."""
 
     verb: ClassVar[str] = "translate"
     rows: int
@@ -181,11 +173,7 @@ class Translate(_Transformation):
 
 @dataclass(frozen=True, slots=True)
 class Stretch(_Transformation):
-    """Writes every row, or every column, `factor` times: a grid grows higher, or wider.
-
-    Raises:
-        ConfigError: If the axis is neither "rows" nor "columns", or the factor is below 2.
-    """
+    """Writes every row, or every column, `factor` times: a grid grows higher, or wider."""
 
     verb: ClassVar[str] = "stretch"
     axis: Axis
@@ -204,11 +192,7 @@ class Stretch(_Transformation):
 
 @dataclass(frozen=True, slots=True)
 class Enlarge(_Transformation):
-    """Turns every cell into a block of `factor` × `factor` cells.
-
-    Raises:
-        ConfigError: If the factor is below 2.
-    """
+    """Turns every cell into a block of `factor` × `factor` cells."""
 
     verb: ClassVar[str] = "enlarge"
     factor: int
@@ -225,11 +209,7 @@ class Enlarge(_Transformation):
 
 @dataclass(frozen=True, slots=True)
 class Repeat(_Transformation):
-    """Puts `count` copies of a grid below each other ("rows"), side by side ("columns"), or both.
-
-    Raises:
-        ConfigError: If the axis is none of these three, or the count is below 2.
-    """
+    """Puts `count` copies of a grid below each other ("rows"), side by side ("columns"), or both."""
 
     verb: ClassVar[str] = "repeat"
     axis: Axis | Literal["both"]
@@ -253,11 +233,7 @@ class Repeat(_Transformation):
 
 @dataclass(frozen=True, slots=True)
 class Reflect(_Transformation):
-    """Appends a grid's mirror image: below it ("rows") or to its right ("columns"), or above or left if `before`.
-
-    Raises:
-        ConfigError: If the axis is neither "rows" nor "columns".
-    """
+    """Appends a grid's mirror image: below it ("rows") or to its right ("columns"), or above or left if `before`."""
 
     verb: ClassVar[str] = "reflect"
     axis: Axis
@@ -282,11 +258,7 @@ class Reflect(_Transformation):
 
 @dataclass(frozen=True, slots=True)
 class PermuteColours(_Transformation):
-    """Replaces colour c by `mapping[c]`.
-
-    Raises:
-        ConfigError: If the mapping is no tuple of the colours 0 to 9, each once.
-    """
+    """Replaces colour c by `mapping[c]`."""
 
     verb: ClassVar[str] = "colours"
     mapping: tuple[int, ...]
@@ -315,11 +287,7 @@ class PermuteColours(_Transformation):
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Applies several transformations, the first one first; the inverse takes them back, the last one first.
-
-    Raises:
-        ConfigError: If there are fewer than two.
-    """
+    """Applies several transformations, the first one first; the inverse takes them back, the last one first."""
 
     parts: tuple[Transformation, ...]
 

@@ -26,21 +26,14 @@ _LIST = re.compile(rf"\[\s*{_LIST_ROW}(?:{_GAP}{_LIST_ROW})*\s*\]")
 
 
 def as_grid(value: Any, where: str = "grid") -> Grid:
-    """Checks and freezes a grid.
-
-    Args:
-        value: Rows of colours: lists, tuples or a two-dimensional numpy array of whole numbers.
-        where: What to call the grid in an error, such as its file and its place there.
-
-    Returns:
-        The grid as a tuple of rows.
+    """Rows of colours (lists, tuples or a numpy array) as a tuple of rows; `where` is what an error calls them.
 
     Raises:
         DataError: If it is no list of rows, is empty or ragged, or holds something other than a colour from 0 to 9.
     """
     rows = value.tolist() if hasattr(value, "tolist") else value
     if not _is_sequence(rows):
-        raise DataError(f"{where} is no list of rows: {_short(value)}. Give rows of whole numbers from 0 to 9.")
+        raise DataError(f"{where} is no list of rows: {value!r:.60}. Give rows of whole numbers from 0 to 9.")
     if not rows:
         raise DataError(f"{where} is empty. Give at least one row with at least one cell.")
     cells = [_row(row, number, where) for number, row in enumerate(rows)]
@@ -57,7 +50,7 @@ def _row(row: Any, number: int, where: str) -> tuple[int, ...]:
     cells = row.tolist() if hasattr(row, "tolist") else row
     if not _is_sequence(cells):
         raise DataError(
-            f"{where}: row {number} is no list of colours: {_short(row)}. Give a list of rows, each a list of whole "
+            f"{where}: row {number} is no list of colours: {row!r:.60}. Give a list of rows, each a list of whole "
             "numbers from 0 to 9."
         )
     if not cells:
@@ -65,7 +58,7 @@ def _row(row: Any, number: int, where: str) -> tuple[int, ...]:
     for place, cell in enumerate(cells):
         if isinstance(cell, bool) or not isinstance(cell, Integral) or not 0 <= int(cell) < COLOURS:
             raise DataError(
-                f"{where}: row {number}, column {place} holds {_short(cell)}, which is no colour. "
+                f"{where}: row {number}, column {place} holds {cell!r:.60}, which is no colour. "
                 "Colours are whole numbers from 0 to 9."
             )
     return tuple(int(cell) for cell in cells)
@@ -75,20 +68,10 @@ def _is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, list | tuple)
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def parse_grid(text: str) -> Grid | None:
-    """Reads a grid from a text that is nothing else.
+    """The grid in a text that is nothing else, in any form that `grid_text` writes; None if there is none.
 
-    Args:
-        text: Lines of digits, with spaces between all digits of a line or none, or a list of lists with commas
-            or spaces between; space around it is ignored. Any form that `grid_text` writes is read back.
-
-    Returns:
-        The grid; None if the text is no grid, or one with rows of different length.
+    A row is digits, with spaces between all of them or none; a list may have commas or spaces. Space around is ignored.
     """
     text = text.strip()
     if text.startswith("["):
@@ -108,9 +91,6 @@ def grid_text(grid: Grid, form: str = "spaced") -> str:
         grid: The grid.
         form: "spaced" ("0 1\n2 3", the canonical form that a `Task` holds), "compact" ("01\n23", one character a cell),
             "list" ("[[0, 1], [2, 3]]", as Python and JSON write it) or "array" ("[[0 1]\n [2 3]]", as numpy prints it).
-
-    Raises:
-        ConfigError: If there is no such form.
     """
     if form == "spaced":
         return "\n".join(" ".join(map(str, row)) for row in grid)

@@ -136,23 +136,18 @@ def training_examples(
     rng = random.Random(seed)
     distinct: dict[tuple[object, ...], TrainingExample] = {}
     dropped: Counter[str] = Counter()
-    for left_out in (1, 2) if config.leave_two_out and not direct else (1,):
+    for recipe in _shuffled_recipes(len(task.demonstrations), direct, config, rng):
+        variant, fits = variants[recipe.variant]
+        if not all(fits[number] for number in (recipe.query, *recipe.context)):
+            dropped[f"have a grid over DataConfig.max_side = {config.max_side}"] += 1
+            continue
+        example = recipe.example(variant)
+        if config.max_tokens and count_tokens and count_tokens(example) > config.max_tokens:
+            dropped[f"are longer than DataConfig.max_tokens = {config.max_tokens}"] += 1
+            continue
+        distinct.setdefault((example.demonstrations, example.query), example)
         if len(distinct) == config.limit:
             break
-        recipes = list(_recipes(len(task.demonstrations), left_out, direct, config, rng))
-        rng.shuffle(recipes)
-        for recipe in recipes:
-            if len(distinct) == config.limit:
-                break
-            variant, fits = variants[recipe.variant]
-            if not all(fits[number] for number in (recipe.query, *recipe.context)):
-                dropped[f"have a grid over DataConfig.max_side = {config.max_side}"] += 1
-                continue
-            example = recipe.example(variant)
-            if config.max_tokens and count_tokens and count_tokens(example) > config.max_tokens:
-                dropped[f"are longer than DataConfig.max_tokens = {config.max_tokens}"] += 1
-                continue
-            distinct.setdefault((example.demonstrations, example.query), example)
     if not distinct:
         why = " and ".join(f"{count} {fault}" for fault, count in dropped.items())
         raise DataError(
@@ -227,6 +222,13 @@ def _variants(task: Task, config: DataConfig) -> list[tuple[Task, list[bool]]]:
 def _fits(demonstration: Demonstration, max_side: int) -> bool:
     grids = [parse_grid(text) for text in (demonstration.question, demonstration.answer)]
     return all(grid is None or max(len(grid), len(grid[0])) <= max_side for grid in grids)
+
+
+def _shuffled_recipes(size: int, direct: bool, config: DataConfig, rng: random.Random) -> Iterator[_Recipe]:
+    for left_out in (1, 2) if config.leave_two_out and not direct else (1,):
+        recipes = list(_recipes(size, left_out, direct, config, rng))
+        rng.shuffle(recipes)
+        yield from recipes
 
 
 def _recipes(size: int, left_out: int, direct: bool, config: DataConfig, rng: random.Random) -> Iterator[_Recipe]:

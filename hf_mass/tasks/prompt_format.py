@@ -234,21 +234,13 @@ class PromptFormat:
         return self._render("solver_template", task, problem=task.problem)
 
     def inner_prompt(self, question: str, task: Task) -> str:
-        """Text on which the inner loop trains the answer to an auxiliary question, written for `task`.
-
-        Raises:
-            DataError: If the template names a key that `task.fields` lacks.
-        """
+        """Text on which the inner loop trains the answer to an auxiliary question, written for `task`."""
         if self.inner_template is None:
             return self._render("solver_template", task, problem=question, demonstrations="")
         return self._render("inner_template", task, question=question, problem=task.problem)
 
     def demonstration_prompt(self, question: str, task: Task) -> str:
-        """Text on which the answer of a task's own demonstration is asked for; `task` is the one without it.
-
-        Raises:
-            DataError: If the template names a key that `task.fields` lacks.
-        """
+        """Text on which the answer of a task's own demonstration is asked for; `task` is the one without it."""
         if self.demonstration_prompt_template is None:
             return self.inner_prompt(question, task)
         return self._render("demonstration_prompt_template", task, question=question, problem=task.problem)

@@ -1,6 +1,7 @@
 """Rows of a user's own file (CSV, TSV, JSON, JSON lines), and few-shot tasks from them.
 
 All that the package reads as rows is read here, and `ALIASES` is the one list of names for their two columns.
+What cannot be read, or is of another form, raises DataError.
 """
 
 from __future__ import annotations
@@ -90,11 +91,7 @@ def few_shot_tasks(
     fields: Mapping[str, str],
     in_order: bool = False,
 ) -> list[Task]:
-    """One task for each pair of a file that `draw_demonstrations` leaves, in the order of the draw or of the file.
-
-    Raises:
-        DataError: If it leaves none.
-    """
+    """One task for each pair of a file that `draw_demonstrations` leaves, in the order of the draw or of the file."""
     if len(pairs) <= demonstrations:
         raise DataError(
             f"{str(file)!r} has {len(pairs)} examples, which leaves no query beside {demonstrations} demonstrations. "
@@ -124,11 +121,7 @@ def draw_demonstrations(total: int, count: int, seed: int) -> tuple[list[int], l
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file; a list where it holds JSON lines.
-
-    Raises:
-        DataError: If it cannot be read, or is neither.
-    """
+    """The content of a JSON file; a list where it holds JSON lines."""
     try:
         return parse_json(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
@@ -152,11 +145,7 @@ def json_lines(text: str) -> list[Any]:
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a .json, .jsonl, .csv or .tsv file.
-
-    Raises:
-        DataError: If there is no such file, it cannot be read, or a row is no object.
-    """
+    """The rows of a .json, .jsonl, .csv or .tsv file."""
     if not file.is_file():
         raise DataError(f"There is no file {str(file)!r}. Correct the path.")
     where, kind = repr(str(file)), file.suffix.lower()
@@ -175,11 +164,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def parse_rows(text: str, kind: str, where: str) -> list[dict[str, Any]]:
-    """The rows of a text in one of `ROW_KINDS`; `where` names it in errors.
-
-    Raises:
-        DataError: If it is of another form.
-    """
+    """The rows of a text in one of `ROW_KINDS`; `where` names it in errors."""
     header: Sequence[str] = ()
     try:
         if kind == ".jsonl":
@@ -201,11 +186,7 @@ def parse_rows(text: str, kind: str, where: str) -> list[dict[str, Any]]:
 
 
 def as_rows(values: Sequence[Any], where: str) -> list[dict[str, Any]]:
-    """The values, each of which must be an object; `where` names them in errors.
-
-    Raises:
-        DataError: If one is not, or comes from a line of a table that is longer than the header.
-    """
+    """The values, each of which must be an object; `where` names them in errors."""
     for number, row in enumerate(values):
         if not isinstance(row, dict):
             raise DataError(
@@ -220,11 +201,7 @@ def as_rows(values: Sequence[Any], where: str) -> list[dict[str, Any]]:
 
 
 def row_value(row: Mapping[str, Any], column: str, number: int, where: str) -> str:
-    """The text of a row's value in a column; grids in canonical form.
-
-    Raises:
-        DataError: If there is none, or it is neither text, a number nor a grid.
-    """
+    """The text of a row's value in a column; grids in canonical form."""
     where = f"{where}, row {number} (counted from 0)"
     if column not in row:
         raise DataError(

@@ -105,9 +105,6 @@ def resolve_transformations(names: str | Transformation | Sequence[str | Transfo
 
     Returns:
         The transformations in this order, each once. The identity is there only if it is named or in a set.
-
-    Raises:
-        ConfigError: If a name is unknown, a name's numbers are out of range, or there are no names.
     """
     items = [names] if isinstance(names, str) or not isinstance(names, Sequence) else names
     by_name: dict[str, Transformation] = {}
@@ -144,18 +141,9 @@ def _read(name: str) -> Transformation:
 def transform_task(task: Task, transformation: Transformation, side: str = "both") -> Task:
     """The task with its grids transformed: those of the demonstrations, the problem's, and the answer's where known.
 
-    Args:
-        task: A task whose texts are grids; with the identity, any task.
-        transformation: What to do to each grid.
-        side: Change the "input" grids, the "output" grids, or "both".
-
-    Returns:
-        The task, with the grids that changed in canonical text. It has no `solution`, whose derivation would no longer
-        fit; its other fields, the id among them, stay. The identity returns the task itself.
-
-    Raises:
-        ConfigError: If there is no such side.
-        DataError: If a text that must change is no grid.
+    Only the "input" or "output" grids change where `side` says so. Changed grids are in canonical text, and there is no
+    `solution`, whose derivation would no longer fit; all else stays. The identity takes any task and returns it as it
+    is; anything else refuses a text that is no grid with DataError.
     """
     require_one_of("transform_task: side", side, SIDES)
     if isinstance(transformation, Identity):

@@ -58,9 +58,6 @@ def hierarchical_vote(predictions: Iterable[Prediction], within: int = 3, top: i
         predictions: The predictions for one task; those without an answer have no vote.
         within: Answers that each transformation puts forward at most.
         top: Answers to return at most, best first.
-
-    Raises:
-        ConfigError: If `within` or `top` is below 1.
     """
     require_whole("hierarchical_vote: within", within, 1)
     require_whole("hierarchical_vote: top", top, 1)
@@ -75,11 +72,7 @@ def hierarchical_vote(predictions: Iterable[Prediction], within: int = 3, top: i
 
 
 def flat_vote(predictions: Iterable[Prediction], top: int = 2) -> list[str]:
-    """One vote for each prediction with an answer, whatever its transformation: at most `top` answers, best first.
-
-    Raises:
-        ConfigError: If `top` is below 1.
-    """
+    """One vote for each prediction with an answer, whatever its transformation: at most `top` answers, best first."""
     require_whole("flat_vote: top", top, 1)
     answers = [(each.answer, each.transformation) for each in predictions if each.answer is not None]
     untransformed = Counter(answer for answer, transformation in answers if transformation == IDENTITY)
@@ -96,13 +89,7 @@ def rescore(candidates: Mapping[str, Sequence[float]]) -> list[str]:
 
     Args:
         candidates: Answer → the log-probability of the (transformed) answer under each transformation of the task, the
-            same transformations for all.
-
-    Returns:
-        All candidates, the likeliest first; of equally likely ones the first in the mapping.
-
-    Raises:
-        DataError: If a candidate has no log-probability, another number of them than the others, or NaN or +∞.
+            same transformations for all. Of equally likely answers the first in the mapping goes first.
     """
     counts = {len(log_probs) for log_probs in candidates.values()}
     if len(counts) > 1 or 0 in counts:
@@ -118,11 +105,7 @@ def rescore(candidates: Mapping[str, Sequence[float]]) -> list[str]:
 
 
 def cell_accuracy(answer: str | None, gold: str) -> float:
-    """The share of cells that are right; 0 for a grid of another shape, a text that is no grid, or None.
-
-    Raises:
-        DataError: If the gold answer is no grid.
-    """
+    """The share of cells that are right; 0 for a grid of another shape, a text that is no grid, or None."""
     expected = parse_grid(gold)
     if expected is None:
         raise DataError(f"cell_accuracy: the gold answer is no grid: {gold[:80]!r}. Use it for tasks on grids only.")

@@ -175,7 +175,6 @@ def test_what_is_known_of_the_tasks() -> None:
         "word_sorting",
     ]
     assert sum(spec.kind == "letter" for spec in BBH_TASKS.values()) == 17
-    assert {spec.max_new_tokens for spec in BBH_TASKS.values()} == {1, 2, 3, 50}
 
 
 def test_the_real_tasks(shared_data: Path) -> None:

@@ -214,7 +214,7 @@ def test_names_that_are_refused(tmp_path: Path) -> None:
 def test_settings_that_are_refused(source: Path) -> None:
     with pytest.raises(VerifierError, match="Unknown verifier 'exact'"):
         load_tasks(source, verifier="exact")
-    with pytest.raises(ConfigError, match="limit must be at least 1"):
+    with pytest.raises(ConfigError, match="limit must be a whole number of at least 1"):
         load_tasks(source, limit=0)
     with pytest.raises(ConfigError, match=r"Columns\.problem"):
         Columns(problem="")
