@@ -200,7 +200,7 @@ def _is_puzzle(content: Any) -> bool:
 
 
 def _are_puzzles(content: Any) -> bool:
-    """Whether it maps names to puzzles, as a Kaggle file of challenges does."""
+    """Returns True if it maps names to puzzles, as a Kaggle file of challenges does."""
     return isinstance(content, dict) and bool(content) and all(map(_is_puzzle, content.values()))
 
 

@@ -57,12 +57,8 @@ def _letter(aim: str) -> BBHTask:
     return BBHTask(f"{aim} Reply only with the letter of your choice, such as (A).", "letter")
 
 
-def _word(aim: str, reply: str) -> BBHTask:
-    return BBHTask(f"{aim} Reply only with {reply}.", "word")
-
-
-def _sequence(aim: str, reply: str) -> BBHTask:
-    return BBHTask(f"{aim} Reply only with {reply}.", "sequence")
+def _word(aim: str, reply: str, kind: AnswerKind = "word") -> BBHTask:
+    return BBHTask(f"{aim} Reply only with {reply}.", kind)
 
 
 _DEDUCTION = _letter("Work out the order of the objects from the clues.")
@@ -73,7 +69,7 @@ BBH_TASKS: dict[str, BBHTask] = {
     "causal_judgement": _word("Judge the cause as most people would.", "Yes or No"),
     "date_understanding": _letter("Work out the date that is asked for."),
     "disambiguation_qa": _letter("Say whom the pronoun stands for, or that it is unclear."),
-    "dyck_languages": _sequence("Close all brackets in the right order.", "brackets with spaces between them"),
+    "dyck_languages": _word("Close all brackets in the right order.", "brackets with spaces between them", "sequence"),
     "formal_fallacies": _word("Say whether the conclusion follows from the premises.", "valid or invalid"),
     "geometric_shapes": _letter("Name the shape that the SVG path draws."),
     "hyperbaton": _letter("Choose the sentence whose adjectives stand in the usual order."),
@@ -95,7 +91,7 @@ BBH_TASKS: dict[str, BBHTask] = {
     "tracking_shuffled_objects_seven_objects": _SHUFFLE,
     "tracking_shuffled_objects_three_objects": _SHUFFLE,
     "web_of_lies": _word("Work out whether the last person tells the truth.", "Yes or No"),
-    "word_sorting": _sequence("Put the words into alphabetical order.", "the words with spaces between them"),
+    "word_sorting": _word("Put the words into alphabetical order.", "the words with spaces between them", "sequence"),
 }
 """The 27 tasks by name, in the paper's order."""
 

@@ -124,11 +124,8 @@ class FewShotFormat:
     def prompt(self, example: TrainingExample | Task, template: ChatTemplate | None = None) -> str:
         """The text up to where the query's output begins; raises as `render` does."""
         if isinstance(example, TrainingExample):
-            example = Task(
-                problem=example.query.question,
-                demonstrations=example.demonstrations,
-                fields={INSTRUCTION: example.instruction},
-            )
+            fields = {INSTRUCTION: example.instruction}
+            example = Task(example.query.question, example.demonstrations, fields=fields)
         return "".join(segment.text for segment in self.render(example, template=template))
 
     def messages(self, example: TrainingExample | Task) -> Messages:
@@ -212,7 +209,7 @@ def resolve_format(fmt: str | FewShotFormat) -> FewShotFormat:
 
 
 def _is_trained(place: int, demonstrations: int, loss_on: LossOn) -> bool:
-    """Whether the loss is on the text at this place among inputs and outputs in turn."""
+    """Returns True if the loss is on the text at this place among inputs and outputs in turn."""
     pair, is_output = divmod(place, 2)
     if loss_on == "all" or not is_output:
         return loss_on == "all"

@@ -192,7 +192,7 @@ class _Recipe:
 
 
 def _is_direct(task: Task, config: DataConfig) -> bool:
-    """Whether to train on bare pairs, as asked for or for want of a second demonstration."""
+    """Returns True if bare pairs are trained on, as the config says or for want of a second demonstration."""
     if not task.demonstrations:
         raise DataError(f"Task {task.id!r} has no demonstrations, so there is nothing to train on. Leave it out.")
     if len(task.demonstrations) > 1 or config.direct:

@@ -147,7 +147,7 @@ def _is_json(text: str) -> bool:
 
 
 def _is_table(lines: Sequence[str], mark: str) -> bool:
-    """Whether the first line names columns, and others follow."""
+    """Returns True if the first line names columns, and others follow."""
     header = {cell.strip('" ').lower() for cell in lines[0].split(mark)}
     return len(lines) > 1 and any({*names} <= header for names in ALIASES)
 

@@ -40,7 +40,7 @@ def read_one(words: Sequence[str]) -> Problem:
 
 
 def _is_path(word: str) -> bool:
-    """Whether a word names a file: there is one, or it looks like one that is missing."""
+    """Returns True if a word names a file: there is one, or it looks like one that is missing."""
     if "\n" in word or len(word) > 1000:
         return False
     path = Path(word).expanduser()
@@ -93,7 +93,7 @@ def _json_rows(path: Path) -> list[dict[str, Any]] | None:
 
 
 def _are_problems(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether each row describes a problem, as the first one shows."""
+    """Returns True if the rows describe a problem each, as the first one shows."""
     return any("problem" in row for row in rows[:1])
 
 

@@ -25,10 +25,9 @@ _DEFAULT_FORMAT = FORMATS["default"]
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which column of a row holds what.
+    """Which column of a row holds what; None where the data has no such thing, or it is to be left out.
 
-    A column left at its default, other than `problem`, may be missing from the data; one that is named otherwise must
-    be there. None: the data has no such thing, or it is to be left out.
+    A column left at its default, other than `problem`, may be missing from the data; any other must be there.
 
     Args:
         problem: The problem, as a string or as a list of {"role", "content"} messages.
@@ -212,10 +211,9 @@ class _Row:
     def problem(self, column: str) -> tuple[str, tuple[tuple[str, str], ...], bool]:
         """The problem, the history before it, and whether it is a conversation."""
         self.require(column, "set Columns.problem to one of these")
-        value, history = self.row[column], ()
+        value = self.row[column]
         conversational = isinstance(value, list)
-        if conversational:
-            value, history = self._conversation(value, column)
+        value, history = self._conversation(value, column) if conversational else (value, ())
         text = self.text(value, column)
         if text is None or not text.strip():
             raise self.error(column, "the problem is empty. Fill it or drop the row.")
@@ -253,11 +251,8 @@ class _Row:
             pair = entry
         texts = [self.text(value, column) for value in pair]
         if len(texts) != 2 or not all(text is not None and text.strip() for text in texts):
-            raise self.error(
-                column,
-                "a demonstration must be {'question', 'answer'}, {'input', 'output'} or a pair, both texts not empty; "
-                f"found {str(entry)[:80]!r}.",
-            )
+            expected = "{'question', 'answer'}, {'input', 'output'} or a pair, both texts not empty"
+            raise self.error(column, f"a demonstration must be {expected}; found {str(entry)[:80]!r}.")
         return Demonstration(str(texts[0]), str(texts[1]))
 
 

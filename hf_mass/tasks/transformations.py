@@ -81,12 +81,8 @@ TRANSFORMATION_SETS: dict[str, tuple[Transformation, ...]] = {
 # How the name of a transformation is read back.
 _AXIS = "(rows|columns)"
 _READERS: tuple[tuple[str, Callable[..., Transformation]], ...] = (
-    ("identity", Identity),
+    *((each.verb, each) for each in (Identity, FlipRows, FlipColumns, Transpose, AntiTranspose)),
     ("rotate (90|180|270)", lambda degrees: Rotate(int(degrees) // 90)),
-    ("flip rows", FlipRows),
-    ("flip columns", FlipColumns),
-    ("transpose", Transpose),
-    ("anti-transpose", AntiTranspose),
     ("translate (-?[0-9]+) (-?[0-9]+)", lambda rows, columns: Translate(int(rows), int(columns))),
     ("enlarge ([0-9]+)", lambda factor: Enlarge(int(factor))),
     (f"stretch {_AXIS} ([0-9]+)", lambda axis, factor: Stretch(axis, int(factor))),

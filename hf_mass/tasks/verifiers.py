@@ -73,7 +73,6 @@ def verify_batch(tasks: Sequence[Task], texts: Sequence[str]) -> list[float]:
     A verifier with a method `batch(tasks, texts)` of its own, as "math" has, gets all of its texts at once.
 
     Raises:
-        ValueError: If there are not as many tasks as texts.
         VerifierError: If a verifier is unknown or cannot judge its task.
     """
     places: dict[str, list[int]] = {}
@@ -313,7 +312,6 @@ class MathVerifier:
         """The rewards of many texts; the same text for the same gold answer is judged once.
 
         Raises:
-            ValueError: If there are not as many tasks as texts.
             VerifierError: If a task has neither answer nor solution, or the worker cannot be started.
         """
         pairs = [(self._gold(task), final_answer(text)) for task, text in zip(tasks, texts, strict=True)]

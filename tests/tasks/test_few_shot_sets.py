@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hf_mass.errors import ConfigError, DataError, VerifierError
 from hf_mass.tasks.arc import load_grid_tasks
 from hf_mass.tasks.grids import parse_grid
-from hf_mass.tasks.rows import draw_demonstrations, load_few_shot_file
+from hf_mass.tasks.rows import draw_demonstrations, load_few_shot_file, read_rows
 from hf_mass.tasks.sources import load_tasks, validate_tasks
 from hf_mass.tasks.task import Demonstration
 
@@ -309,3 +309,13 @@ def test_the_papers_80_tasks_are_found(shared_data: Path) -> None:
     stems = {Path(task.fields["file"]).stem for task in load_grid_tasks(shared_data / "arc-agi-1", "evaluation")}
     assert len(wanted) == 80
     assert wanted <= stems
+
+
+def test_json_lines_are_read_under_either_ending(tmp_path: Path) -> None:
+    lines = "\n".join(map(json.dumps, ROWS)) + "\n\n"
+    (tmp_path / "a.json").write_text(lines)
+    (tmp_path / "a.jsonl").write_text(lines)
+    assert read_rows(tmp_path / "a.json") == read_rows(tmp_path / "a.jsonl") == ROWS
+    (tmp_path / "a.json").write_text(lines + "{half")
+    with pytest.raises(DataError, match=r"a\.json' could not be read as JSON: Extra data: line 2"):
+        read_rows(tmp_path / "a.json")
