@@ -94,7 +94,8 @@ class InnerLoop:
             if step == 0 and first is None and loss.keep_row_gradients:
                 first = sample_gradients(loss.at_step(0), point)
             if step == 0 and first is not None:
-                values, gradient = first[0], _weighted(first[1], weights, loss.row_task, trees.num_tasks(point))
+                values, weighted = first[0], trees.scale_rows(first[1], weights)
+                gradient = trees.scatter_rows(weighted, loss.row_task, trees.num_tasks(point))
             else:
                 values, gradient, _ = weighted_gradient(loss.at_step(step), point, weights)
             state, optimizer_state = self.optimizer.update(point, gradient, optimizer_states[-1], step)
@@ -102,18 +103,5 @@ class InnerLoop:
             optimizer_states.append(optimizer_state)
             gradients.append(None if self.optimizer.linear else gradient)
             losses.append(values)
-        return Trajectory(
-            loss,
-            weights,
-            tuple(states),
-            self.optimizer,
-            tuple(optimizer_states[:-1]),
-            tuple(gradients),
-            tuple(losses),
-            first,
-        )
-
-
-def _weighted(row_gradients: Tree, weights: Tensor, row_task: Tensor, tasks: int) -> Tree:
-    """Σ_r s_r ∇ℓ_r of each task."""
-    return trees.scatter_rows(trees.scale_rows(row_gradients, weights), row_task, tasks)
+        history = tuple(optimizer_states[:-1]), tuple(gradients), tuple(losses)
+        return Trajectory(loss, weights, tuple(states), self.optimizer, *history, first)

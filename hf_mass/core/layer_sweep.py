@@ -69,7 +69,7 @@ class _Recorder:
             yield self
 
     def _depends_on_tail(self, value: Tensor) -> bool:
-        """Whether parameters outside of the layers have a part in a value that a layer gets: it would be cut off."""
+        """Returns True if parameters outside of the layers have a part in what a layer gets: it would be cut off."""
         if not self.tail or not value.requires_grad:
             return False
         zeros = torch.zeros_like(value)

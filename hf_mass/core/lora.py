@@ -103,7 +103,7 @@ class LoraFunction:
             yield
 
     def _is_fresh(self, params: Tree) -> bool:
-        """Whether B is zero everywhere, as LoRA starts."""
+        """Returns True if B is zero everywhere, as LoRA starts."""
         nonzero = [params[site.b].any() for site in self.sites.values() if site.b in params]
         return not bool(torch.stack(nonzero).any())  # one transfer from a device, not one for each site
 
@@ -138,9 +138,7 @@ def _update_hook(
                 "tell the tasks of a batch apart. Take this module out of the inner adapter's target_modules."
             )
         rows, _, features = x.shape
-        if (
-            row_task is not None and rows != row_task.numel()
-        ):  # would otherwise be spread over the wrong tasks without a sign
+        if row_task is not None and rows != row_task.numel():  # else rows are spread over the wrong tasks in silence
             raise DataError(
                 f"LoRA site {name!r} got {rows} rows, but row_task names the tasks of {row_task.numel()}. Call the "
                 "model with one row for each entry of row_task."

@@ -47,7 +47,7 @@ class RowLoss(Protocol):
 
     @property
     def keep_row_gradients(self) -> bool:
-        """Whether the inner loop may hold R trees of parameters."""
+        """Returns True if the inner loop may hold R trees of parameters."""
 
     def microbatches(self, second_order: bool = False) -> Iterable[Tensor]:
         """Row indices [rows] int64, chunk after chunk; together they cover every row once."""
@@ -146,7 +146,9 @@ class MixtureLoss:
             values, gradient, extra = _gradient(
                 self.loss, params, rows, self.loss.row_task[rows], lambda chunk: self._posterior(chunk.detach()), also
             )
-        losses = _per_task(self._group_losses(values), self._group_task(), trees.num_tasks(params))
+        groups = torch.zeros(self.group_weights.numel(), dtype=torch.long, device=self.row_group.device)
+        group_task = groups.scatter(0, self.row_group, self.loss.row_task)
+        losses = _per_task(self._group_losses(values), group_task, trees.num_tasks(params))
         return OuterGradient(losses, gradient, extra)
 
     def value(self, params: Tree) -> Tensor:
@@ -170,19 +172,15 @@ class MixtureLoss:
         weights = self.group_weights.to(values.dtype)[self.row_group]
         return weights * torch.exp(-values - self._log_mixture(values)[self.row_group])
 
-    def _group_task(self) -> Tensor:
-        tasks = torch.zeros(self.group_weights.numel(), dtype=torch.long, device=self.row_group.device)
-        return tasks.scatter(0, self.row_group, self.loss.row_task)
-
 
 def _per_task(values: Tensor, row_task: Tensor, tasks: int) -> Tensor:
     return values.new_zeros(tasks).index_add_(0, row_task, values)
 
 
-def kept_rows(loss: RowLoss, kept: Tensor | None, second_order: bool = False) -> Iterator[Tensor]:
-    """The microbatches without the rows of tasks that do not count; `kept` [N] bool, None for all tasks."""
+def counted_rows(loss: RowLoss, counted: Tensor | None, second_order: bool = False) -> Iterator[Tensor]:
+    """The microbatches without the rows of tasks that do not count; `counted` [N] bool, None for all tasks."""
     for chunk in loss.microbatches(second_order):
-        rows = chunk if kept is None else chunk[kept[loss.row_task[chunk]]]
+        rows = chunk if counted is None else chunk[counted[loss.row_task[chunk]]]
         if rows.numel():
             yield rows
 
@@ -202,17 +200,17 @@ def weighted_gradient(
     params: Tree,
     coefficients: Tensor,
     also: Sequence[Tensor] = (),
-    kept: Tensor | None = None,
+    counted: Tensor | None = None,
 ) -> tuple[Tensor, Tree, tuple[Tensor, ...]]:
     """First order: (ℓ [R], ∂L/∂θ, ∂L/∂φ for φ in `also`) of L = Σ_r c_r ℓ_r(θ).
 
     One backward pass per microbatch, summed in the dtypes of θ and φ. A φ that the losses do not depend on gets zeros.
-    `kept` [N] bool leaves out the rows of other tasks, whose numbers may be NaN: in the sum that ∂L/∂φ is, one NaN
+    `counted` [N] bool leaves out the rows of other tasks, whose numbers may be NaN: in the sum that ∂L/∂φ is, one NaN
     would take the others.
     """
     values, total = row_buffer(loss, params), trees.zeros_like(params)
     extra = tuple(torch.zeros_like(x) for x in also)
-    for rows in kept_rows(loss, kept):
+    for rows in counted_rows(loss, counted):
         subset = TaskSubset.of(loss.row_task[rows], trees.num_tasks(params))
         factors = coefficients[rows]
         chunk, gradients, more = _gradient(loss, subset.take(params), rows, subset.local, lambda _, c=factors: c, also)  # type: ignore[misc]

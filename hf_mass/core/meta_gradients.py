@@ -2,7 +2,7 @@
 
 Both give the attributions ∂L_outer/∂s_r and, on request, ∂L_outer/∂θ_0 (arXiv 2603.03524, outer loop).
 
-`AdjointRule` walks back through the stored states. With λ_K = ∇L_outer(θ_K), and (ḡ_k, θ̄_k) the optimizer's pullback of
+`adjoint_rule` goes back over the stored states. With λ_K = ∇L_outer(θ_K), and (ḡ_k, θ̄_k) the optimizer's pullback of
 λ_{k+1} ((−α λ_{k+1}, λ_{k+1}) for SGD):
 
     ∂L/∂s_r = Σ_k ⟨∇ℓ_r(θ_k), ḡ_k⟩,        λ_k = θ̄_k + H_k ḡ_k,        H_k = ∇² Σ_r s_r ℓ_r(θ_k).
@@ -11,7 +11,7 @@ Step 0 needs inner products alone: with the row gradients that the inner loop ke
 tangents. So K = 1 costs no second-order pass at all, and each later step takes one, which gives H_k ḡ_k and the inner
 products together. Memory does not grow with K beyond one parameter tree per step.
 
-`UnrolledRule` keeps the graph of the whole inner loop and differentiates it: the reference, and the costlier one.
+`unrolled_rule` keeps the graph of the whole inner loop and differentiates it: the reference, and the costlier one.
 """
 
 from __future__ import annotations
@@ -55,45 +55,33 @@ class MetaGradientRule(Protocol):
     """One way to differentiate through an inner loop."""
 
     def __call__(
-        self,
-        trajectory: Trajectory,
-        outer: OuterLoss,
-        start_gradient: bool = False,
-        also: Sequence[Tensor] = (),
+        self, trajectory: Trajectory, outer: OuterLoss, start_gradient: bool = False, also: Sequence[Tensor] = ()
     ) -> MetaGradient:
         """The meta-gradient of `outer` at the trajectory's adapted weights."""
 
 
-@dataclass(frozen=True, slots=True)
-class AdjointRule:
-    """Reverse sweep over the stored states (see the module's docstring)."""
-
-    def __call__(
-        self,
-        trajectory: Trajectory,
-        outer: OuterLoss,
-        start_gradient: bool = False,
-        also: Sequence[Tensor] = (),
-    ) -> MetaGradient:
-        """Go back through the trajectory; microbatches as the losses have them."""
-        gradient = outer.gradient(trajectory.adapted, also)
-        optimizer, params_bar = trajectory.optimizer, gradient.params
-        state_bar = trees.zeros_like(optimizer.init(trajectory.adapted))
-        attributions = torch.zeros_like(trajectory.weights, dtype=next(iter(params_bar.values())).dtype)
-        for step in range(trajectory.num_steps - 1, -1, -1):
-            gradient_bar, params_bar, state_bar = optimizer.pullback(
-                trajectory.gradients[step], trajectory.optimizer_states[step], step, params_bar, state_bar
-            )
-            if step == 0 and not start_gradient:
-                attributions += _first_products(trajectory, gradient_bar)
-                break
-            loss, point = trajectory.loss.at_step(step), trajectory.states[step]
-            curvature, products, _ = hessian_product(loss, point, trajectory.weights, gradient_bar)
-            attributions += products
-            params_bar = trees.add(params_bar, curvature)
-        return MetaGradient(
-            attributions, gradient.losses, gradient.params, params_bar if start_gradient else None, gradient.also
+def adjoint_rule(
+    trajectory: Trajectory, outer: OuterLoss, start_gradient: bool = False, also: Sequence[Tensor] = ()
+) -> MetaGradient:
+    """Goes back over the stored states (see the module's docstring), in microbatches as the losses have them."""
+    gradient = outer.gradient(trajectory.adapted, also)
+    optimizer, params_bar = trajectory.optimizer, gradient.params
+    state_bar = trees.zeros_like(optimizer.init(trajectory.adapted))
+    attributions = torch.zeros_like(trajectory.weights, dtype=next(iter(params_bar.values())).dtype)
+    for step in range(trajectory.num_steps - 1, -1, -1):
+        gradient_bar, params_bar, state_bar = optimizer.pullback(
+            trajectory.gradients[step], trajectory.optimizer_states[step], step, params_bar, state_bar
         )
+        if step == 0 and not start_gradient:
+            attributions += _first_products(trajectory, gradient_bar)
+            break
+        loss, point = trajectory.loss.at_step(step), trajectory.states[step]
+        curvature, products, _ = hessian_product(loss, point, trajectory.weights, gradient_bar)
+        attributions += products
+        params_bar = trees.add(params_bar, curvature)
+    return MetaGradient(
+        attributions, gradient.losses, gradient.params, params_bar if start_gradient else None, gradient.also
+    )
 
 
 def _first_products(trajectory: Trajectory, direction: Tree) -> Tensor:
@@ -103,49 +91,41 @@ def _first_products(trajectory: Trajectory, direction: Tree) -> Tensor:
     return trees.row_dot(trajectory.first[1], trees.gather_tasks(direction, trajectory.loss.row_task))
 
 
-@dataclass(frozen=True, slots=True)
-class UnrolledRule:
-    """Reverse over reverse: the inner loop is run again with its graph kept. Microbatches are not used."""
+def unrolled_rule(
+    trajectory: Trajectory, outer: OuterLoss, start_gradient: bool = False, also: Sequence[Tensor] = ()
+) -> MetaGradient:
+    """Runs the inner loop again, all rows at once with its graph kept, and differentiates the outer loss through it.
 
-    def __call__(
-        self,
-        trajectory: Trajectory,
-        outer: OuterLoss,
-        start_gradient: bool = False,
-        also: Sequence[Tensor] = (),
-    ) -> MetaGradient:
-        """Run the inner loop again, all rows at once, and differentiate the outer loss through it.
-
-        Raises:
-            UnsupportedModelError: If activation checkpointing is on: a step's graph cannot be recomputed when the
-                updates of that step are no longer applied.
-        """
-        loss, optimizer = trajectory.loss, trajectory.optimizer
-        rows = torch.arange(loss.row_task.numel(), device=loss.row_task.device)
-        weights = trajectory.weights.clone().requires_grad_()
-        start = trees.leaves(trajectory.states[0])
-        point, state = start, optimizer.init(start)
-        for step in range(trajectory.num_steps):
-            with loss.at_step(step).evaluate(point, rows, loss.row_task, second_order=True) as values:
-                objective = (weights.to(values.dtype) * values).sum()
-                gradient = torch.autograd.grad(objective, list(point.values()), create_graph=True)
-            point, state = optimizer.update(point, dict(zip(point, gradient, strict=True)), state, step)
-        wanted = [weights, *start.values()] if start_gradient else [weights]
-        value = outer.value(point)
-        require_second_derivatives(value)
-        try:
-            derivatives = torch.autograd.grad(value, wanted)
-        except CheckpointError as error:
-            raise UnsupportedModelError(
-                'meta_gradient="unrolled" does not work with activation checkpointing. Put the model in evaluation '
-                'mode, switch checkpointing off, or use meta_gradient="adjoint".'
-            ) from error
-        first = outer.gradient(trees.detached(point), also)
-        start_bar = dict(zip(start, derivatives[1:], strict=True)) if start_gradient else None
-        return MetaGradient(derivatives[0].detach(), first.losses, first.params, start_bar, first.also)
+    Raises:
+        UnsupportedModelError: If activation checkpointing is on: a step's graph cannot be recomputed when the updates
+            of that step are no longer applied.
+    """
+    loss, optimizer = trajectory.loss, trajectory.optimizer
+    rows = torch.arange(loss.row_task.numel(), device=loss.row_task.device)
+    weights = trajectory.weights.clone().requires_grad_()
+    start = trees.leaves(trajectory.states[0])
+    point, state = start, optimizer.init(start)
+    for step in range(trajectory.num_steps):
+        with loss.at_step(step).evaluate(point, rows, loss.row_task, second_order=True) as values:
+            objective = (weights.to(values.dtype) * values).sum()
+            gradient = torch.autograd.grad(objective, list(point.values()), create_graph=True)
+        point, state = optimizer.update(point, dict(zip(point, gradient, strict=True)), state, step)
+    wanted = [weights, *start.values()] if start_gradient else [weights]
+    value = outer.value(point)
+    require_second_derivatives(value)
+    try:
+        derivatives = torch.autograd.grad(value, wanted)
+    except CheckpointError as error:
+        raise UnsupportedModelError(
+            'meta_gradient="unrolled" does not work with activation checkpointing. Put the model in evaluation '
+            'mode, switch checkpointing off, or use meta_gradient="adjoint".'
+        ) from error
+    first = outer.gradient(trees.detached(point), also)
+    start_bar = dict(zip(start, derivatives[1:], strict=True)) if start_gradient else None
+    return MetaGradient(derivatives[0].detach(), first.losses, first.params, start_bar, first.also)
 
 
-RULES: dict[str, MetaGradientRule] = {"adjoint": AdjointRule(), "unrolled": UnrolledRule()}
+RULES: dict[str, MetaGradientRule] = {"adjoint": adjoint_rule, "unrolled": unrolled_rule}
 
 
 def get_rule(name: str) -> MetaGradientRule:

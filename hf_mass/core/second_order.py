@@ -19,7 +19,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from hf_mass.core import trees
-from hf_mass.core.losses import Curvature, RowLoss, kept_rows, row_buffer
+from hf_mass.core.losses import Curvature, RowLoss, counted_rows, row_buffer
 from hf_mass.core.trees import TaskSubset, Tree
 from hf_mass.errors import UnsupportedModelError
 
@@ -75,15 +75,15 @@ def hessian_product(
     coefficients: Tensor,
     direction: Tree,
     also: Sequence[Tensor] = (),
-    kept: Tensor | None = None,
+    counted: Tensor | None = None,
 ) -> tuple[Tree, Tensor, tuple[Tensor, ...]]:
     """Microbatch after microbatch: (∇²L v, leaves [N, ...]; ⟨∇ℓ_r, v⟩ [R]; ∂/∂φ ⟨∇L, v⟩ for φ in `also`).
 
-    `kept` is that of `weighted_gradient`.
+    `counted` is that of `weighted_gradient`.
     """
     products, total = row_buffer(loss, params), trees.zeros_like(params)
     mixed = tuple(torch.zeros_like(x) for x in also)
-    for rows in kept_rows(loss, kept, second_order=True):
+    for rows in counted_rows(loss, counted, second_order=True):
         part = loss.curvature(params, rows, coefficients[rows], direction, also)
         products[rows] = part.row_products.to(products.dtype)
         part.subset.add_to(total, part.product)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -64,7 +64,7 @@ class TokenBatch:
 
     @property
     def right_padded(self) -> bool:
-        """Whether all padding lies behind the text, where no real token looks: such a batch needs no attention mask."""
+        """Returns True if all padding lies behind the text, where no token looks: no attention mask is needed then."""
         return bool(self.attention_mask[:, 0].all() and (self.attention_mask.diff(dim=1) <= 0).all())
 
     @property
@@ -171,16 +171,12 @@ class TokenLoss:
         self.model, self.lora, self.batch, self.reduction = model, lora, batch, reduction
         self.use(replace(memory, microbatch=microbatch) if microbatch else memory)
         self.row_task = batch.row_task
-        self.dropout = (
-            LoraDropout(dropout, seed, keys_within_tasks(batch.row_task), batch.positions) if dropout else None
-        )
+        same_task = batch.row_task[:, None] == batch.row_task[None, :]
+        keys = same_task.tril(-1).sum(1)  # 0, 1, … for the rows of each task, in their order
+        self.dropout = LoraDropout(dropout, seed, keys, batch.positions) if dropout else None
 
     def use(self, memory: MemoryPlan) -> None:
-        """Follow another memory plan from now on.
-
-        Raises:
-            UnsupportedModelError: If it asks for layers that the model does not have.
-        """
+        """Follow another memory plan from now on; raises UnsupportedModelError as the constructor does."""
         if memory.checkpoint and not self.lora.layers:
             raise UnsupportedModelError(
                 f'memory="lean" takes one decoder layer at a time, but {type(self.model).__name__} has none that '
@@ -190,7 +186,7 @@ class TokenLoss:
 
     @property
     def keep_row_gradients(self) -> bool:
-        """Whether the inner loop may hold R trees of parameters."""
+        """Returns True if the inner loop may hold R trees of parameters."""
         return self.memory.keep_row_gradients
 
     def microbatches(self, second_order: bool = False) -> Iterator[Tensor]:
@@ -232,25 +228,15 @@ class TokenLoss:
         if not self.memory.checkpoint or also:
             curvature = double_backward(self, params, rows, coefficients, direction, also, checked)
         else:
-            curvature = self._swept_curvature(params, rows, coefficients, direction, checked)
+            positions = self.batch.select(rows).positions
+            layers = {layer: self.lora.leaves_of(layer) for layer in self.lora.layers}
+
+            def at(leaves: Tree, row_task: Tensor) -> AbstractContextManager[None]:
+                return self._applied(leaves, rows, row_task, positions, True, incomplete=True)
+
+            curvature = swept_curvature(self, layers, at, params, rows, coefficients, direction, checked)
         _TWICE_DIFFERENTIABLE.add(self.model)
         return curvature
-
-    def _swept_curvature(
-        self, params: Tree, rows: Tensor, coefficients: Tensor, direction: Tree, checked: bool
-    ) -> Curvature:
-        positions = self.batch.select(rows).positions
-        layers = {layer: self.lora.leaves_of(layer) for layer in self.lora.layers}
-        return swept_curvature(
-            self,
-            layers,
-            lambda leaves, row_task: self._applied(leaves, rows, row_task, positions, True, incomplete=True),
-            params,
-            rows,
-            coefficients,
-            direction,
-            checked,
-        )
 
     @contextmanager
     def _applied(
@@ -275,12 +261,6 @@ class TokenLoss:
     def _head_is_plain(self) -> bool:
         head = getattr(self.model, "get_output_embeddings", lambda: None)()
         return all(site.module is not head for site in self.lora.sites.values())
-
-
-def keys_within_tasks(row_task: Tensor) -> Tensor:
-    """[R] int64: 0, 1, … for the rows of each task, in their order."""
-    same = row_task[:, None] == row_task[None, :]
-    return same.tril(-1).sum(1)
 
 
 @contextmanager

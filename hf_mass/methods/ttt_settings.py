@@ -10,8 +10,9 @@ from hf_mass.lm.shapes import LoraShape
 from hf_mass.methods.settings import check, setting
 from hf_mass.tasks.answers import VOTES
 from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS, LOSS_ON, FewShotFormat, resolve_format
+from hf_mass.tasks.grid_transformations import Transformation
 from hf_mass.tasks.leave_one_out import DataConfig
-from hf_mass.tasks.transformations import Transformation, resolve_transformations
+from hf_mass.tasks.transformations import resolve_transformations
 
 ADAPTERS = ("per_task", "shared")
 SCHEDULES = ("cosine", "linear", "constant")

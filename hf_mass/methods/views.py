@@ -11,10 +11,11 @@ from hf_mass.lm.generation import row_seed
 from hf_mass.methods.ttt_settings import TTTSettings
 from hf_mass.tasks.bbh import ANSWER_KIND, bbh_answer
 from hf_mass.tasks.few_shot_format import FewShotFormat
+from hf_mass.tasks.grid_transformations import PermuteColours, Transformation
 from hf_mass.tasks.grids import grid_text, parse_grid
 from hf_mass.tasks.leave_one_out import demonstration_orders
 from hf_mass.tasks.task import Task
-from hf_mass.tasks.transformations import PermuteColours, Transformation, transform_task
+from hf_mass.tasks.transformations import transform_task
 from hf_mass.tasks.voting import Prediction
 
 

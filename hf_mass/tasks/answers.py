@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 import hf_mass.tasks.bbh  # noqa: F401 - makes its verifier known
 from hf_mass.errors import ConfigError
-from hf_mass.tasks.grids import grid_text, parse_grid
+from hf_mass.tasks.checks import require_one_of
+from hf_mass.tasks.grids import canonical_grid
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.verifiers import verify_batch
 from hf_mass.tasks.voting import (
@@ -40,25 +41,19 @@ def rank_answers(
         within: For "hierarchical": answers that each transformation puts forward.
         top: Answers to return at most.
         scores: For "rescore": answer → its log-probabilities under the task's views.
-
-    Raises:
-        ConfigError: If the vote is unknown, or scores are missing.
     """
-    if vote == "rescore":
-        if scores is None:
-            raise ConfigError("rank_answers: vote='rescore' needs scores. Give the candidates' log-probabilities.")
-        return rescore(scores)[:top]
+    require_one_of("vote", vote, VOTES)
+    if vote == "hierarchical":
+        return hierarchical_vote(predictions, within, top)
+    if vote == "flat":
+        return flat_vote(predictions, top)
+    if vote == "self_consistency":
+        return self_consistency(predictions, top)
     if vote == "first":
-        plain = [p.answer for p in predictions if p.transformation == IDENTITY and p.answer is not None]
-        return list(dict.fromkeys(plain))[:top]
-    votes: dict[str, Callable[[], list[str]]] = {
-        "hierarchical": lambda: hierarchical_vote(predictions, within, top),
-        "flat": lambda: flat_vote(predictions, top),
-        "self_consistency": lambda: self_consistency(predictions, top),
-    }
-    if vote not in votes:
-        raise ConfigError(f"vote is {vote!r}; choose one of {list(VOTES)}.")
-    return votes[vote]()
+        return candidates([each for each in predictions if each.transformation == IDENTITY])[:top]
+    if scores is None:
+        raise ConfigError("rank_answers: vote='rescore' needs scores. Give the candidates' log-probabilities.")
+    return rescore(scores)[:top]
 
 
 def candidates(predictions: Sequence[Prediction]) -> list[str]:
@@ -87,14 +82,10 @@ def score_answers(task: Task, answers: Sequence[str], predictions: Sequence[Pred
     """Judges ranked answers and the predictions behind them; None for a task whose answer is not known.
 
     Grids are right if all cells are; texts are judged by the task's verifier.
-
-    Raises:
-        VerifierError: If the task's verifier cannot judge it.
     """
     if task.answer is None:
         return None
-    gold = parse_grid(task.answer)
-    is_grid = gold is not None and grid_text(gold) == task.answer
+    is_grid = canonical_grid(task.answer) is not None
     distinct = list(dict.fromkeys([*answers, *candidates(predictions)]))
     if is_grid:
         right = {answer: answer == task.answer for answer in distinct}

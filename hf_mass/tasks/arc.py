@@ -1,13 +1,13 @@
 """Grid puzzles in the layouts of the ARC family: the one reader of ARC files.
 
 Every test input becomes one `Task`. Tasks that share their demonstrations, and so may share an adapter, have the same
-`Task.fields["file"]`. Ids are the puzzle's name, with "_0", "_1", ... where it has several test inputs. Grids are
-written in their canonical text (see `hf_mass.tasks.grids`).
+`Task.fields["file"]`. Grids are written in their canonical text (see `hf_mass.tasks.grids`).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,14 +59,9 @@ def load_grid_tasks(path: str | Path, split: str | None = None, *, answers: bool
 
 
 def puzzle_tasks(content: Any, name: str) -> list[Task]:
-    """The tasks of one grid puzzle that was read already; a test input without an output has no answer.
+    """The tasks of one grid puzzle, {"train": [{"input", "output"}, ...], "test": [...]}, that was read already.
 
-    Args:
-        content: An object of the ARC format: {"train": [{"input", "output"}, ...], "test": [...]}.
-        name: Its name: the tasks' `id`, and what errors call it.
-
-    Raises:
-        DataError: If it is of another shape.
+    `name` is the tasks' id, and what errors call it. A test input without an output has no answer.
     """
     if not _is_puzzle(content):
         expected = "one of these puzzles" if _are_puzzles(content) else _PUZZLE
@@ -76,7 +71,7 @@ def puzzle_tasks(content: Any, name: str) -> list[Task]:
 
 def holds_puzzles(path: Path) -> bool:
     """Returns True if a file holds grid puzzles, or if the first JSON file of a folder does."""
-    file = path if path.is_file() else next(iter(_json_files(path)), path)
+    file = path if path.is_file() else next(iter(visible_files(path)), path)
     if file.suffix.lower() != ".json":
         return False
     try:
@@ -109,14 +104,17 @@ class _Puzzle:
 
     def tasks(self, answers: bool) -> list[Task]:
         """One task for each test input."""
-        train, test = self._pairs("train"), self._pairs("test")
+        train, test = self.content["train"], self.content["test"]
+        for part in ("train", "test"):
+            if not self.content[part]:
+                raise DataError(f"{self.where}: {part!r} is empty. Give at least one pair of input and output.")
         if self.solutions is not None and len(self.solutions) != len(test):
             raise DataError(
                 f"{self.where} has {len(test)} test inputs but {len(self.solutions)} solutions. Use the solutions that "
                 "belong to these challenges."
             )
         demonstrations = tuple(
-            Demonstration(self._grid(pair, "input", f"train[{n}]"), self._grid(pair, "output", f"train[{n}]"))
+            Demonstration(*(self._grid(pair, key, f"train[{n}]") for key in ("input", "output")))
             for n, pair in enumerate(train)
         )
         return [
@@ -130,12 +128,6 @@ class _Puzzle:
             )
             for n, pair in enumerate(test)
         ]
-
-    def _pairs(self, part: str) -> list[Any]:
-        pairs = self.content[part]
-        if not pairs:
-            raise DataError(f"{self.where}: {part!r} is empty. Give at least one pair of input and output.")
-        return list(pairs)
 
     def _grid(self, pair: Any, key: str, place: str) -> str:
         if not isinstance(pair, dict) or key not in pair:
@@ -160,46 +152,46 @@ class _Puzzle:
 def _kaggle_files(folder: Path, split: str | None) -> list[Path]:
     """The file of challenges of a Kaggle folder; none if the folder is of another layout."""
     files = {_kaggle_split(file): file for file in sorted(folder.glob(f"*{_CHALLENGES}"))}
-    if split is None and len(files) == 1:
+    if not files or (split is None and len(files) == 1):
         return list(files.values())
-    if files and split not in files:
+    if split not in files:
         raise DataError(
             f"The folder {str(folder)!r} has no challenges for the split {split!r}. Set split to one of "
             f"{sorted(files)}."
         )
-    return [files[split]] if files and split is not None else []
-
-
-def _kaggle_split(file: Path) -> str:
-    return _kaggle_stem(file).rsplit("_", 1)[-1]
+    return [files[split]]
 
 
 def _kaggle_stem(file: Path) -> str:
     return file.name.removesuffix(_CHALLENGES).removesuffix(".json")
 
 
+def _kaggle_split(file: Path) -> str:
+    return _kaggle_stem(file).rsplit("_", 1)[-1]
+
+
 def _puzzle_files(folder: Path, split: str | None) -> list[Path]:
-    within = folder
     if split is not None:
-        places = [folder / split, folder / "data" / split]
-        if not any(place.is_dir() for place in places):
+        places = [place for place in (folder / split, folder / "data" / split) if place.is_dir()]
+        if not places:
             names = sorted(place.name for place in folder.iterdir() if place.is_dir())
             raise DataError(
                 f"The folder {str(folder)!r} has no sub-folder for the split {split!r}. Set split to one of {names}, "
                 "or to None for the whole folder."
             )
-        within = next(place for place in places if place.is_dir())
-    files = _json_files(within)
+        folder = places[0]
+    files = visible_files(folder)
     if not files:
         raise DataError(
-            f"The folder {str(within)!r} has no .json files. Give a folder of ARC tasks, or one that holds a Kaggle "
+            f"The folder {str(folder)!r} has no .json files. Give a folder of ARC tasks, or one that holds a Kaggle "
             f"pair (*{_CHALLENGES}, *{_SOLUTIONS})."
         )
     return files
 
 
-def _json_files(folder: Path) -> list[Path]:
-    files = sorted(folder.rglob("*.json"))
+def visible_files(folder: Path, kinds: Sequence[str] = (".json",)) -> list[Path]:
+    """The files of a folder with one of these endings, in all its depth but for names that start with a dot."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in kinds and file.is_file())
     return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
 
@@ -208,7 +200,7 @@ def _is_puzzle(content: Any) -> bool:
 
 
 def _are_puzzles(content: Any) -> bool:
-    """Whether it maps names to puzzles, as a Kaggle file of challenges does."""
+    """Returns True if it maps names to puzzles, as a Kaggle file of challenges does."""
     return isinstance(content, dict) and bool(content) and all(map(_is_puzzle, content.values()))
 
 

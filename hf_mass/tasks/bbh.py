@@ -1,47 +1,35 @@
 r"""BIG-Bench Hard (arXiv 2210.09261) as a few-shot benchmark, drawn and scored as in arXiv 2411.07279.
 
-The rules are those of the paper's code, https://github.com/adamzweiger/Fewshot-TTT at commit ad40084 (`src/utils.py`
-for answers, `src/tasks.py` for the kinds of answer, `src/methods/baseline.py` and `ttt.py` for the draw, the folder
-`logs/archive/averages` for the means). Nothing of it is copied: the code and the instructions are this package's own.
+The rules are those of the paper's code, https://github.com/adamzweiger/Fewshot-TTT at commit ad40084. Nothing of it is
+copied: the code and the instructions are this package's own.
 
 Draw. The examples of each task's file are shuffled by Python's `random` at the seed, set anew for every task. The first
-10 are the demonstrations and all others are evaluated; with no demonstrations, all are. Prompts without training show
-the demonstrations in the order drawn; with training, both its 40 sequences and the prompts shuffle them anew. The runs
-that the authors number 1 to 5 are the seeds 42 to 46; the 7,425 queries in their logs are those that `load_bbh` gives.
+10 are the demonstrations and all others are evaluated. The runs that the authors number 1 to 5 are the seeds 42 to 46.
 
 Prompt. An instruction, an empty line, "Q: ...\nA: ..." with an empty line after each demonstration, "Q: ...\nA:". The
-answer is decoded greedily, ends at "\nQ:" (`BBH_STOP`) and may have as many tokens as `BBHTask.max_new_tokens` says.
+answer is decoded greedily and ends at "\nQ:".
 
-Extraction (`bbh_answer`). The generated text loses the space around it and its capitals. Then, by kind of answer:
-
-- "sequence" (word_sorting, dyck_languages): the first line, up to its first "-".
-- all others: the first word, up to the next space.
-
-What is left ends before its first "."; for the kind "letter", what does not begin with "(" then becomes its first
-character in brackets, so that "B", "b)" and "bear" all mean "(b)", while "(b" stays as it is, and is wrong. No other
-punctuation or bracket is removed: "yes," is not "yes".
+Extraction (`bbh_answer`). The generated text loses the space around it and its capitals; of a "sequence" the first
+line, up to its first "-", is taken, of all others the first word. What is left ends before its first "."; for the kind
+"letter", what does not begin with "(" then becomes its first character in brackets, so that "B", "b)" and "bear" all
+mean "(b)", while "(b" stays as it is, and is wrong. No other punctuation is removed: "yes," is not "yes".
 
 Score. An answer is right if it equals the target, both without space around them and in lower case; the target is not
-extracted, so the few targets of "letter" tasks that are no letter ("Monsters, Inc") are never met. A task's accuracy is
-right / evaluated; the authors round it to 4 digits in percent. The benchmark's figure is the plain mean over the 27
-tasks, whatever their sizes, and over the seeds.
-
-Vote (`bbh_vote`). Of the answers extracted under several orders of the demonstrations, the most frequent; of equally
-frequent ones, the first in the order of code points.
+extracted, so the few targets of "letter" tasks that are no letter ("Monsters, Inc") are never met. The benchmark's
+figure is the plain mean over the accuracies of the 27 tasks, whatever their sizes, and over the seeds.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal, get_args
 
 from hf_mass.errors import ConfigError, DataError, VerifierError
-from hf_mass.tasks.rows import draw_demonstrations, read_json
-from hf_mass.tasks.task import Demonstration, Task
+from hf_mass.tasks.checks import require_whole
+from hf_mass.tasks.rows import describe, few_shot_tasks, read_json
+from hf_mass.tasks.task import INSTRUCTION, Demonstration, Task
 from hf_mass.tasks.verifiers import gold_answer, register_verifier
 
 AnswerKind = Literal["word", "letter", "sequence"]
@@ -49,8 +37,7 @@ AnswerKind = Literal["word", "letter", "sequence"]
 ANSWER_KIND = "answer_kind"
 """The key of `Task.fields` that says how an answer is found in a generated text."""
 
-BBH_STOP = "\nQ:"
-"""Text that ends a generated answer."""
+_STOP = "\nQ:"  # ends a generated answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +47,18 @@ class BBHTask:
     Args:
         instruction: What to do and how to answer, to stand before the demonstrations.
         kind: How an answer is found in a generated text (see this module's docstring).
-        max_new_tokens: The longest answer that the paper lets the model generate, in tokens of Llama 3.
     """
 
     instruction: str
     kind: AnswerKind
-    max_new_tokens: int
 
 
 def _letter(aim: str) -> BBHTask:
-    return BBHTask(f"{aim} Reply only with the letter of your choice, such as (A).", "letter", 3)
+    return BBHTask(f"{aim} Reply only with the letter of your choice, such as (A).", "letter")
 
 
-def _word(aim: str, reply: str, max_new_tokens: int = 1) -> BBHTask:
-    return BBHTask(f"{aim} Reply only with {reply}.", "word", max_new_tokens)
-
-
-def _sequence(aim: str, reply: str, max_new_tokens: int) -> BBHTask:
-    return BBHTask(f"{aim} Reply only with {reply}.", "sequence", max_new_tokens)
+def _word(aim: str, reply: str, kind: AnswerKind = "word") -> BBHTask:
+    return BBHTask(f"{aim} Reply only with {reply}.", kind)
 
 
 _DEDUCTION = _letter("Work out the order of the objects from the clues.")
@@ -88,7 +69,7 @@ BBH_TASKS: dict[str, BBHTask] = {
     "causal_judgement": _word("Judge the cause as most people would.", "Yes or No"),
     "date_understanding": _letter("Work out the date that is asked for."),
     "disambiguation_qa": _letter("Say whom the pronoun stands for, or that it is unclear."),
-    "dyck_languages": _sequence("Close all brackets in the right order.", "brackets with spaces between them", 3),
+    "dyck_languages": _word("Close all brackets in the right order.", "brackets with spaces between them", "sequence"),
     "formal_fallacies": _word("Say whether the conclusion follows from the premises.", "valid or invalid"),
     "geometric_shapes": _letter("Name the shape that the SVG path draws."),
     "hyperbaton": _letter("Choose the sentence whose adjectives stand in the usual order."),
@@ -96,9 +77,9 @@ BBH_TASKS: dict[str, BBHTask] = {
     "logical_deduction_seven_objects": _DEDUCTION,
     "logical_deduction_three_objects": _DEDUCTION,
     "movie_recommendation": _letter("Choose the film most like those listed."),
-    "multistep_arithmetic_two": _word("Compute the value of the expression.", "a whole number", 3),
+    "multistep_arithmetic_two": _word("Compute the value of the expression.", "a whole number"),
     "navigate": _word("Say whether the steps lead back to the start.", "Yes or No"),
-    "object_counting": _word("Count the objects that are asked for.", "a whole number", 2),
+    "object_counting": _word("Count the objects that are asked for.", "a whole number"),
     "penguins_in_a_table": _letter("Answer the question about the table of penguins."),
     "reasoning_about_colored_objects": _letter("Answer the question about the objects and their colours."),
     "ruin_names": _letter("Choose the edit that makes the name of the artist or film funny."),
@@ -110,32 +91,9 @@ BBH_TASKS: dict[str, BBHTask] = {
     "tracking_shuffled_objects_seven_objects": _SHUFFLE,
     "tracking_shuffled_objects_three_objects": _SHUFFLE,
     "web_of_lies": _word("Work out whether the last person tells the truth.", "Yes or No"),
-    "word_sorting": _sequence("Put the words into alphabetical order.", "the words with spaces between them", 50),
+    "word_sorting": _word("Put the words into alphabetical order.", "the words with spaces between them", "sequence"),
 }
 """The 27 tasks by name, in the paper's order."""
-
-
-@dataclass(frozen=True, slots=True)
-class BBHAccuracy:
-    """How many answers were right, by task.
-
-    Args:
-        correct: The number of right answers, by task.
-        total: The number of answers, by task.
-    """
-
-    correct: dict[str, int]
-    total: dict[str, int]
-
-    @property
-    def per_task(self) -> dict[str, float]:
-        """The accuracy of each task, from 0 to 1."""
-        return {name: self.correct[name] / self.total[name] for name in self.total}
-
-    @property
-    def mean(self) -> float:
-        """The mean of the tasks' accuracies, each task counted alike: the paper's figure."""
-        return fmean(self.per_task.values())
 
 
 def load_bbh(
@@ -158,9 +116,11 @@ def load_bbh(
         ConfigError: If a task is unknown, or the number of demonstrations is negative.
         DataError: If a file is missing, is not of the expected shape, or has too few examples.
     """
-    if demonstrations < 0:
-        raise ConfigError(f"load_bbh: demonstrations must not be negative, got {demonstrations!r}.")
-    names = list(BBH_TASKS) if tasks is None else _known_names(tasks)
+    require_whole("load_bbh: demonstrations", demonstrations, 0)
+    chosen = set(BBH_TASKS if tasks is None else tasks)
+    if unknown := sorted(chosen - BBH_TASKS.keys()):
+        raise ConfigError(f"BIG-Bench Hard has no task {unknown[0]!r}. Known: {', '.join(BBH_TASKS)}.")
+    names = [name for name in BBH_TASKS if name in chosen]
     where = Path(folder).expanduser()
     if not where.is_dir():
         raise DataError(f"There is no folder {str(where)!r}. Give the folder of the files <task>.json.")
@@ -169,14 +129,19 @@ def load_bbh(
             f"The folder {str(where)!r} lacks {len(missing)} of {len(names)} files, the first '{missing[0]}.json'. "
             "Give the folder 'bbh' of BIG-Bench-Hard, or name the tasks that are there in tasks."
         )
-    return {name: _queries(where / f"{name}.json", name, demonstrations, seed) for name in names}
+    queries = {}
+    for name in names:
+        file, task = where / f"{name}.json", BBH_TASKS[name]
+        fields = {"source": "bbh", "file": name, INSTRUCTION: task.instruction, ANSWER_KIND: task.kind}
+        queries[name] = few_shot_tasks(file, _examples(file), demonstrations, seed, "short_answer", fields)
+    return queries
 
 
 def bbh_answer(text: str, kind: AnswerKind) -> str:
     """The answer in a generated text, found as the paper's code does (see this module's docstring).
 
     Args:
-        text: What the model generated; what follows `BBH_STOP` is left out. An answer that was extracted before comes
+        text: What the model generated; what follows "\\nQ:" is left out. An answer that was extracted before comes
             back as it was.
         kind: The task's kind of answer.
 
@@ -185,7 +150,7 @@ def bbh_answer(text: str, kind: AnswerKind) -> str:
     """
     if kind not in get_args(AnswerKind):
         raise ConfigError(f"bbh_answer: kind {kind!r} is unknown. Known: {', '.join(get_args(AnswerKind))}.")
-    answer = text.split(BBH_STOP, 1)[0].strip().lower()
+    answer = text.split(_STOP, 1)[0].strip().lower()
     if not answer:
         return ""
     answer = answer.split("\n", 1)[0].split("-", 1)[0] if kind == "sequence" else answer.split(maxsplit=1)[0]
@@ -196,118 +161,26 @@ def bbh_answer(text: str, kind: AnswerKind) -> str:
     return answer
 
 
-def bbh_vote(answers: Sequence[str]) -> str:
-    """The most frequent answer; of equally frequent ones, the first in the order of code points.
-
-    Raises:
-        DataError: If there are none.
-    """
-    if not answers:
-        raise DataError("bbh_vote: there are no answers. Give at least one.")
-    return min(Counter(answers).items(), key=lambda item: (-item[1], item[0]))[0]
-
-
-def bbh_correct(text: str, target: str, kind: AnswerKind) -> bool:
-    """Returns True if the answer in a generated text equals the target, up to case and the space around it."""
-    return bbh_answer(text, kind).strip().lower() == target.strip().lower()
-
-
-def bbh_accuracy(predictions: Mapping[str, Sequence[str | None]], tasks: Mapping[str, Sequence[Task]]) -> BBHAccuracy:
-    """The accuracy of predictions, by task and as the mean over tasks.
-
-    Args:
-        predictions: For each task, by its name, one generated text or extracted answer for each query; None is wrong.
-        tasks: The queries, as `load_bbh` gives them.
-
-    Raises:
-        ConfigError: If a task is unknown.
-        DataError: If predictions and queries are not of the same tasks and numbers, or a query has no gold answer.
-    """
-    if not tasks:
-        raise DataError("bbh_accuracy: there are no tasks. Give what load_bbh returns.")
-    if odd := sorted(predictions.keys() ^ tasks.keys()):
-        raise DataError(
-            f"bbh_accuracy: {odd[0]!r} is in {'predictions' if odd[0] in predictions else 'tasks'} only. Give "
-            "predictions for exactly the tasks that were loaded: the mean is over all of them."
-        )
-    correct = {}
-    for name in _known_names(tasks):
-        texts, queries = predictions[name], tasks[name]
-        if len(texts) != len(queries) or not queries:
-            raise DataError(
-                f"bbh_accuracy: {name!r} has {len(texts)} predictions for {len(queries)} queries. Give one for each."
-            )
-        correct[name] = sum(
-            text is not None and bbh_correct(text, _target(query), BBH_TASKS[name].kind)
-            for text, query in zip(texts, queries, strict=True)
-        )
-    return BBHAccuracy(correct, {name: len(tasks[name]) for name in correct})
-
-
 @register_verifier("short_answer")
 def short_answer(task: Task, text: str) -> float:
-    """Returns 1 if `bbh_answer` finds the gold answer in the text, for the kind `fields["answer_kind"]`.
-
-    Raises:
-        VerifierError: If the task has no gold answer, or no kind that is known.
-    """
+    """Returns 1 if `bbh_answer` finds the gold answer in the text, for the kind `fields["answer_kind"]`."""
     gold = gold_answer(task, "short_answer")
-    kind = task.fields.get("answer_kind")
-    for known in get_args(AnswerKind):
-        if kind == known:
-            return float(bbh_correct(text, gold, known))
-    raise VerifierError(
-        f"The verifier 'short_answer' needs Task.fields['answer_kind'] to be one of {', '.join(get_args(AnswerKind))}, "
-        f"found {kind!r} (id {task.id!r}). Set it, or use the verifier 'exact_match'."
-    )
-
-
-def _known_names(names: Iterable[str]) -> list[str]:
-    """The names in the paper's order, each once."""
-    names = set(names)
-    if unknown := sorted(names - BBH_TASKS.keys()):
-        raise ConfigError(f"BIG-Bench Hard has no task {unknown[0]!r}. Known: {', '.join(BBH_TASKS)}.")
-    return [name for name in BBH_TASKS if name in names]
-
-
-def _target(query: Task) -> str:
-    if query.answer is None:
-        raise DataError(f"bbh_accuracy: the query {query.id!r} has no gold answer. Give what load_bbh returns.")
-    return query.answer
-
-
-def _queries(file: Path, name: str, demonstrations: int, seed: int) -> list[Task]:
-    examples = _examples(file)
-    if len(examples) <= demonstrations:
-        raise DataError(
-            f"{str(file)!r} has {len(examples)} examples, which leaves no query beside {demonstrations} "
-            "demonstrations. Replace the file, or set demonstrations to a smaller number."
+    kind: Any = task.fields.get(ANSWER_KIND)
+    if kind not in get_args(AnswerKind):
+        raise VerifierError(
+            f"The verifier 'short_answer' needs Task.fields['answer_kind'] to be one of "
+            f"{', '.join(get_args(AnswerKind))}, found {kind!r} (id {task.id!r}). Set it, or use 'exact_match'."
         )
-    first, rest = draw_demonstrations(len(examples), demonstrations, seed)
-    shared = tuple(examples[number] for number in first)
-    spec = BBH_TASKS[name]
-    return [
-        Task(
-            problem=examples[number].question,
-            answer=examples[number].answer,
-            demonstrations=shared,
-            verifier="short_answer",
-            domain=name,
-            id=f"{name}_{number}",
-            fields={"source": "bbh", "file": name, "instruction": spec.instruction, ANSWER_KIND: spec.kind},
-        )
-        for number in rest
-    ]
+    return float(bbh_answer(text, kind).strip() == gold.strip().lower())
 
 
 def _examples(file: Path) -> list[Demonstration]:
     content = read_json(file)
     examples: Any = content.get("examples") if isinstance(content, dict) else None
     if not isinstance(examples, list) or not examples:
-        shape = f"keys {list(content)[:5]}" if isinstance(content, dict) else type(content).__name__
         raise DataError(
-            f"{str(file)!r} is no BIG-Bench Hard file, found {shape}. Expected {{'examples': [{{'input', 'target'}}]}} "
-            "with at least one example."
+            f"{str(file)!r} is no BIG-Bench Hard file, found {describe(content)}. Expected "
+            "{'examples': [{'input', 'target'}]} with at least one example."
         )
     for number, example in enumerate(examples):
         values = [example.get(key) for key in ("input", "target")] if isinstance(example, dict) else [None]

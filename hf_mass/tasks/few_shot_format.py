@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from hf_mass.errors import ConfigError, DataError
+from hf_mass.tasks.checks import require_one_of
 from hf_mass.tasks.grids import GRID_FORMS, grid_text, parse_grid
 from hf_mass.tasks.leave_one_out import TrainingExample
 from hf_mass.tasks.task import INSTRUCTION, Demonstration, Task
@@ -78,10 +79,8 @@ class FewShotFormat:
             raise ConfigError(f"FewShotFormat.chat must be True or False, got {self.chat!r}.")
         if not self.pair_separator:
             raise ConfigError("FewShotFormat.pair_separator is empty, so no output would end. Use a line break, say.")
-        if self.grid_form is not None and self.grid_form not in GRID_FORMS:
-            raise ConfigError(
-                f"FewShotFormat.grid_form {self.grid_form!r} is unknown. Known: {', '.join(GRID_FORMS)}, and None."
-            )
+        if self.grid_form is not None:
+            require_one_of("FewShotFormat.grid_form", self.grid_form, GRID_FORMS)
 
     @property
     def stop(self) -> str | None:
@@ -109,29 +108,24 @@ class FewShotFormat:
             DataError: If a text is to be written as a grid and is none, an output contains `pair_separator`, or a task
                 has a conversation before it.
         """
-        if loss_on not in LOSS_ON:
-            raise ConfigError(f"loss_on must be one of {', '.join(map(repr, LOSS_ON))}, got {loss_on!r}.")
+        require_one_of("loss_on", loss_on, LOSS_ON)
         contents = self._contents(example)
         trained = [_is_trained(place, len(example.demonstrations), loss_on) for place in range(len(contents))]
         if self.chat:
             if template is None:
                 raise ConfigError("FewShotFormat.chat is set, but there is no chat template. Give one, or unset chat.")
             texts = _through(template, [message["content"] for message in self.messages(example)])
-            return [Segment(*pair) for pair in zip(texts, trained, strict=True)]
-        texts = [self._wrapped(content, place) for place, content in enumerate(contents)]
+        else:
+            texts = [self._wrapped(content, place) for place, content in enumerate(contents)]
         segments = [Segment(*pair) for pair in zip(texts, trained, strict=True)]
-        if head := self._head(example):
-            segments.insert(0, Segment(head, False))
-        return segments
+        head = "" if self.chat else self._head(example)
+        return [Segment(head, False), *segments] if head else segments
 
     def prompt(self, example: TrainingExample | Task, template: ChatTemplate | None = None) -> str:
         """The text up to where the query's output begins; raises as `render` does."""
         if isinstance(example, TrainingExample):
-            example = Task(
-                problem=example.query.question,
-                demonstrations=example.demonstrations,
-                fields={INSTRUCTION: example.instruction},
-            )
+            fields = {INSTRUCTION: example.instruction}
+            example = Task(example.query.question, example.demonstrations, fields=fields)
         return "".join(segment.text for segment in self.render(example, template=template))
 
     def messages(self, example: TrainingExample | Task) -> Messages:
@@ -206,17 +200,16 @@ FEW_SHOT_FORMATS: dict[str, FewShotFormat] = {
 """Name → format: one token a cell; lists of lists; lines of input and output; and, as in the paper, of Q and A."""
 
 
-def resolve_format(named: str | FewShotFormat) -> FewShotFormat:
-    """The format of this name in `FEW_SHOT_FORMATS`, or the given one; ConfigError if there is none."""
-    if isinstance(named, FewShotFormat):
-        return named
-    if named not in FEW_SHOT_FORMATS:
-        raise ConfigError(f"few-shot format {named!r} is unknown. Known: {', '.join(FEW_SHOT_FORMATS)}.")
-    return FEW_SHOT_FORMATS[named]
+def resolve_format(fmt: str | FewShotFormat) -> FewShotFormat:
+    """The format, or the one of this name in `FEW_SHOT_FORMATS`; ConfigError if there is none."""
+    if isinstance(fmt, FewShotFormat):
+        return fmt
+    require_one_of("few-shot format", fmt, list(FEW_SHOT_FORMATS))
+    return FEW_SHOT_FORMATS[fmt]
 
 
 def _is_trained(place: int, demonstrations: int, loss_on: LossOn) -> bool:
-    """Whether the loss is on the text at this place among inputs and outputs in turn."""
+    """Returns True if the loss is on the text at this place among inputs and outputs in turn."""
     pair, is_output = divmod(place, 2)
     if loss_on == "all" or not is_output:
         return loss_on == "all"

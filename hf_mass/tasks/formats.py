@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hf_mass.tasks.prompt_format import (
     DEFAULT_GENERATOR,
     DEFAULT_SOLUTION,
@@ -13,6 +15,23 @@ from hf_mass.tasks.prompt_format import (
 )
 
 __all__ = ["FORMATS", "ParseFailure", "ParsedSample", "PromptFormat", "SolutionParts"]
+
+
+def _few_shot_text(question: str, answer: str, **settings: Any) -> PromptFormat:
+    """A format whose prompts are lists of solved examples, each of which is `question` and then `answer`."""
+    prompt = "{demonstrations}" + question
+    return PromptFormat(
+        generator_template=prompt.partition("{question}")[0],
+        solver_template=prompt.replace("{question}", "{problem}"),
+        demonstration_template=question + answer,
+        demonstration_separator="",
+        demonstrations_header="",
+        demonstrations_footer="",
+        inner_template=prompt,
+        demonstration_prompt_template=prompt,
+        solution_format="{answer}",
+        **settings,
+    )
 
 
 def _balanced(depth: int) -> str:
@@ -70,36 +89,21 @@ FORMATS: dict[str, PromptFormat] = {
         solution_pattern=rf"(?s)\A\s*(?:(?!\s*[0-9])(?P<rationale>.*?)Output:\s*)?(?P<answer>{_ROWS})",
         solution_format="{answer}",
     ),
-    "compact_grid": PromptFormat(
-        # What a base pretrained on few-shot grids continues with a demonstration of its own. A ";" ends its outputs, so
-        # it should be the tokenizer's end of sequence; the tokens are those of the few-shot format "compact".
-        generator_template="{demonstrations}",
-        solver_template="{demonstrations}{problem}>",
-        demonstration_template="{question}>{answer};",
-        demonstration_separator="",
-        demonstrations_header="",
-        demonstrations_footer="",
+    # What a base pretrained on few-shot grids continues with a demonstration of its own. A ";" ends its outputs, so it
+    # should be the tokenizer's end of sequence; the tokens are those of the few-shot format "compact".
+    "compact_grid": _few_shot_text(
+        "{question}>",
+        "{answer};",
         sample_pattern=rf"\A\s*(?P<question>(?:{_ROWS})?)\s*>\s*(?P<answer>(?:{_ROWS})?)\s*(?:;|\Z)",
-        inner_template="{demonstrations}{question}>",
-        demonstration_prompt_template="{demonstrations}{question}>",
         solution_pattern=rf"\A\s*(?P<answer>{_ROWS})\s*(?:;|\Z)",
-        solution_format="{answer}",
         grid_form="compact",
     ),
-    "plain": PromptFormat(
-        # The text of the few-shot format "plain", which a base pretrained on it continues with a demonstration of its
-        # own. A blank line ends an output, so it should be the tokenizer's end of sequence; and since a prompt ends in
-        # a space, the tokenizer should be one that does not join it to the next word.
-        generator_template="{demonstrations}Input: ",
-        solver_template="{demonstrations}Input: {problem}\nOutput: ",
-        demonstration_template="Input: {question}\nOutput: {answer}\n\n",
-        demonstration_separator="",
-        demonstrations_header="",
-        demonstrations_footer="",
+    # The text of the few-shot format "plain". A blank line ends an output, so it should be the tokenizer's end of
+    # sequence; and since a prompt ends in a space, the tokenizer should be one that does not join it to the next word.
+    "plain": _few_shot_text(
+        "Input: {question}\nOutput: ",
+        "{answer}\n\n",
         sample_pattern=rf"(?s)\A(?:Input:)?(?P<question>{_PART})\nOutput:(?P<answer>{_PART})",
-        inner_template="{demonstrations}Input: {question}\nOutput: ",
-        demonstration_prompt_template="{demonstrations}Input: {question}\nOutput: ",
         solution_pattern=rf"(?s)\A(?P<answer>{_PART})",
-        solution_format="{answer}",
     ),
 }

@@ -5,19 +5,20 @@ Every transformation t keeps `t.invert(t.apply(grid)) == grid`. Those that make 
 prediction is either mapped back exactly or known to be of no use.
 
 Two axes name directions: "rows" changes how rows follow one another, from top to bottom, and "columns" how columns do,
-from left to right.
+from left to right. Settings out of range raise ConfigError.
 """
 
 from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from hf_mass.errors import ConfigError
-from hf_mass.tasks.grids import COLOURS, Grid
+from hf_mass.tasks.checks import require_one_of, require_whole
+from hf_mass.tasks.grids import COLOURS, Grid, transposed
 
 Axis = Literal["rows", "columns"]
 AXES: tuple[Axis, ...] = ("rows", "columns")
@@ -41,301 +42,225 @@ class Transformation(Protocol):
         """The grid that `apply` turns into this one; None if there is none."""
 
 
-def _transposed(grid: Grid) -> Grid:
-    return tuple(zip(*grid, strict=True))
-
-
 def _along(axis: str, change: Callable[[Grid], Grid], grid: Grid) -> Grid:
     """Applies a change of the sequence of rows to the rows, or to the columns."""
-    return change(grid) if axis == "rows" else _transposed(change(_transposed(grid)))
+    return change(grid) if axis == "rows" else transposed(change(transposed(grid)))
 
 
-def _checked(transformation: Transformation, candidate: Grid, grid: Grid) -> Grid | None:
-    """The candidate, if it is the grid that the transformation turns into `grid`."""
-    return candidate if transformation.apply(candidate) == grid else None
+class _Transformation(ABC):
+    """What the transformations below share: each says how it changes a grid, and how to undo that."""
 
-
-def _require_one_of(field: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ConfigError(f"{field} must be {' or '.join(map(repr, known))}, got {value!r}.")
-
-
-def _require_whole(field: str, value: int, least: int | None = None) -> None:
-    if type(value) is not int or (least is not None and value < least):
-        bound = "" if least is None else f" of at least {least}"
-        raise ConfigError(f"{field} must be a whole number{bound}, got {value!r}.")
-
-
-@dataclass(frozen=True, slots=True)
-class _Named:
-    """A transformation that is called by a verb and its settings."""
-
+    __slots__ = ()
     verb: ClassVar[str]
 
     @property
     def name(self) -> str:
         """The verb and the settings."""
-        return " ".join(map(str, (self.verb, *astuple(self))))
+        return " ".join(map(str, (self.verb, *self._settings())))
 
-
-@dataclass(frozen=True, slots=True)
-class _SelfInverse(_Named, ABC):
-    """A transformation that takes itself back."""
-
-    @abstractmethod
     def apply(self, grid: Grid) -> Grid:
         """The transformed grid."""
+        return self._changed(grid)
 
     def invert(self, grid: Grid) -> Grid | None:
-        """The transformed grid: twice is as good as never."""
-        return self.apply(grid)
+        """The grid that `apply` turns into this one; None if there is none."""
+        original = self._undone(grid)
+        return original if self._changed(original) == grid else None
+
+    def _settings(self) -> tuple[Any, ...]:
+        return astuple(self)  # type: ignore[call-overload]
+
+    @abstractmethod
+    def _changed(self, grid: Grid) -> Grid: ...
+
+    def _undone(self, grid: Grid) -> Grid:
+        """The only grid that could have been turned into this one; here, of transformations that undo themselves."""
+        return self._changed(grid)
 
 
 @dataclass(frozen=True, slots=True)
-class Identity(_SelfInverse):
-    """Changes nothing; its own inverse."""
+class Identity(_Transformation):
+    """Changes nothing."""
 
     verb: ClassVar[str] = "identity"
 
-    def apply(self, grid: Grid) -> Grid:
-        """The grid itself."""
+    def _changed(self, grid: Grid) -> Grid:
         return grid
 
 
 @dataclass(frozen=True, slots=True)
-class Rotate:
-    """Turns a grid anticlockwise; the inverse turns it back.
+class Rotate(_Transformation):
+    """Turns a grid anticlockwise."""
 
-    Raises:
-        ConfigError: If `quarter_turns` is not 1, 2 or 3.
-    """
-
+    verb: ClassVar[str] = "rotate"
     quarter_turns: int
 
     def __post_init__(self) -> None:
         if self.quarter_turns not in (1, 2, 3):
             raise ConfigError(f"Rotate.quarter_turns must be 1, 2 or 3, got {self.quarter_turns!r}.")
 
-    @property
-    def name(self) -> str:
-        """The name."""
-        return f"rotate {90 * self.quarter_turns}"
+    def _settings(self) -> tuple[Any, ...]:
+        return (90 * self.quarter_turns,)
 
-    def apply(self, grid: Grid) -> Grid:
-        """The turned grid."""
-        return self._turned(grid, self.quarter_turns)
-
-    def invert(self, grid: Grid) -> Grid | None:
-        """The grid, turned clockwise."""
-        return self._turned(grid, 4 - self.quarter_turns)
-
-    @staticmethod
-    def _turned(grid: Grid, quarter_turns: int) -> Grid:
-        for _ in range(quarter_turns):
-            grid = _transposed(grid)[::-1]
+    def _changed(self, grid: Grid) -> Grid:
+        for _ in range(self.quarter_turns):
+            grid = transposed(grid)[::-1]
         return grid
+
+    def _undone(self, grid: Grid) -> Grid:
+        return Rotate(4 - self.quarter_turns).apply(grid)
 
 
 @dataclass(frozen=True, slots=True)
-class FlipRows(_SelfInverse):
-    """Reverses the order of the rows: turns a grid upside down; its own inverse."""
+class FlipRows(_Transformation):
+    """Reverses the order of the rows: turns a grid upside down."""
 
     verb: ClassVar[str] = "flip rows"
 
-    def apply(self, grid: Grid) -> Grid:
-        """The flipped grid."""
+    def _changed(self, grid: Grid) -> Grid:
         return grid[::-1]
 
 
 @dataclass(frozen=True, slots=True)
-class FlipColumns(_SelfInverse):
-    """Reverses the order of the columns: swaps left and right, as a mirror does; its own inverse."""
+class FlipColumns(_Transformation):
+    """Reverses the order of the columns: swaps left and right, as a mirror does."""
 
     verb: ClassVar[str] = "flip columns"
 
-    def apply(self, grid: Grid) -> Grid:
-        """The flipped grid."""
+    def _changed(self, grid: Grid) -> Grid:
         return tuple(row[::-1] for row in grid)
 
 
 @dataclass(frozen=True, slots=True)
-class Transpose(_SelfInverse):
-    """Swaps rows and columns: mirrors a grid at the diagonal from its top left corner; its own inverse."""
+class Transpose(_Transformation):
+    """Swaps rows and columns: mirrors a grid at the diagonal from its top left corner."""
 
     verb: ClassVar[str] = "transpose"
 
-    def apply(self, grid: Grid) -> Grid:
-        """The transposed grid."""
-        return _transposed(grid)
+    def _changed(self, grid: Grid) -> Grid:
+        return transposed(grid)
 
 
 @dataclass(frozen=True, slots=True)
-class AntiTranspose(_SelfInverse):
-    """Mirrors a grid at the diagonal from its top right corner; its own inverse."""
+class AntiTranspose(_Transformation):
+    """Mirrors a grid at the diagonal from its top right corner."""
 
     verb: ClassVar[str] = "anti-transpose"
 
-    def apply(self, grid: Grid) -> Grid:
-        """The mirrored grid."""
-        return tuple(row[::-1] for row in _transposed(grid))[::-1]
+    def _changed(self, grid: Grid) -> Grid:
+        return tuple(row[::-1] for row in transposed(grid))[::-1]
 
 
 @dataclass(frozen=True, slots=True)
-class Translate(_Named):
-    """Shifts a grid down and to the right; what leaves it comes in at the other side. The inverse shifts it back.
-
-    Raises:
-        ConfigError: If a shift is no whole number.
-    """
+class Translate(_Transformation):
+    """Shifts a grid down and to the right; what leaves it comes in at the other side."""
 
     verb: ClassVar[str] = "translate"
     rows: int
     columns: int
 
     def __post_init__(self) -> None:
-        _require_whole("Translate.rows", self.rows)
-        _require_whole("Translate.columns", self.columns)
+        require_whole("Translate.rows", self.rows)
+        require_whole("Translate.columns", self.columns)
 
-    def apply(self, grid: Grid) -> Grid:
-        """The shifted grid."""
-        return self._rolled(grid, self.rows, self.columns)
-
-    def invert(self, grid: Grid) -> Grid | None:
-        """The grid, shifted up and to the left."""
-        return self._rolled(grid, -self.rows, -self.columns)
-
-    @staticmethod
-    def _rolled(grid: Grid, rows: int, columns: int) -> Grid:
-        down, right = -rows % len(grid), -columns % len(grid[0])
+    def _changed(self, grid: Grid) -> Grid:
+        down, right = -self.rows % len(grid), -self.columns % len(grid[0])
         return tuple(row[right:] + row[:right] for row in grid[down:] + grid[:down])
+
+    def _undone(self, grid: Grid) -> Grid:
+        return Translate(-self.rows, -self.columns).apply(grid)
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch(_Named):
-    """Writes every row, or every column, `factor` times: a grid grows higher, or wider.
-
-    The inverse takes one of each `factor` and is None unless they are equal.
-
-    Raises:
-        ConfigError: If the axis is neither "rows" nor "columns", or the factor is below 2.
-    """
+class Stretch(_Transformation):
+    """Writes every row, or every column, `factor` times: a grid grows higher, or wider."""
 
     verb: ClassVar[str] = "stretch"
     axis: Axis
     factor: int
 
     def __post_init__(self) -> None:
-        _require_one_of("Stretch.axis", self.axis, AXES)
-        _require_whole("Stretch.factor", self.factor, 2)
+        require_one_of("Stretch.axis", self.axis, AXES)
+        require_whole("Stretch.factor", self.factor, 2)
 
-    def apply(self, grid: Grid) -> Grid:
-        """The stretched grid."""
+    def _changed(self, grid: Grid) -> Grid:
         return _along(self.axis, lambda rows: tuple(row for row in rows for _ in range(self.factor)), grid)
 
-    def invert(self, grid: Grid) -> Grid | None:
-        """The shrunk grid, None if this transformation cannot have made it."""
-        return _checked(self, _along(self.axis, lambda rows: rows[:: self.factor], grid), grid)
+    def _undone(self, grid: Grid) -> Grid:
+        return _along(self.axis, lambda rows: rows[:: self.factor], grid)
 
 
 @dataclass(frozen=True, slots=True)
-class Enlarge(_Named):
-    """Turns every cell into a block of `factor` × `factor` cells.
-
-    The inverse turns blocks into cells and is None unless the grid consists of whole blocks of one colour each.
-
-    Raises:
-        ConfigError: If the factor is below 2.
-    """
+class Enlarge(_Transformation):
+    """Turns every cell into a block of `factor` × `factor` cells."""
 
     verb: ClassVar[str] = "enlarge"
     factor: int
 
     def __post_init__(self) -> None:
-        _require_whole("Enlarge.factor", self.factor, 2)
+        require_whole("Enlarge.factor", self.factor, 2)
 
-    def apply(self, grid: Grid) -> Grid:
-        """The enlarged grid."""
+    def _changed(self, grid: Grid) -> Grid:
         return Stretch("columns", self.factor).apply(Stretch("rows", self.factor).apply(grid))
 
-    def invert(self, grid: Grid) -> Grid | None:
-        """The shrunk grid, None if this transformation cannot have made it."""
-        return _checked(self, tuple(row[:: self.factor] for row in grid[:: self.factor]), grid)
+    def _undone(self, grid: Grid) -> Grid:
+        return tuple(row[:: self.factor] for row in grid[:: self.factor])
 
 
 @dataclass(frozen=True, slots=True)
-class Repeat(_Named):
-    """Puts `count` copies of a grid below each other ("rows"), side by side ("columns"), or both.
-
-    The inverse is one copy, None unless the grid consists of equal copies.
-
-    Raises:
-        ConfigError: If the axis is none of these three, or the count is below 2.
-    """
+class Repeat(_Transformation):
+    """Puts `count` copies of a grid below each other ("rows"), side by side ("columns"), or both."""
 
     verb: ClassVar[str] = "repeat"
     axis: Axis | Literal["both"]
     count: int
 
     def __post_init__(self) -> None:
-        _require_one_of("Repeat.axis", self.axis, (*AXES, "both"))
-        _require_whole("Repeat.count", self.count, 2)
+        require_one_of("Repeat.axis", self.axis, (*AXES, "both"))
+        require_whole("Repeat.count", self.count, 2)
 
-    def apply(self, grid: Grid) -> Grid:
-        """The copies."""
-        down = self.count if self.axis != "columns" else 1
-        across = self.count if self.axis != "rows" else 1
+    def _copies(self) -> tuple[int, int]:
+        return self.count if self.axis != "columns" else 1, self.count if self.axis != "rows" else 1
+
+    def _changed(self, grid: Grid) -> Grid:
+        down, across = self._copies()
         return tuple(row * across for row in grid) * down
 
-    def invert(self, grid: Grid) -> Grid | None:
-        """One copy, None if this transformation cannot have made the grid."""
-        height = len(grid) // self.count if self.axis != "columns" else len(grid)
-        width = len(grid[0]) // self.count if self.axis != "rows" else len(grid[0])
-        return _checked(self, tuple(row[:width] for row in grid[:height]), grid)
+    def _undone(self, grid: Grid) -> Grid:
+        down, across = self._copies()
+        return tuple(row[: len(row) // across] for row in grid[: len(grid) // down])
 
 
 @dataclass(frozen=True, slots=True)
-class Reflect:
-    """Appends a grid's mirror image: below it ("rows") or to its right ("columns"), or above or left if `before`.
+class Reflect(_Transformation):
+    """Appends a grid's mirror image: below it ("rows") or to its right ("columns"), or above or left if `before`."""
 
-    The inverse is the half that is the original, None unless the other half is its mirror image.
-
-    Raises:
-        ConfigError: If the axis is neither "rows" nor "columns".
-    """
-
+    verb: ClassVar[str] = "reflect"
     axis: Axis
     before: bool = False
 
     def __post_init__(self) -> None:
-        _require_one_of("Reflect.axis", self.axis, AXES)
+        require_one_of("Reflect.axis", self.axis, AXES)
 
-    @property
-    def name(self) -> str:
-        """The name."""
-        return f"reflect {self.axis}{' before' if self.before else ''}"
+    def _settings(self) -> tuple[Any, ...]:
+        return (self.axis, "before") if self.before else (self.axis,)
 
-    def apply(self, grid: Grid) -> Grid:
-        """The grid with its mirror image."""
+    def _changed(self, grid: Grid) -> Grid:
         return _along(self.axis, lambda rows: rows[::-1] + rows if self.before else rows + rows[::-1], grid)
 
-    def invert(self, grid: Grid) -> Grid | None:
-        """The original, None if this transformation cannot have made the grid."""
-
+    def _undone(self, grid: Grid) -> Grid:
         def half(rows: Grid) -> Grid:
             middle = len(rows) // 2
             return rows[middle:] if self.before else rows[:middle]
 
-        return _checked(self, _along(self.axis, half, grid), grid)
+        return _along(self.axis, half, grid)
 
 
 @dataclass(frozen=True, slots=True)
-class PermuteColours:
-    """Replaces colour c by `mapping[c]`; the inverse maps the colours back.
+class PermuteColours(_Transformation):
+    """Replaces colour c by `mapping[c]`."""
 
-    Raises:
-        ConfigError: If the mapping is no tuple of the colours 0 to 9, each once.
-    """
-
+    verb: ClassVar[str] = "colours"
     mapping: tuple[int, ...]
 
     def __post_init__(self) -> None:
@@ -350,27 +275,19 @@ class PermuteColours:
         others = range(len(background), COLOURS)
         return cls((*background, *rng.sample(others, len(others))))
 
-    @property
-    def name(self) -> str:
-        """The name, with what the colours 0 to 9 become."""
-        return f"colours {''.join(map(str, self.mapping))}"
+    def _settings(self) -> tuple[Any, ...]:
+        return ("".join(map(str, self.mapping)),)
 
-    def apply(self, grid: Grid) -> Grid:
-        """The grid in its new colours."""
+    def _changed(self, grid: Grid) -> Grid:
         return tuple(tuple(self.mapping[cell] for cell in row) for row in grid)
 
-    def invert(self, grid: Grid) -> Grid | None:
-        """The grid in its old colours."""
+    def _undone(self, grid: Grid) -> Grid:
         return tuple(tuple(self.mapping.index(cell) for cell in row) for row in grid)
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Applies several transformations, the first one first; the inverse takes them back, the last one first.
-
-    Raises:
-        ConfigError: If there are fewer than two.
-    """
+    """Applies several transformations, the first one first; the inverse takes them back, the last one first."""
 
     parts: tuple[Transformation, ...]
 

@@ -26,42 +26,31 @@ _LIST = re.compile(rf"\[\s*{_LIST_ROW}(?:{_GAP}{_LIST_ROW})*\s*\]")
 
 
 def as_grid(value: Any, where: str = "grid") -> Grid:
-    """Checks and freezes a grid.
-
-    Args:
-        value: Rows of colours: lists, tuples or a two-dimensional numpy array of whole numbers.
-        where: What to call the grid in an error, such as its file and its place there.
-
-    Returns:
-        The grid as a tuple of rows.
+    """Rows of colours (lists, tuples or a numpy array) as a tuple of rows; `where` is what an error calls them.
 
     Raises:
         DataError: If it is no list of rows, is empty or ragged, or holds something other than a colour from 0 to 9.
     """
     rows = value.tolist() if hasattr(value, "tolist") else value
     if not _is_sequence(rows):
-        raise DataError(f"{where} is no list of rows: {_short(value)}. Give rows of whole numbers from 0 to 9.")
+        raise DataError(f"{where} is no list of rows: {value!r:.60}. Give rows of whole numbers from 0 to 9.")
     if not rows:
         raise DataError(f"{where} is empty. Give at least one row with at least one cell.")
-    return _rectangle([_row(row, number, where) for number, row in enumerate(rows)], where)
-
-
-def _rectangle(rows: Sequence[tuple[int, ...]], where: str) -> Grid:
-    widths = [len(row) for row in rows]
-    if len(set(widths)) > 1:
-        odd = next(number for number, width in enumerate(widths) if width != widths[0])
-        raise DataError(
-            f"{where} is ragged: row 0 has {widths[0]} cells and row {odd} has {widths[odd]}. "
-            "Give rows of equal length."
-        )
-    return tuple(rows)
+    cells = [_row(row, number, where) for number, row in enumerate(rows)]
+    for number, row in enumerate(cells):
+        if len(row) != len(cells[0]):
+            raise DataError(
+                f"{where} is ragged: row 0 has {len(cells[0])} cells and row {number} has {len(row)}. Give rows of "
+                "equal length."
+            )
+    return tuple(cells)
 
 
 def _row(row: Any, number: int, where: str) -> tuple[int, ...]:
     cells = row.tolist() if hasattr(row, "tolist") else row
     if not _is_sequence(cells):
         raise DataError(
-            f"{where}: row {number} is no list of colours: {_short(row)}. Give a list of rows, each a list of whole "
+            f"{where}: row {number} is no list of colours: {row!r:.60}. Give a list of rows, each a list of whole "
             "numbers from 0 to 9."
         )
     if not cells:
@@ -69,7 +58,7 @@ def _row(row: Any, number: int, where: str) -> tuple[int, ...]:
     for place, cell in enumerate(cells):
         if isinstance(cell, bool) or not isinstance(cell, Integral) or not 0 <= int(cell) < COLOURS:
             raise DataError(
-                f"{where}: row {number}, column {place} holds {_short(cell)}, which is no colour. "
+                f"{where}: row {number}, column {place} holds {cell!r:.60}, which is no colour. "
                 "Colours are whole numbers from 0 to 9."
             )
     return tuple(int(cell) for cell in cells)
@@ -79,20 +68,10 @@ def _is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, list | tuple)
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def parse_grid(text: str) -> Grid | None:
-    """Reads a grid from a text that is nothing else.
+    """The grid in a text that is nothing else, in any form that `grid_text` writes; None if there is none.
 
-    Args:
-        text: Lines of digits, with spaces between all digits of a line or none, or a list of lists with commas
-            or spaces between; space around it is ignored. Any form that `grid_text` writes is read back.
-
-    Returns:
-        The grid; None if the text is no grid, or one with rows of different length.
+    A row is digits, with spaces between all of them or none; a list may have commas or spaces. Space around is ignored.
     """
     text = text.strip()
     if text.startswith("["):
@@ -112,9 +91,6 @@ def grid_text(grid: Grid, form: str = "spaced") -> str:
         grid: The grid.
         form: "spaced" ("0 1\n2 3", the canonical form that a `Task` holds), "compact" ("01\n23", one character a cell),
             "list" ("[[0, 1], [2, 3]]", as Python and JSON write it) or "array" ("[[0 1]\n [2 3]]", as numpy prints it).
-
-    Raises:
-        ConfigError: If there is no such form.
     """
     if form == "spaced":
         return "\n".join(" ".join(map(str, row)) for row in grid)
@@ -125,3 +101,14 @@ def grid_text(grid: Grid, form: str = "spaced") -> str:
     if form == "array":
         return "[" + "\n ".join(f"[{' '.join(map(str, row))}]" for row in grid) + "]"
     raise ConfigError(f"grid_text: form {form!r} is unknown. Known: {', '.join(GRID_FORMS)}.")
+
+
+def canonical_grid(text: str) -> Grid | None:
+    """The grid that a text is the canonical form of. A number such as "12" reads as a grid, but is not written so."""
+    grid = parse_grid(text)
+    return grid if grid is not None and grid_text(grid) == text else None
+
+
+def transposed(grid: Grid) -> Grid:
+    """The grid with rows and columns swapped."""
+    return tuple(zip(*grid, strict=True))

@@ -14,16 +14,7 @@ from hf_mass.tasks.rows import ROW_KINDS
 
 
 def load_dataset_rows(name_or_path: str | Path, split: str, config_name: str | None) -> Sequence[Mapping[str, Any]]:
-    """The rows of a folder, or of a dataset on the Hub.
-
-    Args:
-        name_or_path: A folder, or an id on the Hub.
-        split: The split.
-        config_name: The configuration, for a dataset on the Hub that has several.
-
-    Raises:
-        DataError: If there is nothing of that name, it cannot be read, or `datasets` is not installed.
-    """
+    """The rows of a split of a folder, or of a configuration of a dataset on the Hub; DataError if there are none."""
     try:
         from datasets import load_dataset
     except ImportError as error:

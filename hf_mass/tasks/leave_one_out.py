@@ -17,9 +17,11 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from hf_mass.errors import ConfigError, DataError
+from hf_mass.tasks.checks import require_one_of, require_whole
+from hf_mass.tasks.grid_transformations import Identity, PermuteColours, Transformation
 from hf_mass.tasks.grids import parse_grid
 from hf_mass.tasks.task import INSTRUCTION, Demonstration, Task
-from hf_mass.tasks.transformations import SIDES, Identity, PermuteColours, Side, Transformation, transform_task
+from hf_mass.tasks.transformations import SIDES, Side, transform_task
 
 logger = logging.getLogger(__name__)
 
@@ -80,15 +82,11 @@ class DataConfig:
     single: Single = "direct"
 
     def __post_init__(self) -> None:
-        least = {"permutations": 1, "colour_permutations": 0, "limit": 1, "max_side": 1}
+        for name, least in (("permutations", 1), ("colour_permutations", 0), ("limit", 1), ("max_side", 1)):
+            require_whole(f"DataConfig.{name}", getattr(self, name), least)
         if self.max_tokens is not None:
-            least["max_tokens"] = 1
-        for name, minimum in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-                raise ConfigError(f"DataConfig.{name} must be a whole number of at least {minimum}, got {value!r}.")
-        if self.single not in get_args(Single):
-            raise ConfigError(f"DataConfig.single must be 'direct' or 'refuse', got {self.single!r}.")
+            require_whole("DataConfig.max_tokens", self.max_tokens, 1)
+        require_one_of("DataConfig.single", self.single, get_args(Single))
         if not isinstance(self.transformations, tuple):
             raise ConfigError(
                 f"DataConfig.transformations must be a tuple, got {self.transformations!r}. Names become "
@@ -138,23 +136,18 @@ def training_examples(
     rng = random.Random(seed)
     distinct: dict[tuple[object, ...], TrainingExample] = {}
     dropped: Counter[str] = Counter()
-    for left_out in (1, 2) if config.leave_two_out and not direct else (1,):
+    for recipe in _shuffled_recipes(len(task.demonstrations), direct, config, rng):
+        variant, fits = variants[recipe.variant]
+        if not all(fits[number] for number in (recipe.query, *recipe.context)):
+            dropped[f"have a grid over DataConfig.max_side = {config.max_side}"] += 1
+            continue
+        example = recipe.example(variant)
+        if config.max_tokens and count_tokens and count_tokens(example) > config.max_tokens:
+            dropped[f"are longer than DataConfig.max_tokens = {config.max_tokens}"] += 1
+            continue
+        distinct.setdefault((example.demonstrations, example.query), example)
         if len(distinct) == config.limit:
             break
-        recipes = list(_recipes(len(task.demonstrations), left_out, direct, config, rng))
-        rng.shuffle(recipes)
-        for recipe in recipes:
-            if len(distinct) == config.limit:
-                break
-            variant = variants[recipe.variant]
-            if not all(variant.fits[number] for number in (recipe.query, *recipe.context)):
-                dropped[f"have a grid over DataConfig.max_side = {config.max_side}"] += 1
-                continue
-            example = recipe.example(variant.task)
-            if config.max_tokens is not None and count_tokens is not None and count_tokens(example) > config.max_tokens:
-                dropped[f"are longer than DataConfig.max_tokens = {config.max_tokens}"] += 1
-                continue
-            distinct.setdefault((example.demonstrations, example.query), example)
     if not distinct:
         why = " and ".join(f"{count} {fault}" for fault, count in dropped.items())
         raise DataError(
@@ -167,16 +160,7 @@ def training_examples(
 
 
 def demonstration_orders(size: int, count: int, rng: random.Random) -> list[tuple[int, ...]]:
-    """Different orders of a task's demonstrations.
-
-    Args:
-        size: How many demonstrations there are.
-        count: How many orders to give; fewer if there are not so many.
-        rng: Where all but the first come from.
-
-    Returns:
-        The orders as tuples of indices: the given order first, then random ones.
-    """
+    """At most `count` different orders of `size` demonstrations: the one they are in first, then random ones."""
     orders = {tuple(range(size)): None}
     while len(orders) < min(count, math.factorial(size)):
         orders[tuple(rng.sample(range(size), size))] = None
@@ -184,14 +168,6 @@ def demonstration_orders(size: int, count: int, rng: random.Random) -> list[tupl
 
 
 # How examples are made
-
-
-@dataclass(frozen=True, slots=True)
-class _Variant:
-    """A task under one transformation, and which of its demonstrations are small enough."""
-
-    task: Task
-    fits: tuple[bool, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +192,7 @@ class _Recipe:
 
 
 def _is_direct(task: Task, config: DataConfig) -> bool:
-    """Whether to train on bare pairs, as asked for or for want of a second demonstration."""
+    """Returns True if bare pairs are trained on, as the config says or for want of a second demonstration."""
     if not task.demonstrations:
         raise DataError(f"Task {task.id!r} has no demonstrations, so there is nothing to train on. Leave it out.")
     if len(task.demonstrations) > 1 or config.direct:
@@ -228,8 +204,8 @@ def _is_direct(task: Task, config: DataConfig) -> bool:
     return True
 
 
-def _variants(task: Task, config: DataConfig) -> list[_Variant]:
-    """The task under each transformation, in the order of `config.sided_transformations`."""
+def _variants(task: Task, config: DataConfig) -> list[tuple[Task, list[bool]]]:
+    """(the task, which of its demonstrations are small enough) under each of `config.sided_transformations`."""
     texts = [text for each in task.demonstrations for text in (each.question, each.answer)]
     odd = next((text for text in texts if parse_grid(text) is None), None)
     if odd is not None and config.colour_permutations:
@@ -240,13 +216,19 @@ def _variants(task: Task, config: DataConfig) -> list[_Variant]:
     # The task's own problem plays no part here; it would be transformed along with the demonstrations.
     task = replace(task, problem=task.demonstrations[0].question, answer=None)
     changed = [transform_task(task, *pair) for pair in config.sided_transformations]
-    fits = [tuple(odd is not None or _fits(each, config.max_side) for each in one.demonstrations) for one in changed]
-    return [_Variant(*pair) for pair in zip(changed, fits, strict=True)]
+    return [(one, [odd is not None or _fits(each, config.max_side) for each in one.demonstrations]) for one in changed]
 
 
 def _fits(demonstration: Demonstration, max_side: int) -> bool:
     grids = [parse_grid(text) for text in (demonstration.question, demonstration.answer)]
     return all(grid is None or max(len(grid), len(grid[0])) <= max_side for grid in grids)
+
+
+def _shuffled_recipes(size: int, direct: bool, config: DataConfig, rng: random.Random) -> Iterator[_Recipe]:
+    for left_out in (1, 2) if config.leave_two_out and not direct else (1,):
+        recipes = list(_recipes(size, left_out, direct, config, rng))
+        rng.shuffle(recipes)
+        yield from recipes
 
 
 def _recipes(size: int, left_out: int, direct: bool, config: DataConfig, rng: random.Random) -> Iterator[_Recipe]:

@@ -1,11 +1,11 @@
 """A problem as a user has it, as tasks: an ARC puzzle, a few-shot file, lines of "input -> output", or a text alone.
 
-What is uploaded or pasted is read here within limits, and nothing of it is run: it is data from its first byte on.
+What is uploaded or pasted is read here within limits, and nothing of it is run. Whatever is
+wrong with it raises DataError.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from typing import Any
 from hf_mass.errors import DataError
 from hf_mass.tasks.arc import puzzle_tasks
 from hf_mass.tasks.grids import parse_grid
-from hf_mass.tasks.rows import ALIASES, ROW_KINDS, as_rows, pair_columns, parse_rows, row_value
+from hf_mass.tasks.rows import ALIASES, ROW_KINDS, as_rows, pair_columns, parse_json, parse_rows, row_value
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.verifiers import gold_answer, register_verifier
 
@@ -28,11 +28,7 @@ _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 @register_verifier("identical")
 def identical(task: Task, answer: str) -> float:
-    """Returns 1 if the answer is the task's to the letter, upper and lower case told apart: what rules for texts need.
-
-    Raises:
-        VerifierError: If the task has no gold answer.
-    """
+    """Returns 1 if the answer is the task's to the letter and case, which is what rules for texts need."""
     return float(answer.strip() == gold_answer(task, "identical").strip())
 
 
@@ -73,11 +69,7 @@ class Problem:
 
 
 def read_problem_file(path: str | Path, limits: Limits | None = None) -> Problem:
-    """The problem in a file of one of `KINDS`.
-
-    Raises:
-        DataError: If it cannot be read, is too large, or is of no known form.
-    """
+    """The problem in a file of one of `KINDS`."""
     file, limits = Path(path), limits or Limits()
     try:
         file = file.expanduser()
@@ -113,9 +105,6 @@ def read_problem(text: str, name: str = "problem", kind: str | None = None, limi
         name: What to call it.
         kind: One of `KINDS`; None to tell from the text.
         limits: How large it may be.
-
-    Raises:
-        DataError: If it is empty, too large, or not of the form that it begins like.
     """
     limits, text = limits or Limits(), text.removeprefix("\ufeff")
     if kind is not None and kind not in KINDS:
@@ -136,11 +125,7 @@ def read_problem(text: str, name: str = "problem", kind: str | None = None, limi
 
 
 def read_object(content: Mapping[str, Any], name: str, limits: Limits | None = None) -> Problem:
-    """The problem of texts that an object with "problem", "demonstrations" and what else a `Task` has describes.
-
-    Raises:
-        DataError: If it is too large, or a value is not of the right kind.
-    """
+    """The problem of texts that an object with "problem", "demonstrations" and what else a `Task` has describes."""
     problem = Problem(name, "texts", (_object_task(content, name),))
     _check(problem, limits or Limits())
     return problem
@@ -148,8 +133,6 @@ def read_object(content: Mapping[str, Any], name: str, limits: Limits | None = N
 
 def _kind_of(text: str) -> str:
     lines = [line for line in text.strip().splitlines() if line.strip()]
-    if len(lines) > 1 and all(line.lstrip().startswith("{") and line.rstrip().endswith("}") for line in lines):
-        return ".jsonl"
     if text.lstrip().startswith(("{", "[")):
         return ".txt" if all(map(_ARROW.search, lines)) and not _is_json(text) else ".json"
     return next((kind for kind, mark in ((".csv", ","), (".tsv", "\t")) if _is_table(lines, mark)), ".txt")
@@ -157,14 +140,14 @@ def _kind_of(text: str) -> str:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
+        parse_json(text)
     except ValueError:
         return False
     return True
 
 
 def _is_table(lines: Sequence[str], mark: str) -> bool:
-    """Whether the first line names columns, and others follow."""
+    """Returns True if the first line names columns, and others follow."""
     header = {cell.strip('" ').lower() for cell in lines[0].split(mark)}
     return len(lines) > 1 and any({*names} <= header for names in ALIASES)
 
@@ -178,7 +161,7 @@ def _tasks(text: str, name: str, kind: str) -> tuple[tuple[Task, ...], bool]:
     if kind == ".txt":
         return _line_tasks(text, name), False
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError as error:
         raise DataError(f"{name!r} could not be read as JSON: {error}. Correct it, or give it as .txt.") from error
     if isinstance(content, list):
@@ -189,7 +172,7 @@ def _tasks(text: str, name: str, kind: str) -> tuple[tuple[Task, ...], bool]:
 
 
 def _row_tasks(rows: Sequence[dict[str, Any]], name: str) -> tuple[tuple[Task, ...], bool]:
-    where, rows = repr(name), [_renamed(_lower_case(row, name)) for row in rows]
+    where, rows = repr(name), [_plain_columns(row, name) for row in rows]
     for n, row in enumerate(rows):
         if "input" not in row:
             raise DataError(
@@ -212,22 +195,18 @@ def _is_filled(value: Any) -> bool:
     return bool(value.strip()) if isinstance(value, str) else value is not None
 
 
-def _lower_case(row: dict[str, Any], name: str) -> dict[str, Any]:
-    lower: dict[str, Any] = {}
+def _plain_columns(row: dict[str, Any], name: str) -> dict[str, Any]:
+    """The row with columns in lower case, and "input" and "output" for others that mean the same."""
+    plain: dict[str, Any] = {}
     for key, value in row.items():
-        plain = key.strip().lower()
-        if plain and plain in lower:
-            raise DataError(f"{name!r} has two columns called {plain!r:.60}. Give every column a name of its own.")
-        lower[plain] = value
-    return lower
-
-
-def _renamed(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with the columns "input" and "output", where it has others that mean the same."""
-    if "input" in row or (pair := pair_columns(row)) is None:
-        return row
-    names = dict(zip(pair, ALIASES[0], strict=True))
-    return {names.get(key, key): value for key, value in row.items()}
+        column = key.strip().lower()
+        if column and column in plain:
+            raise DataError(f"{name!r} has two columns called {column!r:.60}. Give every column a name of its own.")
+        plain[column] = value
+    if "input" not in plain and (pair := pair_columns(plain)):
+        names = dict(zip(pair, ALIASES[0], strict=True))
+        return {names.get(column, column): value for column, value in plain.items()}
+    return plain
 
 
 def _line_tasks(text: str, name: str) -> tuple[Task, ...]:
@@ -246,8 +225,7 @@ def _line_tasks(text: str, name: str) -> tuple[Task, ...]:
 
 def _split(pairs: Sequence[Demonstration], solved: Sequence[bool], name: str) -> tuple[Task, ...]:
     """Queries are those without an output, else the last."""
-    last = len(pairs) - 1
-    is_query = [not each for each in solved] if not all(solved) else [n == last for n in range(len(pairs))]
+    is_query = [not each for each in solved] if not all(solved) else [pair is pairs[-1] for pair in pairs]
     demonstrations = tuple(pair for pair, query in zip(pairs, is_query, strict=True) if not query)
     queries = [pair for pair, query in zip(pairs, is_query, strict=True) if query]
     if not demonstrations:
@@ -289,12 +267,12 @@ def _object_task(content: Mapping[str, Any], name: str) -> Task:
 def _check(problem: Problem, limits: Limits) -> None:
     """Raises DataError where a limit is passed, or a text holds what no tokenizer takes."""
     name, demonstrations = problem.name, problem.tasks[0].demonstrations
-    for field, count, most in (
-        ("demonstrations", len(demonstrations), limits.demonstrations),
-        ("queries", len(problem.tasks), limits.queries),
+    for count, most, what in (
+        (len(demonstrations), limits.demonstrations, "demonstrations"),
+        (len(problem.tasks), limits.queries, "queries"),
     ):
         if count > most:
-            raise DataError(f"{name!r} has {count} {field}; at most {most} are taken. Leave some out.")
+            raise DataError(f"{name!r} has {count} {what}; at most {most} are taken. Leave some out.")
     texts = [text for pair in demonstrations for text in (pair.question, pair.answer)]
     for task in problem.tasks:
         texts += [text for text in (task.problem, task.answer, task.solution) if text is not None]

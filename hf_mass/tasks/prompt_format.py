@@ -9,19 +9,19 @@ Applying a tokenizer's chat template is left to the models layer; `PromptFormat.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from string import Formatter
 from typing import Any, Literal
 
 from hf_mass.errors import ConfigError, DataError
+from hf_mass.tasks.checks import require_one_of
 from hf_mass.tasks.grids import GRID_FORMS, grid_text, parse_grid
 from hf_mass.tasks.task import Task
 
 ParseFailure = Literal["empty", "no_match", "no_question", "no_answer"]
 
-# Placeholders that a task itself supplies; any other name in a prompt template is looked up in `Task.fields`.
-_TASK_PLACEHOLDERS = frozenset({"problem", "demonstrations"})
+_QUESTION_TEMPLATES = ("inner_template", "demonstration_prompt_template")  # their own placeholder is {question}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +49,21 @@ class SolutionParts:
     answer: str
 
 
-def _template_names(template: str, name: str) -> list[str]:
-    """Placeholder names of a template, in order; `name` is the field to blame for a malformed one."""
+def _placeholders(name: str, template: str) -> list[str]:
+    """The placeholders of a template, in order; `name` is the field to blame for a malformed one."""
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:
         raise ConfigError(
             f"PromptFormat.{name}: {error} in {template!r}. Write a literal brace twice, as {{{{ or }}}}."
         ) from error
-    names = []
     for _, placeholder, spec, conversion in parts:
-        if placeholder is None:
-            continue
-        if not placeholder.isidentifier() or spec or conversion:
-            field = placeholder + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+        if placeholder is not None and (not placeholder.isidentifier() or spec or conversion):
             raise ConfigError(
-                f"PromptFormat.{name}: {{{field}}} is no plain named placeholder in {template!r}. Use a name such as "
-                "{problem}; write a literal brace twice, as {{ or }}."
+                f"PromptFormat.{name} has a placeholder {placeholder!r} that is no plain name in {template!r}. Use a "
+                "name such as {problem}; write a literal brace twice, as {{ or }}."
             )
-        names.append(placeholder)
-    return names
+    return [placeholder for _, placeholder, _, _ in parts if placeholder is not None]
 
 
 def _fill(template: str, values: Mapping[str, str]) -> str:
@@ -164,59 +159,46 @@ class PromptFormat:
     grid_form: str | None = None
 
     def __post_init__(self) -> None:
-        self.validate()
-
-    def validate(self) -> None:
-        """Checks every template and pattern.
-
-        Raises:
-            ConfigError: Naming the field that is wrong, and the cure.
-        """
         for field in fields(self):
             value = getattr(self, field.name)
-            optional = field.name in ("inner_template", "demonstration_prompt_template", "grid_form")
-            if not isinstance(value, str) and not (optional and value is None):
+            if not isinstance(value, str) and not (field.default is None and value is None):
                 raise ConfigError(f"PromptFormat.{field.name} must be a string, got {value!r}.")
-        if self.grid_form is not None and self.grid_form not in GRID_FORMS:
-            raise ConfigError(
-                f"PromptFormat.grid_form is {self.grid_form!r}; choose one of {list(GRID_FORMS)}, or None for texts."
-            )
-        _template_names(self.generator_template, "generator_template")
-        self._require("solver_template", self.solver_template, {"problem"})
-        self._require("demonstration_template", self.demonstration_template, {"question", "answer"}, only=True)
-        self._require("solution_format", self.solution_format, {"answer"}, only=True, optional={"rationale"})
-        for name in ("inner_template", "demonstration_prompt_template"):
+        if self.grid_form is not None:
+            require_one_of("PromptFormat.grid_form", self.grid_form, GRID_FORMS)
+        _placeholders("generator_template", self.generator_template)
+        self._require("solver_template", {"problem"})
+        self._require("demonstration_template", {"question", "answer"}, ())
+        self._require("solution_format", {"answer"}, {"rationale"})
+        for name in _QUESTION_TEMPLATES:
             if getattr(self, name) is not None:
-                self._require(name, getattr(self, name), {"question"})
-        groups = self._groups("sample_pattern", self.sample_pattern)
+                self._require(name, {"question"})
+        groups = self._groups("sample_pattern")
         for name in ("sample_question_format", "sample_answer_format"):
-            template: str = getattr(self, name)
-            self._require(name, template, set(), only=True, optional=groups)
-            if not _template_names(template, name):
+            self._require(name, set(), groups)
+            if not _placeholders(name, getattr(self, name)):
                 raise ConfigError(
-                    f"PromptFormat.{name} uses no named group of sample_pattern: {template!r}. Known: {sorted(groups)}."
+                    f"PromptFormat.{name} uses no named group of sample_pattern: {getattr(self, name)!r}. "
+                    f"Known: {sorted(groups)}."
                 )
-        if "answer" not in self._groups("solution_pattern", self.solution_pattern):
+        if "answer" not in self._groups("solution_pattern"):
             raise ConfigError(
                 f"PromptFormat.solution_pattern lacks a group (?P<answer>...): {self.solution_pattern!r}. Add it."
             )
 
-    @staticmethod
-    def _require(
-        name: str, template: str, required: set[str], *, only: bool = False, optional: Iterable[str] = ()
-    ) -> None:
-        names = set(_template_names(template, name))
+    def _require(self, name: str, required: set[str], optional: Collection[str] | None = None) -> None:
+        """Refuses a template without the placeholders required, or with any but the optional ones (None: any)."""
+        template = getattr(self, name)
+        names = set(_placeholders(name, template))
         if missing := required - names:
             raise ConfigError(f"PromptFormat.{name} lacks the placeholder {{{min(missing)}}}: {template!r}. Add it.")
-        known = required | set(optional)
-        if only and (unknown := names - known):
+        if optional is not None and (unknown := names - required - set(optional)):
             raise ConfigError(
                 f"PromptFormat.{name} has the unknown placeholder {{{min(unknown)}}}: {template!r}. "
-                f"Known: {sorted(known)}. Write a literal brace twice."
+                f"Known: {sorted({*required, *optional})}. Write a literal brace twice."
             )
 
-    @staticmethod
-    def _groups(name: str, pattern: str) -> set[str]:
+    def _groups(self, name: str) -> set[str]:
+        pattern = getattr(self, name)
         try:
             return set(re.compile(pattern).groupindex)
         except re.error as error:
@@ -225,12 +207,11 @@ class PromptFormat:
     @property
     def task_fields(self) -> tuple[str, ...]:
         """Names that the prompt templates look up in `Task.fields`, sorted."""
-        names = set(_template_names(self.generator_template, "generator_template"))
-        names |= set(_template_names(self.solver_template, "solver_template"))
-        for name in ("inner_template", "demonstration_prompt_template"):
-            if getattr(self, name) is not None:
-                names |= set(_template_names(getattr(self, name), name)) - {"question"}
-        return tuple(sorted(names - _TASK_PLACEHOLDERS))
+        names = set[str]()
+        for field in ("generator_template", "solver_template", *_QUESTION_TEMPLATES):
+            placeholders = set(_placeholders(field, getattr(self, field) or ""))
+            names |= placeholders - {"question"} if field in _QUESTION_TEMPLATES else placeholders
+        return tuple(sorted(names - {"problem", "demonstrations"}))
 
     def to_dict(self) -> dict[str, Any]:
         """The format as JSON-serialisable values; `from_dict` reads them back."""
@@ -238,11 +219,7 @@ class PromptFormat:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PromptFormat:
-        """The format that `to_dict` wrote; names left out take their defaults.
-
-        Raises:
-            ConfigError: If a name is unknown or a value is refused by `validate`.
-        """
+        """The format that `to_dict` wrote; names left out take their defaults. Raises ConfigError as the class does."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ConfigError(f"PromptFormat has no field {unknown[0]!r}. Known fields: {sorted(known)}.")
@@ -250,42 +227,23 @@ class PromptFormat:
 
     def generator_prompt(self, task: Task) -> str:
         """Text on which the generator writes one auxiliary sample; DataError if `task.fields` lacks a name it uses."""
-        return self._render("generator_template", self.generator_template, task, problem=task.problem)
+        return self._render("generator_template", task, problem=task.problem)
 
     def solver_prompt(self, task: Task) -> str:
         """Text on which the model solves the task; DataError if `task.fields` lacks a name it uses."""
-        return self._render("solver_template", self.solver_template, task, problem=task.problem)
+        return self._render("solver_template", task, problem=task.problem)
 
     def inner_prompt(self, question: str, task: Task) -> str:
-        """Text on which the inner loop trains the answer to the auxiliary `question`.
-
-        Args:
-            question: The auxiliary question p_i.
-            task: The task that it was written for.
-
-        Raises:
-            DataError: If the template names a key that `task.fields` lacks.
-        """
+        """Text on which the inner loop trains the answer to an auxiliary question, written for `task`."""
         if self.inner_template is None:
-            values = {"problem": question, "demonstrations": ""}
-            return self._render("solver_template", self.solver_template, task, **values)
-        values = {"question": question, "problem": task.problem}
-        return self._render("inner_template", self.inner_template, task, **values)
+            return self._render("solver_template", task, problem=question, demonstrations="")
+        return self._render("inner_template", task, question=question, problem=task.problem)
 
     def demonstration_prompt(self, question: str, task: Task) -> str:
-        """Text on which the answer of a task's own demonstration is asked for.
-
-        Args:
-            question: The demonstration's question.
-            task: The task without it, since {demonstrations} shows all that `task` has.
-
-        Raises:
-            DataError: If the template names a key that `task.fields` lacks.
-        """
+        """Text on which the answer of a task's own demonstration is asked for; `task` is the one without it."""
         if self.demonstration_prompt_template is None:
             return self.inner_prompt(question, task)
-        values = {"question": question, "problem": task.problem}
-        return self._render("demonstration_prompt_template", self.demonstration_prompt_template, task, **values)
+        return self._render("demonstration_prompt_template", task, question=question, problem=task.problem)
 
     def messages(self, task: Task, text: str) -> list[dict[str, str]]:
         """The task's conversation so far, followed by `text` (a rendered prompt) as the user's message."""
@@ -296,15 +254,14 @@ class PromptFormat:
         """What {demonstrations} stands for: header, demonstrations and footer, or nothing if the task has none."""
         if not task.demonstrations:
             return ""
-        demonstrations = (
+        texts = [
             _fill(
                 self.demonstration_template,
-                {"question": self.written(demo.question), "answer": self.written(demo.answer)},
+                {"question": self.written(each.question), "answer": self.written(each.answer)},
             )
-            for demo in task.demonstrations
-        )
-        body = self.demonstration_separator.join(demonstrations)
-        return f"{self.demonstrations_header}{body}{self.demonstrations_footer}"
+            for each in task.demonstrations
+        ]
+        return self.demonstrations_header + self.demonstration_separator.join(texts) + self.demonstrations_footer
 
     def written(self, text: str) -> str:
         """A question or an answer as it stands in a prompt: a grid in `grid_form`, anything else as it is."""
@@ -318,10 +275,11 @@ class PromptFormat:
         grid = parse_grid(text)
         return "" if grid is None else grid_text(grid)
 
-    def _render(self, name: str, template: str, task: Task, **values: str) -> str:
+    def _render(self, name: str, task: Task, **values: str) -> str:
+        template = getattr(self, name)
         texts = {key: value if key == "demonstrations" else self.written(value) for key, value in values.items()}
         known = {**task.fields, "demonstrations": self.demonstrations_text(task), **texts}
-        for placeholder in _template_names(template, name):
+        for placeholder in _placeholders(name, template):
             if placeholder not in known:
                 raise DataError(
                     f"PromptFormat.{name} refers to {{{placeholder}}}, which the task (id {task.id!r}) does not have. "
@@ -330,29 +288,23 @@ class PromptFormat:
         return _fill(template, known)
 
     def parse_sample(self, text: str) -> ParsedSample:
-        """Reads an auxiliary question and answer from text that the generator wrote.
-
-        Args:
-            text: The completion, without the prompt.
-
-        Returns:
-            The sample; where the text holds none, `reason` says why.
-        """
+        """Reads a question and an answer from a generator's completion; where it holds none, `reason` says why."""
         text = text.strip()
         if not text:
             return ParsedSample("", "", "empty")
         match = re.search(self.sample_pattern, text)
         if match is None:
             return ParsedSample("", "", "no_match")
-        groups = {name: (value or "").strip() for name, value in match.groupdict().items()}
+        groups = _stripped_groups(match)
 
-        def compose(name: str, template: str) -> str:
+        def compose(name: str) -> str:
+            template = getattr(self, name)
             # Constant text around blank groups is no question and no answer.
-            used = _template_names(template, name)
-            return _fill(template, groups).strip() if any(groups[group] for group in used) else ""
+            return (
+                _fill(template, groups).strip() if any(groups[each] for each in _placeholders(name, template)) else ""
+            )
 
-        question = compose("sample_question_format", self.sample_question_format)
-        answer = compose("sample_answer_format", self.sample_answer_format)
+        question, answer = compose("sample_question_format"), compose("sample_answer_format")
         if not question:
             return ParsedSample("", answer, "no_question")
         if not answer:
@@ -365,7 +317,7 @@ class PromptFormat:
         match = re.search(self.solution_pattern, text.strip())
         if match is None:
             return None
-        groups = {name: (value or "").strip() for name, value in match.groupdict().items()}
+        groups = _stripped_groups(match)
         answer = self._read(groups["answer"])
         return SolutionParts(groups.get("rationale", ""), answer) if answer else None
 
@@ -373,3 +325,7 @@ class PromptFormat:
         """A solution text of a derivation (which may be empty) and a final answer."""
         answer = self.written(answer.strip())
         return _fill(self.solution_format, {"rationale": rationale.strip(), "answer": answer}).strip()
+
+
+def _stripped_groups(match: re.Match[str]) -> dict[str, str]:
+    return {name: (value or "").strip() for name, value in match.groupdict().items()}

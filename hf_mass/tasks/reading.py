@@ -1,4 +1,7 @@
-"""From what a person names (a file, a folder, stdin, or words) to problems, or to a set of tasks with known answers."""
+"""From what a person names (a file, a folder, stdin, or words) to problems, or to a set of tasks with known answers.
+
+What is missing or cannot be read raises DataError.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_mass.errors import DataError
-from hf_mass.tasks.arc import is_kaggle_folder, load_grid_tasks
+from hf_mass.tasks.arc import is_kaggle_folder, load_grid_tasks, visible_files
 from hf_mass.tasks.bbh import BBH_TASKS, load_bbh
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.problems import KINDS, Problem, read_object, read_problem, read_problem_file
@@ -21,11 +24,7 @@ from hf_mass.tasks.verifiers import get_verifier
 
 
 def read_one(words: Sequence[str]) -> Problem:
-    """The problem that an argument names: a file, "-" for stdin, or the words as lines of a text.
-
-    Raises:
-        DataError: If there is none, or it cannot be read.
-    """
+    """The problem that an argument names: a file, "-" for stdin, or the words as lines of a text."""
     if list(words) == ["-"]:
         try:
             return read_problem(sys.stdin.read(), "stdin")
@@ -41,7 +40,7 @@ def read_one(words: Sequence[str]) -> Problem:
 
 
 def _is_path(word: str) -> bool:
-    """Whether a word names a file: there is one, or it looks like one that is missing."""
+    """Returns True if a word names a file: there is one, or it looks like one that is missing."""
     if "\n" in word or len(word) > 1000:
         return False
     path = Path(word).expanduser()
@@ -52,14 +51,10 @@ def _is_path(word: str) -> bool:
 
 
 def read_many(name: str) -> list[Problem]:
-    """The problems of a folder, of a Kaggle file of challenges, or of a file of one object a problem.
-
-    Raises:
-        DataError: If there are none, or one cannot be read.
-    """
+    """The problems of a folder, of a Kaggle file of challenges, or of a file of one object a problem."""
     path = _existing(name)
     if path.is_dir() and not is_kaggle_folder(path):
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in KINDS and _is_visible(file, path))
+        files = visible_files(path, KINDS)
         if not files:
             raise DataError(f"The folder {name!r} has no file of one of {', '.join(KINDS)}. Give one that has.")
         return [read_problem_file(file) for file in files]
@@ -76,10 +71,6 @@ def _existing(name: str) -> Path:
     if not path.exists():
         raise DataError(f"There is no file or folder {name!r}. Correct the path.")
     return path
-
-
-def _is_visible(file: Path, folder: Path) -> bool:
-    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _puzzles(tasks: Sequence[Task]) -> Iterator[Problem]:
@@ -102,7 +93,7 @@ def _json_rows(path: Path) -> list[dict[str, Any]] | None:
 
 
 def _are_problems(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether each row describes a problem, as the first one shows."""
+    """Returns True if the rows describe a problem each, as the first one shows."""
     return any("problem" in row for row in rows[:1])
 
 
@@ -110,11 +101,12 @@ def _row_problem(row: Mapping[str, Any], name: str, verifier: str | None = None)
     """The problem of a row, which may name the "verifier" (else `verifier`) and the "domain" of its task."""
     if "problem" not in row:
         raise DataError(f"{name!r} has no 'problem', found {sorted(row)!r:.60}. Give every object one.")
-    settings = {"verifier": verifier, **{key: row[key] for key in ("verifier", "domain") if row.get(key) is not None}}
-    settings = {key: value for key, value in settings.items() if value is not None}
+    settings = {key: row[key] for key in ("verifier", "domain") if row.get(key) is not None}
     for key, value in settings.items():
         if not isinstance(value, str):
             raise DataError(f"{name!r}: {key} is {value!r:.60}. Give a text.")
+    if verifier is not None:
+        settings.setdefault("verifier", verifier)
     if "verifier" in settings:
         get_verifier(settings["verifier"])
     (task,) = read_object({key: value for key, value in row.items() if key not in ("verifier", "domain")}, name).tasks

@@ -1,10 +1,12 @@
 """Rows of a user's own file (CSV, TSV, JSON, JSON lines), and few-shot tasks from them.
 
 All that the package reads as rows is read here, and `ALIASES` is the one list of names for their two columns.
+What cannot be read, or is of another form, raises DataError.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -14,7 +16,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_mass.errors import ConfigError, DataError
+from hf_mass.errors import DataError
+from hf_mass.tasks.checks import require_whole
 from hf_mass.tasks.grids import as_grid, grid_text
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.verifiers import get_verifier
@@ -51,8 +54,8 @@ def load_few_shot_file(
     """Tasks from a file of solved examples of one and the same task.
 
     Args:
-        path: A .json file (a list of objects), a .jsonl file (one object a line), or a .csv or .tsv file with a header.
-            A value is text, a number, or a list of rows of colours, which is a grid.
+        path: A .json file (a list of objects, or JSON lines), a .jsonl file, or a .csv or .tsv file with a header. A
+            value is text, a number, or a list of rows of colours, which is a grid.
         input_column: The column of inputs.
         output_column: The column of outputs.
         demonstrations: How many rows, drawn by `seed`, become the demonstrations of every task.
@@ -69,18 +72,30 @@ def load_few_shot_file(
         DataError: If the file cannot be read, a row lacks a column or a value, or no row is left to be a query.
     """
     get_verifier(verifier)
-    if demonstrations < 1:
-        raise ConfigError(f"load_few_shot_file: demonstrations must be at least 1, got {demonstrations!r}.")
+    require_whole("load_few_shot_file: demonstrations", demonstrations, 1)
     file = Path(path).expanduser()
-    where = repr(str(file))
     pairs = [
-        Demonstration(row_value(row, input_column, number, where), row_value(row, output_column, number, where))
-        for number, row in enumerate(read_rows(file))
+        Demonstration(*(row_value(row, column, n, repr(str(file))) for column in (input_column, output_column)))
+        for n, row in enumerate(read_rows(file))
     ]
+    fields = {"source": file.name, "file": file.name}
+    return few_shot_tasks(file, pairs, demonstrations, seed, verifier, fields, in_order=True)
+
+
+def few_shot_tasks(
+    file: Path,
+    pairs: Sequence[Demonstration],
+    demonstrations: int,
+    seed: int,
+    verifier: str,
+    fields: Mapping[str, str],
+    in_order: bool = False,
+) -> list[Task]:
+    """One task for each pair of a file that `draw_demonstrations` leaves, in the order of the draw or of the file."""
     if len(pairs) <= demonstrations:
         raise DataError(
-            f"{str(file)!r} has {len(pairs)} rows, which leaves no query beside {demonstrations} demonstrations. Add "
-            "rows, or set demonstrations to a smaller number."
+            f"{str(file)!r} has {len(pairs)} examples, which leaves no query beside {demonstrations} demonstrations. "
+            "Add examples, or set demonstrations to a smaller number."
         )
     first, rest = draw_demonstrations(len(pairs), demonstrations, seed)
     shared = tuple(pairs[number] for number in first)
@@ -92,9 +107,9 @@ def load_few_shot_file(
             verifier=verifier,
             domain=file.stem,
             id=f"{file.stem}_{number}",
-            fields={"source": file.name, "file": file.name},
+            fields=dict(fields),
         )
-        for number in sorted(rest)
+        for number in (sorted(rest) if in_order else rest)
     ]
 
 
@@ -106,23 +121,31 @@ def draw_demonstrations(total: int, count: int, seed: int) -> tuple[list[int], l
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        DataError: If it cannot be read, or is no JSON.
-    """
+    """The content of a JSON file; a list where it holds JSON lines."""
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
+        return parse_json(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{str(file)!r} could not be read as JSON: {error}. Correct or replace the file.") from error
 
 
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a .json, .jsonl, .csv or .tsv file.
+def parse_json(text: str) -> Any:
+    """The content of a text in JSON, or the list of the objects of JSON lines; raises ValueError if it is neither."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        with contextlib.suppress(ValueError):
+            if lines := json_lines(text):
+                return lines
+        raise  # what is wrong with the text as a whole
 
-    Raises:
-        DataError: If there is no such file, it cannot be read, or a row is no object.
-    """
+
+def json_lines(text: str) -> list[Any]:
+    """The values of JSON lines; raises ValueError if a line is no JSON."""
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a .json, .jsonl, .csv or .tsv file."""
     if not file.is_file():
         raise DataError(f"There is no file {str(file)!r}. Correct the path.")
     where, kind = repr(str(file)), file.suffix.lower()
@@ -141,18 +164,16 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def parse_rows(text: str, kind: str, where: str) -> list[dict[str, Any]]:
-    """The rows of a text in one of `ROW_KINDS`; `where` names it in errors.
-
-    Raises:
-        DataError: If it is of another form.
-    """
+    """The rows of a text in one of `ROW_KINDS`; `where` names it in errors."""
+    header: Sequence[str] = ()
     try:
         if kind == ".jsonl":
-            return as_rows([json.loads(line) for line in text.split("\n") if line.strip()], where)
-        table = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter="," if kind == ".csv" else "\t")
-        header, rows = table.fieldnames or (), list(table)
-    except DataError:
-        raise
+            rows = json_lines(text)
+        else:
+            table = csv.DictReader(
+                io.StringIO(text, newline=""), strict=True, delimiter="," if kind == ".csv" else "\t"
+            )
+            header, rows = table.fieldnames or (), list(table)
     except (ValueError, RecursionError, csv.Error) as error:
         raise DataError(
             f"{where} could not be read: {error}. A .jsonl file must hold one object a line, a .csv or .tsv file a "
@@ -165,11 +186,7 @@ def parse_rows(text: str, kind: str, where: str) -> list[dict[str, Any]]:
 
 
 def as_rows(values: Sequence[Any], where: str) -> list[dict[str, Any]]:
-    """The values, each of which must be an object; `where` names them in errors.
-
-    Raises:
-        DataError: If one is not, or comes from a line of a table that is longer than the header.
-    """
+    """The values, each of which must be an object; `where` names them in errors."""
     for number, row in enumerate(values):
         if not isinstance(row, dict):
             raise DataError(
@@ -184,11 +201,7 @@ def as_rows(values: Sequence[Any], where: str) -> list[dict[str, Any]]:
 
 
 def row_value(row: Mapping[str, Any], column: str, number: int, where: str) -> str:
-    """The text of a row's value in a column; grids in canonical form.
-
-    Raises:
-        DataError: If there is none, or it is neither text, a number nor a grid.
-    """
+    """The text of a row's value in a column; grids in canonical form."""
     where = f"{where}, row {number} (counted from 0)"
     if column not in row:
         raise DataError(

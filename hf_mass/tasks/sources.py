@@ -13,6 +13,7 @@ from typing import Any
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.tasks.arc import holds_puzzles, load_grid_tasks
+from hf_mass.tasks.checks import require_whole
 from hf_mass.tasks.formats import FORMATS, PromptFormat
 from hf_mass.tasks.hub_datasets import load_dataset_rows
 from hf_mass.tasks.rows import pair_columns, read_rows
@@ -24,10 +25,9 @@ _DEFAULT_FORMAT = FORMATS["default"]
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which column of a row holds what.
+    """Which column of a row holds what; None where the data has no such thing, or it is to be left out.
 
-    A column left at its default, other than `problem`, may be missing from the data; one that is named otherwise must
-    be there. None: the data has no such thing, or it is to be left out.
+    A column left at its default, other than `problem`, may be missing from the data; any other must be there.
 
     Args:
         problem: The problem, as a string or as a list of {"role", "content"} messages.
@@ -84,8 +84,8 @@ def load_tasks(
         DataError: If the data cannot be read, or a row lacks what the columns promise.
     """
     get_verifier(verifier)
-    if limit is not None and limit < 1:
-        raise ConfigError(f"load_tasks: limit must be at least 1 or None, got {limit!r}.")
+    if limit is not None:
+        require_whole("load_tasks: limit", limit, 1)
     path = Path(name_or_path).expanduser()
     if path.exists() and holds_puzzles(path / split if (path / split).is_dir() else path):
         puzzles = _load_puzzles(path, split, verifier, fmt)
@@ -115,13 +115,8 @@ def task_from_row(
     """One row as a `Task`.
 
     A null in a gold column means that the gold is not known; an empty string is an error, since it cannot be meant.
-
-    Args:
-        row: The values by column.
-        columns: Which column holds what.
-        verifier: Name of the verifier for the task.
-        fmt: Splits the solution where there is no answer; the columns that its prompts name become `Task.fields`.
-        number: The row's number, from 0, for error messages and as the default id.
+    `fmt` splits the solution where there is no answer, and the columns that its prompts name become `Task.fields`.
+    `number` is the row's, from 0: its default id, and what errors call it.
 
     Raises:
         DataError: If a column is missing, or a value is empty or of the wrong kind.
@@ -150,15 +145,10 @@ def task_from_row(
 
 
 def validate_tasks(tasks: Sequence[Task], *, need_gold: bool, need_demonstrations: bool) -> None:
-    """Checks that tasks have what a mode needs, and that their verifiers exist.
-
-    Args:
-        tasks: The tasks.
-        need_gold: Each must have a gold solution or a gold answer.
-        need_demonstrations: Each must have a demonstration.
+    """Checks that tasks have what a mode needs: known verifiers, and gold answers or demonstrations where needed.
 
     Raises:
-        DataError: Naming the first task that lacks something.
+        DataError: If there are no tasks, or naming the first one that lacks something.
         VerifierError: If a verifier is unknown.
     """
     if not tasks:
@@ -202,14 +192,20 @@ class _Row:
             return str(value)
         raise self.error(column, f"expected text or a number, found {type(value).__name__} {str(value)[:80]!r}.")
 
-    def optional(self, option: str, column: str | None) -> str | None:
-        """The text of a column, None if it is null or if it is missing under its default name."""
+    def value(self, option: str, column: str | None) -> Any:
+        """The value of a column, None if it is null or if it is missing under its default name."""
         if column is None or (column not in self.row and column == getattr(_DEFAULT_COLUMNS, option)):
             return None
         self.require(column, f"set Columns.{option} to one of these, or to None")
-        text = self.text(self.row[column], column)
+        return self.row[column]
+
+    def optional(self, option: str, column: str | None) -> str | None:
+        """The text of a column, None as for `value`."""
+        text = self.text(self.value(option, column), column or "")
         if text is not None and not text.strip():
-            raise self.error(column, f"the value is empty. Fill it, drop the row, or set Columns.{option} to None.")
+            raise self.error(
+                column or "", f"the value is empty. Fill it, drop the row, or set Columns.{option} to None."
+            )
         return text
 
     def problem(self, column: str) -> tuple[str, tuple[tuple[str, str], ...], bool]:
@@ -240,16 +236,11 @@ class _Row:
         return pairs[-1][1], tuple(pairs[:-1])
 
     def demonstrations(self, column: str | None) -> tuple[Demonstration, ...]:
-        """The demonstrations; none if the column is null, or missing under its default name."""
-        if column is None or (column not in self.row and column == _DEFAULT_COLUMNS.demonstrations):
-            return ()
-        self.require(column, "set Columns.demonstrations to one of these, or to None")
-        value = self.row[column]
-        if value is None:
-            return ()
-        if not isinstance(value, list):
-            raise self.error(column, f"expected a list of demonstrations, found {type(value).__name__}.")
-        return tuple(self._demonstration(entry, column) for entry in value)
+        """The demonstrations; none where `value` is None."""
+        value = self.value("demonstrations", column)
+        if not isinstance(value, list | None):
+            raise self.error(column or "", f"expected a list of demonstrations, found {type(value).__name__}.")
+        return tuple(self._demonstration(entry, column or "") for entry in value or ())
 
     def _demonstration(self, entry: Any, column: str) -> Demonstration:
         pair: Any = ()
@@ -260,11 +251,8 @@ class _Row:
             pair = entry
         texts = [self.text(value, column) for value in pair]
         if len(texts) != 2 or not all(text is not None and text.strip() for text in texts):
-            raise self.error(
-                column,
-                "a demonstration must be {'question', 'answer'}, {'input', 'output'} or a pair, both texts not empty; "
-                f"found {str(entry)[:80]!r}.",
-            )
+            expected = "{'question', 'answer'}, {'input', 'output'} or a pair, both texts not empty"
+            raise self.error(column, f"a demonstration must be {expected}; found {str(entry)[:80]!r}.")
         return Demonstration(str(texts[0]), str(texts[1]))
 
 

@@ -70,10 +70,10 @@ class Task:
         id: str = "",
         verifier: str = "exact_match",
     ) -> Task:
-        """A few-shot task from solved pairs and a query.
+        """A few-shot task from solved pairs, which become the demonstrations, and a query.
 
         Args:
-            pairs: Inputs with their outputs, which become the demonstrations.
+            pairs: Inputs with their outputs.
             query: The input to be answered.
             answer: Its output, or None where it is not known.
             instruction: What to do, to stand before the demonstrations; becomes `fields["instruction"]`.
@@ -102,11 +102,7 @@ class Task:
         )
 
     def with_query(self, query: str, answer: str | None = None) -> Task:
-        """The task that asks something else: the same demonstrations, "#" and the query's beginning after the id.
-
-        Args:
-            query: The input to be answered.
-            answer: Its output, or None where it is not known.
+        """The same demonstrations with another query; "#" and the query's beginning follow the id.
 
         Raises:
             DataError: If a text is empty.
@@ -130,16 +126,9 @@ class Task:
                 f"Task.leave_one_out: index {index} is out of range for {len(self.demonstrations)} demonstrations "
                 f"(id {self.id!r}). Use an index from 0 to {len(self.demonstrations) - 1}."
             )
-        query = self.demonstrations[index]
-        rest = self.demonstrations[:index] + self.demonstrations[index + 1 :]
-        return replace(
-            self,
-            problem=query.question,
-            demonstrations=rest,
-            solution=None,
-            answer=query.answer,
-            id=f"{self.id}#loo{index}",
-        )
+        query, rest = self.demonstrations[index], self.demonstrations[:index] + self.demonstrations[index + 1 :]
+        id = f"{self.id}#loo{index}"
+        return replace(self, problem=query.question, demonstrations=rest, solution=None, answer=query.answer, id=id)
 
 
 def _text(field_name: str, value: object) -> str:

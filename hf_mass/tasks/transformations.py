@@ -1,7 +1,4 @@
-"""Grid transformations by name, in sets, and applied to whole tasks.
-
-The transformations themselves are in `hf_mass.tasks.grid_transformations`; their names are here as well.
-"""
+"""Grid transformations by name, in sets, and applied to whole tasks."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from hf_mass.errors import ConfigError, DataError
+from hf_mass.tasks.checks import require_one_of
 from hf_mass.tasks.grid_transformations import (
     CHAIN_SEPARATOR,
     AntiTranspose,
@@ -30,33 +28,6 @@ from hf_mass.tasks.grid_transformations import (
 )
 from hf_mass.tasks.grids import grid_text, parse_grid
 from hf_mass.tasks.task import Demonstration, Task
-
-__all__ = [
-    "GEOMETRIC",
-    "INFERENCE",
-    "PRETRAINING",
-    "SIDES",
-    "STRIP",
-    "TRAINING",
-    "TRANSFORMATION_SETS",
-    "AntiTranspose",
-    "Chain",
-    "Enlarge",
-    "FlipColumns",
-    "FlipRows",
-    "Identity",
-    "PermuteColours",
-    "Reflect",
-    "Repeat",
-    "Rotate",
-    "Side",
-    "Stretch",
-    "Transformation",
-    "Translate",
-    "Transpose",
-    "resolve_transformations",
-    "transform_task",
-]
 
 Side = Literal["both", "input", "output"]
 SIDES: tuple[Side, ...] = ("both", "input", "output")
@@ -99,23 +70,6 @@ TRAINING: tuple[Transformation, ...] = (
 There, however, each task has a random shift by up to three cells in place of `Translate(1, 1)`.
 """
 
-_LARGER: tuple[Transformation, ...] = (
-    *(Enlarge(factor) for factor in (2, 3)),
-    *(Stretch(axis, factor) for factor in (2, 3) for axis in ("rows", "columns")),
-)
-
-PRETRAINING: tuple[tuple[Transformation, Side], ...] = (
-    *((part, "input") for part in _LARGER),
-    *((part, "output") for part in (*_TURNS, *_FLIPS, *_REFLECTIONS, Enlarge(2), Enlarge(3))),
-    *((part, "output") for part in (Stretch("rows", 2), Stretch("columns", 2), Transpose(), Translate(1, 1))),
-    *((Repeat(axis, count), "output") for count in (2, 3) for axis in ("rows", "columns", "both")),
-    *((part, "both") for part in _LARGER),
-)
-"""What the same code augments the tasks with that a base is trained on beforehand, and which side of a pair it changes.
-
-A change of one side makes a new rule out of a known one, which teaches a base but says little about the task at hand.
-"""
-
 TRANSFORMATION_SETS: dict[str, tuple[Transformation, ...]] = {
     "none": (Identity(),),
     "geometric": GEOMETRIC,
@@ -127,12 +81,8 @@ TRANSFORMATION_SETS: dict[str, tuple[Transformation, ...]] = {
 # How the name of a transformation is read back.
 _AXIS = "(rows|columns)"
 _READERS: tuple[tuple[str, Callable[..., Transformation]], ...] = (
-    ("identity", Identity),
+    *((each.verb, each) for each in (Identity, FlipRows, FlipColumns, Transpose, AntiTranspose)),
     ("rotate (90|180|270)", lambda degrees: Rotate(int(degrees) // 90)),
-    ("flip rows", FlipRows),
-    ("flip columns", FlipColumns),
-    ("transpose", Transpose),
-    ("anti-transpose", AntiTranspose),
     ("translate (-?[0-9]+) (-?[0-9]+)", lambda rows, columns: Translate(int(rows), int(columns))),
     ("enlarge ([0-9]+)", lambda factor: Enlarge(int(factor))),
     (f"stretch {_AXIS} ([0-9]+)", lambda axis, factor: Stretch(axis, int(factor))),
@@ -142,9 +92,7 @@ _READERS: tuple[tuple[str, Callable[..., Transformation]], ...] = (
 )
 
 
-def resolve_transformations(
-    names: str | Transformation | Sequence[str | Transformation],
-) -> tuple[Transformation, ...]:
+def resolve_transformations(names: str | Transformation | Sequence[str | Transformation]) -> tuple[Transformation, ...]:
     """The transformations that a config names.
 
     Args:
@@ -153,9 +101,6 @@ def resolve_transformations(
 
     Returns:
         The transformations in this order, each once. The identity is there only if it is named or in a set.
-
-    Raises:
-        ConfigError: If a name is unknown, a name's numbers are out of range, or there are no names.
     """
     items = [names] if isinstance(names, str) or not isinstance(names, Sequence) else names
     by_name: dict[str, Transformation] = {}
@@ -192,21 +137,11 @@ def _read(name: str) -> Transformation:
 def transform_task(task: Task, transformation: Transformation, side: str = "both") -> Task:
     """The task with its grids transformed: those of the demonstrations, the problem's, and the answer's where known.
 
-    Args:
-        task: A task whose texts are grids; with the identity, any task.
-        transformation: What to do to each grid.
-        side: Change the "input" grids, the "output" grids, or "both".
-
-    Returns:
-        The task, with the grids that changed in canonical text. It has no `solution`, whose derivation would no longer
-        fit; its other fields, the id among them, stay. The identity returns the task itself.
-
-    Raises:
-        ConfigError: If there is no such side.
-        DataError: If a text that must change is no grid.
+    Only the "input" or "output" grids change where `side` says so. Changed grids are in canonical text, and there is no
+    `solution`, whose derivation would no longer fit; all else stays. The identity takes any task and returns it as it
+    is; anything else refuses a text that is no grid with DataError.
     """
-    if side not in SIDES:
-        raise ConfigError(f"transform_task: side must be one of {', '.join(map(repr, SIDES))}, got {side!r}.")
+    require_one_of("transform_task: side", side, SIDES)
     if isinstance(transformation, Identity):
         return task
 
@@ -223,15 +158,11 @@ def transform_task(task: Task, transformation: Transformation, side: str = "both
 
     demonstrations = tuple(
         Demonstration(
-            change(demonstration.question, f"the input of demonstration {number}", "input"),
-            change(demonstration.answer, f"the output of demonstration {number}", "output"),
+            change(pair.question, f"the input of demonstration {number}", "input"),
+            change(pair.answer, f"the output of demonstration {number}", "output"),
         )
-        for number, demonstration in enumerate(task.demonstrations)
+        for number, pair in enumerate(task.demonstrations)
     )
-    return replace(
-        task,
-        problem=change(task.problem, "the problem", "input"),
-        demonstrations=demonstrations,
-        answer=None if task.answer is None else change(task.answer, "the answer", "output"),
-        solution=None,
-    )
+    answer = None if task.answer is None else change(task.answer, "the answer", "output")
+    problem = change(task.problem, "the problem", "input")
+    return replace(task, problem=problem, demonstrations=demonstrations, answer=answer, solution=None)

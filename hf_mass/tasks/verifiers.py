@@ -34,8 +34,6 @@ from hf_mass.tasks.task import Task
 logger = logging.getLogger(__name__)
 
 Verifier = Callable[[Task, str], float]
-
-
 VERIFIERS: dict[str, Verifier] = {}
 
 
@@ -75,22 +73,17 @@ def verify_batch(tasks: Sequence[Task], texts: Sequence[str]) -> list[float]:
     A verifier with a method `batch(tasks, texts)` of its own, as "math" has, gets all of its texts at once.
 
     Raises:
-        ValueError: If there are not as many tasks as texts.
         VerifierError: If a verifier is unknown or cannot judge its task.
     """
-    rewards = [0.0] * len(tasks)
     places: dict[str, list[int]] = {}
     for place, (task, _) in enumerate(zip(tasks, texts, strict=True)):
         places.setdefault(task.verifier, []).append(place)
-    for name, mine in places.items():
-        verifier = get_verifier(name)
-        its_tasks, its_texts = [tasks[i] for i in mine], [texts[i] for i in mine]
-        scores = (
-            verifier.batch(its_tasks, its_texts) if hasattr(verifier, "batch") else map(verifier, its_tasks, its_texts)
-        )
-        for place, score in zip(mine, scores, strict=True):
-            rewards[place] = score
-    return rewards
+    rewards: dict[int, float] = {}
+    for name, numbers in places.items():
+        verifier, batch = get_verifier(name), ([tasks[n] for n in numbers], [texts[n] for n in numbers])
+        scores = verifier.batch(*batch) if hasattr(verifier, "batch") else map(verifier, *batch)
+        rewards.update(zip(numbers, scores, strict=True))
+    return [rewards[place] for place in range(len(tasks))]
 
 
 _MARKER = re.compile(r"(?im)^[^\w\n]*(?:final[ \t]+)?answer\b[^\w\n]*:\**|\banswer[ \t]+(?P<verb>is)\b[ \t]*:?")
@@ -159,11 +152,7 @@ def _choice(text: str) -> str | None:
 
 @register_verifier("multiple_choice")
 def multiple_choice(task: Task, text: str) -> float:
-    """Returns 1 if the letter that the text chooses is the gold answer's: "B", "(B)", "B) Paris", "the answer is B.".
-
-    Raises:
-        VerifierError: If the gold answer is no letter.
-    """
+    """Returns 1 if the text chooses the gold answer's letter: "B", "(B)", "B) Paris", "the answer is B."."""
     gold = gold_answer(task, "multiple_choice").strip()
     letter = re.fullmatch(r"\(?([A-Za-z])[).:]?(?:\s.*)?", gold, re.DOTALL)
     if letter is None:
@@ -203,11 +192,7 @@ def parse_number(text: str) -> Fraction | None:
 
 @register_verifier("numeric")
 def numeric(task: Task, text: str) -> float:
-    """Returns 1 if the last number of the text's final answer is the gold answer's, to 1e-6 unless it is whole.
-
-    Raises:
-        VerifierError: If the gold answer holds no number.
-    """
+    """Returns 1 if the last number of the text's final answer is the gold answer's, to 1e-6 unless it is whole."""
     gold = parse_number(final_answer(gold_answer(task, "numeric")))
     if gold is None:
         raise VerifierError(
@@ -327,7 +312,6 @@ class MathVerifier:
         """The rewards of many texts; the same text for the same gold answer is judged once.
 
         Raises:
-            ValueError: If there are not as many tasks as texts.
             VerifierError: If a task has neither answer nor solution, or the worker cannot be started.
         """
         pairs = [(self._gold(task), final_answer(text)) for task, text in zip(tasks, texts, strict=True)]

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TypeVar
 
-from hf_mass.errors import ConfigError, DataError
-from hf_mass.tasks.grids import Grid, grid_text, parse_grid
+from hf_mass.errors import DataError
+from hf_mass.tasks.checks import require_whole
+from hf_mass.tasks.grids import Grid, canonical_grid, grid_text, parse_grid, transposed
 
 _T = TypeVar("_T")
 
@@ -56,15 +57,10 @@ def hierarchical_vote(predictions: Iterable[Prediction], within: int = 3, top: i
     Args:
         predictions: The predictions for one task; those without an answer have no vote.
         within: Answers that each transformation puts forward at most.
-        top: Answers to return at most.
-
-    Returns:
-        The best answers, best first; empty if there is no answer at all.
-
-    Raises:
-        ConfigError: If `within` or `top` is below 1.
+        top: Answers to return at most, best first.
     """
-    _require_positive("hierarchical_vote", within=within, top=top)
+    require_whole("hierarchical_vote: within", within, 1)
+    require_whole("hierarchical_vote: top", top, 1)
     groups: dict[str, list[str]] = {}
     for prediction in predictions:
         if prediction.answer is not None:
@@ -76,38 +72,15 @@ def hierarchical_vote(predictions: Iterable[Prediction], within: int = 3, top: i
 
 
 def flat_vote(predictions: Iterable[Prediction], top: int = 2) -> list[str]:
-    """One vote for each prediction, whatever its transformation.
-
-    Args:
-        predictions: The predictions for one task; those without an answer have no vote.
-        top: Answers to return at most.
-
-    Returns:
-        The most frequent answers, best first; empty if there is no answer at all.
-
-    Raises:
-        ConfigError: If `top` is below 1.
-    """
-    _require_positive("flat_vote", top=top)
+    """One vote for each prediction with an answer, whatever its transformation: at most `top` answers, best first."""
+    require_whole("flat_vote: top", top, 1)
     answers = [(each.answer, each.transformation) for each in predictions if each.answer is not None]
     untransformed = Counter(answer for answer, transformation in answers if transformation == IDENTITY)
     return _ranked([answer for answer, _ in answers], untransformed)[:top]
 
 
 def self_consistency(predictions: Iterable[Prediction], top: int = 2) -> list[str]:
-    """One vote for each prediction without a transformation, the usual majority among sampled answers.
-
-    Args:
-        predictions: The predictions for one task; those with a transformation or without an answer have no vote.
-        top: Answers to return at most.
-
-    Returns:
-        The most frequent answers, best first; empty if there is no answer without a transformation.
-
-    Raises:
-        ConfigError: If `top` is below 1.
-    """
-    _require_positive("self_consistency", top=top)
+    """The `flat_vote` of the predictions without a transformation: the usual majority among sampled answers."""
     return flat_vote([each for each in predictions if each.transformation == IDENTITY], top)
 
 
@@ -116,13 +89,7 @@ def rescore(candidates: Mapping[str, Sequence[float]]) -> list[str]:
 
     Args:
         candidates: Answer → the log-probability of the (transformed) answer under each transformation of the task, the
-            same transformations for all.
-
-    Returns:
-        All candidates, the likeliest first; of equally likely ones the first in the mapping.
-
-    Raises:
-        DataError: If a candidate has no log-probability, another number of them than the others, or NaN or +∞.
+            same transformations for all. Of equally likely answers the first in the mapping goes first.
     """
     counts = {len(log_probs) for log_probs in candidates.values()}
     if len(counts) > 1 or 0 in counts:
@@ -137,30 +104,8 @@ def rescore(candidates: Mapping[str, Sequence[float]]) -> list[str]:
     return sorted(candidates, key=lambda answer: -math.fsum(candidates[answer]))
 
 
-def oracle(predictions: Iterable[Prediction], gold: str) -> bool:
-    """Returns True if any prediction is right: what the best possible vote would reach. For analysis only."""
-    return any(prediction.answer == gold for prediction in predictions)
-
-
-# Metrics
-
-
-def pass_at(ranked: Sequence[str], gold: str, k: int) -> bool:
-    """Returns True if the gold answer is among the `k` best.
-
-    Raises:
-        ConfigError: If `k` is below 1.
-    """
-    _require_positive("pass_at", k=k)
-    return gold in ranked[:k]
-
-
 def cell_accuracy(answer: str | None, gold: str) -> float:
-    """The share of cells that are right; 0 for a grid of another shape, a text that is no grid, or None.
-
-    Raises:
-        DataError: If the gold answer is no grid.
-    """
+    """The share of cells that are right; 0 for a grid of another shape, a text that is no grid, or None."""
     expected = parse_grid(gold)
     if expected is None:
         raise DataError(f"cell_accuracy: the gold answer is no grid: {gold[:80]!r}. Use it for tasks on grids only.")
@@ -175,12 +120,9 @@ def cell_accuracy(answer: str | None, gold: str) -> float:
 
 
 def majority_rows(grids: Sequence[Grid]) -> Grid:
-    """The grid of the most frequent row at each place.
+    """The grid of the most frequent row at each place, of at least one grid.
 
     It has the most frequent shape, and a row counts if its grid is as wide as that. Ties go to what is seen first.
-
-    Args:
-        grids: At least one grid.
     """
     height, width = _by_count(_shape(grid) for grid in grids)[0]
     wide = [grid for grid in grids if len(grid[0]) == width]
@@ -189,25 +131,19 @@ def majority_rows(grids: Sequence[Grid]) -> Grid:
 
 def majority_columns(grids: Sequence[Grid]) -> Grid:
     """The grid of the most frequent column at each place; otherwise as `majority_rows`."""
-    return _transposed(majority_rows([_transposed(grid) for grid in grids]))
+    return transposed(majority_rows([transposed(grid) for grid in grids]))
 
 
 def _put_forward(answers: Sequence[str], within: int) -> list[str]:
     """The most frequent answers, filled up from the most frequent rows and columns."""
     choices = _by_count(answers)
-    grids = [grid for answer in answers if (grid := _canonical_grid(answer)) is not None]
+    grids = [grid for answer in answers if (grid := canonical_grid(answer)) is not None]
     if grids and len(choices) < within:
         for majority in (majority_rows, majority_columns):
             filler = grid_text(majority(grids))
             if filler not in choices:
                 choices.append(filler)
     return choices[:within]
-
-
-def _canonical_grid(answer: str) -> Grid | None:
-    """The grid of a canonical text. A number such as "12" also reads as a grid, but is not how a grid is written."""
-    grid = parse_grid(answer)
-    return grid if grid is not None and grid_text(grid) == answer else None
 
 
 def _by_count(values: Iterable[_T]) -> list[_T]:
@@ -224,13 +160,3 @@ def _ranked(ballots: Iterable[str], untransformed: Mapping[str, int]) -> list[st
 
 def _shape(grid: Grid) -> tuple[int, int]:
     return len(grid), len(grid[0])
-
-
-def _transposed(grid: Grid) -> Grid:
-    return tuple(zip(*grid, strict=True))
-
-
-def _require_positive(owner: str, **values: int) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{owner}: {name} must be a whole number of at least 1, got {value!r}.")

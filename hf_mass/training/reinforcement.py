@@ -21,9 +21,9 @@ from hf_mass.methods.ttt_settings import TTTSettings
 from hf_mass.methods.views import View, task_views
 from hf_mass.tasks.answers import score_answers
 from hf_mass.tasks.few_shot_format import FewShotFormat
+from hf_mass.tasks.grid_transformations import Identity
 from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample
 from hf_mass.tasks.task import Task
-from hf_mass.tasks.transformations import Identity
 
 
 @dataclass(frozen=True)

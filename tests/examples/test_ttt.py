@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from model_fixtures import byte_base, byte_tokenizer
@@ -15,7 +14,7 @@ import ttt
 from hf_mass import TTTConfig, TTTTrainer, load_bbh
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.tasks.answers import mean_scores, rank_answers
-from hf_mass.tasks.bbh import bbh_accuracy
+from hf_mass.tasks.verifiers import verify_batch
 
 BBH = ROOT.parent / "shared" / "data" / "bbh"
 
@@ -73,9 +72,8 @@ def test_a_file_of_ones_own(
 @pytest.mark.skipif(not BBH.is_dir(), reason="the BIG-Bench Hard files are not beside the checkout")
 def test_big_bench_hard_from_draw_to_score(tmp_path: Path) -> None:
     """Random weights: the accuracies are those of the answers given, by the benchmark's own scoring."""
-    names = ["boolean_expressions", "dyck_languages"]
-    queries = {name: tasks[:3] for name, tasks in load_bbh(BBH, names).items()}
-    tasks = [task for found in queries.values() for task in found]
+    sets = load_bbh(BBH, ["boolean_expressions", "dyck_languages"])
+    tasks = [task for queries in sets.values() for task in queries[:3]]
     config = TTTConfig.preset(
         "bbh", output_dir=str(tmp_path), use_cpu=True, lora_r=4, max_examples=10, max_completion_length=4
     )
@@ -84,8 +82,6 @@ def test_big_bench_hard_from_draw_to_score(tmp_path: Path) -> None:
     trainer = TTTTrainer(base, config, processing_class=byte_tokenizer())
     results = trainer.predict(tasks)
     assert [r.reason for r in results] == [None] * 6 and all(r.examples == 10 and len(r.losses) == 2 for r in results)
-    answers: dict[str, Any] = {name: [r.answer or "" for r in results if r.task.domain == name] for name in names}
-    accuracy = bbh_accuracy(answers, queries)
-    right = mean_scores([r.score() for r in results])["pass@1"]
-    assert sum(accuracy.correct.values()) / 6 == right
+    judged = verify_batch(tasks, [r.answer or "" for r in results])
+    assert sum(judged) / 6 == mean_scores([r.score() for r in results])["pass@1"]
     assert all(rank_answers(r.predictions, "flat") == list(r.answers) for r in results)

@@ -22,17 +22,19 @@ from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation
 from hf_mass.methods.views import View, task_views
 from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS, resolve_format
-from hf_mass.tasks.grids import grid_text, parse_grid
-from hf_mass.tasks.task import Demonstration, Task
-from hf_mass.tasks.transformations import (
-    GEOMETRIC,
-    TRANSFORMATION_SETS,
+from hf_mass.tasks.grid_transformations import (
     FlipColumns,
     Identity,
     PermuteColours,
     Reflect,
     Transformation,
     Transpose,
+)
+from hf_mass.tasks.grids import grid_text, parse_grid
+from hf_mass.tasks.task import Demonstration, Task
+from hf_mass.tasks.transformations import (
+    GEOMETRIC,
+    TRANSFORMATION_SETS,
 )
 
 COMPACT = resolve_format("compact")

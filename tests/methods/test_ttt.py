@@ -15,9 +15,9 @@ from hf_mass.lm.few_shot_encoding import FewShotEncoder
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.ttt_settings import TTTSettings
 from hf_mass.tasks.few_shot_format import resolve_format
+from hf_mass.tasks.grid_transformations import FlipColumns, Identity, PermuteColours, Transformation
 from hf_mass.tasks.leave_one_out import TrainingExample
 from hf_mass.tasks.task import Demonstration, Task
-from hf_mass.tasks.transformations import FlipColumns, Identity, PermuteColours, Transformation
 from hf_mass.tasks.voting import flat_vote
 
 COMPACT = resolve_format("compact")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hf_mass.errors import ConfigError, DataError, VerifierError
 from hf_mass.tasks.arc import load_grid_tasks
 from hf_mass.tasks.grids import parse_grid
-from hf_mass.tasks.rows import draw_demonstrations, load_few_shot_file
+from hf_mass.tasks.rows import draw_demonstrations, load_few_shot_file, read_rows
 from hf_mass.tasks.sources import load_tasks, validate_tasks
 from hf_mass.tasks.task import Demonstration
 
@@ -238,7 +238,7 @@ def test_a_users_grids(tmp_path: Path) -> None:
         ("a.txt", "x", "unknown kind '.txt'. Convert"),
         ("a.json", {"rows": []}, "an object with 1 keys.*Expected a list"),
         ("a.json", "[{", "could not be read as JSON"),
-        ("a.json", [], "has 0 rows"),
+        ("a.json", [], "has 0 examples"),
         ("a.jsonl", '{"input": 1}\n{oops\n', "could not be read.*one object a line"),
         ("a.jsonl", '[1, 2]\n{"input": 1, "output": 2}\n', "row 0 .*is a list of 2"),
         ("a.json", [{"input": 1, "output": 2}, {"input": 1, "target": 2}], "row 1 .*no column 'output'.*'target'.*set"),
@@ -248,12 +248,12 @@ def test_a_users_grids(tmp_path: Path) -> None:
         ("a.json", [{"input": {}, "output": 1}], "row 0 .*'input'.*found {}"),
         ("a.json", [{"input": [[1], [1, 2]], "output": [[1]]}], "row 0 .*'input'.*ragged"),
         ("a.json", [{"input": [[1]], "output": [[11]]}], "row 0 .*'output'.*11"),
-        ("a.csv", "", "has 0 rows"),
+        ("a.csv", "", "has 0 examples"),
         ("a.csv", "input,output\nx\n", "row 0 .*'output'.*found None"),
         ("a.csv", "input,output\nx,y,z\n", r"row 0 .*more values than.*\['z'\]"),
         ("a.csv", 'input,output\n"x,y\n', "could not be read"),
         ("a.csv", "question,answer\nx,y\n", r"no column 'input'.*\['answer', 'question'\]"),
-        ("a.json", [{"input": 1, "output": 2}] * 10, "has 10 rows.*10 demonstrations. Add"),
+        ("a.json", [{"input": 1, "output": 2}] * 10, "has 10 examples.*10 demonstrations. Add"),
     ],
 )
 def test_users_files_that_are_refused(tmp_path: Path, name: str, content: object, message: str) -> None:
@@ -266,7 +266,7 @@ def test_settings_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"There is no file.*nowhere\.csv"):
         load_few_shot_file(tmp_path / "nowhere.csv")
     file = write(tmp_path / "a.json", ROWS)
-    with pytest.raises(ConfigError, match="demonstrations must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="demonstrations must be a whole number of at least 1, got 0"):
         load_few_shot_file(file, demonstrations=0)
     with pytest.raises(VerifierError, match="'exact'"):
         load_few_shot_file(file, verifier="exact")
@@ -309,3 +309,13 @@ def test_the_papers_80_tasks_are_found(shared_data: Path) -> None:
     stems = {Path(task.fields["file"]).stem for task in load_grid_tasks(shared_data / "arc-agi-1", "evaluation")}
     assert len(wanted) == 80
     assert wanted <= stems
+
+
+def test_json_lines_are_read_under_either_ending(tmp_path: Path) -> None:
+    lines = "\n".join(map(json.dumps, ROWS)) + "\n\n"
+    (tmp_path / "a.json").write_text(lines)
+    (tmp_path / "a.jsonl").write_text(lines)
+    assert read_rows(tmp_path / "a.json") == read_rows(tmp_path / "a.jsonl") == ROWS
+    (tmp_path / "a.json").write_text(lines + "{half")
+    with pytest.raises(DataError, match=r"a\.json' could not be read as JSON: Extra data: line 2"):
+        read_rows(tmp_path / "a.json")

@@ -74,7 +74,7 @@ def test_bad_grids_are_refused(value: Any, fault: str) -> None:
 
 
 def test_a_long_value_is_cut_in_the_error() -> None:
-    with pytest.raises(DataError, match=r"\.\.\.") as caught:
+    with pytest.raises(DataError, match="no list of rows") as caught:
         as_grid("0 1 2 3 4 5 6 7 8 9 " * 50)
     assert len(str(caught.value)) < 200
 

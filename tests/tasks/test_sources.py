@@ -38,9 +38,9 @@ def arc_task(tests: int = 1) -> dict[str, Any]:
     return {"train": [pair, pair], "test": [{"input": [[n, 5]], "output": [[5, n]]} for n in range(tests)]}
 
 
-@pytest.fixture(params=["rows.json", "rows.jsonl", "rows.csv", "folder"])
+@pytest.fixture(params=["rows.json", "lines.json", "rows.jsonl", "rows.csv", "folder"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """The same rows as a JSON file, a JSONL file, a CSV file and a folder."""
+    """The same rows as a JSON file, JSON lines under either ending, a CSV file and a folder."""
     if request.param == "rows.csv":
         with (tmp_path / "rows.csv").open("w", newline="") as stream:
             writer = csv.DictWriter(stream, list(ROWS[0]))
@@ -49,6 +49,8 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         return tmp_path / "rows.csv"
     if request.param == "rows.json":
         return write_json(tmp_path / "rows.json", ROWS)
+    if request.param == "lines.json":
+        return write_jsonl(tmp_path / "lines.json", ROWS)
     path = write_jsonl(tmp_path / "folder" / "train.jsonl", ROWS)
     return path if request.param == "rows.jsonl" else path.parent
 
@@ -214,7 +216,7 @@ def test_names_that_are_refused(tmp_path: Path) -> None:
 def test_settings_that_are_refused(source: Path) -> None:
     with pytest.raises(VerifierError, match="Unknown verifier 'exact'"):
         load_tasks(source, verifier="exact")
-    with pytest.raises(ConfigError, match="limit must be at least 1"):
+    with pytest.raises(ConfigError, match="limit must be a whole number of at least 1"):
         load_tasks(source, limit=0)
     with pytest.raises(ConfigError, match=r"Columns\.problem"):
         Columns(problem="")

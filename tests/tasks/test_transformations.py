@@ -13,17 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_mass.errors import ConfigError, DataError
-from hf_mass.tasks import transformations as module
-from hf_mass.tasks.grids import Grid, as_grid, grid_text, parse_grid
-from hf_mass.tasks.task import Demonstration, Task
-from hf_mass.tasks.transformations import (
-    GEOMETRIC,
-    INFERENCE,
-    PRETRAINING,
-    SIDES,
-    STRIP,
-    TRAINING,
-    TRANSFORMATION_SETS,
+from hf_mass.tasks.grid_transformations import (
     AntiTranspose,
     Chain,
     Enlarge,
@@ -38,6 +28,15 @@ from hf_mass.tasks.transformations import (
     Transformation,
     Translate,
     Transpose,
+)
+from hf_mass.tasks.grids import Grid, as_grid, grid_text, parse_grid
+from hf_mass.tasks.task import Demonstration, Task
+from hf_mass.tasks.transformations import (
+    GEOMETRIC,
+    INFERENCE,
+    STRIP,
+    TRAINING,
+    TRANSFORMATION_SETS,
     resolve_transformations,
     transform_task,
 )
@@ -215,11 +214,11 @@ def test_random_colours_move_every_colour() -> None:
         (lambda: Translate(0, True), "Translate.columns must be a whole number, got True"),
         (lambda: Enlarge(1), "Enlarge.factor must be a whole number of at least 2, got 1"),
         (lambda: Enlarge(2.0), "Enlarge.factor must be a whole number of at least 2, got 2.0"),
-        (lambda: Stretch("height", 2), "Stretch.axis must be 'rows' or 'columns', got 'height'"),
+        (lambda: Stretch("height", 2), r"Stretch.axis is 'height'; choose one of \['rows', 'columns'\]"),
         (lambda: Stretch("rows", 0), "Stretch.factor must be a whole number of at least 2, got 0"),
-        (lambda: Repeat(0, 2), "Repeat.axis must be 'rows' or 'columns' or 'both', got 0"),
+        (lambda: Repeat(0, 2), r"Repeat.axis is 0; choose one of \['rows', 'columns', 'both'\]"),
         (lambda: Repeat("rows", 1), "Repeat.count must be a whole number of at least 2, got 1"),
-        (lambda: Reflect("both"), "Reflect.axis must be 'rows' or 'columns', got 'both'"),
+        (lambda: Reflect("both"), r"Reflect.axis is 'both'; choose one of \['rows', 'columns'\]"),
         (lambda: PermuteColours((0,) * 10), "each once"),
         (lambda: PermuteColours(tuple(range(9))), "each once"),
         (lambda: PermuteColours(list(range(10))), "must be a tuple"),
@@ -282,8 +281,6 @@ def test_strips_stay_strips() -> None:
 def test_the_papers_transformations_differ() -> None:
     # 23 in the paper's code, and the identity.
     assert len({each.apply(GRID) for each in TRAINING}) == len(TRAINING) == 24
-    assert len(set(PRETRAINING)) == len(PRETRAINING)
-    assert {side for _, side in PRETRAINING} == set(SIDES)
 
 
 @pytest.mark.parametrize(
@@ -322,10 +319,6 @@ def test_lists_of_names(names: Any, expected: tuple[Transformation, ...]) -> Non
 def test_unknown_names_are_refused(names: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve_transformations(names)
-
-
-def test_every_transformation_is_public() -> None:
-    assert set(module.__all__) <= set(vars(module))
 
 
 # -- tasks -------------------------------------------------------------------------------------------------------------
@@ -415,5 +408,5 @@ def test_a_side_that_does_not_change_may_be_text() -> None:
 
 @pytest.mark.parametrize("transformation", [Identity(), Rotate(1)])
 def test_unknown_sides_are_refused(transformation: Transformation) -> None:
-    with pytest.raises(ConfigError, match="side must be one of 'both', 'input', 'output', got 'left'"):
+    with pytest.raises(ConfigError, match=r"side is 'left'; choose one of \['both', 'input', 'output'\]"):
         transform_task(TASK, transformation, "left")

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_mass.errors import ConfigError, DataError
+from hf_mass.tasks.grid_transformations import Identity
 from hf_mass.tasks.grids import Grid, grid_text, parse_grid
-from hf_mass.tasks.transformations import Identity
 from hf_mass.tasks.voting import (
     IDENTITY,
     Prediction,
@@ -20,8 +20,6 @@ from hf_mass.tasks.voting import (
     hierarchical_vote,
     majority_columns,
     majority_rows,
-    oracle,
-    pass_at,
     rescore,
     self_consistency,
 )
@@ -169,7 +167,6 @@ def test_votes_are_short_distinct_and_depend_on_order_in_ties_alone(
         given = [*given, *by(transformation, *["won"] * (max(answers.values()) + 1))]
     for ranked in (hierarchical_vote(given, within, top), flat_vote(given, top), self_consistency(given, top)):
         assert ranked[0] == "won"
-        assert oracle(given, ranked[0])
 
 
 def test_rescore_ranks_by_mean_log_probability() -> None:
@@ -189,19 +186,7 @@ def test_rescore_refuses_what_cannot_be_compared(bad: dict[str, list[float]]) ->
         rescore(bad)
 
 
-def test_oracle() -> None:
-    given = [*by(IDENTITY, "a", None), *by("transpose", "b")]
-    assert oracle(given, "b")
-    assert not oracle(given, "c")
-
-
 # Metrics
-
-
-def test_pass_at() -> None:
-    assert not pass_at(["a", "b"], "b", 1)
-    assert pass_at(["a", "b"], "b", 2)
-    assert not pass_at([], "b", 2)
 
 
 def test_cell_accuracy() -> None:
@@ -220,7 +205,6 @@ def test_numbers_out_of_range_are_refused(bad: int) -> None:
         lambda: hierarchical_vote([], top=bad),
         lambda: flat_vote([], top=bad),
         lambda: self_consistency([], top=bad),
-        lambda: pass_at([], "", bad),
     ):
         with pytest.raises(ConfigError, match="whole number of at least 1"):
             call()

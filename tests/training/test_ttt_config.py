@@ -15,9 +15,10 @@ from hf_mass.errors import ConfigError
 from hf_mass.lm.shapes import LoraShape
 from hf_mass.methods.ttt_settings import TTT_PRESETS, TTTSettings
 from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS
+from hf_mass.tasks.grid_transformations import FlipRows, Identity, Rotate
 from hf_mass.tasks.leave_one_out import DataConfig, training_examples
 from hf_mass.tasks.task import Demonstration, Task
-from hf_mass.tasks.transformations import GEOMETRIC, INFERENCE, FlipRows, Identity, Rotate
+from hf_mass.tasks.transformations import GEOMETRIC, INFERENCE
 from hf_mass.training.ttt_config import TTTConfig
 
 

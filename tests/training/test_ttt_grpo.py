@@ -20,8 +20,8 @@ from hf_mass.errors import DataError
 from hf_mass.methods.base import Adaptation
 from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.views import View
+from hf_mass.tasks.grid_transformations import FlipColumns, Identity, PermuteColours, Reflect, Transformation
 from hf_mass.tasks.task import Task
-from hf_mass.tasks.transformations import FlipColumns, Identity, PermuteColours, Reflect, Transformation
 from hf_mass.training.reinforcement import ReinforcedPrompt, reinforced_prompts, ttt_reward
 from hf_mass.training.ttt_trainer import TTTTrainer
 

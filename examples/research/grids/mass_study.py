@@ -28,8 +28,8 @@ from hf_mass.methods.sequence import at_starting_weights
 from hf_mass.methods.ttt import TTT
 from hf_mass.methods.ttt_settings import STRIPS, TTTSettings
 from hf_mass.tasks.formats import FORMATS
+from hf_mass.tasks.grid_transformations import PermuteColours
 from hf_mass.tasks.grids import grid_text, parse_grid
-from hf_mass.tasks.transformations import PermuteColours
 from research.grids.rule_check import explaining, follows
 from research.grids.world import HELD_OUT, Sizes, few_shot_tasks, of_each_type
 
