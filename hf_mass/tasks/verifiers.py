@@ -275,6 +275,9 @@ def _plain_latex(text: str) -> str:
     return _DROPPED_LATEX.sub("", re.sub(r"\\[dt]frac", r"\\frac", unwrapped))
 
 
+_INSTALLED = find_spec("math_verify") is not None
+
+
 class MathVerifier:
     """Mathematical equality, by math-verify in a worker process that is started at the first use and then kept.
 
@@ -360,7 +363,7 @@ class MathVerifier:
             future.cancel()  # on Ctrl-C, when the worker would go on
 
     def _not_started(self) -> VerifierError:
-        if find_spec("math_verify") is None:
+        if not _INSTALLED:
             return VerifierError("The verifier 'math' needs math-verify. Run: pip install \"hf_mass[math]\"")
         return VerifierError(
             f"The worker of the verifier 'math' did not start within MathVerifier.start_limit = {self.start_limit} s. "
