@@ -18,6 +18,7 @@ import hf_mass
 import train
 import ttt
 from hf_mass.cli.main import app
+from hf_mass.methods.registry import METHODS
 from hf_mass.store.shipped import shipped_names
 from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS
 from hf_mass.tasks.formats import FORMATS
@@ -32,7 +33,7 @@ RUN_OR_CHECKED = {("python", ""), ("python", "no-run"), ("bash", "no-run"), ("te
 @pytest.fixture
 def registries() -> Iterator[None]:
     """What a guide makes known by name is forgotten afterwards."""
-    tables = [VERIFIERS, FORMATS, FEW_SHOT_FORMATS]
+    tables = [VERIFIERS, FORMATS, FEW_SHOT_FORMATS, METHODS]
     before = [dict(table) for table in tables]
     yield
     for table, kept in zip(tables, before, strict=True):
@@ -54,6 +55,11 @@ def test_guide_runs_and_shows_what_is_printed(
         assert same_output(printed, shown), f"{guide.name}:{block.line}\nshown:\n{shown}\nprinted:\n{printed}"
         compared += 1
     assert compared
+
+
+def test_the_method_shown_is_the_one_beside_the_guide() -> None:
+    (shown,) = [block for block in blocks(FOLDER / "write-a-method.md") if block.file == "best_of_n.py"]
+    assert shown.code == (FOLDER / "best_of_n.py").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=of)
