@@ -13,12 +13,13 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from hf_mass import errors
+from hf_mass.methods.settings import Option, options_of
 from hf_mass.store.markdown import markdown_table
 
 PLACE = Path(__file__).resolve().parent / "api.md"
@@ -132,8 +133,14 @@ def arguments(thing: Any) -> list[Argument]:
     if isinstance(thing, type) and "__dataclass_params__" in vars(thing):
         own = inspect.get_annotations(thing)
         listed = [f for f in fields(thing) if f.name in own and f.init and not f.name.startswith("_")]
+        offered = {**options_of(thing), **getattr(thing, "__settings__", {})}
         return [
-            Argument(f.name, _kind(own[f.name]), _default(_of_field(f)), help=f.metadata.get("help", ""))
+            Argument(
+                f.name,
+                _kind(own[f.name]),
+                _default(_of_field(f)),
+                help=_help(f, offered.get(f.name)),
+            )
             for f in listed
         ]
     parameters = inspect.signature(thing).parameters.values()
@@ -143,6 +150,18 @@ def arguments(thing: Any) -> list[Argument]:
         for p in parameters
         if p.name not in ("self", "cls") and not p.name.startswith("_")
     ]
+
+
+def _help(item: Field[Any], option: Option | None) -> str:
+    """What a setting does, the values that it can have, and the name by which others offer it."""
+    text = str(item.metadata.get("help", ""))
+    if option is None:
+        return text
+    bounds = (option.least, option.most, option.above, option.below)
+    if any(bound is not None for bound in bounds) or not all(f"'{each}'" in text for each in option.choices or ()):
+        text += f" {option.cure[0].upper()}{option.cure[1:]}."
+    names = "`, `".join(part.name for part in option.parts())
+    return text if option.name == item.name else f"{text} Elsewhere: `{names}`."
 
 
 def _stars(parameter: inspect.Parameter) -> str:
@@ -168,7 +187,7 @@ def _kind(annotation: Any) -> str:
 
 
 def _default(value: Any) -> str:
-    if value is MISSING or value is inspect.Parameter.empty:
+    if value is MISSING or value is inspect.Parameter.empty or inspect.isfunction(value):
         return ""
     shown = repr(getattr(value, "value", value))
     if is_dataclass(value):
@@ -240,6 +259,8 @@ def render(full: str) -> Iterator[str]:
         return
     yield from _described(name, thing)
     for method, plain in (methods(thing) if isinstance(thing, type) else {}).items():
+        if re.fullmatch(r"See `[\w.]+`\.", read_doc(plain).text):  # says no more than what it implements
+            continue
         yield from (f"#### {name}.{method}", "")
         if isinstance(plain, property):
             yield from (f"A property. {read_doc(plain).text}", "")
@@ -259,8 +280,11 @@ def reference() -> str:
         "Made from the docstrings by `python -m guides.make_api_reference` in `examples`; not to be edited by hand.",
         "How the parts are used: [adapt your model](adapt-your-model.md), [test-time training](ttt-few-shot.md),",
         "[train MASS](train-mass.md), [a method](write-a-method.md), [a verifier](write-a-verifier.md),",
-        "[a task set](write-a-task-set.md), [the attributions](read-the-attributions.md). Trainers and their configs are",
-        "TRL's with more: what they inherit from `GRPOTrainer` and `GRPOConfig` unchanged is left out.",
+        "[a task set](write-a-task-set.md), [the attributions](read-the-attributions.md).",
+        "",
+        "Trainers and their configs are TRL's with more: what they inherit from `GRPOTrainer` and `GRPOConfig` unchanged",
+        "is left out. So is what a method does as `Method` says, and no more. Trainers, the command line, `TTT(...)` and",
+        '`MASS(...)` take all settings by flat names; where such a name differs, "elsewhere" tells it.',
         "",
     ]
     for heading, names in SECTIONS.items():
