@@ -282,9 +282,9 @@ def reference() -> str:
         "[train MASS](train-mass.md), [a method](write-a-method.md), [a verifier](write-a-verifier.md),",
         "[a task set](write-a-task-set.md), [the attributions](read-the-attributions.md).",
         "",
-        "Trainers and their configs are TRL's with more: what they inherit from `GRPOTrainer` and `GRPOConfig` unchanged",
-        "is left out. So is what a method does as `Method` says, and no more. Trainers, the command line, `TTT(...)` and",
-        '`MASS(...)` take all settings by flat names; where such a name differs, "elsewhere" tells it.',
+        "Trainers and their configs are TRL's with more: what they inherit from `GRPOTrainer` and `GRPOConfig` is left",
+        "out. So is what a method does as `Method` says, and no more. Trainers, the command line, `TTT(...)` and",
+        "`MASS(...)` take all settings by flat names; where such a name differs, 'elsewhere' tells it.",
         "",
     ]
     for heading, names in SECTIONS.items():
