@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import hf_mass
 from guides import make_api_reference as api
 from hf_mass import errors
+from hf_mass.methods.settings import declares, setting
 
 NAMES = [name for listed in api.SECTIONS.values() for name in listed]
 
@@ -108,3 +110,31 @@ def test_an_object_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "- raises `ValueError`: If not." in page
     monkeypatch.setattr(Example, "__module__", "hf_mass.made_up")
     assert "method(one: list[int]) -> int" in "\n".join(api.render(f"{__name__}.Example"))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is set."""
+
+    rate: float = setting(0.1, "How fast.", name="inner_rate", above=0)
+    kind: str = setting("a", "Which.", choices=("a", "b"))
+
+
+@dataclass
+@declares(Settings)
+class Config:
+    """What is set, flat."""
+
+
+def test_settings_are_rendered_where_they_stand_and_where_they_are_declared() -> None:
+    for name, row in (
+        ("Settings", "| `rate` | `float` | `0.1` | How fast. A finite number above 0. Elsewhere: `inner_rate`. |"),
+        ("Config", "| `inner_rate` | `float` | `0.1` | How fast. A finite number above 0. |"),
+    ):
+        page = "\n".join(api.render(f"{__name__}.{name}"))
+        assert row in page and "Which. One of ['a', 'b']." in page
+
+
+def test_what_only_implements_is_left_out() -> None:
+    page = "\n".join(api.render("hf_mass.MASS"))
+    assert "#### MASS.step" in page and "#### MASS.stop" not in page

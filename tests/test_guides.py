@@ -18,6 +18,7 @@ import hf_mass
 import train
 import ttt
 from hf_mass.cli.main import app
+from hf_mass.methods.registry import METHODS
 from hf_mass.store.shipped import shipped_names
 from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS
 from hf_mass.tasks.formats import FORMATS
@@ -32,7 +33,7 @@ RUN_OR_CHECKED = {("python", ""), ("python", "no-run"), ("bash", "no-run"), ("te
 @pytest.fixture
 def registries() -> Iterator[None]:
     """What a guide makes known by name is forgotten afterwards."""
-    tables = [VERIFIERS, FORMATS, FEW_SHOT_FORMATS]
+    tables = [VERIFIERS, FORMATS, FEW_SHOT_FORMATS, METHODS]
     before = [dict(table) for table in tables]
     yield
     for table, kept in zip(tables, before, strict=True):
@@ -54,6 +55,11 @@ def test_guide_runs_and_shows_what_is_printed(
         assert same_output(printed, shown), f"{guide.name}:{block.line}\nshown:\n{shown}\nprinted:\n{printed}"
         compared += 1
     assert compared
+
+
+def test_the_method_shown_is_the_one_beside_the_guide() -> None:
+    (shown,) = [block for block in blocks(FOLDER / "write-a-method.md") if block.file == "best_of_n.py"]
+    assert shown.code == (FOLDER / "best_of_n.py").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=of)
@@ -117,23 +123,21 @@ def test_settings_and_names_in_the_text_exist(guide: Path) -> None:
     for name in re.findall(r"`((?:hf_mass\.[\w.]+)|(?:[A-Z]\w+\.\w+))[(`]", text):
         first, *rest = name.split(".")
         if first == "hf_mass":
-            for end in range(len(rest), 0, -1):
+            for end in range(len(rest), -1, -1):
                 try:
-                    found = importlib.import_module(".".join([first, *rest[:end]]))
+                    thing = importlib.import_module(".".join([first, *rest[:end]]))
                 except ModuleNotFoundError:
                     continue
                 rest = rest[end:]
                 break
-            else:
-                pytest.fail(name)
         elif first in hf_mass.__all__:
-            found = getattr(hf_mass, first)
+            thing = getattr(hf_mass, first)
         else:
             continue
         for part in rest:
-            fields = getattr(found, "__dataclass_fields__", {})
-            assert hasattr(found, part) or part in fields, name
-            found = getattr(found, part, None)
+            fields = getattr(thing, "__dataclass_fields__", {})
+            assert hasattr(thing, part) or part in fields, name
+            thing = getattr(thing, part, None)
 
 
 @pytest.mark.parametrize("name", ["CONTRIBUTING.md", "CHANGELOG.md"])

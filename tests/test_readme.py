@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -47,14 +48,35 @@ def test_main_job_reports_and_saves(main_job: tuple[str, Path]) -> None:
     assert str(output / "adapters") in text
 
 
-def test_usage_example_runs(main_job: tuple[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    """As it stands, and on what the main job left."""
-    _, output = main_job
-    code = next(block for block in blocks("python") if "MassModel.from_pretrained" in block)
-    assert '"conventions-mass"' in code
-    for name in ("conventions-mass", str(output / "adapters")):
-        exec(code.replace("conventions-mass", name), {})
-        assert "->" in capsys.readouterr().out
+def test_the_first_example_prints_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(blocks("python")[0], {})
+    assert capsys.readouterr().out == blocks("text")[0]
+
+
+def usage_example() -> str:
+    (code,) = [block for block in blocks("python") if '"conventions-mass"' in block]
+    return code
+
+
+def test_usage_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(usage_example(), {})
+    *samples, answers = capsys.readouterr().out.splitlines()
+    assert len(samples) == 24 and answers == "white -> red"  # red is right
+
+
+def test_usage_example_runs_on_what_the_main_job_left(
+    main_job: tuple[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    exec(usage_example().replace("conventions-mass", str(main_job[1] / "adapters")), {})
+    assert "->" in capsys.readouterr().out
+
+
+def test_extras_are_the_real_ones() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    table = README.split("| extra | for |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`(?=[^|]*\|.*\|)", table)) == set(project["optional-dependencies"])
+    for listed in re.findall(r"pip install -e \"\.\[([\w,]+)\]\"", README):
+        assert set(listed.split(",")) <= set(project["optional-dependencies"]), listed
 
 
 def test_hub_example_runs(hub: EmulatedHub) -> None:

@@ -13,39 +13,48 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from hf_mass import errors
+from hf_mass.methods.settings import Option, options_of
 from hf_mass.store.markdown import markdown_table
 
 PLACE = Path(__file__).resolve().parent / "api.md"
 
 SECTIONS: dict[str, tuple[str, ...]] = {
+    "Adapting": (
+        *("hf_mass.load", "hf_mass.adapt", "hf_mass.solve", "hf_mass.Adaptation", "hf_mass.Answer"),
+        *("hf_mass.methods.base.Cost", "hf_mass.engine.solution.Solution", "hf_mass.LanguageModel"),
+        "hf_mass.tasks.problems.Problem",
+    ),
+    "Methods": (
+        *("hf_mass.TTT", "hf_mass.TTTSettings", "hf_mass.MASS", "hf_mass.TTTThenMASS", "hf_mass.MajorityVote"),
+        *("hf_mass.NoAdaptation", "hf_mass.Method", "hf_mass.methods.base.Progress", "hf_mass.register_method"),
+        *("hf_mass.methods.registry.make_method", "hf_mass.methods.few_shot_answers.FewShotAnswers"),
+    ),
+    "Watching and stopping": (
+        *("hf_mass.engine.session.Session", "hf_mass.engine.session.events", "hf_mass.engine.events.Stage"),
+        *("hf_mass.engine.events.Writing", "hf_mass.engine.events.Weighed", "hf_mass.engine.events.Loss"),
+        "hf_mass.engine.events.Replies",
+    ),
     "Tasks and data": (
-        *(
-            "hf_mass.Task",
-            "hf_mass.Demonstration",
-            "hf_mass.load_tasks",
-            "hf_mass.Columns",
-            "hf_mass.load_few_shot_file",
-        ),
-        *("hf_mass.load_grid_tasks", "hf_mass.load_bbh", "hf_mass.PromptFormat", "hf_mass.FORMATS"),
-        *("hf_mass.FewShotFormat", "hf_mass.register_verifier", "hf_mass.tasks.verifiers.get_verifier"),
+        *("hf_mass.Task", "hf_mass.Demonstration", "hf_mass.load_tasks", "hf_mass.Columns"),
+        *("hf_mass.load_few_shot_file", "hf_mass.load_grid_tasks", "hf_mass.load_bbh", "hf_mass.PromptFormat"),
+        *("hf_mass.FORMATS", "hf_mass.FewShotFormat", "hf_mass.register_verifier"),
+        *("hf_mass.tasks.verifiers.get_verifier", "hf_mass.tasks.voting.Prediction"),
     ),
     "MASS": (
         *("hf_mass.MassModel", "hf_mass.MassConfig", "hf_mass.methods.mass_settings.InnerConfig"),
         *("hf_mass.methods.mass_settings.ScorerConfig", "hf_mass.methods.mass_settings.AttributionConfig"),
-        *("hf_mass.methods.base.AdaptationRecord", "hf_mass.methods.samples.AuxiliarySample"),
-        *("hf_mass.methods.base.Solution", "hf_mass.MetaAdaptTrainer", "hf_mass.MetaAdaptConfig"),
+        *("hf_mass.methods.samples.AuxiliarySample", "hf_mass.MetaAdaptTrainer", "hf_mass.MetaAdaptConfig"),
         "hf_mass.store.hub_files.push_folder",
     ),
-    "Test-time training": (
-        *("hf_mass.TTTTrainer", "hf_mass.TTTConfig", "hf_mass.methods.ttt.FitRecord"),
-        *("hf_mass.training.ttt_results.TaskResult", "hf_mass.tasks.answers.TaskScore"),
-        "hf_mass.tasks.voting.Prediction",
+    "Test-time training of many tasks": (
+        *("hf_mass.TTTTrainer", "hf_mass.TTTConfig", "hf_mass.training.ttt_results.TaskResult"),
+        "hf_mass.tasks.answers.TaskScore",
     ),
     "Errors": tuple(f"hf_mass.errors.{name}" for name, each in vars(errors).items() if inspect.isclass(each)),
 }
@@ -87,8 +96,8 @@ def read_doc(thing: Any) -> Doc:
 
 def _entries(text: str) -> dict[str, str]:
     """`name: text` entries; lines that are indented further continue one."""
-    found = re.split(r"^\**(\w+):\s", text, flags=re.MULTILINE)
-    return {name: " ".join(body.split()) for name, body in zip(found[1::2], found[2::2], strict=True)}
+    parts = re.split(r"^\**(\w+):\s", text, flags=re.MULTILINE)
+    return {name: " ".join(body.split()) for name, body in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 @dataclass(frozen=True)
@@ -115,15 +124,23 @@ class Argument:
 
 
 def arguments(thing: Any) -> list[Argument]:
-    """The arguments of a function, a method, or the constructor of a class.
+    """The arguments of a function, a method, or the constructor of a class; none of a protocol.
 
     Of a class that only adds settings to TRL's, those that it adds or changes.
     """
-    if is_dataclass(thing) and isinstance(thing, type):
+    if getattr(thing, "_is_protocol", False):
+        return []
+    if isinstance(thing, type) and "__dataclass_params__" in vars(thing):
         own = inspect.get_annotations(thing)
-        listed = [f for f in fields(thing) if f.name in own and f.init]
+        listed = [f for f in fields(thing) if f.name in own and f.init and not f.name.startswith("_")]
+        offered = {**options_of(thing), **getattr(thing, "__settings__", {})}
         return [
-            Argument(f.name, _kind(own[f.name]), _default(_of_field(f)), help=f.metadata.get("help", ""))
+            Argument(
+                f.name,
+                _kind(own[f.name]),
+                _default(_of_field(f)),
+                help=_help(f, offered.get(f.name)),
+            )
             for f in listed
         ]
     parameters = inspect.signature(thing).parameters.values()
@@ -135,6 +152,18 @@ def arguments(thing: Any) -> list[Argument]:
     ]
 
 
+def _help(item: Field[Any], option: Option | None) -> str:
+    """What a setting does, the values that it can have, and the name by which others offer it."""
+    text = str(item.metadata.get("help", ""))
+    if option is None:
+        return text
+    bounds = (option.least, option.most, option.above, option.below)
+    if any(bound is not None for bound in bounds) or not all(f"'{each}'" in text for each in option.choices or ()):
+        text += f" {option.cure[0].upper()}{option.cure[1:]}."
+    names = "`, `".join(part.name for part in option.parts())
+    return text if option.name == item.name else f"{text} Elsewhere: `{names}`."
+
+
 def _stars(parameter: inspect.Parameter) -> str:
     if parameter.kind is parameter.VAR_KEYWORD:
         return "**"
@@ -142,6 +171,8 @@ def _stars(parameter: inspect.Parameter) -> str:
 
 
 def _of_field(item: Any) -> Any:
+    if inspect.isbuiltin(item.default_factory):  # a clock, say: another value each time
+        return MISSING
     if item.default_factory is not MISSING:
         return item.default_factory()
     return item.default
@@ -156,7 +187,7 @@ def _kind(annotation: Any) -> str:
 
 
 def _default(value: Any) -> str:
-    if value is MISSING or value is inspect.Parameter.empty:
+    if value is MISSING or value is inspect.Parameter.empty or inspect.isfunction(value):
         return ""
     shown = repr(getattr(value, "value", value))
     if is_dataclass(value):
@@ -185,10 +216,10 @@ def _described(name: str, thing: Any) -> Iterator[str]:
     tabled = bool(doc.args) or any(each.help for each in listed)
     returned = "" if isinstance(thing, type) else _kind(inspect.signature(thing).return_annotation)
     arrow = f" -> {returned}" if returned and returned != "None" else ""
-    given = ["..."] if len(listed) > 8 else [str(each) if tabled else each.typed for each in listed]
-    signature = f"{name}({', '.join(given)}){arrow}"
+    shown = ["..."] if len(listed) > 8 else [str(each) if tabled else each.typed for each in listed]
+    signature = f"{name}({', '.join(shown)}){arrow}"
     if len(signature) > 100:
-        signature = "\n    ".join([f"{name}(", *(f"{each}," for each in given)]) + f"\n){arrow}"
+        signature = "\n    ".join([f"{name}(", *(f"{each}," for each in shown)]) + f"\n){arrow}"
     yield from ("```text", signature, "```", "", doc.text, "")
     if tabled:
         yield from _table(listed, doc.args)
@@ -200,13 +231,14 @@ def _described(name: str, thing: Any) -> Iterator[str]:
 
 def methods(kind: type) -> dict[str, Callable[..., Any] | property]:
     """A class's public methods and properties that this package defines: its own, then those of its bases."""
-    found: dict[str, Any] = {}
+    members: dict[str, Any] = {}
+    hidden = HOOKS | set(getattr(kind, "__dataclass_fields__", ()))  # a field may have a function as its default
     for owner in (base for base in kind.__mro__ if base.__module__.startswith("hf_mass")):
         for name, thing in vars(owner).items():
             plain = thing.__func__ if isinstance(thing, classmethod | staticmethod) else thing
-            if not name.startswith("_") and name not in HOOKS and (inspect.isfunction(plain) or _is_property(plain)):
-                found.setdefault(name, plain)
-    return found
+            if not name.startswith("_") and name not in hidden and (inspect.isfunction(plain) or _is_property(plain)):
+                members.setdefault(name, plain)
+    return members
 
 
 def _is_property(thing: Any) -> bool:
@@ -227,6 +259,8 @@ def render(full: str) -> Iterator[str]:
         return
     yield from _described(name, thing)
     for method, plain in (methods(thing) if isinstance(thing, type) else {}).items():
+        if re.fullmatch(r"See `[\w.]+`\.", read_doc(plain).text):  # says no more than what it implements
+            continue
         yield from (f"#### {name}.{method}", "")
         if isinstance(plain, property):
             yield from (f"A property. {read_doc(plain).text}", "")
@@ -244,10 +278,13 @@ def reference() -> str:
         "# API reference",
         "",
         "Made from the docstrings by `python -m guides.make_api_reference` in `examples`; not to be edited by hand.",
-        "How the parts are used: [train MASS](train-mass.md), [test-time training](ttt-few-shot.md),",
-        "[a verifier](write-a-verifier.md), [a task set](write-a-task-set.md),",
-        "[the attributions](read-the-attributions.md). Trainers and settings are",
-        "TRL's with more: what they inherit from `GRPOTrainer` and `GRPOConfig` unchanged is left out.",
+        "How the parts are used: [adapt your model](adapt-your-model.md), [test-time training](ttt-few-shot.md),",
+        "[train MASS](train-mass.md), [a method](write-a-method.md), [a verifier](write-a-verifier.md),",
+        "[a task set](write-a-task-set.md), [the attributions](read-the-attributions.md).",
+        "",
+        "Trainers and their configs are TRL's with more: what they inherit from `GRPOTrainer` and `GRPOConfig` is left",
+        "out. So is what a method does as `Method` says, and no more. Trainers, the command line, `TTT(...)` and",
+        "`MASS(...)` take all settings by flat names; where such a name differs, 'elsewhere' tells it.",
         "",
     ]
     for heading, names in SECTIONS.items():

@@ -41,6 +41,8 @@ class Session:
         on_event: Called with every event.
         halt: Asked at every training step and every token; True stops.
         time_limit: Seconds; None for no limit.
+        begun: When it began, from which the time limit counts.
+        losses: Every training loss so far.
     """
 
     lm: LanguageModel

@@ -40,7 +40,7 @@ METHODS: dict[str, Callable[[Mapping[str, Any]], Method[Any]]] = {
 
 
 def register_method(name: str) -> Callable[[Maker], Maker]:
-    """A decorator that makes a class of methods known by name, to `hf_mass.adapt` and the command line.
+    """A decorator that makes a class of methods known as `name`, to `hf_mass.adapt` and the command line.
 
     Raises:
         ConfigError: If the name is taken.

@@ -166,8 +166,8 @@ def _option(name: str, declared: Field[Any], kind: Any) -> Option:
 
 
 @cache
-def _declared(cls: type) -> dict[str, Option]:
-    """Field → option, of the class itself."""
+def options_of(cls: type) -> dict[str, Option]:
+    """Field → option of a settings dataclass, without those nested in it."""
     kinds = get_type_hints(cls)
     return {f.name: _option(f.name, f, kinds[f.name]) for f in fields(cls) if _RULE in f.metadata}
 
@@ -185,7 +185,7 @@ def check(instance: Any) -> None:
             if not (option.allows(value) or option.allows(value, option.type)):
                 raise ConfigError(f"{cls.__name__}.{name} is {value!r:.200}; choose {option.cure}.")
         return
-    for name, option in _declared(cls).items():
+    for name, option in options_of(cls).items():
         value = getattr(instance, name)
         if not option.allows(value):
             label = f"{cls.__name__}.{name}" if option.name == name else option.name
@@ -209,7 +209,7 @@ def flat(*classes: type) -> dict[str, Option]:
 
 
 def _walk(cls: type) -> Iterator[Option]:
-    for option in _declared(cls).values():
+    for option in options_of(cls).values():
         if is_dataclass(option.kind):
             yield from _walk(option.kind)  # type: ignore[arg-type]
         else:
@@ -260,10 +260,10 @@ def build(cls: type[T], values: Any) -> T:
 
     What is missing, or None where that is no value of the setting, takes its default.
     """
-    kinds, options = get_type_hints(cls), _declared(cls)  # type: ignore[arg-type]
+    kinds, options = get_type_hints(cls), options_of(cls)  # type: ignore[arg-type]
     arguments: dict[str, Any] = {}
     for name in (f.name for f in fields(cls)):  # type: ignore[arg-type]
-        if is_dataclass(kinds[name]) and _declared(kinds[name]):
+        if is_dataclass(kinds[name]) and options_of(kinds[name]):
             arguments[name] = build(kinds[name], values)
             continue
         names = [part.name for part in options[name].parts()] if name in options else [name]
@@ -277,10 +277,10 @@ def values_of(instance: Any) -> dict[str, Any]:
     """The inverse of `build`: flat name → value, and what is no setting under its own name."""
     values: dict[str, Any] = {}
     cls: type = type(instance)
-    options = _declared(cls)
+    options = options_of(cls)
     for name in (f.name for f in fields(instance)):
         value = getattr(instance, name)
-        if is_dataclass(value) and not isinstance(value, type) and _declared(value.__class__):
+        if is_dataclass(value) and not isinstance(value, type) and options_of(value.__class__):
             values |= values_of(value)
             continue
         names = [part.name for part in options[name].parts()] if name in options else [name]

@@ -147,7 +147,8 @@ def test_the_space_is_what_a_space_needs() -> None:
     assert settings["sdk"] == "gradio" and (SPACE / settings["app_file"]).is_file()
     assert len(settings["short_description"]) <= 60
     (requirement,) = map(Requirement, (SPACE / "requirements.txt").read_text().split())
-    assert requirement.name == "hf_mass" and Version(hf_mass.__version__) in requirement.specifier
+    assert requirement.name == "hf_mass" and requirement.extras == {"demo"}
+    assert Version(hf_mass.__version__) in requirement.specifier
     project = (ROOT / "pyproject.toml").read_text()
     (gradio,) = (Requirement(text) for text in re.findall(r'"(gradio[^"]*)"', project))
     assert Version(settings["sdk_version"]) in gradio.specifier

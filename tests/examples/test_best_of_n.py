@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from dataclasses import replace
@@ -68,6 +69,18 @@ def test_it_stops_between_two_samples(best_of_n: Any, puzzle: Path, lm: Language
     with pytest.raises(Stopped):
         hf_mass.adapt(lm, task, Counted(50), stop=stop)
     assert steps == [0, 1]
+
+
+def test_it_solves_by_its_name(best_of_n: Any, puzzle: Path) -> None:
+    words = ("solve", puzzle / "a.json", "--model", "grids-small", "--method", "best_of_n:BestOfN", "--json")
+    solution = json.loads(run(*words).stdout)
+    (task,) = read_set(str(puzzle)).tasks
+    assert solution["method"] == "best of n" and solution["reason"] is None
+    expected = hf_mass.solve("grids-small", task, best_of_n.BestOfN())
+    assert [solution[when][0]["answer"] for when in ("before", "after")] == [
+        expected.before[0].text,
+        expected.after[0].text,
+    ]
 
 
 def test_it_is_a_row_by_its_name(best_of_n: Any, puzzle: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_fixtures import FLIPS
 from hub_emulator import EmulatedHub
 from huggingface_hub import ModelCard, metadata_load
 from repository import ROOT
@@ -162,8 +163,32 @@ def test_the_shipped_adapter_answers_as_its_card_shows(
     scope: dict[str, Any] = {}
     exec(code, scope)
     before, after = capsys.readouterr().out.strip().splitlines()[-1].split(" -> ")
-    assert (before, after.split()[-1]) == ("rule15 green", "white")  # white is right
+    assert (before, after) == ("green", "white")  # white is right
     assert scope["mass"].model.peft_config["default"].base_model_name_or_path == str(ASSETS / "conventions-base")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "right"),
+    [
+        ("grids-base", "task.json", json.dumps(FLIPS), "2 1\n4 3"),
+        ("strings-base", "rows.csv", "input,output\n" + "".join(f"{x},{x.upper()}\n" for x in "abcdefgh"), None),
+    ],
+)
+def test_bases_load_as_their_cards_show(
+    name: str,
+    file: str,
+    content: str,
+    right: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(file).write_text(content)
+    scope: dict[str, Any] = {}
+    exec(python_of((CARDS / f"{name}.md").read_text()), scope)
+    _, after = capsys.readouterr().out.split("->")
+    assert after.strip() == (right or scope["task"].answer)
 
 
 def test_what_ships_names_no_path_and_is_small() -> None:
