@@ -40,24 +40,6 @@ class ResultRow:
     extra: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """A claim about a table and whether it holds.
-
-    Args:
-        text: The claim in words.
-        met: Whether the numbers support it.
-        numbers: The numbers.
-    """
-
-    text: str
-    met: bool
-    numbers: str
-
-    def __str__(self) -> str:
-        return f"{'met' if self.met else 'MISSED'}: {self.text} ({self.numbers})"
-
-
 @dataclass(frozen=True)
 class ResultTable:
     """Rows over the same splits.
@@ -112,28 +94,6 @@ class ResultTable:
         if split not in row.accuracy:
             raise DataError(f"ResultTable: {method!r} has no result for split {split!r}. It has {list(row.accuracy)}.")
         return row.accuracy[split]
-
-    def check_above(self, method: str, baseline: str, split: str, *, factor: float = 1.0, apart: bool = True) -> Goal:
-        """Whether one method beats another on a split.
-
-        Args:
-            method: The row that should be higher.
-            baseline: The row that it is compared with.
-            split: The split.
-            factor: The mean must be at least this many times the baseline's mean (above it where the factor is 1).
-            apart: Ask also that the two intervals do not touch.
-
-        Returns:
-            The goal, met or missed.
-
-        Raises:
-            DataError: If either row lacks the split.
-        """
-        mine, other = self.interval(method, split), self.interval(baseline, split)
-        enough = mine.mean >= factor * other.mean and mine.mean > other.mean
-        claim = f"{method} above {baseline}" if factor == 1.0 else f"{method} at least {factor:g} times {baseline}"
-        claim += f" on {split}" + (", intervals apart" if apart else "")
-        return Goal(claim, enough and (mine.above(other) or not apart), f"{mine} against {other}")
 
     def to_markdown(self) -> str:
         """The table in GitHub's markdown, without a title."""
