@@ -51,20 +51,7 @@ def evaluate_methods(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """`hf-mass evaluate`.
-
-    Args:
-        name: The tasks.
-        methods: What to compare; None for what fits the model.
-        seeds: With which seeds.
-        settings: Of methods by their flat names, and "batch_size" and "token_budget".
-        choice: Which model.
-        reading: Of `read_set`.
-        command: The command line.
-        output: Where the report goes.
-        resume: Whether to go on with the run there.
-        as_json: Whether to write JSON.
-        quiet: Whether to show no progress.
+    """`hf-mass evaluate`; `settings` are those of methods and of `Comparison`, `reading` those of `read_set`.
 
     Raises:
         HFMassError: If tasks or model cannot be read, or a method is none for them.

@@ -22,13 +22,7 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 def push(folder: Path, repo_id: str, *, as_json: bool, **settings: Any) -> None:
-    """`hf-mass push`.
-
-    Args:
-        folder: The saved model.
-        repo_id: Where to push it.
-        as_json: Whether to write JSON.
-        settings: Of `push_folder`.
+    """`hf-mass push`; `settings` are those of `push_folder`.
 
     Raises:
         CheckpointError: If the folder holds no model that others could load, or it could not be pushed.
@@ -78,12 +72,6 @@ def check_folder(folder: Path) -> tuple[str, list[str]]:
 
 def card(folder: Path, results: Path | None, output: Path | None, repo_id: str | None) -> None:
     """`hf-mass card`.
-
-    Args:
-        folder: The saved model.
-        results: What was measured.
-        output: Where to write; None prints it.
-        repo_id: Where the model will be found.
 
     Raises:
         CheckpointError: If the folder holds no saved model, or the card cannot be written.

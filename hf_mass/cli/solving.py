@@ -69,12 +69,7 @@ def fitting_method(lm: LanguageModel, problem: Problem) -> str:
 
 
 def solve_problems(problems: Sequence[Problem], how: How, each: bool) -> int:
-    """`hf-mass solve`.
-
-    Args:
-        problems: What to solve.
-        how: How to adapt.
-        each: Whether there may be many; one that fails does not end the others.
+    """`hf-mass solve`; with `each` there may be many problems, and one that fails does not end the others.
 
     Returns:
         The exit code: 1 if a problem of many could not be adapted to.
@@ -133,11 +128,6 @@ def summary(solutions: Sequence[Solution], failed: int) -> str:
 
 def adapt_and_save(problem: Problem, output: Path, how: How) -> None:
     """`hf-mass adapt`: one adapter into the folder itself, several into folders of it.
-
-    Args:
-        problem: What to adapt to.
-        output: Where the adapters go.
-        how: How to adapt.
 
     Raises:
         CheckpointError: If the folder cannot be written.

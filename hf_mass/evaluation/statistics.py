@@ -161,27 +161,10 @@ def paired_difference(
 def wilson_interval(successes: float, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval for a proportion (Wilson 1927): the p with |p̂ − p| ≤ z √(p (1 − p) / n), solved for p.
 
-    Unlike p̂ ± z √(p̂ (1 − p̂) / n) it keeps its width at 0 and at 1 and never leaves [0, 1].
-
-    Args:
-        successes: Number of successes; partial credit may make it a fraction.
-        n: Number of trials.
-        confidence: Coverage aimed at, between 0 and 1.
-
-    Returns:
-        Lower and upper end.
-
-    Raises:
-        DataError: If there are no trials or `successes` is outside [0, n].
-        ConfigError: If `confidence` is not between 0 and 1.
+    Unlike p̂ ± z √(p̂ (1 − p̂) / n) it keeps its width at 0 and at 1 and never leaves [0, 1]. Partial credit may make
+    `successes` a fraction.
     """
     _check_confidence(confidence)
-    if n < 1:
-        raise DataError(f"wilson_interval: n is {n}. Give at least one trial.")
-    if not 0 <= successes <= n:
-        raise DataError(
-            f"wilson_interval: successes is {successes}, outside [0, {n}]. Count successes among the trials."
-        )
     z2 = NormalDist().inv_cdf(0.5 + confidence / 2) ** 2
     p = successes / n
     centre = p + z2 / (2 * n)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -114,23 +114,7 @@ class ResultTable:
 
     def to_json(self) -> str:
         """Everything, as JSON text; `from_json` reads it back."""
-        rows = [
-            {
-                "method": row.method,
-                "accuracy": {split: interval.to_dict() for split, interval in row.accuracy.items()},
-                "sampled_tokens": row.sampled_tokens,
-                "latency_s": row.latency_s,
-                "extra": dict(row.extra),
-            }
-            for row in self.rows
-        ]
-        record = {
-            "format": FORMAT_VERSION,
-            "title": self.title,
-            "splits": list(self.splits),
-            "rows": rows,
-            "meta": dict(self.meta),
-        }
+        record = {"format": FORMAT_VERSION, **asdict(self)}
         return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -149,13 +133,7 @@ class ResultTable:
                     "Re-make the table, or update the package."
                 )
             rows = [
-                ResultRow(
-                    method=row["method"],
-                    accuracy={split: Interval.from_dict(value) for split, value in row["accuracy"].items()},
-                    sampled_tokens=row["sampled_tokens"],
-                    latency_s=row["latency_s"],
-                    extra=row["extra"],
-                )
+                ResultRow(**{**row, "accuracy": {k: Interval.from_dict(v) for k, v in row["accuracy"].items()}})
                 for row in record["rows"]
             ]
             return cls(record["title"], tuple(record["splits"]), tuple(rows), record["meta"])

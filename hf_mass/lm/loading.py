@@ -174,7 +174,12 @@ def _base_of(
     given = str(base) if isinstance(base, str | Path) else base.config.name_or_path or type(base).__name__
     model = base if isinstance(base, PreTrainedModel) else load_base(base, token, cure, **model_kwargs)
     mismatch = f"{name} does not fit the base {given!r}; it was made for {repr(str(named)) if named else 'another'}"
-    _require_same(made_for, describe_base(model), mismatch)
+    if differing := [
+        f"{field} {value!r} in place of {made_for[field]!r}"
+        for field, value in describe_base(model).items()
+        if made_for.get(field, value) != value
+    ]:
+        raise CheckpointError(f"{mismatch}: {', '.join(differing)}. Pass that one as `base=`.")
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise CheckpointError(
@@ -188,16 +193,6 @@ def describe_base(model: Any) -> dict[str, Any]:
     config = model.config.get_text_config()
     names = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
     return {name: getattr(config, name) for name in names if getattr(config, name, None) is not None}
-
-
-def _require_same(made_for: Mapping[str, Any], base: Mapping[str, Any], mismatch: str) -> None:
-    differences = [
-        f"{name} {value!r} in place of {made_for[name]!r}"
-        for name, value in base.items()
-        if made_for.get(name, value) != value
-    ]
-    if differences:
-        raise CheckpointError(f"{mismatch}: {', '.join(differences)}. Pass that one as `base=`.")
 
 
 def _with_adapters(base: PreTrainedModel, places: Mapping[str, Path], mismatch: str) -> PeftModel:
