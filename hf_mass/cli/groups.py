@@ -113,12 +113,7 @@ def _value(text: str) -> Any:
 
 
 def checked(*, assignments: Sequence[str] | None = None, vote: bool = True, **values: Any) -> dict[str, Any]:
-    """Settings by name, without those that are None.
-
-    Args:
-        assignments: Further ones as NAME=VALUE.
-        vote: False asks once.
-        values: Name → value.
+    """Settings by name, those of `assignments` (NAME=VALUE) included, without those that are None.
 
     Raises:
         ConfigError: If there is no such setting, or a value is out of its range.

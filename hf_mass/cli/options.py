@@ -29,30 +29,26 @@ def argument(metavar: str, help: str) -> Any:
     return typer.Argument(metavar=metavar, show_default=False, help=help)
 
 
-Model = Annotated[
-    str | None,
-    option(
-        "--model",
-        "Name of a model that ships, a folder, or a Hub id: a saved MassModel or any causal language model.",
-        panel=MODEL,
-        default="a tiny one that ships, made for such problems",
-    ),
-]
-Revision = Annotated[str | None, option("--revision", "Branch, tag or commit.", panel=MODEL, default="main")]
-Token = Annotated[str | None, option("--token", "For a private or gated repository.", panel=MODEL, default=LOGGED_IN)]
-Device = Annotated[
-    str | None, option("--device", "cpu, cuda, cuda:1, mps...", panel=MODEL, default="a GPU if there is one")
-]
-
-
 @dataclass(frozen=True)
 class ModelChoice:
     """Which model to load, from where and whereto; None leaves it to `hf_mass.load`."""
 
-    name: Model = None
-    revision: Revision = None
-    token: Token = None
-    device: Device = None
+    name: Annotated[
+        str | None,
+        option(
+            "--model",
+            "Name of a model that ships, a folder, or a Hub id: a saved MassModel or any causal language model.",
+            panel=MODEL,
+            default="a tiny one that ships, made for such problems",
+        ),
+    ] = None
+    revision: Annotated[str | None, option("--revision", "Branch, tag or commit.", panel=MODEL, default="main")] = None
+    token: Annotated[
+        str | None, option("--token", "For a private or gated repository.", panel=MODEL, default=LOGGED_IN)
+    ] = None
+    device: Annotated[
+        str | None, option("--device", "cpu, cuda, cuda:1, mps...", panel=MODEL, default="a GPU if there is one")
+    ] = None
 
 
 Seed = Annotated[int, option("--seed", "For sampling and training.")]

@@ -78,10 +78,10 @@ def card(folder: Path, results: Path | None, output: Path | None, repo_id: str |
         DataError: If the result file is no table.
     """
     with watched(quiet=True):
-        made = make_card(folder, results, repo_id=repo_id)
+        text = make_card(folder, results, repo_id=repo_id)
     if output is None:
-        print(str(made))
+        print(str(text))
         return
     output.parent.mkdir(parents=True, exist_ok=True)
-    made.save(output)
+    text.save(output)
     stdout_console().print(f"written: {plain(str(output))}", markup=False, soft_wrap=True)

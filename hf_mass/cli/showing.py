@@ -70,11 +70,11 @@ def problem_view(problem: Problem) -> RenderableType:
     pairs = problem.tasks[0].demonstrations
     parts: list[RenderableType] = [Text(plain(problem.name), style="bold underline")]
     if problem.kind == "grids":
-        shown = [
+        columns = [
             titled(f"solved {n + 1}", pair_view(pair.question, pair.answer, problem.kind))
             for n, pair in enumerate(pairs[:SHOWN])
         ]
-        parts.append(Columns(shown, padding=(0, 4)))
+        parts.append(Columns(columns, padding=(0, 4)))
     else:
         parts += [pair_view(pair.question, pair.answer, problem.kind) for pair in pairs[:SHOWN]]
     if len(pairs) > SHOWN:

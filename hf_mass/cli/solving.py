@@ -23,6 +23,7 @@ from hf_mass.engine.solution import Solution
 from hf_mass.errors import AdaptationError, DataError, HFMassError
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.registry import make_method
+from hf_mass.store.card import peft_snippet, quoted
 from hf_mass.tasks.problems import Problem
 
 SMALL = 20_000_000
@@ -154,15 +155,7 @@ def adapt_and_save(problem: Problem, output: Path, how: How) -> None:
 
 def how_to_load(base: str, folders: Sequence[Path]) -> str:
     """Python that loads a saved adapter."""
-    others = [f"# and so on: {', '.join(str(folder) for folder in folders[1:])}"] if folders[1:] else []
-    lines = [
-        "\nsaved; load it by",
-        "",
-        "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM",
-        "",
-        f"base = AutoModelForCausalLM.from_pretrained({base!r})",
-        f"model = PeftModel.from_pretrained(base, {str(folders[0])!r})",
-        *others,
-    ]
+    lines = ["\nsaved; load it by", "", *peft_snippet(quoted(base), str(folders[0]))]
+    if folders[1:]:
+        lines.append(f"# and so on: {', '.join(map(str, folders[1:]))}")
     return "\n".join(lines)

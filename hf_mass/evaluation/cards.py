@@ -65,15 +65,7 @@ def make_card(
 
 
 def write_card(folder: str | Path, results: str | Path | None = None, **details: Any) -> Path:
-    """Write the card of `make_card` as the README.md of its folder, in place of an earlier one.
-
-    Args:
-        folder: The saved model.
-        results: As in `make_card`.
-        details: As in `make_card`.
-
-    Returns:
-        The path of the README.md.
+    """Write the card of `make_card`, which has the same arguments, as the README.md of its folder; returns its path.
 
     Raises:
         CheckpointError: As in `make_card`, or if the file could not be written.

@@ -30,7 +30,6 @@ def accuracy_plot(
     path: str | os.PathLike[str],
     *,
     highlight: Collection[str] = (),
-    xlabel: str = "accuracy with 95% interval",
 ) -> Path:
     """Horizontal bars, one per method and a panel per split, with the intervals of the table.
 
@@ -38,7 +37,6 @@ def accuracy_plot(
         table: The results; rows are drawn from top to bottom in their order.
         path: Where to write; the suffix gives the format (.png, .svg or .pdf).
         highlight: Methods to set off: another colour and a bold name.
-        xlabel: Label below the panels; change it where the intervals have another confidence.
 
     Returns:
         The path.
@@ -66,7 +64,7 @@ def accuracy_plot(
         if label.get_text() in highlight:
             label.set_fontweight("bold")
     figure.suptitle(table.title, fontsize=11, color=INK)
-    figure.supxlabel(xlabel, fontsize=9, color=INK)
+    figure.supxlabel("accuracy with 95% interval", fontsize=9, color=INK)
     return save_figure(figure, path)
 
 

@@ -60,10 +60,6 @@ class Interval:
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
-    def above(self, other: Interval) -> bool:
-        """Whether this interval lies above the other one without touching it."""
-        return self.low > other.high
-
     def to_dict(self) -> dict[str, float | int]:
         """The fields as a dictionary that JSON can hold."""
         return asdict(self)
@@ -76,13 +72,8 @@ class Interval:
             DataError: If a field is missing or is not a number.
         """
         try:
-            return cls(
-                mean=float(values["mean"]),
-                low=float(values["low"]),
-                high=float(values["high"]),
-                n=int(values["n"]),
-                seeds=int(values["seeds"]),
-            )
+            mean, low, high = (float(values[name]) for name in ("mean", "low", "high"))
+            return cls(mean, low, high, int(values["n"]), int(values["seeds"]))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"Interval: {values!r} is not an interval ({error!r}). Give the numbers mean, low, high, n and seeds."
@@ -129,9 +120,9 @@ def paired_difference(
         a: Results of one method, shape [seeds, tasks] or [tasks].
         b: Results of the other on the same tasks in the same order. One of the two may have a single seed, which is
             then held against every seed of the other (a baseline in which nothing is random).
-        confidence: Coverage aimed at, between 0 and 1.
-        resamples: Number of bootstrap replicates.
-        seed: Seed of the resampling.
+        confidence: As in `mean_interval`.
+        resamples: As in `mean_interval`.
+        seed: As in `mean_interval`.
 
     Returns:
         The interval of the difference; it excludes 0 where the methods differ at that confidence.

@@ -16,6 +16,7 @@ from typing import Any
 from hf_mass.errors import DataError
 from hf_mass.evaluation.statistics import Interval
 from hf_mass.store.markdown import markdown_table
+from hf_mass.store.storage import replace_text
 
 FORMAT_VERSION = 1
 _ABSENT = "–"
@@ -146,12 +147,7 @@ class ResultTable:
         Returns:
             The path.
         """
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(target.name + ".partial")
-        partial.write_text(self.to_json(), encoding="utf-8")
-        partial.replace(target)
-        return target
+        return replace_text(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ResultTable:

@@ -71,10 +71,10 @@ class TextEncoder:
         Raises:
             DataError: If the task is conversational and the tokenizer has no chat template, or no room is left.
         """
-        kept = self.max_length - room
-        if kept < 1:
+        length = self.max_length - room
+        if length < 1:
             raise DataError(f"max_length {self.max_length} leaves no prompt beside {room} answer tokens; raise it.")
-        return self.full_prompt_ids(task, text)[-kept:]
+        return self.full_prompt_ids(task, text)[-length:]
 
     def full_prompt_ids(self, task: Task, text: str) -> list[int]:
         """All token ids of a rendered prompt, through the chat template where the task is conversational.

@@ -115,7 +115,7 @@ def build_card(parts: CardParts) -> ModelCard:
         title=title,
         summary=parts.summary,
         base=_base_text(parts.base_model),
-        load="\n".join(["```python", *(parts.snippet or _peft_snippet(parts)), "```"]),
+        load="\n".join(["```python", *(parts.snippet or _snippet(parts)), "```"]),
         loading_note=parts.loading_note,
         settings=_table(parts.settings),
         prompts=[(name, indented(text)) for name, text in parts.prompts],
@@ -174,17 +174,24 @@ def _table(settings: Sequence[tuple[str, Any]]) -> str:
     return markdown_table(("setting", "value"), cells, text_columns=2)
 
 
-def _peft_snippet(parts: CardParts) -> list[str]:
-    shipped = shipped_name(parts.base_model)
-    source = quoted(shipped or hub_id(parts.base_model) or "path/of/the/base")
+def peft_snippet(base: str, adapter: str, *imports: str) -> list[str]:
+    """Lines of Python that load a PEFT adapter; the `base` is an expression."""
     return [
-        *(["from hf_mass.store.shipped import resolve_shipped"] if shipped else []),
+        *imports,
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM",
         "",
-        f"base = AutoModelForCausalLM.from_pretrained({f'resolve_shipped({source})' if shipped else source})",
-        f"model = PeftModel.from_pretrained(base, {quoted(parts.repo_id or 'path/or/id')})",
+        f"base = AutoModelForCausalLM.from_pretrained({base})",
+        f"model = PeftModel.from_pretrained(base, {quoted(adapter)})",
     ]
+
+
+def _snippet(parts: CardParts) -> list[str]:
+    adapter = parts.repo_id or "path/or/id"
+    if name := shipped_name(parts.base_model):
+        resolve = "from hf_mass.store.shipped import resolve_shipped"
+        return peft_snippet(f"resolve_shipped({quoted(name)})", adapter, resolve)
+    return peft_snippet(quoted(hub_id(parts.base_model) or "path/of/the/base"), adapter)
 
 
 def quoted(text: str) -> str:
