@@ -46,6 +46,15 @@ Methods = Annotated[
         metavar="NAME,...",
     ),
 ]
+TokenBudget = Annotated[
+    int | None,
+    option(
+        "--token_budget",
+        "Sampled tokens a task that the majority vote may spend.",
+        default="what the costliest row of MASS sampled",
+        min=1,
+    ),
+]
 Folder = Annotated[Path, argument("FOLDER", "A saved MassModel, or a PEFT adapter.")]
 
 
@@ -119,15 +128,7 @@ def evaluate(
     demonstrations: Annotated[int, option("--demonstrations", "Rows of a file that are shown as solved.", min=1)] = 10,
     verifier: Annotated[str, option("--verifier", "Judges texts, unless a task names its own.")] = "exact_match",
     batch_size: Annotated[int, option("--batch_size", "Tasks side by side.", min=1)] = 8,
-    token_budget: Annotated[
-        int | None,
-        option(
-            "--token_budget",
-            "Sampled tokens a task that the majority vote may spend.",
-            default="what the costliest row of MASS sampled",
-            min=1,
-        ),
-    ] = None,
+    token_budget: TokenBudget = None,
     model: ModelChoice,
     settings: dict[str, Any],
     output: Annotated[
@@ -157,7 +158,8 @@ def evaluate(
         tasks,
         _listed(methods),
         [int(seed) for seed in _listed(seeds, "--seeds") or ["0"]],
-        {**settings, "batch_size": batch_size, "token_budget": token_budget},
+        settings,
+        {"batch_size": batch_size, "token_budget": token_budget},
         model,
         reading={"limit": limit, "demonstrations": demonstrations, "verifier": verifier},
         command=context.meta["hf_mass.command"],

@@ -22,12 +22,7 @@ EVERY = 3.0
 
 
 class Watcher:
-    """Shows stages, steps, samples as they grow, and the training loss.
-
-    Args:
-        bar: Where to draw.
-        lines: Where to write lines now and then instead; None for nowhere.
-    """
+    """Shows stages, steps, samples as they grow, and the training loss: on a bar, or in lines now and then."""
 
     def __init__(self, bar: Progress, lines: TextIO | None = None) -> None:
         self.bar, self.lines, self.task = bar, lines, TaskID(-1)

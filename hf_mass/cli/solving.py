@@ -31,16 +31,11 @@ SMALL = 20_000_000
 
 
 class Solver:
-    """Loads the model that a problem needs, once, and adapts it.
-
-    Args:
-        how: How to adapt.
-    """
+    """Loads the model that a problem needs, once, and adapts it."""
 
     def __init__(self, how: How) -> None:
-        if how.method and ":" in how.method and os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())  # a method of one's own is looked for where one works
         names = [how.method] if how.method else ["ttt", "mass"]
+        look_here(names)
         self.how, self.methods = how, {name: make_method(name, how.settings) for name in names}
         self.loaded: dict[str, LanguageModel] = {}
 
@@ -53,6 +48,12 @@ class Solver:
         lm = self.loaded[name]
         method = self.methods[self.how.method or fitting_method(lm, problem)]
         return solve(lm, problem, method, seed=self.how.seed, on_event=watch), lm
+
+
+def look_here(names: Sequence[str]) -> None:
+    """Where a method is somebody's own, let it be imported from the folder where they work."""
+    if any(":" in name for name in names) and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def load_chosen(choice: ModelChoice, default: str) -> LanguageModel:

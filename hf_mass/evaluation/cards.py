@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def _evaluations(table: ResultTable, rows: Sequence[ResultRow], dataset: str | N
             metric_type="accuracy",
             metric_name=row.method,
             metric_value=row.accuracy[split].mean,
-            metric_args={name: value for name, value in row.accuracy[split].to_dict().items() if name != "mean"},
+            metric_args={name: value for name, value in asdict(row.accuracy[split]).items() if name != "mean"},
         )
         for split in table.splits
         for row in rows

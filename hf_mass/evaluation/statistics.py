@@ -25,7 +25,7 @@ same tasks belongs in `paired_difference`, which is much sharper than comparing 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -60,13 +60,9 @@ class Interval:
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
-    def to_dict(self) -> dict[str, float | int]:
-        """The fields as a dictionary that JSON can hold."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Interval:
-        """The inverse of `to_dict`.
+        """The inverse of `dataclasses.asdict`.
 
         Raises:
             DataError: If a field is missing or is not a number.

@@ -14,7 +14,7 @@ This world is a laboratory, not a benchmark: results on it say how adaptation wo
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from hf_mass.errors import ConfigError
 from hf_mass.tasks.formats import PromptFormat
@@ -185,8 +185,3 @@ class ConventionsWorld:
         if family != task.fields["family"] or item not in ITEMS or hidden not in names:
             return False
         return answer == self.solution(names.index(hidden), ITEMS.index(item))
-
-    def to_dict(self) -> dict[str, int | float]:
-        """The settings that rebuild this world."""
-        values = asdict(self)
-        return {name: value for name, value in values.items() if name not in ("tables", "favourites")}

@@ -80,10 +80,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. Save the model again.") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is no JSON: {error}. Save the model again.") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is no JSON that can be read: {error}. Save the model again.") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a {type(values).__name__}, no settings. Save the model again.")
     return values

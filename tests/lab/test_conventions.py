@@ -25,7 +25,7 @@ from hf_mass.lab.conventions import (
 )
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.verifiers import verify_batch
-from research.conventions.pretrain import document
+from research.conventions.pretrain import document, settings_of
 from research.conventions.protocol import fits_demonstrations
 from research.conventions.word_tokenizer import build_word_tokenizer
 
@@ -205,7 +205,7 @@ def test_the_filter_by_hand_reads_only_the_demonstrations(example: Task) -> None
 
 @given(worlds)
 def test_settings_rebuild_the_world(world: ConventionsWorld) -> None:
-    again = ConventionsWorld(**json.loads(json.dumps(world.to_dict())))
+    again = ConventionsWorld(**json.loads(json.dumps(settings_of(world))))
     assert again == world and again.tables == world.tables and again.tasks("train", 3) == world.tasks("train", 3)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def unfounded(text: str, table: ResultTable) -> list[str]:
         f"{result.metric_name}/{result.dataset_split}: {result.metric_value} {result.metric_args}"
         for result in card.data.eval_results or []
         if {"mean": result.metric_value, **(result.metric_args or {})}
-        != table.interval(str(result.metric_name), str(result.dataset_split)).to_dict()
+        != asdict(table.interval(str(result.metric_name), str(result.dataset_split)))
     ]
     shown, cost = section(card.text, "Results"), section(card.text, "Cost per problem")
     known = {f"| {row.method} | {row.sampled_tokens:.0f} | {row.latency_s:.3g} |" for row in table if row.latency_s}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -62,6 +63,11 @@ def _written_sample(world: ConventionsWorld, draw: random.Random, family: int, t
         item, convention = draw.randrange(len(ITEMS)), world.draw_convention(draw, family, range(world.conventions))
     name = world.convention_name(convention)
     return f"{FAMILIES[family]} {ITEMS[item]} {world.colour(convention, item)} {name}"
+
+
+def settings_of(world: ConventionsWorld) -> dict[str, int | float]:
+    """The settings that rebuild a world."""
+    return {field.name: getattr(world, field.name) for field in fields(world) if field.init}
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -188,7 +194,7 @@ def main() -> None:
             )
     model.save_pretrained(arguments.output)
     tokenizer.save_pretrained(arguments.output)
-    (arguments.output / "world.json").write_text(json.dumps(world.to_dict(), indent=2) + "\n")
+    (arguments.output / "world.json").write_text(json.dumps(settings_of(world), indent=2) + "\n")
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
     settings.pop("output")
     record = {"settings": settings, "parameters": model.num_parameters(), "validation": measured}
