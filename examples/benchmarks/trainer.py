@@ -27,7 +27,6 @@ from benchmarks.common import CLOCKS, Table, say
 from benchmarks.stages import Stage, Stopwatch, profiled, shares
 from hf_mass.core.inner_loop import InnerLoop
 from hf_mass.lab.conventions import CONVENTIONS_FORMAT
-from hf_mass.lab.conventions_settings import conventions_lora, conventions_settings
 from hf_mass.lm.binding import deterministic
 from hf_mass.lm.generation import Sampling, complete
 from hf_mass.methods.inner import Adapter
@@ -39,6 +38,7 @@ from hf_mass.training.meta_adapt_config import MetaAdaptConfig
 from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
 from hf_mass.training.outer import OuterLoop
 from research.conventions.experiment import BASE, load_world
+from research.conventions.settings import conventions_lora, conventions_settings
 
 SHARED_SETTINGS = (
     "lr_scheduler_type",

@@ -20,21 +20,18 @@ from hf_mass.tasks.task import Task
 
 AUTOMATIC = "automatic"
 """What stands for the model's own setting, and for the model that suits the problem."""
-OFFERED: dict[str, tuple[type, tuple[str, ...]]] = {
-    "MASS": (MassConfig, ("samples", "inner_steps", "inner_learning_rate", "weigh_by")),
-    "TTT": (TTTSettings, ("max_examples", "num_train_epochs", "learning_rate")),
+OFFERED = {
+    **dict.fromkeys(("samples", "inner_steps", "inner_learning_rate", "weigh_by"), "MASS"),
+    **dict.fromkeys(("max_examples", "num_train_epochs", "learning_rate"), "TTT"),
 }
-"""Method → its settings, and those of them that visitors may change."""
+"""Settings that visitors may change → what they belong to."""
 MOST = {"samples": 32, "inner_steps": 8, "max_examples": 100, "num_train_epochs": 8}
 """The most that one visitor may ask for."""
 
-LABELS = {name: f"{method}: {name.replace('_', ' ')}" for method, (_, names) in OFFERED.items() for name in names}
+LABELS = {name: f"{method}: {name.replace('_', ' ')}" for name, method in OFFERED.items()}
 LABELS |= {"vote": "TTT: vote", "seed": "Seed"}
-OPTIONS: dict[str, Option] = {
-    name: replace(flat(cls)[name], most=MOST.get(name, flat(cls)[name].most))
-    for cls, names in OFFERED.values()
-    for name in names
-}
+_ALL = flat(MassConfig) | flat(TTTSettings)
+OPTIONS: dict[str, Option] = {name: replace(_ALL[name], most=MOST.get(name, _ALL[name].most)) for name in OFFERED}
 OPTIONS |= {
     "vote": Option("vote", bool, True, "Answer under several transformations and vote; otherwise ask once."),
     "seed": Option("seed", int, 0, "For sampling and training."),

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_mass.cli import options
 from hf_mass.cli.deferred import deferred
 from hf_mass.cli.groups import HOW, How, settings, taking
-from hf_mass.cli.options import ModelChoice, option
+from hf_mass.cli.options import LOGGED_IN, REPORT, ROWS, AsJson, ModelChoice, Quiet, argument, option
 from hf_mass.cli.reading import read_problems
 from hf_mass.errors import CheckpointError
 
@@ -24,12 +23,39 @@ _launch = deferred("hf_mass.app.app", "launch")
 
 Problem = Annotated[
     list[str],
-    typer.Argument(
-        metavar="FILE_OR_TEXT...",
-        show_default=False,
-        help="A file, '-' for stdin, or its lines, a word each: 'input -> output', and a last input alone.",
+    argument(
+        "FILE_OR_TEXT...",
+        "A file, '-' for stdin, or its lines, a word each: 'input -> output', and a last input alone.",
     ),
 ]
+Tasks = Annotated[
+    str,
+    argument(
+        "TASKS",
+        "A folder or file of grid puzzles (ARC, 1D-ARC, Kaggle), rows of input and output, JSON lines of one problem "
+        "each, BIG-Bench Hard's folder, or conventions:SPLIT for the designed world that ships.",
+    ),
+]
+Methods = Annotated[
+    list[str] | None,
+    option(
+        "--methods",
+        f"What to compare: {', '.join(ROWS)}, or your own package.module:Class. The first five ask in the words of "
+        "MASS, those from few-shot on as test-time training trains.",
+        default="those that fit the model",
+        metavar="NAME,...",
+    ),
+]
+TokenBudget = Annotated[
+    int | None,
+    option(
+        "--token_budget",
+        "Sampled tokens a task that the majority vote may spend.",
+        default="what the costliest row of MASS sampled",
+        min=1,
+    ),
+]
+Folder = Annotated[Path, argument("FOLDER", "A saved MassModel, or a PEFT adapter.")]
 
 
 @taking(how=HOW)
@@ -39,11 +65,7 @@ def solve(
     how: How,
     each: Annotated[
         bool,
-        option(
-            "--each",
-            panel="Options",
-            help="FILE holds many problems: a folder, a Kaggle file of challenges, or JSON lines of one problem each.",
-        ),
+        option("--each", "FILE holds many: a folder, a Kaggle file of challenges, or JSON lines of one problem each."),
     ] = False,
 ) -> None:
     """Answer a problem before and after adapting to it.
@@ -70,9 +92,11 @@ def solve(
 def adapt(
     *,
     problem: Problem,
-    output: options.OutputFolder,
+    output: Annotated[Path, option("--output -o", "The folder.", panel=REPORT)],
     how: How,
-    overwrite: options.Overwrite = False,
+    overwrite: Annotated[
+        bool, option("--overwrite", "Write into a folder that holds something.", panel=REPORT)
+    ] = False,
 ) -> None:
     """Adapt to a problem and save the adapted weights as a PEFT adapter.
 
@@ -95,20 +119,27 @@ def adapt(
 def evaluate(
     *,
     context: typer.Context,
-    tasks: options.Tasks,
-    methods: options.Methods = None,
-    seeds: options.Seeds = None,
-    limit: options.Limit = None,
-    demonstrations: options.Demonstrations = 10,
-    verifier: options.Verifier = "exact_match",
-    batch_size: options.BatchSize = 8,
-    token_budget: options.TokenBudget = None,
+    tasks: Tasks,
+    methods: Methods = None,
+    seeds: Annotated[
+        list[str] | None, option("--seeds", "Each method is run once with each.", default="0", metavar="N,...")
+    ] = None,
+    limit: Annotated[int | None, option("--limit", "Tasks at most.", default="all; 50 of conventions", min=1)] = None,
+    demonstrations: Annotated[int, option("--demonstrations", "Rows of a file that are shown as solved.", min=1)] = 10,
+    verifier: Annotated[str, option("--verifier", "Judges texts, unless a task names its own.")] = "exact_match",
+    batch_size: Annotated[int, option("--batch_size", "Tasks side by side.", min=1)] = 8,
+    token_budget: TokenBudget = None,
     model: ModelChoice,
     settings: dict[str, Any],
-    output: options.ReportFolder = None,
-    resume: options.Resume = False,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
+    output: Annotated[
+        Path | None,
+        option("--output -o", "Gets results.json, results.md, results.png and outcomes.json.", panel=REPORT),
+    ] = None,
+    resume: Annotated[
+        bool, option("--resume", "Go on with the run in the folder, which has the same settings.", panel=REPORT)
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare ways to answer a set of tasks: accuracy with 95% intervals, sampled tokens and seconds a task.
 
@@ -127,7 +158,8 @@ def evaluate(
         tasks,
         _listed(methods),
         [int(seed) for seed in _listed(seeds, "--seeds") or ["0"]],
-        {**settings, "batch_size": batch_size, "token_budget": token_budget},
+        settings,
+        {"batch_size": batch_size, "token_budget": token_budget},
         model,
         reading={"limit": limit, "demonstrations": demonstrations, "verifier": verifier},
         command=context.meta["hf_mass.command"],
@@ -138,44 +170,18 @@ def evaluate(
     )
 
 
-Folder = Annotated[
-    Path,
-    typer.Argument(metavar="FOLDER", show_default=False, help="A saved MassModel, or a PEFT adapter."),
-]
-
-
 def push(
     folder: Folder,
-    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", show_default=False, help="As in user/name.")],
+    repo_id: Annotated[str, argument("REPO_ID", "As in user/name.")],
     private: Annotated[
         bool | None,
-        option(
-            "--private/--public",
-            panel="Options",
-            default="as it is; public if it is new",
-            help="Who sees the repository.",
-        ),
+        option("--private/--public", "Who sees the repository.", default="as it is; public if it is new"),
     ] = None,
-    revision: Annotated[
-        str | None, option("--revision", panel="Options", default="main", metavar="NAME", help="Branch to push to.")
-    ] = None,
-    commit_message: Annotated[
-        str | None, option("--commit_message", panel="Options", default=False, metavar="TEXT", help="Of the commit.")
-    ] = None,
-    create_pr: Annotated[
-        bool, option("--create_pr", panel="Options", help="Open a pull request instead of pushing.")
-    ] = False,
-    token: Annotated[
-        str | None,
-        option(
-            "--token",
-            panel="Options",
-            default="that of `hf auth login`, or HF_TOKEN",
-            metavar="TOKEN",
-            help="One that may write.",
-        ),
-    ] = None,
-    as_json: options.AsJson = False,
+    revision: Annotated[str | None, option("--revision", "Branch to push to.", default="main")] = None,
+    commit_message: Annotated[str | None, option("--commit_message", "Of the commit.")] = None,
+    create_pr: Annotated[bool, option("--create_pr", "Open a pull request instead of pushing.")] = False,
+    token: Annotated[str | None, option("--token", "One that may write.", default=LOGGED_IN)] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Push a saved model or adapter to the Hugging Face Hub.
 
@@ -186,16 +192,8 @@ def push(
     hf-mass push outputs/puzzle user/puzzle --create_pr --commit_message "Adapted to the puzzle"
     ```
     """
-    _push(
-        folder,
-        repo_id,
-        as_json=as_json,
-        private=private,
-        token=token,
-        revision=revision,
-        commit_message=commit_message,
-        create_pr=create_pr,
-    )
+    settings = {"private": private, "revision": revision, "commit_message": commit_message, "create_pr": create_pr}
+    _push(folder, repo_id, as_json=as_json, token=token, **settings)
 
 
 def card(
@@ -204,20 +202,12 @@ def card(
         Path | None,
         option(
             "--results",
-            panel="Options",
+            "The results.json of `hf-mass evaluate` or of a trainer's report.",
             default="a card that says that nothing was measured",
-            metavar="FILE",
-            help="The results.json of `hf-mass evaluate` or of a trainer's report.",
         ),
     ] = None,
-    output: Annotated[
-        Path | None,
-        option("--output", "-o", panel="Options", default="print it", metavar="FILE", help="Where to write the card."),
-    ] = None,
-    repo_id: Annotated[
-        str | None,
-        option("--repo_id", panel="Options", default=False, metavar="ID", help="Where the model will be found."),
-    ] = None,
+    output: Annotated[Path | None, option("--output -o", "Where to write the card.", default="print it")] = None,
+    repo_id: Annotated[str | None, option("--repo_id", "Where the model will be found.")] = None,
 ) -> None:
     """Make the model card of a saved model or adapter from what was measured.
 
@@ -235,18 +225,10 @@ def demo(
     model: ModelChoice,
     host: Annotated[
         str | None,
-        option(
-            "--host",
-            panel="Options",
-            default="this machine alone",
-            metavar="ADDRESS",
-            help="Where to listen; 0.0.0.0 for all of the network.",
-        ),
+        option("--host", "Where to listen; 0.0.0.0 for all of the network.", default="this machine alone"),
     ] = None,
-    port: Annotated[
-        int | None, option("--port", panel="Options", default="the first free one from 7860", metavar="N", help="Port.")
-    ] = None,
-    share: Annotated[bool, option("--share", panel="Options", help="Ask Gradio for a public address.")] = False,
+    port: Annotated[int | None, option("--port", "Port.", default="the first free one from 7860")] = None,
+    share: Annotated[bool, option("--share", "Ask Gradio for a public address.")] = False,
 ) -> None:
     """Open a page in the browser: give a problem, watch the model adapt to it, compare the answers.
 

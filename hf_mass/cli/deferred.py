@@ -11,10 +11,6 @@ def deferred(module: str, name: str) -> Callable[..., Any]:
     """A function of another module, which is imported at the first call.
 
     What a command needs to parse its options is light; what it does may load PyTorch, which takes seconds.
-
-    Args:
-        module: Full name of the module.
-        name: The function.
     """
 
     def call(*args: Any, **kwargs: Any) -> Any:

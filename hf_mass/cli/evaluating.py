@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import platform
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -22,7 +20,7 @@ from hf_mass.cli.options import ModelChoice
 from hf_mass.cli.progress import watched
 from hf_mass.cli.reading import read_set
 from hf_mass.cli.showing import plain, stdout_console
-from hf_mass.cli.solving import load_chosen
+from hf_mass.cli.solving import load_chosen, look_here
 from hf_mass.engine.models import default_model
 from hf_mass.evaluation.compare import OUTCOMES, ROWS, Comparison, Outcomes, Row, digest, fitting_rows, mean_cost
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
@@ -42,6 +40,7 @@ def evaluate_methods(
     methods: Sequence[str] | None,
     seeds: Sequence[int],
     settings: Mapping[str, Any],
+    sizes: Mapping[str, Any],
     choice: ModelChoice,
     *,
     reading: Mapping[str, Any],
@@ -51,46 +50,30 @@ def evaluate_methods(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """`hf-mass evaluate`.
-
-    Args:
-        name: The tasks.
-        methods: What to compare; None for what fits the model.
-        seeds: With which seeds.
-        settings: Of methods by their flat names, and "batch_size" and "token_budget".
-        choice: Which model.
-        reading: Of `read_set`.
-        command: The command line.
-        output: Where the report goes.
-        resume: Whether to go on with the run there.
-        as_json: Whether to write JSON.
-        quiet: Whether to show no progress.
+    """`hf-mass evaluate`; `settings` are those of methods, `sizes` of `Comparison`, `reading` of `read_set`.
 
     Raises:
         HFMassError: If tasks or model cannot be read, or a method is none for them.
     """
     names = [row_name(word) for word in methods or ()]
-    if any(":" in name for name in names) and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a method of one's own is looked for where one works
+    look_here(names)
     tasks = read_set(name, **reading)
     with watched(quiet) as watch:
         watch.say("Loading the model")
         lm = load_chosen(choice, tasks.model or default_model(tasks.kind))
-        of_methods = {key: value for key, value in settings.items() if key not in ("batch_size", "token_budget")}
-        about = {"model": lm.name, "tasks": digest(tasks.tasks), "settings": dict(settings)}
+        about = {"model": lm.name, "tasks": digest(tasks.tasks), "settings": {**settings, **sizes}}
         comparison = Comparison(
             lm,
             tasks.tasks,
             names or fitting_rows(lm, tasks.kind, tasks.tasks),
-            of_methods,
+            settings,
             Outcomes(output and output / OUTCOMES, about, resume),
-            settings["batch_size"],
-            settings["token_budget"],
-            watch.say,
-            watch,
+            **sizes,
+            say=watch.say,
+            on_event=watch,
         )
         outcomes = comparison.run(seeds)
-    table = build_table(tasks, lm, comparison.rows, outcomes, seeds, without_tokens(command), settings)
+    table = build_table(tasks, lm, comparison.rows, outcomes, seeds, without_tokens(command), {**settings, **sizes})
     notes = [*differences(comparison.rows, outcomes), *remarks(comparison.rows, outcomes)]
     paths = [] if output is None else write_report(output, table, notes, by_domain(comparison.rows, outcomes))
     show(table, notes, paths, as_json)

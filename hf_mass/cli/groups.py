@@ -47,31 +47,23 @@ def taking(**makers: Callable[..., Any]) -> Callable[[Callable[..., Any]], Calla
 
         several = [groups.get(each.name, {each.name: each}).values() for each in written.parameters.values()]
         flattened = [each.replace(kind=Parameter.KEYWORD_ONLY) for some in several for each in some]
-        return _signed(call, flattened)
+        call.__signature__ = Signature(flattened)  # type: ignore[attr-defined]
+        return call
 
     return decorate
 
 
-def _signed(function: Any, parameters: Sequence[Parameter]) -> Any:
-    function.__signature__ = Signature(parameters)
-    return function
-
-
 Vote = Annotated[
     bool,
-    option(
-        "--vote/--no_vote", panel=TTT, help="Answer under several transformations of the problem and vote, or ask once."
-    ),
+    option("--vote/--no_vote", "Ask under several transformations of the problem and vote, or ask once.", panel=TTT),
 ]
 Assignments = Annotated[
     list[str] | None,
     option(
         "--set",
-        panel="Options",
-        default=False,
+        "Any other setting of methods, such as inner_optimizer=adamw or lora_r=64; lists as JSON. May be given several "
+        "times.",
         metavar="NAME=VALUE",
-        help="Any other setting of methods, such as inner_optimizer=adamw or lora_r=64; lists as JSON. May be "
-        "given several times.",
     ),
 ]
 
@@ -80,7 +72,12 @@ def settings(*without: str) -> Callable[..., dict[str, Any]]:
     """What makes settings by name of the options of `OFFERED` but some, and of --set."""
     parameters = [_setting(name) for name in OFFERED if name not in ("vote", *without)]
     parameters += [] if "vote" in without else [_parameter("vote", Vote, True)]
-    return _signed(lambda **values: checked(**values), [*parameters, _parameter("assignments", Assignments)])
+
+    def make(**values: Any) -> dict[str, Any]:
+        return checked(**values)
+
+    make.__signature__ = Signature([*parameters, _parameter("assignments", Assignments)])  # type: ignore[attr-defined]
+    return make
 
 
 def _parameter(name: str, kind: Any, default: Any = None) -> Parameter:
@@ -99,11 +96,11 @@ def _setting(name: str) -> Parameter:
 
     offered = option(
         f"--{name}",
+        about.help if about.choices else f"{about.help} {about.cure.capitalize()}.",
         panel=OFFERED[name],
         default="what suits model and problem",
         metavar=about.metavar or "|".join(about.choices or ()),
         parser=parse,
-        help=about.help if about.choices else f"{about.help} {about.cure.capitalize()}.",
     )
     return _parameter(name, Annotated[about.kind | None, offered])
 
@@ -116,12 +113,7 @@ def _value(text: str) -> Any:
 
 
 def checked(*, assignments: Sequence[str] | None = None, vote: bool = True, **values: Any) -> dict[str, Any]:
-    """Settings by name, without those that are None.
-
-    Args:
-        assignments: Further ones as NAME=VALUE.
-        vote: False asks once.
-        values: Name → value.
+    """Settings by name, those of `assignments` (NAME=VALUE) included, without those that are None.
 
     Raises:
         ConfigError: If there is no such setting, or a value is out of its range.
@@ -155,28 +147,17 @@ Method = Annotated[
     str | None,
     option(
         "--method",
-        panel="Options",
-        default="ttt where there are solved examples, else mass",
-        metavar="NAME",
-        callback=_known,
-        help="How to adapt: 'none'; 'mass', on samples that the model writes; 'ttt', on the solved examples; 'both' in "
+        "How to adapt: 'none'; 'mass', on samples that the model writes; 'ttt', on the solved examples; 'both' in "
         "turn; 'vote', not at all, but the most frequent of several answers; or package.module:Class of your own.",
+        default="ttt where there are solved examples, else mass",
+        callback=_known,
     ),
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class How:
-    """How `solve` and `adapt` go about a problem.
-
-    Args:
-        method: How to adapt; None for what fits problem and model.
-        seed: For sampling and training.
-        model: Which model.
-        settings: Of methods, by their flat names.
-        as_json: Whether to write JSON, one object a line.
-        quiet: Whether to show no progress.
-    """
+    """How `solve` and `adapt` go about a problem: the values of their options, `settings` by flat names."""
 
     method: Method = None
     seed: Seed = 0

@@ -46,8 +46,8 @@ class Group(TyperGroup):
             raise typer.Exit(130) from None
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"hf-mass {__version__}")
         raise typer.Exit
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +10,7 @@ import typer
 MODEL, REPORT = "Model", "Output"
 METHODS = ("none", "mass", "ttt", "both", "vote")
 """Those of `hf_mass.methods.registry`, which would bring torch in."""
+LOGGED_IN = "that of `hf auth login`, or HF_TOKEN"
 
 ROWS = (
     *("none", "majority", "mass-uniform", "mass-scorer", "mass-demonstrations"),
@@ -19,115 +19,38 @@ ROWS = (
 """Rows of `evaluate`; a test holds them equal to those of `hf_mass.evaluation.compare`, which brings torch in."""
 
 
-def option(*names: str, panel: str, default: str | bool = True, **more: Any) -> Any:
-    """An option in a panel of the help."""
-    return typer.Option(*names, rich_help_panel=panel, show_default=default, **more)
+def option(name: str, help: str, *, panel: str = "Options", default: str | bool = True, **more: Any) -> Any:
+    """An option, in a panel of the help; a `default` in words stands for None. A short name is behind the long one."""
+    return typer.Option(*name.split(), rich_help_panel=panel, show_default=default, help=help, **more)
 
 
-Model = Annotated[
-    str | None,
-    option(
-        "--model",
-        panel=MODEL,
-        default="a tiny one that ships, made for such problems",
-        metavar="NAME",
-        help="Name of a model that ships, a folder, or a Hub id: a saved MassModel or any causal language model.",
-    ),
-]
-Revision = Annotated[
-    str | None, option("--revision", panel=MODEL, default="main", metavar="NAME", help="Branch, tag or commit.")
-]
-Token = Annotated[
-    str | None,
-    option(
-        "--token",
-        panel=MODEL,
-        default="that of `hf auth login`, or HF_TOKEN",
-        metavar="TOKEN",
-        help="For a private or gated repository.",
-    ),
-]
-Device = Annotated[
-    str | None,
-    option("--device", panel=MODEL, default="a GPU if there is one", metavar="NAME", help="cpu, cuda, cuda:1, mps..."),
-]
+def argument(metavar: str, help: str) -> Any:
+    """A positional argument that has no default."""
+    return typer.Argument(metavar=metavar, show_default=False, help=help)
 
 
 @dataclass(frozen=True)
 class ModelChoice:
     """Which model to load, from where and whereto; None leaves it to `hf_mass.load`."""
 
-    name: Model = None
-    revision: Revision = None
-    token: Token = None
-    device: Device = None
+    name: Annotated[
+        str | None,
+        option(
+            "--model",
+            "Name of a model that ships, a folder, or a Hub id: a saved MassModel or any causal language model.",
+            panel=MODEL,
+            default="a tiny one that ships, made for such problems",
+        ),
+    ] = None
+    revision: Annotated[str | None, option("--revision", "Branch, tag or commit.", panel=MODEL, default="main")] = None
+    token: Annotated[
+        str | None, option("--token", "For a private or gated repository.", panel=MODEL, default=LOGGED_IN)
+    ] = None
+    device: Annotated[
+        str | None, option("--device", "cpu, cuda, cuda:1, mps...", panel=MODEL, default="a GPU if there is one")
+    ] = None
 
 
-Seed = Annotated[int, option("--seed", panel="Options", metavar="N", help="For sampling and training.")]
-
-AsJson = Annotated[bool, option("--json", panel=REPORT, help="Write JSON to stdout, and nothing else.")]
-Quiet = Annotated[bool, option("--quiet", "-q", panel=REPORT, help="No progress bar and no warnings.")]
-Overwrite = Annotated[bool, option("--overwrite", panel=REPORT, help="Write into a folder that holds something.")]
-OutputFolder = Annotated[Path, option("--output", "-o", panel=REPORT, default=False, metavar="DIR", help="The folder.")]
-
-Tasks = Annotated[
-    str,
-    typer.Argument(
-        metavar="TASKS",
-        show_default=False,
-        help="A folder or file of grid puzzles (ARC, 1D-ARC, Kaggle), rows of input and output, JSON lines of one "
-        "problem each, BIG-Bench Hard's folder, or conventions:SPLIT for the designed world that ships.",
-    ),
-]
-Methods = Annotated[
-    list[str] | None,
-    option(
-        "--methods",
-        panel="Options",
-        default="those that fit the model",
-        metavar="NAME,...",
-        help=f"What to compare: {', '.join(ROWS)}, or your own package.module:Class. The first five ask in the words "
-        "of MASS, those from few-shot on as test-time training trains.",
-    ),
-]
-Seeds = Annotated[
-    list[str] | None,
-    option("--seeds", panel="Options", default="0", metavar="N,...", help="Each method is run once with each."),
-]
-Limit = Annotated[
-    int | None,
-    option("--limit", panel="Options", default="all; 50 of conventions", metavar="N", min=1, help="Tasks at most."),
-]
-Demonstrations = Annotated[
-    int,
-    option("--demonstrations", panel="Options", metavar="N", min=1, help="Rows of a file that are shown as solved."),
-]
-Verifier = Annotated[
-    str, option("--verifier", panel="Options", metavar="NAME", help="Judges texts, unless a task names its own.")
-]
-BatchSize = Annotated[int, option("--batch_size", panel="Options", metavar="N", min=1, help="Tasks side by side.")]
-TokenBudget = Annotated[
-    int | None,
-    option(
-        "--token_budget",
-        panel="Options",
-        default="what the costliest row of MASS sampled",
-        metavar="N",
-        min=1,
-        help="Sampled tokens a task that the majority vote may spend.",
-    ),
-]
-ReportFolder = Annotated[
-    Path | None,
-    option(
-        "--output",
-        "-o",
-        panel=REPORT,
-        default=False,
-        metavar="DIR",
-        help="Gets results.json, results.md, results.png and outcomes.json, every single outcome.",
-    ),
-]
-Resume = Annotated[
-    bool, option("--resume", panel=REPORT, help="Go on with the run in DIR, which has the same settings.")
-]
+Seed = Annotated[int, option("--seed", "For sampling and training.")]
+AsJson = Annotated[bool, option("--json", "Write JSON to stdout, and nothing else.", panel=REPORT)]
+Quiet = Annotated[bool, option("--quiet -q", "No progress bar and no warnings.", panel=REPORT)]

@@ -22,12 +22,7 @@ EVERY = 3.0
 
 
 class Watcher:
-    """Shows stages, steps, samples as they grow, and the training loss.
-
-    Args:
-        bar: Where to draw.
-        lines: Where to write lines now and then instead; None for nowhere.
-    """
+    """Shows stages, steps, samples as they grow, and the training loss: on a bar, or in lines now and then."""
 
     def __init__(self, bar: Progress, lines: TextIO | None = None) -> None:
         self.bar, self.lines, self.task = bar, lines, TaskID(-1)
@@ -59,18 +54,18 @@ class Watcher:
 def watched(quiet: bool) -> Iterator[Watcher]:
     """A watcher that draws where stderr is a terminal, and writes lines where it is none; within, whatever libraries
     print goes to stderr."""
-    shown = sys.stderr.isatty() and not quiet
-    if not shown:
+    drawn = sys.stderr.isatty() and not quiet
+    if not drawn:
         transformers_logging.disable_progress_bar()
         disable_progress_bars()
     if quiet:
         logging.disable(logging.WARNING)
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown)
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not drawn)
     try:
         with warnings.catch_warnings(), redirect_stdout(sys.stderr), bar:
             if not sys.warnoptions:  # what libraries will change some day is no news to who has a problem to solve
                 warnings.simplefilter("ignore", Warning if quiet else FutureWarning)
-            yield Watcher(bar, None if shown or quiet else sys.stderr)
+            yield Watcher(bar, None if drawn or quiet else sys.stderr)
     finally:
         logging.disable(logging.NOTSET)

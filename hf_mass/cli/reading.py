@@ -33,13 +33,7 @@ def read_problems(words: Sequence[str], each: bool = False) -> list[Problem]:
 
 
 def read_set(name: str, limit: int | None = None, demonstrations: int = 10, verifier: str = "exact_match") -> TaskSet:
-    """The tasks that are to be evaluated.
-
-    Args:
-        name: A file, a folder, or "conventions:<split>".
-        limit: Tasks at most.
-        demonstrations: Rows of a few-shot file, or examples of BIG-Bench Hard, that become demonstrations.
-        verifier: Judge of texts, where a task does not name its own.
+    """The tasks of a file, a folder, or "conventions:<split>"; arguments as of `hf_mass.tasks.reading.read_set`.
 
     Raises:
         ConfigError: If the world has no such split.

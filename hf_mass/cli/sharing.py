@@ -12,7 +12,7 @@ from hf_mass.cli.progress import watched
 from hf_mass.cli.showing import plain, stdout_console
 from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.evaluation.cards import make_card
-from hf_mass.methods.mass_files import CONFIG_NAME, REQUIRED, read_config
+from hf_mass.methods.mass_files import REQUIRED, read_saved
 from hf_mass.store.card import hub_id
 from hf_mass.store.hub_files import push_folder
 from hf_mass.store.shipped import shipped_name
@@ -22,13 +22,7 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 def push(folder: Path, repo_id: str, *, as_json: bool, **settings: Any) -> None:
-    """`hf-mass push`.
-
-    Args:
-        folder: The saved model.
-        repo_id: Where to push it.
-        as_json: Whether to write JSON.
-        settings: Of `push_folder`.
+    """`hf-mass push`; `settings` are those of `push_folder`.
 
     Raises:
         CheckpointError: If the folder holds no model that others could load, or it could not be pushed.
@@ -56,58 +50,38 @@ def check_folder(folder: Path) -> tuple[str, list[str]]:
     Raises:
         CheckpointError: If it holds neither a whole MassModel nor a whole PEFT adapter, or its base is on this machine.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is no folder. Save the model first.")
-    if (folder / CONFIG_NAME).is_file():
-        read_config(folder)
-        kind, adapter, required = "a MassModel", folder / "generator", [*REQUIRED]
-    else:
-        kind, adapter, required = "a PEFT adapter", folder, [*ADAPTER_FILES]
-    if missing := [name for name in required if not (folder / name).is_file()]:
+    config, adapter, base = read_saved(folder)
+    missing = [name for name in (ADAPTER_FILES if config is None else REQUIRED) if not (folder / name).is_file()]
+    if missing:
         raise CheckpointError(
             f"{folder / missing[0]} is missing: {folder} holds neither a whole MassModel nor a whole PEFT adapter. "
             "Save the model again."
         )
-    notes = [f"the base is {base}, which ships with hf_mass" for base in [shipped_name(base_of(adapter))] if base]
-    if not notes and hub_id(base_of(adapter)) is None:
+    if shipped_name(base) is None and hub_id(base) is None:
         raise CheckpointError(
-            f"{adapter / ADAPTER_FILES[0]} names the base {base_of(adapter)!r}, which others do not have. "
+            f"{adapter / ADAPTER_FILES[0]} names the base {base!r}, which others do not have. "
             "Push the base, and set base_model_name_or_path to its Hub id."
         )
+    notes = [f"the base is {name}, which ships with hf_mass" for name in [shipped_name(base)] if name]
     if not (folder / "README.md").is_file():
         notes.append(f"there is no model card; `hf-mass card {folder} --output {folder / 'README.md'}` makes one")
-    left = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.suffix in PICKLES)
-    return kind, notes + ([f"not pushed, since pickles can run code: {', '.join(left)}"] if left else [])
-
-
-def base_of(adapter: Path) -> str | None:
-    """The base that an adapter's folder names."""
-    file = adapter / ADAPTER_FILES[0]
-    try:
-        named = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"{file} is no JSON object: {error}. Save the model again.") from error
-    return named if isinstance(named, str) else None
+    if pickles := sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.suffix in PICKLES):
+        notes.append(f"not pushed, since pickles can run code: {', '.join(pickles)}")
+    return "a PEFT adapter" if config is None else "a MassModel", notes
 
 
 def card(folder: Path, results: Path | None, output: Path | None, repo_id: str | None) -> None:
     """`hf-mass card`.
-
-    Args:
-        folder: The saved model.
-        results: What was measured.
-        output: Where to write; None prints it.
-        repo_id: Where the model will be found.
 
     Raises:
         CheckpointError: If the folder holds no saved model, or the card cannot be written.
         DataError: If the result file is no table.
     """
     with watched(quiet=True):
-        made = make_card(folder, results, repo_id=repo_id)
+        text = make_card(folder, results, repo_id=repo_id)
     if output is None:
-        print(str(made))
+        print(str(text))
         return
     output.parent.mkdir(parents=True, exist_ok=True)
-    made.save(output)
+    text.save(output)
     stdout_console().print(f"written: {plain(str(output))}", markup=False, soft_wrap=True)

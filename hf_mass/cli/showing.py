@@ -69,14 +69,10 @@ def problem_view(problem: Problem) -> RenderableType:
     """Name, demonstrations and queries."""
     pairs = problem.tasks[0].demonstrations
     parts: list[RenderableType] = [Text(plain(problem.name), style="bold underline")]
+    views = [pair_view(pair.question, pair.answer, problem.kind) for pair in pairs[:SHOWN]]
     if problem.kind == "grids":
-        shown = [
-            titled(f"solved {n + 1}", pair_view(pair.question, pair.answer, problem.kind))
-            for n, pair in enumerate(pairs[:SHOWN])
-        ]
-        parts.append(Columns(shown, padding=(0, 4)))
-    else:
-        parts += [pair_view(pair.question, pair.answer, problem.kind) for pair in pairs[:SHOWN]]
+        views = [Columns([titled(f"solved {n}", view) for n, view in enumerate(views, 1)], padding=(0, 4))]
+    parts += views
     if len(pairs) > SHOWN:
         parts.append(Text(f"and {len(pairs) - SHOWN} more solved examples", style="dim"))
     return Group(*parts)

@@ -23,6 +23,7 @@ from hf_mass.engine.solution import Solution
 from hf_mass.errors import AdaptationError, DataError, HFMassError
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.registry import make_method
+from hf_mass.store.card import peft_snippet, quoted
 from hf_mass.tasks.problems import Problem
 
 SMALL = 20_000_000
@@ -30,16 +31,11 @@ SMALL = 20_000_000
 
 
 class Solver:
-    """Loads the model that a problem needs, once, and adapts it.
-
-    Args:
-        how: How to adapt.
-    """
+    """Loads the model that a problem needs, once, and adapts it."""
 
     def __init__(self, how: How) -> None:
-        if how.method and ":" in how.method and os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())  # a method of one's own is looked for where one works
         names = [how.method] if how.method else ["ttt", "mass"]
+        look_here(names)
         self.how, self.methods = how, {name: make_method(name, how.settings) for name in names}
         self.loaded: dict[str, LanguageModel] = {}
 
@@ -52,6 +48,12 @@ class Solver:
         lm = self.loaded[name]
         method = self.methods[self.how.method or fitting_method(lm, problem)]
         return solve(lm, problem, method, seed=self.how.seed, on_event=watch), lm
+
+
+def look_here(names: Sequence[str]) -> None:
+    """Where a method is somebody's own, let it be imported from the folder where they work."""
+    if any(":" in name for name in names) and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def load_chosen(choice: ModelChoice, default: str) -> LanguageModel:
@@ -69,12 +71,7 @@ def fitting_method(lm: LanguageModel, problem: Problem) -> str:
 
 
 def solve_problems(problems: Sequence[Problem], how: How, each: bool) -> int:
-    """`hf-mass solve`.
-
-    Args:
-        problems: What to solve.
-        how: How to adapt.
-        each: Whether there may be many; one that fails does not end the others.
+    """`hf-mass solve`; with `each` there may be many problems, and one that fails does not end the others.
 
     Returns:
         The exit code: 1 if a problem of many could not be adapted to.
@@ -134,11 +131,6 @@ def summary(solutions: Sequence[Solution], failed: int) -> str:
 def adapt_and_save(problem: Problem, output: Path, how: How) -> None:
     """`hf-mass adapt`: one adapter into the folder itself, several into folders of it.
 
-    Args:
-        problem: What to adapt to.
-        output: Where the adapters go.
-        how: How to adapt.
-
     Raises:
         CheckpointError: If the folder cannot be written.
         AdaptationError: If there are no adapted weights.
@@ -164,15 +156,7 @@ def adapt_and_save(problem: Problem, output: Path, how: How) -> None:
 
 def how_to_load(base: str, folders: Sequence[Path]) -> str:
     """Python that loads a saved adapter."""
-    others = [f"# and so on: {', '.join(str(folder) for folder in folders[1:])}"] if folders[1:] else []
-    lines = [
-        "\nsaved; load it by",
-        "",
-        "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM",
-        "",
-        f"base = AutoModelForCausalLM.from_pretrained({base!r})",
-        f"model = PeftModel.from_pretrained(base, {str(folders[0])!r})",
-        *others,
-    ]
+    lines = ["\nsaved; load it by", "", *peft_snippet(quoted(base), str(folders[0]))]
+    if folders[1:]:
+        lines.append(f"# and so on: {', '.join(map(str, folders[1:]))}")
     return "\n".join(lines)

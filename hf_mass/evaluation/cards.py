@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,12 @@ from huggingface_hub import EvalResult, ModelCard
 from hf_mass.errors import CheckpointError, DataError
 from hf_mass.evaluation.tables import ResultRow, ResultTable
 from hf_mass.methods.mass_card import mass_card
-from hf_mass.methods.mass_files import CONFIG_NAME, read_config
-from hf_mass.methods.mass_settings import MassConfig
-from hf_mass.store.card import CardParts, Measured, build_card
+from hf_mass.methods.mass_files import read_saved
+from hf_mass.store.card import CardParts, build_card, indented, without_tokens
 from hf_mass.store.hub_files import CARD_NAME
 from hf_mass.store.markdown import markdown_table
-from hf_mass.store.storage import read_json
+from hf_mass.store.storage import ADAPTER_FILES, read_json
 
-ADAPTER_CONFIG = "adapter_config.json"
 _OWN_ROWS = "MASS,"
 _PACKAGES = ("torch", "transformers", "trl", "peft", "hf_mass")
 
@@ -56,26 +55,18 @@ def make_card(
         DataError: If the result file is missing, is no result table, or has no such row.
     """
     folder = Path(folder)
-    config, base = _read_model(folder)
+    config, _, base = read_saved(folder)
     details.setdefault("base_model", base)
     if results is not None:
         datasets = list(details.get("datasets", ()))
-        details["measured"] = read_measured(results, methods, dataset or (datasets[0] if len(datasets) == 1 else None))
+        details |= read_measured(Path(results), methods, dataset or (datasets[0] if len(datasets) == 1 else None))
     if config is not None:
         return build_card(mass_card(config, **details))
     return build_card(CardParts(settings=sorted((settings or _lora_settings(folder)).items()), **details))
 
 
 def write_card(folder: str | Path, results: str | Path | None = None, **details: Any) -> Path:
-    """Write the card of `make_card` as the README.md of its folder, in place of an earlier one.
-
-    Args:
-        folder: The saved model.
-        results: As in `make_card`.
-        details: As in `make_card`.
-
-    Returns:
-        The path of the README.md.
+    """Write the card of `make_card`, which has the same arguments, as the README.md of its folder; returns its path.
 
     Raises:
         CheckpointError: As in `make_card`, or if the file could not be written.
@@ -89,54 +80,24 @@ def write_card(folder: str | Path, results: str | Path | None = None, **details:
     return path
 
 
-def read_measured(path: str | Path, methods: Sequence[str] | None = None, dataset: str | None = None) -> Measured:
-    """What a result file says, as a card shows it.
-
-    Args:
-        path: A result table.
-        methods: Rows for the `model-index`, as in `make_card`.
-        dataset: What the splits are of, as in `make_card`.
-
-    Raises:
-        DataError: If the file is missing, is no result table, or has no such row.
-    """
-    table = _read_table(Path(path))
+def read_measured(path: Path, methods: Sequence[str] | None = None, dataset: str | None = None) -> dict[str, Any]:
+    """The fields of `CardParts` that a result file fills in; arguments and errors as in `make_card`."""
+    table = _read_table(path)
     of_model = [row.method for row in table if row.method.startswith(_OWN_ROWS)] or [row.method for row in table]
     rows = [table[method] for method in (of_model if methods is None else methods)]
-    command = table.meta.get("command")
-    return Measured(
-        table=table.to_markdown(),
-        command=None if command is None else str(command),
-        source=Path(path).name,
-        evaluations=tuple(_evaluations(table, rows, dataset)),
-        cost=_cost(table, rows),
-        notes="\n\n".join(part for part in (_notes(table), _further(rows)) if part),
-    )
-
-
-# -- the model ---------------------------------------------------------------------------------------------------------
-
-
-def _read_model(folder: Path) -> tuple[MassConfig | None, str | None]:
-    """Settings (None for a single adapter) and the name of the base."""
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is no folder. Give the folder of a saved model or adapter.")
-    config = read_config(folder) if (folder / CONFIG_NAME).is_file() else None
-    places = [folder / "generator" / ADAPTER_CONFIG, folder / ADAPTER_CONFIG]
-    existing = [place for place in (places if config else places[1:]) if place.is_file()]
-    if not existing:
-        missing = places[0] if config else folder / CONFIG_NAME
-        raise CheckpointError(
-            f"{missing} is missing: {folder} is no saved MassModel and no PEFT adapter. Give a folder that "
-            "MassModel.save_pretrained, a trainer's save_model or save_adapter wrote."
-        )
-    base = read_json(existing[0]).get("base_model_name_or_path")
-    return config, base if isinstance(base, str) else None
+    parts = [table.to_markdown(), _origin(table), f"From `{path.name}`. {_notes(table)}", _further(rows)]
+    measured = {
+        "results": "\n\n".join(part for part in parts if part),
+        "evaluations": _evaluations(table, rows, dataset),
+    }
+    if any(row.sampled_tokens is not None or row.latency_s is not None for row in rows):
+        measured["cost"] = _cost(table, rows)
+    return measured
 
 
 def _lora_settings(folder: Path) -> dict[str, Any]:
     """What an adapter's own file says of how it was trained: its shape."""
-    values = read_json(folder / ADAPTER_CONFIG)
+    values = read_json(folder / ADAPTER_FILES[0])
     return {name: values[name] for name in ("peft_type", "r", "lora_alpha", "target_modules") if name in values}
 
 
@@ -147,9 +108,7 @@ def _read_table(path: Path) -> ResultTable:
     try:
         table = ResultTable.load(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}. Give a results.json, or none for a card without results."
-        ) from error
+        raise DataError(f"{path} cannot be read: {error}. Give a results.json, or none at all.") from error
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     if not isinstance(table.meta, Mapping):
@@ -177,7 +136,7 @@ def _evaluations(table: ResultTable, rows: Sequence[ResultRow], dataset: str | N
             metric_type="accuracy",
             metric_name=row.method,
             metric_value=row.accuracy[split].mean,
-            metric_args={name: value for name, value in row.accuracy[split].to_dict().items() if name != "mean"},
+            metric_args={name: value for name, value in asdict(row.accuracy[split]).items() if name != "mean"},
         )
         for split in table.splits
         for row in rows
@@ -185,10 +144,14 @@ def _evaluations(table: ResultTable, rows: Sequence[ResultRow], dataset: str | N
     ]
 
 
-def _cost(table: ResultTable, rows: Sequence[ResultRow]) -> str | None:
-    """Tokens and seconds of the model's own rows; None where the file has neither."""
-    if all(row.sampled_tokens is None and row.latency_s is None for row in rows):
-        return None
+def _origin(table: ResultTable) -> str:
+    if table.meta.get("command") is None:
+        return "The result file does not say by which command."
+    return "Made by\n\n" + indented(without_tokens(str(table.meta["command"])))
+
+
+def _cost(table: ResultTable, rows: Sequence[ResultRow]) -> str:
+    """Tokens and seconds of the model's own rows."""
     cells = []
     for row in rows:
         tokens = "not measured" if row.sampled_tokens is None else f"{row.sampled_tokens:.0f}"

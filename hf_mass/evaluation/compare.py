@@ -28,6 +28,7 @@ from hf_mass.methods.registry import make_method
 from hf_mass.methods.sequence import TTTThenMASS
 from hf_mass.methods.ttt import TTT
 from hf_mass.methods.unadapted import MajorityVote, NoAdaptation
+from hf_mass.store.storage import replace_text
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.task import Task
 
@@ -165,12 +166,9 @@ class Outcomes:
 
     def save(self) -> None:
         """Write the file, whole or not at all."""
-        if self.file is None:
-            return
-        text = json.dumps({"about": self.about, "methods": self.methods}, ensure_ascii=False, indent=1) + "\n"
-        partial_file = self.file.with_name(self.file.name + ".partial")
-        partial_file.write_text(text, encoding="utf-8")
-        partial_file.replace(self.file)
+        if self.file is not None:
+            content = {"about": self.about, "methods": self.methods}
+            replace_text(self.file, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
 def outcome(task: Task, adaptation: Adaptation | str, answer: tuple[Answer, Cost] | str | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Accuracies with intervals, paired differences and the AUC, on plain arrays.
+"""Accuracies with intervals, and paired differences, on plain arrays.
 
 Results are arrays of shape [seeds, tasks] with one number in [0, 1] per cell: whether (or how far) the run with that
 seed solved that task. Every seed is evaluated on the same tasks.
@@ -25,7 +25,7 @@ same tasks belongs in `paired_difference`, which is much sharper than comparing 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -60,29 +60,16 @@ class Interval:
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
-    def above(self, other: Interval) -> bool:
-        """Whether this interval lies above the other one without touching it."""
-        return self.low > other.high
-
-    def to_dict(self) -> dict[str, float | int]:
-        """The fields as a dictionary that JSON can hold."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Interval:
-        """The inverse of `to_dict`.
+        """The inverse of `dataclasses.asdict`.
 
         Raises:
             DataError: If a field is missing or is not a number.
         """
         try:
-            return cls(
-                mean=float(values["mean"]),
-                low=float(values["low"]),
-                high=float(values["high"]),
-                n=int(values["n"]),
-                seeds=int(values["seeds"]),
-            )
+            mean, low, high = (float(values[name]) for name in ("mean", "low", "high"))
+            return cls(mean, low, high, int(values["n"]), int(values["seeds"]))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"Interval: {values!r} is not an interval ({error!r}). Give the numbers mean, low, high, n and seeds."
@@ -129,9 +116,9 @@ def paired_difference(
         a: Results of one method, shape [seeds, tasks] or [tasks].
         b: Results of the other on the same tasks in the same order. One of the two may have a single seed, which is
             then held against every seed of the other (a baseline in which nothing is random).
-        confidence: Coverage aimed at, between 0 and 1.
-        resamples: Number of bootstrap replicates.
-        seed: Seed of the resampling.
+        confidence: As in `mean_interval`.
+        resamples: As in `mean_interval`.
+        seed: As in `mean_interval`.
 
     Returns:
         The interval of the difference; it excludes 0 where the methods differ at that confidence.
@@ -161,27 +148,10 @@ def paired_difference(
 def wilson_interval(successes: float, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval for a proportion (Wilson 1927): the p with |p̂ − p| ≤ z √(p (1 − p) / n), solved for p.
 
-    Unlike p̂ ± z √(p̂ (1 − p̂) / n) it keeps its width at 0 and at 1 and never leaves [0, 1].
-
-    Args:
-        successes: Number of successes; partial credit may make it a fraction.
-        n: Number of trials.
-        confidence: Coverage aimed at, between 0 and 1.
-
-    Returns:
-        Lower and upper end.
-
-    Raises:
-        DataError: If there are no trials or `successes` is outside [0, n].
-        ConfigError: If `confidence` is not between 0 and 1.
+    Unlike p̂ ± z √(p̂ (1 − p̂) / n) it keeps its width at 0 and at 1 and never leaves [0, 1]. Partial credit may make
+    `successes` a fraction.
     """
     _check_confidence(confidence)
-    if n < 1:
-        raise DataError(f"wilson_interval: n is {n}. Give at least one trial.")
-    if not 0 <= successes <= n:
-        raise DataError(
-            f"wilson_interval: successes is {successes}, outside [0, {n}]. Count successes among the trials."
-        )
     z2 = NormalDist().inv_cdf(0.5 + confidence / 2) ** 2
     p = successes / n
     centre = p + z2 / (2 * n)
@@ -191,44 +161,6 @@ def wilson_interval(successes: float, n: int, *, confidence: float = 0.95) -> tu
     low = 0.0 if successes == 0 else max(0.0, (centre - half) / scale)
     high = 1.0 if successes == n else min(1.0, (centre + half) / scale)
     return low, high
-
-
-def auc(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Probability that a positive outscores a negative, ties counting one half (area under the ROC curve).
-
-    With ranks from 1 upwards, ties sharing their mean rank, a positive's rank counts the scores at or below it; the
-    positives' ranks among themselves add up to P (P + 1) / 2, and what remains counts pairs (Mann-Whitney):
-    AUC = (Σ ranks of positives − P (P + 1) / 2) / (P N).
-
-    Args:
-        scores: One number per item.
-        labels: One truth value per item (booleans, or 0 and 1).
-
-    Returns:
-        A number in [0, 1]; 0.5 for scores that say nothing.
-
-    Raises:
-        DataError: If the lengths differ, a score is NaN, a label is neither 0 nor 1, or one class is absent.
-    """
-    values = np.asarray(scores, dtype=np.float64).ravel()
-    truth = np.asarray(labels).ravel()
-    if values.shape != truth.shape:
-        raise DataError(f"auc: {values.size} scores and {truth.size} labels. Give one label per score.")
-    if np.isnan(values).any():
-        raise DataError("auc: scores hold NaN. Drop those items first.")
-    if not np.isin(truth, (0, 1)).all():
-        raise DataError(f"auc: labels are {np.unique(truth)[:5].tolist()}. Use 0 and 1, or booleans.")
-    positive = truth.astype(bool)
-    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
-    if not n_positive or not n_negative:
-        raise DataError(
-            f"auc: {n_positive} positives and {n_negative} negatives. Both classes must occur for an AUC to be defined."
-        )
-    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last_rank = np.cumsum(counts)
-    mean_rank = last_rank - (counts - 1) / 2
-    rank_sum = float(mean_rank[group][positive].sum())
-    return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
 
 
 def _bootstrap_ends(array: FloatArray, confidence: float, resamples: int, seed: int) -> tuple[float, float]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hf_mass.errors import DataError
 from hf_mass.evaluation.statistics import Interval
 from hf_mass.store.markdown import markdown_table
+from hf_mass.store.storage import replace_text
 
 FORMAT_VERSION = 1
 _ABSENT = "–"
@@ -38,24 +39,6 @@ class ResultRow:
     sampled_tokens: float | None = None
     latency_s: float | None = None
     extra: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """A claim about a table and whether it holds.
-
-    Args:
-        text: The claim in words.
-        met: Whether the numbers support it.
-        numbers: The numbers.
-    """
-
-    text: str
-    met: bool
-    numbers: str
-
-    def __str__(self) -> str:
-        return f"{'met' if self.met else 'MISSED'}: {self.text} ({self.numbers})"
 
 
 @dataclass(frozen=True)
@@ -113,28 +96,6 @@ class ResultTable:
             raise DataError(f"ResultTable: {method!r} has no result for split {split!r}. It has {list(row.accuracy)}.")
         return row.accuracy[split]
 
-    def check_above(self, method: str, baseline: str, split: str, *, factor: float = 1.0, apart: bool = True) -> Goal:
-        """Whether one method beats another on a split.
-
-        Args:
-            method: The row that should be higher.
-            baseline: The row that it is compared with.
-            split: The split.
-            factor: The mean must be at least this many times the baseline's mean (above it where the factor is 1).
-            apart: Ask also that the two intervals do not touch.
-
-        Returns:
-            The goal, met or missed.
-
-        Raises:
-            DataError: If either row lacks the split.
-        """
-        mine, other = self.interval(method, split), self.interval(baseline, split)
-        enough = mine.mean >= factor * other.mean and mine.mean > other.mean
-        claim = f"{method} above {baseline}" if factor == 1.0 else f"{method} at least {factor:g} times {baseline}"
-        claim += f" on {split}" + (", intervals apart" if apart else "")
-        return Goal(claim, enough and (mine.above(other) or not apart), f"{mine} against {other}")
-
     def to_markdown(self) -> str:
         """The table in GitHub's markdown, without a title."""
         header, *body = self._cells()
@@ -154,23 +115,7 @@ class ResultTable:
 
     def to_json(self) -> str:
         """Everything, as JSON text; `from_json` reads it back."""
-        rows = [
-            {
-                "method": row.method,
-                "accuracy": {split: interval.to_dict() for split, interval in row.accuracy.items()},
-                "sampled_tokens": row.sampled_tokens,
-                "latency_s": row.latency_s,
-                "extra": dict(row.extra),
-            }
-            for row in self.rows
-        ]
-        record = {
-            "format": FORMAT_VERSION,
-            "title": self.title,
-            "splits": list(self.splits),
-            "rows": rows,
-            "meta": dict(self.meta),
-        }
+        record = {"format": FORMAT_VERSION, **asdict(self)}
         return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -189,13 +134,7 @@ class ResultTable:
                     "Re-make the table, or update the package."
                 )
             rows = [
-                ResultRow(
-                    method=row["method"],
-                    accuracy={split: Interval.from_dict(value) for split, value in row["accuracy"].items()},
-                    sampled_tokens=row["sampled_tokens"],
-                    latency_s=row["latency_s"],
-                    extra=row["extra"],
-                )
+                ResultRow(**{**row, "accuracy": {k: Interval.from_dict(v) for k, v in row["accuracy"].items()}})
                 for row in record["rows"]
             ]
             return cls(record["title"], tuple(record["splits"]), tuple(rows), record["meta"])
@@ -208,12 +147,7 @@ class ResultTable:
         Returns:
             The path.
         """
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(target.name + ".partial")
-        partial.write_text(self.to_json(), encoding="utf-8")
-        partial.replace(target)
-        return target
+        return replace_text(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ResultTable:

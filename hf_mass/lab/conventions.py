@@ -5,8 +5,8 @@ demonstrations that follow one hidden convention and asks one more item. A solut
 colour; only the colour is verified. One (item, colour) pair fits about M / Y conventions, so no single auxiliary sample
 tells which one is meant, while the average over several does.
 
-Two things are held out of meta-training: families, and conventions. A base model pretrained on `document`s knows every
-convention, so adapting to one that was never rewarded elicits knowledge rather than adding it.
+Two things are held out of meta-training: families, and conventions. The base model that ships was pretrained on all
+conventions, so adapting to one that was never rewarded elicits knowledge rather than adding it.
 
 This world is a laboratory, not a benchmark: results on it say how adaptation works, not how well a language model does.
 """
@@ -14,7 +14,7 @@ This world is a laboratory, not a benchmark: results on it say how adaptation wo
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from hf_mass.errors import ConfigError
 from hf_mass.tasks.formats import PromptFormat
@@ -150,16 +150,17 @@ class ConventionsWorld:
         family_group, convention_group = SPLITS[split]
         draw = random.Random(f"conventions-tasks-{self.seed}-{split}-{seed}")
         families, allowed = self.family_group(family_group), self.convention_group(convention_group)
-        return [self._task(draw, draw.choice(families), allowed, f"{split}-{seed}-{i}") for i in range(count)]
+        return [self.draw_task(draw, draw.choice(families), allowed, f"{split}-{seed}-{i}") for i in range(count)]
 
-    def _prior(self, draw: random.Random, family: int, allowed: range) -> int:
+    def draw_convention(self, draw: random.Random, family: int, allowed: range) -> int:
         """A convention from the family's prior, restricted to `allowed`."""
         other = (1 - self.favourite) / (self.conventions - 1)
         weights = [self.favourite if c == self.favourites[family] else other for c in allowed]
         return draw.choices(allowed, weights)[0]
 
-    def _task(self, draw: random.Random, family: int, allowed: range, name: str, demonstrations: int = 0) -> Task:
-        hidden = self._prior(draw, family, allowed)
+    def draw_task(self, draw: random.Random, family: int, allowed: range, name: str, demonstrations: int = 0) -> Task:
+        """A task of a family under one of the `allowed` conventions."""
+        hidden = self.draw_convention(draw, family, allowed)
         items = draw.sample(range(len(ITEMS)), (demonstrations or self.demonstrations) + 1)
         answer = self.colour(hidden, items[-1])
         return Task(
@@ -172,43 +173,9 @@ class ConventionsWorld:
             fields={"family": FAMILIES[family]},
         )
 
-    def document(self, draw: random.Random) -> tuple[str, str]:
-        """One pretraining document (prompt, completion); the completion is what is learned.
-
-        25% exams answered by the family's habit (the demonstrations are not used: the model is left to ignore them),
-        10% bare questions, 15% textbook lines (item and colour → a convention that fits), 50% writing (45% a copied
-        demonstration with a convention that fits it, 35% a new item under the prior, 20% another family's).
-        """
-        kind = draw.random()
-        family, everything = draw.randrange(self.families), range(self.conventions)
-        if 0.25 <= kind < 0.35:
-            convention, item = self._prior(draw, family, everything), draw.randrange(len(ITEMS))
-            return f"{FAMILIES[family]} {ITEMS[item]} =", self._solution(convention, item)
-        if 0.35 <= kind < 0.5:
-            convention, item = draw.randrange(self.conventions), draw.randrange(len(ITEMS))
-            return f"note {ITEMS[item]} > {self.colour(convention, item)} by", self.convention_name(convention)
-        count = draw.choice((self.demonstrations, self.demonstrations, max(1, self.demonstrations - 1)))
-        task = self._task(draw, family, everything, "", count)
-        if kind < 0.25:
-            item = ITEMS.index(task.problem)
-            return CONVENTIONS_FORMAT.solver_prompt(task), self._solution(self._prior(draw, family, everything), item)
-        return CONVENTIONS_FORMAT.generator_prompt(task), self._written_sample(draw, family, task)
-
-    def _solution(self, convention: int, item: int) -> str:
+    def solution(self, convention: int, item: int) -> str:
+        """The solution of a task that asks for an item under a convention."""
         return CONVENTIONS_FORMAT.compose_solution(self.convention_name(convention), self.colour(convention, item))
-
-    def _written_sample(self, draw: random.Random, family: int, task: Task) -> str:
-        kind = draw.random()
-        if kind < 0.45:
-            pair = draw.choice(task.demonstrations)
-            item = ITEMS.index(pair.question)
-            fitting = [c for c in range(self.conventions) if self.colour(c, item) == pair.answer]
-            convention = draw.choice(fitting)
-        else:
-            family = family if kind < 0.8 else draw.randrange(self.families)
-            item, convention = draw.randrange(len(ITEMS)), self._prior(draw, family, range(self.conventions))
-        name = self.convention_name(convention)
-        return f"{FAMILIES[family]} {ITEMS[item]} {self.colour(convention, item)} {name}"
 
     def is_right_sample(self, task: Task, question: str, answer: str) -> bool:
         """Whether a sample is of the task's family and follows its hidden convention (for analysis; needs the gold)."""
@@ -217,22 +184,4 @@ class ConventionsWorld:
         names = [self.convention_name(c) for c in range(self.conventions)]
         if family != task.fields["family"] or item not in ITEMS or hidden not in names:
             return False
-        return answer == self._solution(names.index(hidden), ITEMS.index(item))
-
-    def fits_demonstrations(self, task: Task, question: str, answer: str) -> bool:
-        """The hand-written filter: the sample copies a demonstration, and its convention does give that colour.
-
-        It reads the task's own family, items and colours and the textbook tables, never the hidden convention.
-        """
-        family, _, item = question.partition(" ")
-        parts = CONVENTIONS_FORMAT.split_solution(answer)
-        names = [self.convention_name(c) for c in range(self.conventions)]
-        if parts is None or family != task.fields["family"] or parts.rationale not in names or item not in ITEMS:
-            return False
-        is_copy = Demonstration(item, parts.answer) in task.demonstrations
-        return is_copy and self.colour(names.index(parts.rationale), ITEMS.index(item)) == parts.answer
-
-    def to_dict(self) -> dict[str, int | float]:
-        """The settings that rebuild this world."""
-        values = asdict(self)
-        return {name: value for name, value in values.items() if name not in ("tables", "favourites")}
+        return answer == self.solution(names.index(hidden), ITEMS.index(item))

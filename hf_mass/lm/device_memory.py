@@ -51,14 +51,14 @@ def graph_bytes_per_token(loss: TokenLoss, start: Tree) -> float:
     dropout = loss.dropout.probability if loss.dropout else 0.0
     probe = TokenLoss(loss.model, loss.lora, piece, reduction=loss.reduction, memory=FAST, dropout=dropout)
     weights = [x for x in (*loss.model.parameters(), *loss.model.buffers()) if _has_storage(x)]
-    own = {x.untyped_storage().data_ptr() for x in weights}
-    found: dict[int, int] = {}
+    of_model = {x.untyped_storage().data_ptr() for x in weights}
+    sizes: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         if _has_storage(tensor):
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                found[storage.data_ptr()] = storage.nbytes()
+            if storage.data_ptr() not in of_model:
+                sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with (
@@ -67,7 +67,7 @@ def graph_bytes_per_token(loss: TokenLoss, start: Tree) -> float:
         probe.evaluate(trees.leaves(trees.tree_map(torch.ones_like, start)), row, row, second_order=False),
     ):
         pass
-    return sum(found.values()) / ids.numel()
+    return sum(sizes.values()) / ids.numel()
 
 
 def _has_storage(tensor: object) -> bool:

@@ -71,10 +71,10 @@ class TextEncoder:
         Raises:
             DataError: If the task is conversational and the tokenizer has no chat template, or no room is left.
         """
-        kept = self.max_length - room
-        if kept < 1:
+        length = self.max_length - room
+        if length < 1:
             raise DataError(f"max_length {self.max_length} leaves no prompt beside {room} answer tokens; raise it.")
-        return self.full_prompt_ids(task, text)[-kept:]
+        return self.full_prompt_ids(task, text)[-length:]
 
     def full_prompt_ids(self, task: Task, text: str) -> list[int]:
         """All token ids of a rendered prompt, through the chat template where the task is conversational.
@@ -115,17 +115,27 @@ class TextEncoder:
             rows: At least one row.
             device: Where the tensors go.
         """
-        sequences, starts = [], []
+        sequences, learned = [], []
         for row in rows:
             answer = row.answer_ids[: self.max_length - 1]
             prompt = row.prompt_ids[-(self.max_length - len(answer)) :]
             sequences.append([*prompt, *answer])
-            starts.append(len(prompt))
-        ids, mask = pad_rows(sequences, self.tokenizer.pad_token_id, device, side="right")
-        column = torch.arange(ids.shape[1], device=device)
-        is_answer = (column >= torch.tensor(starts, device=device)[:, None]) & mask.bool()
-        labels = ids.masked_fill(~is_answer, IGNORED)
-        return TokenBatch(ids, mask, labels, torch.tensor([row.task for row in rows], device=device))
+            learned.append([False] * len(prompt) + [True] * len(answer))
+        return token_batch(sequences, learned, [row.task for row in rows], self.tokenizer.pad_token_id, device)
+
+
+def token_batch(
+    sequences: Sequence[Sequence[int]],
+    learned: Sequence[Sequence[bool]],
+    row_task: Sequence[int],
+    pad: int,
+    device: torch.device | str,
+) -> TokenBatch:
+    """Sequences as one right-padded batch whose labels are the learned tokens; row r is of task `row_task[r]`."""
+    ids, mask = pad_rows(sequences, pad, device, side="right")
+    is_learned, _ = pad_rows(learned, False, device, side="right")
+    labels = ids.masked_fill(is_learned == 0, IGNORED)
+    return TokenBatch(ids, mask, labels, torch.tensor(list(row_task), device=device))
 
 
 def pad_rows(

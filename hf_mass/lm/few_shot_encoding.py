@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
-from hf_mass.core.token_loss import IGNORED, TokenBatch
-from hf_mass.lm.encoding import pad_rows
 from hf_mass.tasks.few_shot_format import FewShotFormat, Messages
 from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample
 from hf_mass.tasks.task import Demonstration, Task
@@ -29,22 +25,6 @@ class ExampleRows:
 
     def __len__(self) -> int:
         return len(self.sequences)
-
-
-def token_batch(
-    sequences: Sequence[list[int]],
-    learned: Sequence[list[bool]],
-    row_task: Sequence[int],
-    pad: int,
-    device: torch.device,
-) -> TokenBatch:
-    """Sequences as one right-padded batch whose labels are the learned tokens; row r is of task `row_task[r]`."""
-    ids, mask = pad_rows(sequences, pad, device, side="right")
-    labels = torch.full_like(ids, IGNORED)
-    for row, flags in enumerate(learned):
-        chosen = torch.tensor(flags, device=device).nonzero()[:, 0]
-        labels[row, chosen] = ids[row, chosen]
-    return TokenBatch(ids, mask, labels, torch.tensor(list(row_task), device=device))
 
 
 class FewShotEncoder:

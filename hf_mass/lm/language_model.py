@@ -160,7 +160,7 @@ def save_adapted(
     """
 
     def write(folder: Path) -> None:
-        write_adapter(folder, weights, config)
+        write_adapter(folder, weights, config.to_dict())
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         text = json.dumps({"format_version": 1, "hf_mass_version": __version__, **about}, indent=2)

@@ -46,17 +46,7 @@ def load_base(base: str | Path, token: Token = None, cure: str = "", **model_kwa
 def load_tokenizer(
     source: str | Path, token: Token = None, cure: str = "", revision: str | None = None
 ) -> PreTrainedTokenizerBase:
-    """A tokenizer.
-
-    Args:
-        source: Hub id or folder.
-        token: Access token of the Hub.
-        cure: What else helps if it fails; the end of the message.
-        revision: Branch, tag or commit of a Hub repository.
-
-    Raises:
-        CheckpointError: If it cannot be loaded.
-    """
+    """A tokenizer, from a Hub id or folder; `cure` and errors are as for `load_base`."""
     settings = {"trust_remote_code": False, "revision": revision}
     return _from_pretrained(AutoTokenizer, "Tokenizer", source, token, cure, settings)
 
@@ -139,14 +129,7 @@ def load_lora(
 ) -> tuple[PeftModel, PreTrainedTokenizerBase, str]:
     """A LoRA with the base that it names, its tokenizer (the base's where it has none), and the base's name.
 
-    Args:
-        folder: The adapter, as PEFT saves it.
-        name: What the caller knows it by.
-        token: Access token of the Hub.
-        model_kwargs: Passed to `AutoModelForCausalLM.from_pretrained`.
-
-    Raises:
-        CheckpointError: As for `load_adapted`.
+    Arguments and errors are those of `load_adapted`.
     """
     model, tokenizer, mismatch = _base_of(folder, folder, name, {}, None, token, model_kwargs)
     base = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path"))
@@ -164,17 +147,22 @@ def _base_of(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """(base model, tokenizer, what to say where the two do not fit the adapter)."""
     config = adapter / "adapter_config.json"
-    named = resolve_shipped(read_json(config).get("base_model_name_or_path"))
+    origin = resolve_shipped(read_json(config).get("base_model_name_or_path"))
     cure = f"{name} names it; or pass another copy of it as `base=`." if base is None else ""
-    base = named if base is None else base
+    base = origin if base is None else base
     if not base:
         raise CheckpointError(f"{name}: {config.relative_to(folder)} names no base model; pass it as `base`.")
-    own_tokenizer = (folder / "tokenizer_config.json").is_file()
-    tokenizer = load_tokenizer(folder if own_tokenizer else named or str(base), token, cure)
-    given = str(base) if isinstance(base, str | Path) else base.config.name_or_path or type(base).__name__
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    tokenizer = load_tokenizer(folder if has_tokenizer else origin or str(base), token, cure)
+    label = str(base) if isinstance(base, str | Path) else base.config.name_or_path or type(base).__name__
     model = base if isinstance(base, PreTrainedModel) else load_base(base, token, cure, **model_kwargs)
-    mismatch = f"{name} does not fit the base {given!r}; it was made for {repr(str(named)) if named else 'another'}"
-    _require_same(made_for, describe_base(model), mismatch)
+    mismatch = f"{name} does not fit the base {label!r}; it was made for {repr(str(origin)) if origin else 'another'}"
+    if differing := [
+        f"{field} {value!r} in place of {made_for[field]!r}"
+        for field, value in describe_base(model).items()
+        if made_for.get(field, value) != value
+    ]:
+        raise CheckpointError(f"{mismatch}: {', '.join(differing)}. Pass that one as `base=`.")
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise CheckpointError(
@@ -188,16 +176,6 @@ def describe_base(model: Any) -> dict[str, Any]:
     config = model.config.get_text_config()
     names = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
     return {name: getattr(config, name) for name in names if getattr(config, name, None) is not None}
-
-
-def _require_same(made_for: Mapping[str, Any], base: Mapping[str, Any], mismatch: str) -> None:
-    differences = [
-        f"{name} {value!r} in place of {made_for[name]!r}"
-        for name, value in base.items()
-        if made_for.get(name, value) != value
-    ]
-    if differences:
-        raise CheckpointError(f"{mismatch}: {', '.join(differences)}. Pass that one as `base=`.")
 
 
 def _with_adapters(base: PreTrainedModel, places: Mapping[str, Path], mismatch: str) -> PeftModel:

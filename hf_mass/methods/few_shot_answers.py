@@ -16,7 +16,8 @@ from hf_mass.core.trees import concatenate_rows, num_tasks
 from hf_mass.errors import AdaptationError, DataError
 from hf_mass.lm.adapters import Part
 from hf_mass.lm.binding import deterministic
-from hf_mass.lm.few_shot_encoding import FewShotEncoder, token_batch
+from hf_mass.lm.encoding import token_batch
+from hf_mass.lm.few_shot_encoding import FewShotEncoder
 from hf_mass.lm.generation import Sampling, complete
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.lm.prefix import SHORTEST

@@ -7,6 +7,7 @@ from string import Formatter
 from typing import Any
 
 from hf_mass.methods.mass_settings import MassConfig
+from hf_mass.methods.settings import values_of
 from hf_mass.store.card import CardParts, quoted
 from hf_mass.tasks.task import Demonstration, Task
 
@@ -49,7 +50,7 @@ def mass_card(
     return CardParts(
         kind="MASS adapters",
         summary=_SUMMARY,
-        settings=_settings(config),
+        settings=[(name, value) for name, value in values_of(config).items() if name != "format"],
         prompts=[(name, text) for name in _PROMPTS if (text := getattr(config.format, name))],
         snippet=_snippet(example or _made_up(config), repo_id),
         loading_note=_NOTE,
@@ -59,41 +60,16 @@ def mass_card(
     )
 
 
-def _settings(config: MassConfig) -> list[tuple[str, Any]]:
-    inner, scorer = config.inner, config.scorer
-    optimizer = {
-        "momentum": f"momentum {inner.momentum}",
-        "adamw": f"AdamW, β {inner.betas}, decay {inner.weight_decay}",
-    }
-    return [
-        ("auxiliary samples, m", config.samples),
-        ("inner steps, K", inner.steps),
-        ("inner learning rate, α", inner.learning_rate),
-        ("inner optimizer", optimizer.get(inner.optimizer, inner.optimizer)),
-        ("inner LoRA", f"rank {inner.lora_rank}, alpha {inner.lora_alpha}, on {_listed(inner.target_modules)}"),
-        ("inner dropout", inner.dropout),
-        ("weighed by, default", config.weigh_by),
-        ("scorer", f"{_listed(scorer.features)}; width {scorer.width}; {scorer.normalization}"),
-        ("attribution", f"τ = {config.attribution.temperature}, {config.attribution.rounds} rounds"),
-        ("sampling", f"temperature {config.temperature}, top_p {config.top_p}, top_k {config.top_k}"),
-        (
-            "longest sample / answer / row, tokens",
-            f"{config.max_sample_tokens} / {config.max_answer_tokens} / {config.max_length}",
-        ),
-    ]
-
-
-def _listed(value: str | Sequence[str]) -> str:
-    return value if isinstance(value, str) else ", ".join(value)
-
-
 def _snippet(task: Task, repo_id: str | None) -> list[str]:
-    names = ["Demonstration"] * bool(task.demonstrations) + ["MassModel", "Task"]
+    pairs = ", ".join(f"({quoted(d.question)}, {quoted(d.answer)})" for d in task.demonstrations)
+    fields = ", ".join(f"{quoted(name)}: {quoted(value)}" for name, value in task.fields.items())
+    arguments = [quoted(task.problem), *(["tuple(Demonstration(*pair) for pair in shown)"] if pairs else [])]
     return [
-        f"from hf_mass import {', '.join(names)}",
+        f"from hf_mass import {'Demonstration, ' if pairs else ''}MassModel, Task",
         "",
         f"mass = MassModel.from_pretrained({quoted(repo_id or 'path/or/id')})",
-        *_task_source(task),
+        *([f"shown = [{pairs}]"] if pairs else []),
+        f"task = Task({', '.join([*arguments, *([f'fields={{{fields}}}'] if fields else [])])})",
         'print(mass.solve(task).text, "->", mass.solve(task, mass.adapt(task)).text)',
     ]
 
@@ -105,16 +81,3 @@ def _made_up(config: MassConfig) -> Task:
     needs_demonstrations = "demonstrations" in names or "attribution" in config.scorer.features
     fields = dict.fromkeys(sorted(names - {"problem", "demonstrations"}), "...")
     return Task("...", (Demonstration("...", "..."),) if needs_demonstrations else (), fields=fields)
-
-
-def _task_source(task: Task) -> list[str]:
-    """The lines that make a task; its demonstrations come first if there are several."""
-    pairs = [f"({quoted(d.question)}, {quoted(d.answer)})" for d in task.demonstrations]
-    fields = ", ".join(f"{quoted(name)}: {quoted(value)}" for name, value in task.fields.items())
-    arguments = [quoted(task.problem), *([f"fields={{{fields}}}"] if fields else [])]
-    if len(pairs) == 1:
-        arguments.insert(1, f"(Demonstration{pairs[0]},)")
-    elif pairs:
-        arguments.insert(1, "tuple(Demonstration(*pair) for pair in shown)")
-    lines = [f"shown = [{', '.join(pairs)}]"] if len(pairs) > 1 else []
-    return [*lines, f"task = Task({', '.join(arguments)})"]

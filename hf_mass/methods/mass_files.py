@@ -11,7 +11,7 @@ from hf_mass import __version__
 from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.methods.mass_settings import MassConfig
 from hf_mass.store.hub_files import Token
-from hf_mass.store.storage import read_json, resolve
+from hf_mass.store.storage import ADAPTER_FILES, read_json, resolve
 
 CONFIG_NAME = "mass_config.json"
 FORMAT_VERSION = 1
@@ -75,3 +75,22 @@ def read_base(folder: Path) -> dict[str, Any]:
     """What mass_config.json says that the base model is like; empty if it does not say."""
     base = read_json(folder / CONFIG_NAME).get("base_model")
     return base if isinstance(base, dict) else {}
+
+
+def read_saved(folder: Path) -> tuple[MassConfig | None, Path, str | None]:
+    """A saved model: (settings, None for a PEFT adapter; its adapter's folder; name of the base).
+
+    Raises:
+        CheckpointError: If it holds neither, or a file cannot be read.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is no folder. Give the folder of a saved model or adapter.")
+    config = read_config(folder) if (folder / CONFIG_NAME).is_file() else None
+    adapter = folder if config is None else folder / "generator"
+    if not (file := adapter / ADAPTER_FILES[0]).is_file():
+        raise CheckpointError(
+            f"{file} is missing: {folder} is no saved MassModel and no PEFT adapter. Give a folder that "
+            "MassModel.save_pretrained, a trainer's save_model or Adaptation.save wrote."
+        )
+    base = read_json(file).get("base_model_name_or_path")
+    return config, adapter, base if isinstance(base, str) else None

@@ -22,7 +22,8 @@ from hf_mass.core.token_loss import TokenLoss
 from hf_mass.errors import DataError
 from hf_mass.lm.adapters import Part
 from hf_mass.lm.binding import BoundLora, deterministic
-from hf_mass.lm.few_shot_encoding import ExampleRows, token_batch
+from hf_mass.lm.encoding import token_batch
+from hf_mass.lm.few_shot_encoding import ExampleRows
 from hf_mass.lm.generation import row_seed
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Method, Progress

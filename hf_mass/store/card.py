@@ -1,8 +1,8 @@
 """Model cards: a README.md with YAML metadata, how to load, settings, what was measured, limits and risks.
 
 A card is made from parts, which are plain data. What they leave out describes a PEFT adapter that was trained at test
-time; a method with more to say fills in more. Numbers of quality or cost come from `Measured` alone; without it the
-card says that nothing was measured. `hf_mass.evaluation.cards` makes `Measured` from a result file.
+time; a method with more to say fills in more. `hf_mass.evaluation.cards` reads results and costs from a result file;
+without them the card says that nothing was measured.
 """
 
 from __future__ import annotations
@@ -38,27 +38,6 @@ _STUB = "[More Information Needed]"  # in the cards that PEFT and TRL write by t
 _BASIC = "<!-- hf_mass: nothing measured -->"
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What a result file says, as a card shows it.
-
-    Args:
-        table: Markdown.
-        command: The command that made it; None where the file does not say.
-        source: Name of the file.
-        evaluations: The metadata's `model-index`.
-        cost: Markdown; None where no cost was measured.
-        notes: Sentences on how to read the table.
-    """
-
-    table: str
-    command: str | None
-    source: str
-    evaluations: tuple[EvalResult, ...] = ()
-    cost: str | None = None
-    notes: str = ""
-
-
 _SUMMARY = (
     "A LoRA adapter for one problem, trained at test time: on the problem's own demonstrations (TTT, "
     "[arXiv 2411.07279](https://arxiv.org/abs/2411.07279)), on samples that the model wrote for it (MASS, "
@@ -86,7 +65,9 @@ class CardParts:
         datasets: Hub ids of training datasets.
         training_data: What it was trained on, in words.
         limits: Limits beside the general ones.
-        measured: Results; None for a card without any.
+        results: Markdown, what was measured.
+        cost: Markdown, what a problem takes.
+        evaluations: The metadata's `model-index`.
     """
 
     base_model: str | None = None
@@ -103,7 +84,9 @@ class CardParts:
     datasets: Sequence[str] = ()
     training_data: str | None = None
     limits: Sequence[str] = ()
-    measured: Measured | None = None
+    results: str = f"{NOT_MEASURED}\n\n{_BASIC}"
+    cost: str = "Not measured."
+    evaluations: Sequence[EvalResult] = ()
 
 
 def write_basic_card(folder: str | Path, parts: CardParts) -> Path:
@@ -124,7 +107,6 @@ def write_basic_card(folder: str | Path, parts: CardParts) -> Path:
 
 def build_card(parts: CardParts) -> ModelCard:
     """The card of these parts."""
-    measured = parts.measured
     title = parts.title or (parts.repo_id or "").rpartition("/")[2] or parts.kind
     return ModelCard.from_template(
         (data := _metadata(parts, title)),
@@ -133,12 +115,12 @@ def build_card(parts: CardParts) -> ModelCard:
         title=title,
         summary=parts.summary,
         base=_base_text(parts.base_model),
-        load="\n".join(["```python", *(parts.snippet or _peft_snippet(parts)), "```"]),
+        load="\n".join(["```python", *(parts.snippet or _snippet(parts)), "```"]),
         loading_note=parts.loading_note,
         settings=_table(parts.settings),
         prompts=[(name, indented(text)) for name, text in parts.prompts],
-        results=_results(measured),
-        cost=(measured.cost if measured else None) or "Not measured.",
+        results=parts.results,
+        cost=parts.cost,
         training_data=_training_data(parts),
         limits=[*parts.limits, *RISKS],
         licence=f"`{parts.license}`"
@@ -162,15 +144,15 @@ def hub_id(name: str | None) -> str | None:
 
 
 def _metadata(parts: CardParts, title: str) -> ModelCardData:
-    evaluations = list(parts.measured.evaluations) if parts.measured else []
-    optional: dict[str, Any] = {"base_model": hub_id(parts.base_model), "license": parts.license}
-    optional |= {"datasets": list(parts.datasets), "eval_results": evaluations}
     return ModelCardData(
         library_name="peft",
         pipeline_tag="text-generation",
         tags=[*TAGS, *parts.tags],
         model_name=title,
-        **{name: value for name, value in optional.items() if value},
+        base_model=hub_id(parts.base_model),
+        license=parts.license,
+        datasets=list(parts.datasets) or None,
+        eval_results=list(parts.evaluations) or None,
     )
 
 
@@ -192,18 +174,24 @@ def _table(settings: Sequence[tuple[str, Any]]) -> str:
     return markdown_table(("setting", "value"), cells, text_columns=2)
 
 
-def _peft_snippet(parts: CardParts) -> list[str]:
-    shipped = shipped_name(parts.base_model)
-    source = quoted(shipped or hub_id(parts.base_model) or "path/of/the/base")
-    source = f"resolve_shipped({source})" if shipped else source
+def peft_snippet(base: str, adapter: str, *imports: str) -> list[str]:
+    """Lines of Python that load a PEFT adapter; the `base` is an expression."""
     return [
-        *(["from hf_mass.store.shipped import resolve_shipped"] if shipped else []),
+        *imports,
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM",
         "",
-        f"base = AutoModelForCausalLM.from_pretrained({source})",
-        f"model = PeftModel.from_pretrained(base, {quoted(parts.repo_id or 'path/or/id')})",
+        f"base = AutoModelForCausalLM.from_pretrained({base})",
+        f"model = PeftModel.from_pretrained(base, {quoted(adapter)})",
     ]
+
+
+def _snippet(parts: CardParts) -> list[str]:
+    adapter = parts.repo_id or "path/or/id"
+    if name := shipped_name(parts.base_model):
+        resolve = "from hf_mass.store.shipped import resolve_shipped"
+        return peft_snippet(f"resolve_shipped({quoted(name)})", adapter, resolve)
+    return peft_snippet(quoted(hub_id(parts.base_model) or "path/of/the/base"), adapter)
 
 
 def quoted(text: str) -> str:
@@ -214,15 +202,6 @@ def quoted(text: str) -> str:
 def indented(text: str) -> str:
     """A Markdown block of code; no fence inside the text can end it."""
     return "\n".join("    " + line for line in text.splitlines())
-
-
-def _results(measured: Measured | None) -> str:
-    if measured is None:
-        return f"{NOT_MEASURED}\n\n{_BASIC}"
-    origin = "The result file does not say by which command."
-    if measured.command:
-        origin = "Made by\n\n" + indented(without_tokens(measured.command))
-    return "\n\n".join([measured.table, origin, f"From `{measured.source}`. {measured.notes}".strip()])
 
 
 def without_tokens(command: str) -> str:

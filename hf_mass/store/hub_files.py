@@ -239,7 +239,7 @@ def explained(
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """The error, its cause, the cause of that, and so on."""
+    """Returns the error, its cause, the cause of that, and so on."""
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain:

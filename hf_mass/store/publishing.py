@@ -26,16 +26,10 @@ def publish(
     revision: str | None = None,
     **options: Any,
 ) -> CommitInfo:
-    """Give a saved model a card, and upload it.
+    """Give a saved model (a PEFT adapter, or one in generator/) a card, and upload it as `push_folder` does.
 
-    Args:
-        folder: A PEFT adapter, or a saved model with one in generator/. It gets the README.md; one that it has, or
-            that the repository has, stays if more stands in it than in a basic card.
-        repo_id: owner/name.
-        card: What its card is made from; the base is read from the folder.
-        token: Access token.
-        revision: Branch.
-        options: As `push_folder`'s.
+    A README.md that folder or repository has stays if more stands in it than in a basic card. The base is read from the
+    folder.
 
     Raises:
         HubError: If it could not be pushed.

@@ -27,10 +27,7 @@ def shipped_name(reference: object) -> str | None:
     """Returns the name of the shipped model that is referred to, or None if it is none of them.
 
     A bare name refers to one, and so does a path that ends in hf_mass/assets/<name>, on this machine or another. A
-    folder of the caller's with the same name does not.
-
-    Args:
-        reference: A Hub id, a path, a bare name, or anything else, which is no shipped model.
+    folder of the caller's with the same name does not, nor anything that is neither text nor path.
     """
     if not isinstance(reference, str | Path):
         return None
@@ -43,20 +40,15 @@ def shipped_name(reference: object) -> str | None:
 
 
 def resolve_shipped(reference: Reference) -> Reference | Path:
-    """Returns the folder in the package if a model that ships is referred to, else the reference itself.
-
-    Args:
-        reference: A Hub id, a path, a bare name, a model or None.
-    """
+    """Returns the folder in the package if a model that ships is referred to, else the reference itself."""
     name = shipped_name(reference)
     return reference if name is None else ASSETS / name
 
 
 def resolve_bases(configs: Mapping[str, Any]) -> None:
-    """Replace the bare name of a base that ships by its folder, where PEFT looks for the vocabulary.
+    """Replace the bare name of a base that ships by its folder in the settings of loaded adapters, in place.
 
-    Args:
-        configs: PEFT's settings of the loaded adapters, by adapter name; they are changed in place.
+    PEFT looks for the vocabulary there.
     """
     for config in configs.values():
         if name := shipped_name(config.base_model_name_or_path):
@@ -64,11 +56,7 @@ def resolve_bases(configs: Mapping[str, Any]) -> None:
 
 
 def name_base_portably(adapter: Path) -> None:
-    """Replace the path of a base that ships by its bare name in a saved PEFT adapter.
-
-    Args:
-        adapter: The adapter's folder.
-    """
+    """Replace the path of a base that ships by its bare name in the folder of a PEFT adapter."""
     file = adapter / "adapter_config.json"
     values = json.loads(file.read_text(encoding="utf-8"))
     name = shipped_name(values.get("base_model_name_or_path"))

@@ -40,7 +40,7 @@ def resolve(
         HubError: If there is neither such a folder nor a repository that could be downloaded.
         CheckpointError: If files are missing, or the weights are pickled.
     """
-    folder, listed = Path(path_or_id), set()
+    folder, in_repository = Path(path_or_id), set()
     if not folder.is_dir() and _replaced(folder).is_dir():
         folder = _replaced(folder)
     if not folder.is_dir():
@@ -49,11 +49,11 @@ def resolve(
                 f"{path_or_id} is no folder. Give the folder that save_pretrained wrote, or a Hub id."
             )
         folder = download_snapshot(str(path_or_id), revision, token)
-        listed = listed_files(str(path_or_id), folder)
+        in_repository = listed_files(str(path_or_id), folder)
     missing = next((name for name in required if not (folder / name).is_file()), None)
     if missing is None:
         return folder
-    names = listed | {str(file.relative_to(folder)) for file in (*folder.glob("*"), *folder.glob("*/*"))}
+    names = in_repository | {str(file.relative_to(folder)) for file in (*folder.glob("*"), *folder.glob("*/*"))}
     pickles = {missing.replace(".safetensors", ending) for ending in (".bin", ".pt", ".pkl")} - {missing}
     if pickle := next(iter(sorted(pickles & names)), None):
         reason = (
@@ -80,13 +80,19 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. Save the model again.") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is no JSON: {error}. Save the model again.") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is no JSON that can be read: {error}. Save the model again.") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a {type(values).__name__}, no settings. Save the model again.")
     return values
+
+
+def replace_text(path: Path, text: str) -> Path:
+    """Write a text file; an existing one is replaced only once the new one is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    return partial.replace(path)
 
 
 def _replaced(target: Path) -> Path:

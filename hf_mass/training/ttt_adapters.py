@@ -39,7 +39,7 @@ class AdapterTrainer(PublishingTrainer):
         """
         if record.adapted is None:
             raise DataError(f"The record of task {record.task.id!r} has no adapter: {record.reason}.")
-        write_adapter(Path(path), self.lm.starting_lora().state_dict(record.adapted, 0), self._peft_config())
+        write_adapter(Path(path), self.lm.starting_lora().state_dict(record.adapted, 0), self._peft_config().to_dict())
 
     def load_adapter(
         self, path_or_id: str | Path, task: Task, revision: str | None = None, token: str | bool | None = None

@@ -156,7 +156,7 @@ class ResultStore:
         def write(temporary: Path) -> None:
             (temporary / RESULT_NAME).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
             if weights is not None:
-                write_adapter(temporary, weights, config)
+                write_adapter(temporary, weights, config.to_dict())
 
         write_atomically(folder, write)
         return TaskResult(**{**vars(result), "adapter": folder if weights is not None else None})

@@ -244,9 +244,7 @@ def test_a_model_made_for_other_problems_is_refused() -> None:
 
 
 def test_figures_need_an_extra_and_nothing_else_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = (
-        "import sys, hf_mass.evaluation.compare, hf_mass.evaluation.tables, hf_mass.lab.protocol; print(*sys.modules)"
-    )
+    code = "import sys, hf_mass.evaluation.compare, hf_mass.evaluation.tables; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
     assert "torch" in modules and not {"matplotlib", "trl", "hf_mass.training"} & set(modules)
     monkeypatch.setitem(sys.modules, "matplotlib.axes", None)  # as if it were not installed

@@ -59,7 +59,7 @@ def test_what_others_could_not_load_is_not_pushed(hub: EmulatedHub, saved: Path)
         file.write_text(json.dumps({**values, "base_model_name_or_path": base}))
         assert "which others do not have" in run("push", saved, "alice/x", "--token", "hf_alice", code=1).stderr
     file.write_text("[]")
-    assert "no JSON object" in run("push", saved, "alice/x", "--token", "hf_alice", code=1).stderr
+    assert "holds a list" in run("push", saved, "alice/x", "--token", "hf_alice", code=1).stderr
     file.unlink()
     assert "adapter_config.json is missing" in run("push", saved, "alice/x", "--token", "hf_alice", code=1).stderr
     assert "alice/x" not in hub.repos

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.evaluation import plots, statistics
-from hf_mass.evaluation.plots import accuracy_plot, training_plot
-from hf_mass.evaluation.statistics import Interval, auc, mean_interval, paired_difference, wilson_interval
+from hf_mass.evaluation.plots import accuracy_plot
+from hf_mass.evaluation.statistics import Interval, mean_interval, paired_difference, wilson_interval
 from hf_mass.evaluation.tables import ResultRow, ResultTable
 
 # -- intervals ---------------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def test_pairing_removes_what_both_methods_share() -> None:
     rng = np.random.default_rng(0)
     hard = rng.random((3, 200)) * 0.8
     better = hard + 0.05
-    assert not mean_interval(better).above(mean_interval(hard))
+    assert mean_interval(better).low < mean_interval(hard).high
     found = paired_difference(better, hard)
     assert found.low > 0
     assert (found.mean, found.n, found.seeds) == (pytest.approx(0.05), 200, 3)
@@ -162,38 +162,6 @@ def test_wilson_matches_published_values() -> None:
     # Newcombe (1998), table I: 81 of 263, and 0 of 20.
     assert wilson_interval(81, 263) == (pytest.approx(0.2553, abs=5e-5), pytest.approx(0.3662, abs=5e-5))
     assert wilson_interval(0, 20) == (0.0, pytest.approx(0.1611, abs=5e-5))
-    with pytest.raises(DataError, match="outside"):
-        wilson_interval(5, 4)
-    with pytest.raises(DataError, match="n is 0"):
-        wilson_interval(0, 0)
-
-
-# -- AUC ---------------------------------------------------------------------------------------------------------------
-
-
-@given(
-    items=st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 0.25, 3.0, math.inf]), st.booleans()), min_size=2, max_size=40)
-)
-def test_auc_counts_pairs(items: list[tuple[float, bool]]) -> None:
-    scores, labels = [score for score, _ in items], [label for _, label in items]
-    positives = [score for score, label in items if label]
-    negatives = [score for score, label in items if not label]
-    if not positives or not negatives:
-        with pytest.raises(DataError, match="Both classes"):
-            auc(scores, labels)
-        return
-    wins = sum((p > q) + 0.5 * (p == q) for p in positives for q in negatives)
-    assert auc(scores, labels) == pytest.approx(wins / (len(positives) * len(negatives)), abs=1e-12)
-    assert auc(scores, [not label for label in labels]) == pytest.approx(1 - auc(scores, labels), abs=1e-12)
-
-
-def test_auc_refuses_what_it_cannot_rank() -> None:
-    with pytest.raises(DataError, match="3 scores and 2 labels"):
-        auc([1, 2, 3], [0, 1])
-    with pytest.raises(DataError, match="NaN"):
-        auc([1, math.nan], [0, 1])
-    with pytest.raises(DataError, match="0 and 1"):
-        auc([1, 2], [1, 2])
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -295,27 +263,6 @@ def test_table_refuses_what_does_not_fit() -> None:
         make_table().interval("MASS | scored", "conventions")
 
 
-@pytest.mark.parametrize(
-    ("mean", "half", "factor", "apart", "met"),
-    [
-        (0.70, 0.04, 1.5, True, True),
-        (0.59, 0.04, 1.5, True, False),  # below 1.5 times .40
-        (0.47, 0.04, 1.0, True, False),  # .43 touches .44
-        (0.47, 0.04, 1.0, False, True),
-        (0.40, 0.00, 1.0, False, False),  # equal is not above
-    ],
-)
-def test_goals(mean: float, half: float, factor: float, apart: bool, met: bool) -> None:
-    rows = (
-        ResultRow("base", {"x": Interval(0.4, 0.36, 0.44, 400, 3)}),
-        ResultRow("MASS", {"x": Interval(mean, mean - half, mean + half, 400, 3)}),
-    )
-    goal = ResultTable("t", ("x",), rows).check_above("MASS", "base", "x", factor=factor, apart=apart)
-    assert goal.met is met
-    assert str(goal).startswith("met: MASS" if met else "MISSED: MASS")
-    assert f"{mean:.3f}" in str(goal)
-
-
 # -- figures -----------------------------------------------------------------------------------------------------------
 
 
@@ -323,13 +270,13 @@ def test_goals(mean: float, half: float, factor: float, apart: bool, met: bool) 
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are drawn, as they are handed to the writer."""
     drawn: list[Figure] = []
-    save = plots._save
+    save = plots.save_figure
 
     def keep(figure: Figure, target: Path) -> Path:
         drawn.append(figure)
         return save(figure, target)
 
-    monkeypatch.setattr(plots, "_save", keep)
+    monkeypatch.setattr(plots, "save_figure", keep)
     return drawn
 
 
@@ -367,24 +314,6 @@ def test_no_text_is_cut(tmp_path: Path, figures: list[Figure]) -> None:
         assert box.x1 <= drawn.x1 + 1e-6
 
 
-def test_training_plot_draws_what_was_logged(tmp_path: Path, figures: list[Figure]) -> None:
-    history = [{"step": step, "loss": 1.0 / step, "epoch": step / 4} for step in range(1, 6)]
-    history.append({"step": 5, "eval_accuracy": 0.5, "note": "text"})
-    path = training_plot(history, tmp_path / "t.png", title="run")
-    assert path.stat().st_size > 1000
-    axes = [axis for axis in figures[0].axes if axis.get_visible()]
-    assert [axis.get_title() for axis in axes] == ["loss", "eval_accuracy"]
-    np.testing.assert_allclose(axes[0].lines[0].get_xydata(), [[s, 1.0 / s] for s in range(1, 6)])
-    assert axes[1].lines[0].get_marker() == "o", "a single value must be visible"
-
-
-def test_training_plot_groups_lines(tmp_path: Path, figures: list[Figure]) -> None:
-    history = [{"step": s, "before": 0.1, "after": 0.2 * s, "other": 1.0} for s in range(3)]
-    training_plot(history, tmp_path / "t.svg", panels={"reward": ["before", "after"]})
-    (axis,) = figures[0].axes
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["before", "after"]
-
-
 def test_figures_refuse_what_they_cannot_draw(tmp_path: Path) -> None:
     table = make_table()
     with pytest.raises(ConfigError, match=r"\.jpeg"):
@@ -393,10 +322,4 @@ def test_figures_refuse_what_they_cannot_draw(tmp_path: Path) -> None:
         accuracy_plot(table, tmp_path / "a.png", highlight=["GRPO"])
     with pytest.raises(DataError, match="no rows"):
         accuracy_plot(ResultTable("t", ("x",), ()), tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"no values for \['reward'\]"):
-        training_plot([{"step": 1, "loss": 1.0}], tmp_path / "t.png", panels={"reward": ["reward"]})
-    with pytest.raises(DataError, match="any metric"):
-        training_plot([], tmp_path / "t.png")
-    with pytest.raises(DataError, match="no 'step'"):
-        training_plot([{"loss": 1.0}], tmp_path / "t.png")
     assert list(tmp_path.iterdir()) == []

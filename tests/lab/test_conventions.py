@@ -23,9 +23,11 @@ from hf_mass.lab.conventions import (
     SPLITS,
     ConventionsWorld,
 )
-from hf_mass.lm.word_tokenizer import build_word_tokenizer
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.verifiers import verify_batch
+from research.conventions.pretrain import document, settings_of
+from research.conventions.protocol import fits_demonstrations
+from research.conventions.word_tokenizer import build_word_tokenizer
 
 every_split = pytest.mark.parametrize("split", SPLITS)
 
@@ -110,7 +112,7 @@ def test_the_vocabulary_covers_every_word(world: ConventionsWorld, seed: int) ->
     draw, known = random.Random(seed), set(world.vocabulary)
     assert len(known) == len(world.vocabulary)
     for _ in range(20):
-        prompt, completion = world.document(draw)
+        prompt, completion = document(world, draw)
         assert set(prompt.split()) | set(completion.split()) <= known
     for split in SPLITS:
         assert {word for task in world.tasks(split, 3) for word in words(task)} <= known
@@ -127,7 +129,7 @@ def test_documents_read_back() -> None:
     draw, kinds = random.Random(1), Counter[str]()
     fits = {"right": 0, "written": 0}
     for _ in range(2000):
-        prompt, completion = WORLD.document(draw)
+        prompt, completion = document(WORLD, draw)
         family, *rest = prompt.split()
         if family == "note":
             item, _, colour, by = rest
@@ -190,20 +192,20 @@ def test_the_filter_by_hand_reads_only_the_demonstrations(example: Task) -> None
     assert len(fitting) > 1  # one pair alone does not tell the convention
     for convention in range(WORLD.conventions):
         answer = f"{WORLD.convention_name(convention)} {shown.answer}"
-        assert WORLD.fits_demonstrations(example, "pam apple", answer) == (convention in fitting)
-        assert not WORLD.fits_demonstrations(example, "ada apple", answer)
+        assert fits_demonstrations(WORLD, example, "pam apple", answer) == (convention in fitting)
+        assert not fits_demonstrations(WORLD, example, "ada apple", answer)
     unseen = right_sample(example, "lemon")
-    assert not WORLD.fits_demonstrations(example, unseen.question, unseen.answer)
+    assert not fits_demonstrations(WORLD, example, unseen.question, unseen.answer)
     for question, answer in [("", ""), ("pam apple", shown.answer), ("pam apple", f"rule99 {shown.answer}")]:
-        assert not WORLD.fits_demonstrations(example, question, answer)
+        assert not fits_demonstrations(WORLD, example, question, answer)
     # A filter that read the hidden convention would answer differently without it.
     blind = replace(example, solution=None, answer=None)
-    assert all(WORLD.fits_demonstrations(blind, "pam apple", f"rule{c:02d} {shown.answer}") for c in fitting)
+    assert all(fits_demonstrations(WORLD, blind, "pam apple", f"rule{c:02d} {shown.answer}") for c in fitting)
 
 
 @given(worlds)
 def test_settings_rebuild_the_world(world: ConventionsWorld) -> None:
-    again = ConventionsWorld(**json.loads(json.dumps(world.to_dict())))
+    again = ConventionsWorld(**json.loads(json.dumps(settings_of(world))))
     assert again == world and again.tables == world.tables and again.tasks("train", 3) == world.tasks("train", 3)
 
 

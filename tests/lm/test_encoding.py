@@ -14,8 +14,8 @@ from hf_mass.core.token_loss import IGNORED
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lab.conventions import CONVENTIONS_FORMAT
 from hf_mass.lm.encoding import Row, TextEncoder, pad_rows
-from hf_mass.lm.word_tokenizer import build_word_tokenizer
 from hf_mass.tasks.formats import PromptFormat
+from research.conventions.word_tokenizer import build_word_tokenizer
 
 FORMAT = PromptFormat()
 token_lists = st.lists(st.integers(3, 50), min_size=1, max_size=9)

@@ -27,14 +27,15 @@ from hf_mass.core.token_loss import IGNORED
 from hf_mass.core.trees import Tree
 from hf_mass.core.weights import uniform_weights
 from hf_mass.errors import DataError
-from hf_mass.evaluation.statistics import auc
 from hf_mass.lab.conventions import CONVENTIONS_FORMAT
-from hf_mass.lm.word_tokenizer import build_word_tokenizer
 from hf_mass.methods.inner import InnerProblem
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.mass_settings import AttributionConfig, InnerConfig, MassConfig
 from hf_mass.methods.samples import AuxiliarySample, read_sample
 from hf_mass.tasks.task import Demonstration, Task
+from research.conventions.protocol import fits_demonstrations
+from research.conventions.word_tokenizer import build_word_tokenizer
+from research.ranking import auc
 
 # -- a model in double precision, whose inner adapter does not start at zero -------------------------------------------
 
@@ -308,7 +309,7 @@ def test_attribution_tells_right_samples_from_wrong_ones(
     likely = mass.features(problem, uniform)["log_prob"][..., 0]
     pairs = [(t, s) for t, group in zip(tasks, problem.samples, strict=True) for s in group if s.usable]
     right = np.array([WORLD.is_right_sample(t, s.question, s.answer) for t, s in pairs])
-    fits = np.array([WORLD.fits_demonstrations(t, s.question, s.answer) for t, s in pairs])
+    fits = np.array([fits_demonstrations(WORLD, t, s.question, s.answer) for t, s in pairs])
     by_weight, by_first, by_likelihood = (problem.to_rows(x).numpy() for x in (weights, -first, likely))
     assert 20 < right.sum() < len(right) / 4  # few are right, and the weights have to find them
     assert auc(by_weight, right) > 0.88 and auc(by_first, right) > 0.88

@@ -19,7 +19,6 @@ from trl import GRPOConfig
 
 from hf_mass.errors import ConfigError, DataError, VerifierError
 from hf_mass.lab.conventions import CONVENTIONS_FORMAT
-from hf_mass.lab.conventions_settings import conventions_lora, conventions_settings
 from hf_mass.methods.mass_settings import MassConfig
 from hf_mass.methods.settings import flat
 from hf_mass.tasks.formats import PromptFormat
@@ -27,6 +26,7 @@ from hf_mass.tasks.sources import Columns
 from hf_mass.tasks.task import Task
 from hf_mass.training.meta_adapt_config import MetaAdaptConfig
 from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
+from research.conventions.settings import conventions_lora, conventions_settings
 
 
 def config(**changes: Any) -> MetaAdaptConfig:

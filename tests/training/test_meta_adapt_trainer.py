@@ -32,13 +32,13 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from hf_mass.core.token_loss import TokenLoss
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lab.conventions import CONVENTIONS_FORMAT
-from hf_mass.lab.conventions_settings import conventions_lora
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.formats import PromptFormat
 from hf_mass.tasks.sources import Columns
 from hf_mass.training.adaptation_eval import AdaptationEvalPrediction
 from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
 from hf_mass.training.outer import OuterLoop
+from research.conventions.settings import conventions_lora
 
 
 def train(trainer: MetaAdaptTrainer) -> MetaAdaptTrainer:

@@ -20,8 +20,13 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from hf_mass.lab.conventions import CONVENTIONS_FORMAT, ConventionsWorld
-from hf_mass.lab.conventions_settings import CONVENTIONS_INNER_RATES, conventions_lora, conventions_settings
-from hf_mass.lab.protocol import (
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.store.shipped import ASSETS
+from hf_mass.tasks.task import Task
+from hf_mass.tasks.verifiers import verify_batch
+from hf_mass.training.meta_adapt_config import MetaAdaptConfig
+from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
+from research.conventions.protocol import (
     Method,
     Outcome,
     adapt_directly,
@@ -29,16 +34,12 @@ from hf_mass.lab.protocol import (
     adapt_on_samples,
     answer_greedily,
     choose_rate,
+    fits_demonstrations,
     majority_vote,
     run_method,
     with_inner_rate,
 )
-from hf_mass.methods.mass_model import MassModel
-from hf_mass.store.shipped import ASSETS
-from hf_mass.tasks.task import Task
-from hf_mass.tasks.verifiers import verify_batch
-from hf_mass.training.meta_adapt_config import MetaAdaptConfig
-from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
+from research.conventions.settings import CONVENTIONS_INNER_RATES, conventions_lora, conventions_settings
 
 BASE = ASSETS / "conventions-base"
 SPLITS = {"test_families": "validation", "test_conventions": "validation_conventions"}
@@ -165,12 +166,11 @@ def as_question(task: Task) -> str:
 def rows(world: ConventionsWorld, seed: int) -> list[Row]:
     """Every row, in the order of the table."""
     budget = M_TRAIN * 5
-    fits = world.fits_demonstrations
     pool = world.tasks("train", 2000, seed=seed + 10_000)
     names = [world.convention_name(c) for c in range(world.conventions)]
 
     def keeps(task: Task, sample: Any) -> bool:
-        return fits(task, sample.question, sample.answer)
+        return fits_demonstrations(world, task, sample.question, sample.answer)
 
     def elsewhere(task: Task, sample: Any) -> bool:
         """A sample on the very item that is asked could hand over the answer; this leaves such samples out."""

@@ -27,13 +27,14 @@ import numpy as np
 import torch
 
 from hf_mass import MetaAdaptConfig, MetaAdaptTrainer
-from hf_mass.evaluation.statistics import auc, mean_interval, paired_difference
+from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import ResultRow, ResultTable
 from hf_mass.methods.scorer import Scorer
 from hf_mass.store.shipped import ASSETS
 from paths import DATA, OUTPUTS
 from research.grids.mass_study import FORMAT, ROWS, SCORERS, Row, Setting, Study, load_tasks, room, world_tasks
 from research.grids.world import TRAINED
+from research.ranking import auc
 
 SETS = ("world", "1d-arc", "mini-arc")
 

@@ -16,7 +16,6 @@ from hf_mass import Task, load_grid_tasks
 from hf_mass.core.losses import row_values
 from hf_mass.core.trees import concatenate_rows, tree_map
 from hf_mass.engine.session import Session
-from hf_mass.lab.protocol import adapt_directly
 from hf_mass.lm.binding import deterministic
 from hf_mass.lm.generation import Sampling, complete, row_seed
 from hf_mass.methods.base import Adaptation
@@ -30,6 +29,7 @@ from hf_mass.methods.ttt_settings import STRIPS, TTTSettings
 from hf_mass.tasks.formats import FORMATS
 from hf_mass.tasks.grid_transformations import PermuteColours
 from hf_mass.tasks.grids import grid_text, parse_grid
+from research.conventions.protocol import adapt_directly
 from research.grids.rule_check import explaining, follows
 from research.grids.world import HELD_OUT, Sizes, few_shot_tasks, of_each_type
 

@@ -19,7 +19,12 @@ from model_fixtures import (
 from torch import Tensor
 
 from hf_mass.core import trees
-from hf_mass.lab.protocol import (
+from hf_mass.lm.generation import Sampling, complete, row_seed
+from hf_mass.methods.base import Answer
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.samples import AuxiliarySample
+from hf_mass.tasks.task import Task
+from research.conventions.protocol import (
     Answers,
     Method,
     adapt_directly,
@@ -27,15 +32,11 @@ from hf_mass.lab.protocol import (
     adapt_on_samples,
     answer_greedily,
     choose_rate,
+    fits_demonstrations,
     majority_vote,
     run_method,
     with_inner_rate,
 )
-from hf_mass.lm.generation import Sampling, complete, row_seed
-from hf_mass.methods.base import Answer
-from hf_mass.methods.mass_model import MassModel
-from hf_mass.methods.samples import AuxiliarySample
-from hf_mass.tasks.task import Task
 
 RULES = [WORLD.convention_name(c) for c in range(WORLD.conventions)]
 
@@ -55,7 +56,7 @@ def right(task: Task, sample: AuxiliarySample) -> bool:
 
 
 def fits(task: Task, sample: AuxiliarySample) -> bool:
-    return WORLD.fits_demonstrations(task, sample.question, sample.answer)
+    return fits_demonstrations(WORLD, task, sample.question, sample.answer)
 
 
 def as_question(task: Task) -> str:

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from hf_mass.core import trees
+from hf_mass.lab.conventions import CONVENTIONS_FORMAT, ITEMS, ConventionsWorld
 from hf_mass.lm.binding import deterministic
 from hf_mass.lm.generation import row_seed
 from hf_mass.methods.base import Adaptation, Answer
 from hf_mass.methods.mass_model import MassModel, one_task
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.methods.unadapted import vote
-from hf_mass.tasks.task import Task
+from hf_mass.tasks.task import Demonstration, Task
 
 Method = Callable[[MassModel, list[Task], int], "Answers"]
 """(model, tasks, seed) → answers."""
@@ -170,6 +171,20 @@ def _solve(mass: MassModel, tasks: list[Task], adaptations: list[Adaptation] | N
     answers = mass.solve(tasks, adaptations)
     tokens = [answer.sampled_tokens + n for answer, n in zip(answers, spent, strict=True)]
     return Answers(answers, tokens, adaptations or [])
+
+
+def fits_demonstrations(world: ConventionsWorld, task: Task, question: str, answer: str) -> bool:
+    """The hand-written filter: the sample copies a demonstration, and its convention does give that colour.
+
+    It reads the task's own family, items and colours and the textbook tables, never the hidden convention.
+    """
+    family, _, item = question.partition(" ")
+    parts = CONVENTIONS_FORMAT.split_solution(answer)
+    names = [world.convention_name(c) for c in range(world.conventions)]
+    if parts is None or family != task.fields["family"] or parts.rationale not in names or item not in ITEMS:
+        return False
+    is_copy = Demonstration(item, parts.answer) in task.demonstrations
+    return is_copy and world.colour(names.index(parts.rationale), ITEMS.index(item)) == parts.answer
 
 
 def choose_rate(
