@@ -167,20 +167,17 @@ def by_task(outcomes: Outcomes, names: Sequence[str], seed: int) -> list[str]:
 
 def dot_plot(outcomes: Outcomes, names: Sequence[str], seed: int, file: Path) -> None:
     """Before and after, task by task."""
-    pairs = []
-    for name in names:
-        before, after = (outcomes.get(name, seed, row) for row in ("base", "guarded"))
-        if before is not None and after is not None:
-            pairs.append((float(np.mean(before["right"])), float(np.mean(after["right"])), name))
-    if not pairs:
+    cells = [(name, outcomes.get(name, seed, "base"), outcomes.get(name, seed, "guarded")) for name in names]
+    means = [(float(np.mean(b["right"])), float(np.mean(a["right"])), name) for name, b, a in cells if b and a]
+    if not means:
         return
-    figure = Figure(figsize=(7, 0.24 * len(pairs) + 1.2), layout="constrained")
+    figure = Figure(figsize=(7, 0.24 * len(means) + 1.2), layout="constrained")
     axis = figure.subplots()
-    for place, (before, after, _) in enumerate(sorted(pairs)):
+    for place, (before, after, _) in enumerate(sorted(means)):
         axis.plot([before, after], [place, place], color="#bbbbbb", zorder=1)
         axis.scatter(before, place, color="#888888", s=22, zorder=2, label="few-shot prompt" if not place else None)
         axis.scatter(after, place, color="#c1440e", s=22, zorder=3, label="guarded TTT" if not place else None)
-    axis.set_yticks(range(len(pairs)), [name.partition("/")[2] for *_, name in sorted(pairs)], fontsize=8)
+    axis.set_yticks(range(len(means)), [name.partition("/")[2] for *_, name in sorted(means)], fontsize=8)
     axis.set_xlim(-0.02, 1.02)
     axis.set_xlabel("share of queries answered right")
     axis.spines[["top", "right"]].set_visible(False)
