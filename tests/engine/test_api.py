@@ -83,7 +83,7 @@ def test_a_list_gives_a_list_and_equal_demonstrations_share(strings: LanguageMod
 @pytest.mark.parametrize(
     "method",
     ["ttt", "mass", "both", "vote", "none", TTT(max_examples=4), MASS(samples=3), MajorityVote(samples=3)],
-    ids=str,
+    ids=["ttt", "mass", "both", "vote", "none", "TTT", "MASS", "MajorityVote"],
 )
 def test_every_method_gives_the_same_kind_of_record(strings: LanguageModel, method: Any) -> None:
     solution = hf_mass.solve(strings, task(), method)
