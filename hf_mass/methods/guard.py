@@ -97,7 +97,6 @@ class Guard(Method[GuardState]):
         return f"Guard({self.method!r})"
 
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
-        """See `Method.require`."""
         self.method.require(lm, tasks)
 
     # -- steps --------------------------------------------------------------------------------------------------------
@@ -142,11 +141,9 @@ class Guard(Method[GuardState]):
         return method.stop(run.state) or self._share(method, run) >= run.stop
 
     def stop(self, state: GuardState) -> bool:
-        """See `Method.stop`."""
         return state.chosen and not state.runs
 
     def progress(self, state: GuardState) -> Progress:
-        """See `Method.progress`."""
         if not state.runs:
             return Progress("Choosing by left-out demonstrations")
         run = state.runs[0]
@@ -160,7 +157,6 @@ class Guard(Method[GuardState]):
         return Progress(f"{stage}{self.candidates[run.strength].strength}", writes=False)
 
     def finish(self, lm: LanguageModel, state: GuardState) -> list[Adaptation]:
-        """See `Method.finish`."""
         return [each for each in state.adaptations if each is not None]
 
     # -- choosing -----------------------------------------------------------------------------------------------------
@@ -242,15 +238,12 @@ class Guard(Method[GuardState]):
     def answer(
         self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None, seed: int
     ) -> list[Answer]:
-        """See `Method.answer`."""
         return self.method.answer(lm, tasks, adaptations, seed)
 
     def explain(self, lm: LanguageModel, adaptation: Adaptation) -> list[dict[str, Any]]:
-        """See `Method.explain`."""
         return self.method.explain(lm, adaptation)
 
     def defaults(self, lm: LanguageModel, tasks: Sequence[Task]) -> dict[str, Any]:
-        """See `Method.defaults`."""
         return self.method.defaults(lm, tasks)
 
 

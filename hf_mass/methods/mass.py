@@ -77,7 +77,6 @@ class MASS(Method[MassState]):
 
     @property
     def strength(self) -> str:
-        """See `Method.strength`."""
         return "the inner rate" if self.scale == 1 else f"{self.scale:g} × the inner rate"
 
     def strengths(self) -> list[Method[Any]]:
@@ -106,7 +105,6 @@ class MASS(Method[MassState]):
         return replace(own, inner=replace(own.inner, learning_rate=own.inner.learning_rate * self.scale))
 
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
-        """See `Method.require`."""
         if self.weigh_by == "demonstrations" and not all(task.demonstrations for task in tasks):
             raise DataError("The problem has no solved examples to weigh samples by. Choose weigh_by 'uniform'.")
         config = self.settings(lm, tasks)
@@ -114,7 +112,6 @@ class MASS(Method[MassState]):
         require_room(lm, config, as_read(lm, tasks))
 
     def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> MassState:
-        """See `Method.begin`."""
         return MassState(self.resolved(lm, tasks), as_read(lm, tasks), seed)
 
     def step(self, lm: LanguageModel, state: MassState) -> MassState:
@@ -126,23 +123,19 @@ class MASS(Method[MassState]):
         return replace(state, adaptations=tuple(adaptations))
 
     def stop(self, state: MassState) -> bool:
-        """See `Method.stop`."""
         return state.adaptations is not None
 
     def progress(self, state: MassState) -> Progress:
-        """See `Method.progress`."""
         if state.samples is None:
             return Progress("Writing samples", writes=True)
         return Progress("Weighing the samples and training on them")
 
     def finish(self, lm: LanguageModel, state: MassState) -> list[Adaptation]:
-        """See `Method.finish`."""
         return list(state.adaptations or ())
 
     def answer(
         self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None, seed: int
     ) -> list[Answer]:
-        """See `Method.answer`."""
         return self.resolved(lm, tasks).solve(as_read(lm, tasks), adaptations, seed=seed)
 
 

@@ -91,7 +91,6 @@ class TTT(Method[TTTState]):
 
     @property
     def joint(self) -> bool:  # type: ignore[override]
-        """See `Method.joint`."""
         adapters = self.changes.get("adapters") if self.settings is None else self.settings.adapters
         return adapters == "shared"
 
@@ -100,7 +99,6 @@ class TTT(Method[TTTState]):
 
     @property
     def strength(self) -> str:
-        """See `Method.strength`."""
         return "the rate" if self.scale == 1 else f"{self.scale:g} × the rate"
 
     def strengths(self) -> list[Method[Any]]:
@@ -135,7 +133,6 @@ class TTT(Method[TTTState]):
         return TTTSettings(**preset_values(preset, {f.name for f in fields(TTTSettings)}, **changes))
 
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
-        """See `Method.require`."""
         if not all(task.demonstrations for task in tasks):
             raise DataError("The problem has no solved examples to train on. Add some, or choose method 'mass'.")
         self.require_room(lm, tasks)
@@ -222,18 +219,16 @@ class TTT(Method[TTTState]):
         return replace(state, fit=fit, losses=tuple(losses))
 
     def stop(self, state: TTTState) -> bool:
-        """See `Method.stop`."""
         return state.fit.step >= max(map(len, state.batches), default=0)
 
     def progress(self, state: TTTState) -> Progress:
-        """See `Method.progress`."""
         steps = max(map(len, state.batches), default=0)
         latest = [values[-1] for values in state.losses if len(values) == state.fit.step and values]
         loss = sum(latest) / len(latest) if latest else None
         return Progress("Training on the demonstrations", state.fit.step, steps, loss)
 
     def finish(self, lm: LanguageModel, state: TTTState) -> list[Adaptation]:
-        """See `Method.finish`. Tasks that share an adapter have the same object."""
+        """Tasks that share an adapter have the same object."""
         parts: list[tuple[Part, ...]] = []
         for n in range(len(state.rows)):
             tree = trees.tree_map(lambda x, n=n: x[n : n + 1].clone(), state.fit.params)
@@ -306,7 +301,6 @@ class TTT(Method[TTTState]):
         ]
 
     def defaults(self, lm: LanguageModel, tasks: Sequence[Task]) -> dict[str, Any]:
-        """See `Method.defaults`."""
         kind, by_kind = kind_of(tasks), dict(lm.defaults.get("ttt", {}))
         suiting = {"preset": self.preset} if self.preset else dict(by_kind.get(kind, {"preset": "text"}))
         changes = self.changes if self.settings is None else vars(self.settings)

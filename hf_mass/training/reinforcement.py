@@ -80,7 +80,6 @@ class Reinforcement(TTT):
         self.reward, self.reinforce = reward, reinforce
 
     def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> Any:
-        """See `Method.begin`."""
         groups = [list(range(len(tasks)))] if self.joint else passes(tasks, 1)
         return ReinforcedState(tuple(tasks), seed, tuple(map(tuple, groups)))
 
@@ -105,15 +104,12 @@ class Reinforcement(TTT):
         return replace(state, adaptations={**state.adaptations, **trained})
 
     def stop(self, state: Any) -> bool:
-        """See `Method.stop`."""
         return len(state.adaptations) == len(state.tasks)
 
     def progress(self, state: Any) -> Progress:
-        """See `Method.progress`."""
         return Progress("Learning from rewards")
 
     def finish(self, lm: LanguageModel, state: Any) -> list[Adaptation]:
-        """See `Method.finish`."""
         return [state.adaptations[n] for n in range(len(state.tasks))]
 
 
