@@ -186,16 +186,14 @@ class MassConfig:
             ConfigError: If a name is unknown or a value out of range.
         """
         parts: dict[str, Any] = {"inner": InnerConfig, "scorer": ScorerConfig, "attribution": AttributionConfig}
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ConfigError(f"MassConfig has no field {unknown[0]!r}. Known fields: {sorted(known)}.")
-        built = dict(values)
-        for name, part in parts.items():
-            if name in built:
-                extra = sorted(set(built[name]) - {f.name for f in fields(part)})
-                if extra:
-                    raise ConfigError(f"MassConfig.{name} has no field {extra[0]!r}.")
-                built[name] = part(**built[name])
+
+        def made(part: Any, entries: Mapping[str, Any]) -> Any:
+            known = [f.name for f in fields(part)]
+            if unknown := sorted(set(entries) - set(known)):
+                raise ConfigError(f"{part.__name__} has no field {unknown[0]!r}. Known fields: {sorted(known)}.")
+            return part(**entries)
+
+        built = {name: made(parts[name], value) if name in parts else value for name, value in values.items()}
         if "format" in built:
             built["format"] = PromptFormat.from_dict(built["format"])
-        return cls(**built)
+        return made(cls, built)

@@ -12,8 +12,7 @@ from hf_mass.lm.generation import Sampling, complete, row_seed
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Method
 from hf_mass.methods.mass import MASS, as_read
-from hf_mass.methods.mass_model import MassModel
-from hf_mass.methods.solving import judge
+from hf_mass.methods.mass_model import MassModel, judge
 from hf_mass.methods.ttt import TTT
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.task import Task

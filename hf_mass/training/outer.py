@@ -18,7 +18,7 @@ from hf_mass.lm.binding import deterministic
 from hf_mass.lm.encoding import Row
 from hf_mass.lm.generation import Sampling, row_seed
 from hf_mass.methods.inner import InnerProblem
-from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.mass_model import MassModel, judge
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.formats import ParseFailure
 from hf_mass.tasks.task import Task
@@ -179,7 +179,7 @@ class OuterLoop:
             ],
         )
         texts = encoder.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        answers = self.mass.judge([problem.tasks[n] for n in owners], texts, always=True)
+        answers = judge(encoder.format, [problem.tasks[n] for n in owners], texts, always=True)
         rewards = torch.tensor([answer.score or 0.0 for answer in answers]).view(-1, k)  # [tasks, k]
         spread = rewards.std(1, keepdim=True)
         advantages = ((rewards - rewards.mean(1, keepdim=True)) / (spread + 1e-4)).flatten()
