@@ -66,7 +66,7 @@ def require_tasks(tasks: Any, name: str) -> list[Task]:
     several = list(tasks)
     if not several or not all(isinstance(task, Task) for task in several):
         raise DataError(
-            f"TTTTrainer.{name} must be a non-empty list of hf_mass Tasks, got {type(tasks).__name__} of "
-            f"{len(several)} items. Load them with load_grid_tasks, load_bbh or load_few_shot_file."
+            f"{name} must be a non-empty list of hf_mass Tasks, got {type(tasks).__name__} of {len(several)} items. "
+            "Load them with load_tasks, load_grid_tasks, load_bbh or load_few_shot_file."
         )
     return several

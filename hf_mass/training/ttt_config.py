@@ -52,7 +52,6 @@ class TTTConfig(GRPOConfig):
     save_strategy: SaveStrategy | str = field(
         default="no", metadata={"help": "Each finished task is saved, steps are not."}
     )
-    log_completions: bool = field(default=False, metadata={"help": "As in TRL."})
     objective: str = setting(
         "sft",
         "'sft' (leave-one-out training) or 'grpo' (reinforcement learning at test time by TRL's loop).",

@@ -82,8 +82,8 @@ class TTTTrainer(AdapterTrainer):
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         args = args or TTTConfig(output_dir="outputs/ttt")
-        self.train_tasks = [] if train_dataset is None else require_tasks(train_dataset, "train_dataset")
-        self.eval_tasks = [] if eval_dataset is None else require_tasks(eval_dataset, "eval_dataset")
+        self.train_tasks = [] if train_dataset is None else require_tasks(train_dataset, "TTTTrainer.train_dataset")
+        self.eval_tasks = [] if eval_dataset is None else require_tasks(eval_dataset, "TTTTrainer.eval_dataset")
         model = str(resolve_shipped(model)) if isinstance(model, str | Path) else model
         if not isinstance(model, PeftModel) and peft_config is None:
             peft_config = lora_config(args.settings().lora)
@@ -118,7 +118,7 @@ class TTTTrainer(AdapterTrainer):
 
         A task that cannot be trained on gets a record with the reason. Nothing stays in the model.
         """
-        several = [tasks] if isinstance(tasks, Task) else require_tasks(tasks, "tasks")
+        several = [tasks] if isinstance(tasks, Task) else require_tasks(tasks, "TTTTrainer.tasks")
         records = self._session().adapt(several)
         return records[0] if isinstance(tasks, Task) else records
 
@@ -166,7 +166,7 @@ class TTTTrainer(AdapterTrainer):
             ConfigError: If `resume` meets other settings.
             DataError: If there are no tasks, or not as many records.
         """
-        several = require_tasks(tasks, "tasks")
+        several = require_tasks(tasks, "TTTTrainer.tasks")
         if records is not None:
             if len(records) != len(several):
                 raise DataError(f"TTTTrainer.predict: {len(records)} records for {len(several)} tasks; give one each.")
@@ -214,7 +214,7 @@ class TTTTrainer(AdapterTrainer):
         Raises:
             DataError: If there are no tasks, or none has a known answer.
         """
-        tasks = self.eval_tasks if eval_dataset is None else require_tasks(eval_dataset, "eval_dataset")
+        tasks = self.eval_tasks if eval_dataset is None else require_tasks(eval_dataset, "TTTTrainer.eval_dataset")
         if not tasks:
             raise DataError("TTTTrainer.evaluate: there is no eval_dataset. Pass tasks here or to the trainer.")
         results = self.predict(tasks, resume=resume, adapt=adapt)
@@ -293,7 +293,7 @@ class TTTTrainer(AdapterTrainer):
     def _put_away(self, store: ResultStore, result: TaskResult, record: Adaptation | None, keep: bool) -> TaskResult:
         tree = None if record is None else record.adapted
         weights = self.lm.starting_lora().state_dict(tree, 0) if keep and tree is not None else None
-        return store.save(result, weights, self._peft_config())
+        return store.save(result, weights, self.model.peft_config["default"])
 
     def _store(self, adapt: bool, tasks: Sequence[Task]) -> ResultStore:
         """Where results go, with what they depend on: settings, seed, base, starting adapter, tasks that share one."""
