@@ -28,19 +28,12 @@ from hf_mass.tasks.task import Demonstration, Task
 
 @dataclass(frozen=True)
 class Shipped:
-    """A tiny model that ships with the package.
+    """A tiny model that ships with the package."""
 
-    Args:
-        kinds: Problems that it is made for: "grids", "texts", or both.
-        about: What it is, in a sentence.
-        defaults: Method → its settings; see `LanguageModel.defaults`.
-        fields: What its problems have in `Task.fields`.
-    """
-
-    kinds: tuple[str, ...]
-    about: str
-    defaults: Mapping[str, Any]
-    fields: tuple[str, ...] = ()
+    kinds: tuple[str, ...]  # problems that it is made for: "grids", "texts", or both
+    about: str  # what it is, in a sentence
+    defaults: Mapping[str, Any]  # method → its settings; see `LanguageModel.defaults`
+    fields: tuple[str, ...] = ()  # what its problems have in `Task.fields`
 
 
 _SMALL_INNER = {"samples": 8, "inner_learning_rate": 0.3, "inner_lora_r": 16, "inner_lora_alpha": 16}

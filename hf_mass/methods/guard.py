@@ -27,47 +27,29 @@ STOPS = (0.5, 1.0)
 
 @dataclass(frozen=True)
 class Run:
-    """A method on some tasks, stopped after a share of its steps.
+    """A method on some tasks, stopped after a share of its steps."""
 
-    Args:
-        strength: Number of the method among the strengths.
-        numbers: Numbers of the tasks (of the folds, while it is chosen).
-        state: The method's own; None before it has begun.
-        stop: Share of its steps.
-        measured: How many of `STOPS` are measured, on folds.
-    """
-
-    strength: int
-    numbers: tuple[int, ...]
-    state: Any = None
-    stop: float = 1.0
-    measured: int = 0
+    strength: int  # number of the method among the strengths
+    numbers: tuple[int, ...]  # numbers of the tasks (of the folds, while it is chosen)
+    state: Any = None  # the method's own; None before it has begun
+    stop: float = 1.0  # share of its steps
+    measured: int = 0  # how many of `STOPS` are measured, on folds
 
 
 @dataclass(frozen=True)
 class GuardState:
-    """How far the guard has come.
-
-    Args:
-        tasks: The tasks.
-        seed: For the method.
-        sets: For each distinct set of demonstrations the numbers of its tasks.
-        folds: (number of the set, task that shows one half of its demonstrations, the other half as tasks).
-        base: Log-probability of the left-out answers of each fold before adapting.
-        runs: What is still to be run: strengths on folds, then the choices on the tasks themselves.
-        entries: What was measured, by set.
-        adaptations: By number of the task.
-    """
+    """How far the guard has come."""
 
     tasks: tuple[Task, ...]
-    seed: int
-    sets: tuple[tuple[int, ...], ...]
+    seed: int  # for the method
+    sets: tuple[tuple[int, ...], ...]  # for each distinct set of demonstrations the numbers of its tasks
+    # (number of the set, task that shows one half of its demonstrations, the other half as tasks)
     folds: tuple[tuple[int, Task, tuple[Task, ...]], ...]
-    base: tuple[tuple[float, int], ...] = ()
-    runs: tuple[Run, ...] = ()
-    entries: tuple[tuple[GuardEntry, ...], ...] = ()
+    base: tuple[tuple[float, int], ...] = ()  # log-probability of the left-out answers of each fold before adapting
+    runs: tuple[Run, ...] = ()  # what is still to be run: strengths on folds, then the choices on the tasks themselves
+    entries: tuple[tuple[GuardEntry, ...], ...] = ()  # what was measured, by set
     chosen: bool = False
-    adaptations: tuple[Adaptation | None, ...] = ()
+    adaptations: tuple[Adaptation | None, ...] = ()  # by number of the task
 
 
 class Guard(Method[GuardState]):

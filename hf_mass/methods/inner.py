@@ -33,19 +33,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class InnerProblem:
-    """What N tasks train on in the inner loop.
-
-    Args:
-        tasks: The N tasks.
-        samples: m auxiliary samples of each.
-        loss: Row losses of the usable samples, R rows; None where no task has a usable sample.
-        usable: [N, m] bool: has a row.
-    """
+    """What N tasks train on in the inner loop."""
 
     tasks: Sequence[Task]
-    samples: Sequence[Sequence[AuxiliarySample]]
-    loss: TokenLoss | None
-    usable: Tensor
+    samples: Sequence[Sequence[AuxiliarySample]]  # m auxiliary samples of each
+    loss: TokenLoss | None  # row losses of the usable samples, R rows; None where no task has a usable sample
+    usable: Tensor  # [N, m] bool: has a row
 
     def to_rows(self, values: Tensor) -> Tensor:
         """[N, m] → [R]."""

@@ -26,21 +26,13 @@ OFFERED = flat(MassConfig)
 
 @dataclass(frozen=True)
 class MassState:
-    """How far MASS has come.
+    """How far MASS has come."""
 
-    Args:
-        mass: The model with the settings for these tasks.
-        tasks: The tasks as the model reads them.
-        seed: For sampling.
-        samples: m auxiliary samples of each task; None before they are written.
-        adaptations: The records; None before there are any.
-    """
-
-    mass: MassModel
-    tasks: tuple[Task, ...]
-    seed: int
-    samples: tuple[list[AuxiliarySample], ...] | None = None
-    adaptations: tuple[Adaptation, ...] | None = None
+    mass: MassModel  # the model with the settings for these tasks
+    tasks: tuple[Task, ...]  # the tasks as the model reads them
+    seed: int  # for sampling
+    samples: tuple[list[AuxiliarySample], ...] | None = None  # of each task; None before they are written
+    adaptations: tuple[Adaptation, ...] | None = None  # the records; None before there are any
 
 
 class MASS(Method[MassState]):

@@ -17,23 +17,14 @@ from hf_mass.tasks.task import Task
 
 @dataclass(frozen=True)
 class SequenceState:
-    """How far the two methods have come.
-
-    Args:
-        tasks: The tasks.
-        seed: Of both.
-        first: State of the first method; it is done before the second begins.
-        trained: What the first gave.
-        second: State of the second on the next task.
-        done: What both gave, task by task.
-    """
+    """How far the two methods have come."""
 
     tasks: tuple[Task, ...]
-    seed: int
-    first: TTTState
-    trained: tuple[Adaptation, ...] = ()
-    second: Any = None
-    done: tuple[Adaptation, ...] = ()
+    seed: int  # of both
+    first: TTTState  # state of the first method; it is done before the second begins
+    trained: tuple[Adaptation, ...] = ()  # what the first gave
+    second: Any = None  # state of the second on the next task
+    done: tuple[Adaptation, ...] = ()  # what both gave, task by task
 
 
 class TTTThenMASS(Method[SequenceState]):

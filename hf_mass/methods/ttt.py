@@ -42,35 +42,20 @@ RESCORED = 4
 
 @dataclass(frozen=True)
 class TTTState:
-    """Where the training of N adapters stands.
-
-    Args:
-        tasks: The tasks.
-        settings: How they are trained.
-        owners: For each task which of the distinct sets of demonstrations it has.
-        reasons: For each set why it cannot be trained on, or None.
-        adapters: For each set which adapter it trains; −1 for none.
-        examples: For each set the number of its training examples.
-        rows: The training examples of each adapter.
-        batches: For each adapter the rows of each of its steps.
-        lora: The adapter that all start from.
-        optimizer: AdamW at the highest rate; the schedule scales its updates.
-        fit: Parameters [N, ...] and moments.
-        losses: For each adapter the mean loss of each step.
-    """
+    """Where the training of N adapters stands."""
 
     tasks: tuple[Task, ...]
-    settings: TTTSettings
-    owners: tuple[int, ...]
-    reasons: tuple[str | None, ...]
-    adapters: tuple[int, ...]
-    examples: tuple[int, ...]
-    rows: tuple[ExampleRows, ...]
-    batches: tuple[list[list[int]], ...]
-    lora: BoundLora
-    optimizer: InnerOptimizer
-    fit: FitState
-    losses: tuple[tuple[float, ...], ...]
+    settings: TTTSettings  # how they are trained
+    owners: tuple[int, ...]  # for each task which of the distinct sets of demonstrations it has
+    reasons: tuple[str | None, ...]  # for each set why it cannot be trained on, or None
+    adapters: tuple[int, ...]  # for each set which adapter it trains; −1 for none
+    examples: tuple[int, ...]  # for each set the number of its training examples
+    rows: tuple[ExampleRows, ...]  # the training examples of each adapter
+    batches: tuple[list[list[int]], ...]  # for each adapter the rows of each of its steps
+    lora: BoundLora  # the adapter that all start from
+    optimizer: InnerOptimizer  # AdamW at the highest rate; the schedule scales its updates
+    fit: FitState  # parameters [N, ...] and moments
+    losses: tuple[tuple[float, ...], ...]  # for each adapter the mean loss of each step
 
 
 class TTT(Method[TTTState]):

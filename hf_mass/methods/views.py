@@ -20,23 +20,14 @@ from hf_mass.tasks.voting import Prediction
 
 @dataclass(frozen=True)
 class View:
-    """One way of asking a task.
+    """One way of asking a task."""
 
-    Args:
-        owner: Index of the task.
-        task: The task as it is shown.
-        transformation: What was done to its grids, apart from colours.
-        colours: How they were recoloured afterwards; None if they were not.
-        number: Number of the view among those of one transformation.
-        seed: Of a sampled answer.
-    """
-
-    owner: int
-    task: Task
-    transformation: Transformation
-    colours: PermuteColours | None
-    number: int
-    seed: int
+    owner: int  # index of the task
+    task: Task  # the task as it is shown
+    transformation: Transformation  # what was done to its grids, apart from colours
+    colours: PermuteColours | None  # how they were recoloured afterwards; None if they were not
+    number: int  # number of the view among those of one transformation
+    seed: int  # of a sampled answer
 
     def read(self, fmt: FewShotFormat, text: str) -> Prediction:
         """The answer in a text, mapped back; None where it cannot be read or mapped back."""

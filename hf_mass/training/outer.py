@@ -37,25 +37,16 @@ from hf_mass.training.meta_adapt_config import MetaAdaptConfig
 
 @dataclass(frozen=True)
 class OuterStep:
-    """The outcome of one outer step for N tasks.
+    """The outcome of one outer step for N tasks."""
 
-    Args:
-        rewards: Generator reward of each sample [N, m]; NaN for all samples of a skipped task.
-        weights: s [N, m].
-        attributions: ∂L_outer/∂s [N, m].
-        usable: [N, m] bool.
-        scorer_gradient: Σ_n ∂L_n/∂η for each scorer parameter (a sum over tasks, not a mean).
-        generator_gradient: Σ_n ∂L_n/∂φ for each trainable parameter of the generator, by name; empty for γ = 0.
-        metrics: Name → values, one per task or sample, averaged by whoever logs them. Attributions are
-            −∂L_outer/∂s there, as everywhere that people look: positive = helpful.
-    """
-
-    rewards: Tensor
-    weights: Tensor
-    attributions: Tensor
-    usable: Tensor
-    scorer_gradient: list[Tensor]
-    generator_gradient: dict[str, Tensor]
+    rewards: Tensor  # generator reward of each sample [N, m]; NaN for all samples of a skipped task
+    weights: Tensor  # s [N, m]
+    attributions: Tensor  # ∂L_outer/∂s [N, m]
+    usable: Tensor  # [N, m] bool
+    scorer_gradient: list[Tensor]  # Σ_n ∂L_n/∂η for each scorer parameter (a sum over tasks, not a mean)
+    generator_gradient: dict[str, Tensor]  # the same for the generator's, by name; empty for γ = 0
+    # Name → values, one per task or sample, averaged by whoever logs them. Attributions are −∂L_outer/∂s there, as
+    # everywhere that people look: positive = helpful.
     metrics: dict[str, list[float]] = field(default_factory=dict)
 
 

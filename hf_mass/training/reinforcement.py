@@ -28,19 +28,12 @@ from hf_mass.tasks.transformations import Identity
 
 @dataclass(frozen=True)
 class ReinforcedPrompt:
-    """One prompt to sample answers to.
+    """One prompt to sample answers to."""
 
-    Args:
-        text: As the model reads it.
-        ids: Its tokens.
-        view: Reads an answer.
-        gold: The answer that is rewarded, in canonical form; None for agreement with the majority.
-    """
-
-    text: str
-    ids: list[int]
-    view: View
-    gold: str | None
+    text: str  # as the model reads it
+    ids: list[int]  # its tokens
+    view: View  # reads an answer
+    gold: str | None  # the answer that is rewarded, in canonical form; None for agreement with the majority
 
 
 Reinforce = Callable[[list[ReinforcedPrompt]], tuple[Tree, tuple[float, ...]]]
@@ -49,19 +42,12 @@ Reinforce = Callable[[list[ReinforcedPrompt]], tuple[Tree, tuple[float, ...]]]
 
 @dataclass(frozen=True)
 class ReinforcedState:
-    """How many of the groups of tasks that share an adapter are through.
-
-    Args:
-        tasks: The tasks.
-        seed: Of the training examples.
-        groups: Numbers of tasks that share an adapter.
-        adaptations: By number of the task, of the groups that are through.
-    """
+    """How many of the groups of tasks that share an adapter are through."""
 
     tasks: tuple[Task, ...]
-    seed: int
-    groups: tuple[tuple[int, ...], ...]
-    adaptations: dict[int, Adaptation] = field(default_factory=dict)
+    seed: int  # of the training examples
+    groups: tuple[tuple[int, ...], ...]  # numbers of tasks that share an adapter
+    adaptations: dict[int, Adaptation] = field(default_factory=dict)  # by number of the task, as far as it is
 
 
 class Reinforcement(TTT):
