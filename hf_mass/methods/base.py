@@ -155,15 +155,16 @@ class Adaptation:
 
     def answer(self, query: str | None = None) -> Answer:
         """The answer at the adapted weights: to the task, or to another query behind the same demonstrations."""
-        lm, method = self._bound()
-        task = self.task if query is None else self.task.with_query(query)
-        return method.answer(lm, [task], [self], self.seed)[0]
+        return self._reply(query, [self])
 
     def before(self, query: str | None = None) -> Answer:
         """As `answer`, at the weights before adapting."""
+        return self._reply(query, None)
+
+    def _reply(self, query: str | None, adaptations: list[Adaptation] | None) -> Answer:
         lm, method = self._bound()
         task = self.task if query is None else self.task.with_query(query)
-        return method.answer(lm, [task], None, self.seed)[0]
+        return method.answer(lm, [task], adaptations, self.seed)[0]
 
     def explain(self) -> list[dict[str, Any]]:
         """What was learned from, a row each: demonstrations with their losses before and after, or samples with weight,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -66,16 +65,11 @@ class Adapter:
     def __init__(self, model: PeftModel, encoder: TextEncoder, config: MassConfig, inner: str = "inner") -> None:
         self.model, self.encoder, self.config = model, encoder, config
         self.lora = BoundLora(model, inner)
-        settings = config.inner
-        optimizer = make_optimizer(
-            settings.optimizer,
-            settings.learning_rate,
-            settings.momentum,
-            settings.betas,
-            settings.epsilon,
-            settings.weight_decay,
+        inner_loop = config.inner
+        moments = (inner_loop.momentum, inner_loop.betas, inner_loop.epsilon, inner_loop.weight_decay)
+        self.inner_loop = InnerLoop(
+            inner_loop.steps, make_optimizer(inner_loop.optimizer, inner_loop.learning_rate, *moments)
         )
-        self.inner_loop = InnerLoop(settings.steps, optimizer)
         self.memory: MemoryPlan | None = None  # of the last pass planned
         self._bytes_per_token: float | None = None
 
@@ -171,17 +165,11 @@ class Adapter:
         with self.lora.inactive():
             return get_rule(self.config.inner.rule)(trajectory, outer, also=also)
 
-    @contextmanager
-    def adapted(self, params: Tree, row_task: Tensor) -> Iterator[None]:
-        """Within this context row r of any call of the model is answered at the weights of task `row_task[r]`."""
-        with self.lora.applied(params, row_task):
-            yield
-
     def complete(
         self, params: Tree, prompts: Sequence[list[int]], row_task: Sequence[int], sampling: Sampling, seeds: list[int]
     ) -> list[list[int]]:
         """Completions at adapted weights: prompt r at the weights of task `row_task[r]`."""
-        with self.adapted(params, torch.tensor(row_task, device=self.device)):
+        with self.lora.applied(params, torch.tensor(row_task, device=self.device)):
             return complete(self.model, self.encoder.tokenizer, prompts, sampling, seeds)
 
     # -- outer losses -------------------------------------------------------------------------------------------------
@@ -223,36 +211,29 @@ class Adapter:
         Raises:
             DataError: If a task has no demonstrations.
         """
-        rows: list[Row] = []
-        groups: list[int] = []
-        weights: list[float] = []
-        encoder = self.encoder
+        rows, groups, weights = list[Row](), list[int](), list[float]()
+        encoder, device = self.encoder, self.device
         for n, (task, candidates) in enumerate(zip(tasks, derivations, strict=True)):
             if not task.demonstrations:
                 raise DataError(
                     f"Task {task.id!r} has no demonstrations to attribute samples to. Use weigh_by='scorer' or "
                     "'uniform' for such tasks."
                 )
-            for j, shown in enumerate(task.demonstrations):
+            for j, pair in enumerate(task.demonstrations):
                 others = replace(task, demonstrations=task.leave_one_out(j).demonstrations)
-                prompt = encoder.prompt_ids(others, encoder.format.demonstration_prompt(shown.question, others))
+                prompt = encoder.prompt_ids(others, encoder.format.demonstration_prompt(pair.question, others))
                 for derivation in candidates:
-                    solution = encoder.format.compose_solution(derivation, shown.answer)
+                    solution = encoder.format.compose_solution(derivation, pair.answer)
                     rows.append(Row(n, prompt, encoder.answer_ids(solution, end=False)))
                     groups.append(len(weights))
                 weights.append(1 / len(task.demonstrations))
         loss = self.token_loss(rows, reduction="sum", whole=True)
-        device = self.device
         return MixtureLoss(loss, torch.tensor(groups, device=device), torch.tensor(weights, device=device))
 
     def proposed_derivations(self, group: Sequence[AuxiliarySample]) -> list[str]:
         """Distinct derivations of a task's usable samples, in order; [""] where there are none."""
-        found: dict[str, None] = {}
-        for sample in group:
-            parts = self.encoder.format.split_solution(sample.answer) if sample.usable else None
-            if parts is not None:
-                found.setdefault(parts.rationale)
-        return list(found) or [""]
+        solutions = [self.encoder.format.split_solution(sample.answer) for sample in group if sample.usable]
+        return list(dict.fromkeys(parts.rationale for parts in solutions if parts)) or [""]
 
     # -- weights ------------------------------------------------------------------------------------------------------
 

@@ -63,9 +63,7 @@ class MASS(Method[MassState]):
             raise ConfigError(f"prompt_format is {prompt_format!r}; choose one of {sorted(FORMATS)}.")
         self.config, self.prompt_format, self.changes = config, prompt_format, changes
         self.weigh_by, self.scale = weigh_by, 1.0
-        build(
-            MassConfig, {**changes, **({"weigh_by": weigh_by} if weigh_by else {})}
-        )  # wrong settings are told at once
+        build(MassConfig, {"weigh_by": weigh_by, **changes})  # wrong settings are told at once
 
     @property
     def strength(self) -> str:
@@ -88,20 +86,32 @@ class MASS(Method[MassState]):
 
     def settings(self, lm: LanguageModel, tasks: Sequence[Task]) -> MassConfig:
         """The settings for these tasks. The model's modules are not touched: others may be using them meanwhile."""
-        own = self.config
-        if own is None:
-            own = lm.config if isinstance(lm, MassModel) else _untrained(lm, tasks, self.prompt_format)
-            own = changed(own, self.changes)
-        if self.scale == 1:
-            return own
-        return replace(own, inner=replace(own.inner, learning_rate=own.inner.learning_rate * self.scale))
+        config = self.config
+        if config is None:
+            trained = lm.config if isinstance(lm, MassModel) else _untrained(lm, tasks, self.prompt_format)
+            config = changed(trained, self.changes)
+        rate = config.inner.learning_rate * self.scale
+        return config if self.scale == 1 else replace(config, inner=replace(config.inner, learning_rate=rate))
 
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
         if self.weigh_by == "demonstrations" and not all(task.demonstrations for task in tasks):
             raise DataError("The problem has no solved examples to weigh samples by. Choose weigh_by 'uniform'.")
         config = self.settings(lm, tasks)
-        require_fields(lm, config, tasks)
-        require_room(lm, config, as_read(lm, tasks))
+        if missing := {name for task in tasks for name in config.format.task_fields if name not in task.fields}:
+            name = min(missing)
+            raise DataError(
+                f"{lm.name} is made for problems with a field {name!r}, which this one lacks. Give the problem as "
+                f'JSON with "problem", "demonstrations" and "fields": {{"{name}": ...}}, or take another model.'
+            )
+        room = config.max_length - config.max_answer_tokens  # for the problem, which is shown whole
+        encoder = TextEncoder(lm.tokenizer, config.format, config.max_length)
+        for task in as_read(lm, tasks):
+            length = len(encoder.full_prompt_ids(task, config.format.solver_prompt(task)))
+            if length > room:
+                raise DataError(
+                    f"Task {task.id!r} with its {len(task.demonstrations)} demonstrations has {length} tokens, and "
+                    f"{lm.name} has room for {room}. Give fewer or shorter demonstrations."
+                )
 
     def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> MassState:
         return MassState(self.resolved(lm, tasks), as_read(lm, tasks), seed)
@@ -150,37 +160,6 @@ def suitable_weighing(mass: MassModel, tasks: Sequence[Task]) -> str:
         return "demonstrations"
     needs_demonstrations = "attribution" in mass.config.scorer.features
     return "scorer" if mass.config.weigh_by == "scorer" and not needs_demonstrations else "uniform"
-
-
-def require_fields(lm: LanguageModel, config: MassConfig, tasks: Sequence[Task]) -> None:
-    """Checks that tasks have the fields that the prompts need.
-
-    Raises:
-        DataError: If one is missing.
-    """
-    if missing := {name for task in tasks for name in config.format.task_fields if name not in task.fields}:
-        name = min(missing)
-        raise DataError(
-            f"{lm.name} is made for problems with a field {name!r}, which this one lacks. Give the problem as "
-            f'JSON with "problem", "demonstrations" and "fields": {{"{name}": ...}}, or take another model.'
-        )
-
-
-def require_room(lm: LanguageModel, config: MassConfig, tasks: Sequence[Task]) -> None:
-    """Checks that problems are shown whole to a model, an answer behind them.
-
-    Raises:
-        DataError: If one is not.
-    """
-    limit = config.max_length - config.max_answer_tokens
-    encoder = TextEncoder(lm.tokenizer, config.format, config.max_length)
-    for task in tasks:
-        length = len(encoder.full_prompt_ids(task, config.format.solver_prompt(task)))
-        if length > limit:
-            raise DataError(
-                f"Task {task.id!r} with its {len(task.demonstrations)} demonstrations has {length} tokens, and "
-                f"{lm.name} has room for {limit}. Give fewer or shorter demonstrations."
-            )
 
 
 def as_read(lm: LanguageModel, tasks: Sequence[Task]) -> tuple[Task, ...]:

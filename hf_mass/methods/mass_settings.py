@@ -62,11 +62,7 @@ class InnerConfig:
         "sgd", "Optimizer of these steps, 'sgd', 'momentum' or 'adamw'.", name="inner_optimizer", choices=OPTIMIZERS
     )
     momentum: float = setting(
-        0.9,
-        "Share of the last update in the next one; for 'momentum'.",
-        name="inner_momentum",
-        least=0,
-        below=1,
+        0.9, "Share of the last update in the next one; for 'momentum'.", name="inner_momentum", least=0, below=1
     )
     betas: tuple[float, float] = setting(
         (0.9, 0.999),
@@ -77,10 +73,7 @@ class InnerConfig:
     )
     epsilon: float = setting(1e-8, "What is added to the divisor; for 'adamw'.", name="inner_adam_epsilon", above=0)
     weight_decay: float = setting(
-        0.0,
-        "Decay of the weights in a step, times the rate; for 'adamw'.",
-        name="inner_weight_decay",
-        least=0,
+        0.0, "Decay of the weights in a step, times the rate; for 'adamw'.", name="inner_weight_decay", least=0
     )
     lora_rank: int = setting(16, "Rank r of the inner LoRA.", name="inner_lora_r", least=1)
     lora_alpha: int = setting(

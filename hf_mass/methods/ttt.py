@@ -113,7 +113,7 @@ class TTT(Method[TTTState]):
         values = {"preset": "text", **(suiting or {})}
         preset = values.pop("preset") if self.preset is None else self.preset
         changes = {"chat": lm.chat, **(values if self.preset is None else {}), **self.changes}
-        if kind == "grids" and not any("\n" in text for text in _texts(tasks)):
+        if kind == "grids" and not any("\n" in text for task in tasks for text in (task.problem, *data_key(task)[1:])):
             changes = {**STRIPS, **changes}
         return TTTSettings(**preset_values(preset, {f.name for f in fields(TTTSettings)}, **changes))
 
@@ -141,7 +141,7 @@ class TTT(Method[TTTState]):
         """
         settings = self.resolved(lm, tasks)
         lora, examples = lm.starting_lora(settings.lora), FewShotExamples(lm, settings)
-        places: dict[tuple[object, ...], int] = {}
+        places: dict[tuple[str, ...], int] = {}
         owners = [places.setdefault(data_key(task), len(places)) for task in tasks]
         distinct = [tasks[owners.index(place)] for place in range(len(places))]
         rows, reasons = [ExampleRows([], [])] * len(distinct), list[str | None]()
@@ -153,7 +153,9 @@ class TTT(Method[TTTState]):
                 reasons.append(str(error))
         trained = [place for place, reason in enumerate(reasons) if reason is None]
         if settings.adapters == "shared":
-            parts, seeds = [joined([rows[place] for place in trained])] * bool(trained), [row_seed("order", seed)]
+            sequences = [ids for place in trained for ids in rows[place].sequences]
+            learned = [flags for place in trained for flags in rows[place].learned]
+            parts, seeds = [ExampleRows(sequences, learned)] * bool(trained), [row_seed("order", seed)]
             adapters = [0 if place in trained else -1 for place in range(len(distinct))]
         else:
             parts = [rows[place] for place in trained]
@@ -253,16 +255,8 @@ class TTT(Method[TTTState]):
         replies = []
         for n, task in enumerate(tasks):
             ranked = rank_answers(predictions[n], settings.vote, settings.vote_within, 2, scores[n])
-            replies.append(
-                Answer.judged(
-                    task,
-                    ranked[0] if ranked else None,
-                    ranked=tuple(ranked),
-                    predictions=tuple(predictions[n]),
-                    sampled_tokens=tokens[n],
-                    reason=reasons[n],
-                )
-            )
+            outcome = {"ranked": tuple(ranked), "predictions": tuple(predictions[n]), "reason": reasons[n]}
+            replies.append(Answer.judged(task, ranked[0] if ranked else None, sampled_tokens=tokens[n], **outcome))
         return replies
 
     def explain(self, lm: LanguageModel, adaptation: Adaptation) -> list[dict[str, Any]]:
@@ -329,20 +323,10 @@ class FewShotExamples:
         return ExampleRows([ids for ids, _ in pairs], [learned for _, learned in pairs])
 
 
-def joined(parts: Sequence[ExampleRows]) -> ExampleRows:
-    """The examples of several tasks as those of one."""
-    return ExampleRows([s for part in parts for s in part.sequences], [m for part in parts for m in part.learned])
-
-
-def data_key(task: Task) -> tuple[object, ...]:
+def data_key(task: Task) -> tuple[str, ...]:
     """What a task's training data depend on."""
     pairs = tuple(text for pair in task.demonstrations for text in (pair.question, pair.answer))
     return task.fields.get(INSTRUCTION, ""), *pairs
-
-
-def _texts(tasks: Sequence[Task]) -> list[str]:
-    pairs = [text for task in tasks for pair in task.demonstrations for text in (pair.question, pair.answer)]
-    return [*pairs, *(task.problem for task in tasks)]
 
 
 def _batches(count: int, settings: TTTSettings, seed: int) -> list[list[int]]:

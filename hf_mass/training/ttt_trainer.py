@@ -187,15 +187,13 @@ class TTTTrainer(AdapterTrainer):
         share = [[todo[i] for i in chunk] for chunk in (chunks if alone else chunks[rank::world])]
         quiet = bool(self.args.disable_tqdm) or rank > 0
         for chunk in track(share, "Tasks", disable=quiet):
-            part = [several[n] for n in chunk]
-            records = None if one_for_all is None else [one_for_all[n] for n in chunk]
-            outcomes = self._chunk(part, store, adapt, records, save=not alone or rank == 0)
+            trained = None if one_for_all is None else [one_for_all[n] for n in chunk]
+            outcomes = self._chunk([several[n] for n in chunk], store, adapt, trained, save=not alone or rank == 0)
             results.update(zip(chunk, outcomes, strict=True))
         if not alone:
             results = dict(gather_object(list(results.items())))
-        failures = [result for result in results.values() if result.reason is not None]
-        if failures:
-            logger.warning("%d of %d tasks failed; first: %s", len(failures), len(several), failures[0].reason)
+        if failures := [result.reason for result in results.values() if result.reason is not None]:
+            logger.warning("%d of %d tasks failed; first: %s", len(failures), len(several), failures[0])
         return [results[n] for n in range(len(several))]
 
     def evaluate(
@@ -230,24 +228,16 @@ class TTTTrainer(AdapterTrainer):
         return metrics
 
     def _chunk(
-        self,
-        tasks: list[Task],
-        store: ResultStore,
-        adapt: bool,
-        records: list[Adaptation] | None,
-        save: bool,
+        self, tasks: list[Task], store: ResultStore, adapt: bool, records: list[Adaptation] | None, save: bool
     ) -> list[TaskResult]:
         """Adapt, answer and save."""
-        by_place: dict[int, Adaptation] = {}
+        trained = dict(enumerate(records or ([] if adapt else map(Adaptation, tasks))))
 
         def work(places: list[int]) -> list[TaskResult]:
             part = [tasks[place] for place in places]
-            if records is not None:
-                adaptations = [records[place] for place in places]
-            else:
-                adaptations = self._session().adapt(part) if adapt else [Adaptation(task) for task in part]
-            by_place.update(zip(places, adaptations, strict=True))
-            return self._answer(part, adaptations)
+            if not all(place in trained for place in places):
+                trained.update(zip(places, self._session().adapt(part), strict=True))
+            return self._answer(part, [trained[place] for place in places])
 
         begun = time.perf_counter()
         results = self._attempt(tasks, work)
@@ -255,7 +245,7 @@ class TTTTrainer(AdapterTrainer):
         results = [replace(result, seconds=seconds) for result in results]
         if save:
             keep = self.args.keep_adapters and adapt
-            results = [self._put_away(store, r, by_place.get(n), keep) for n, r in enumerate(results)]
+            results = [self._put_away(store, r, trained.get(n), keep) for n, r in enumerate(results)]
         return results
 
     def _attempt(
@@ -277,15 +267,8 @@ class TTTTrainer(AdapterTrainer):
     def _answer(self, tasks: list[Task], records: Sequence[Adaptation]) -> list[TaskResult]:
         answers, _ = self._session().answer(tasks, records)
         return [
-            TaskResult(
-                task,
-                answer.ranked,
-                answer.predictions,
-                record.reason or answer.reason,
-                record.examples,
-                record.losses,
-            )
-            for task, record, answer in zip(tasks, records, answers, strict=True)
+            TaskResult(a.task, a.ranked, a.predictions, record.reason or a.reason, record.examples, record.losses)
+            for a, record in zip(answers, records, strict=True)
         ]
 
     # -- saving -------------------------------------------------------------------------------------------------------
