@@ -77,8 +77,8 @@ class FewShotAnswers:
         prompts = [self.encoder.prompt(view.task) for view in views]
         longest = [self._longest_answer(task) for task in tasks]
         for room, numbers in self._by_room(prompts).items():
-            owners, asked = [views[n].owner for n in numbers], [prompts[n] for n in numbers]
-            for rows, part, row_task in self._passes(owners, asked, parts):
+            owners, fitting = [views[n].owner for n in numbers], [prompts[n] for n in numbers]
+            for rows, part, row_task in self._passes(owners, fitting, parts):
                 batch = [numbers[r] for r in rows]
                 limits = [min(room, longest[views[n].owner]) for n in batch]
                 seeds = [views[n].seed for n in batch]
@@ -144,8 +144,8 @@ class FewShotAnswers:
         """Longest answer → prompts that have room for it: one near the context's end must not cut the others' short."""
         numbers: dict[int, list[int]] = {}
         for number, prompt in enumerate(prompts):
-            left = [] if self.lm.context is None else [self.lm.context - len(prompt)]
-            numbers.setdefault(min([self.settings.max_completion_length, *left]), []).append(number)
+            room = [] if self.lm.context is None else [self.lm.context - len(prompt)]
+            numbers.setdefault(min([self.settings.max_completion_length, *room]), []).append(number)
         return {room: rows for room, rows in numbers.items() if room > 0}
 
     def _passes(

@@ -174,18 +174,14 @@ class Adapter:
 
     # -- outer losses -------------------------------------------------------------------------------------------------
 
-    def gold_loss(self, tasks: Sequence[Task], chosen: Sequence[int] | None = None) -> WeightedLoss:
-        """Cross-entropy on each task's gold solution.
-
-        Args:
-            tasks: N tasks.
-            chosen: Which of them count; None for all.
+    def gold_loss(self, tasks: Sequence[Task], numbers: Sequence[int] | None = None) -> WeightedLoss:
+        """Cross-entropy on the gold solutions of tasks, or of those of these numbers.
 
         Raises:
             DataError: If a task has neither a solution nor an answer.
         """
         rows = []
-        for n in range(len(tasks)) if chosen is None else chosen:
+        for n in range(len(tasks)) if numbers is None else numbers:
             task = tasks[n]
             gold = task.solution if task.solution is not None else task.answer
             if gold is None:
@@ -202,11 +198,7 @@ class Adapter:
         A solution may state a derivation r before its answer, and a demonstration shows the answer only. U are
         candidate derivations, such as those that the task's own samples propose: a demonstration counts as explained
         as far as any of them leads to it. With U = {""} this is the plain loss on the answers. Where a prompt shows
-        the task's demonstrations, that of x_j shows all but the j-th.
-
-        Args:
-            tasks: N tasks.
-            derivations: U of each task, not empty.
+        the task's demonstrations, that of x_j shows all but the j-th. `derivations` are U of each task, not empty.
 
         Raises:
             DataError: If a task has no demonstrations.

@@ -25,13 +25,7 @@ REQUIRED = (
 
 
 def write_config(config: MassConfig, folder: Path, base: Mapping[str, Any] | None = None) -> None:
-    """Write mass_config.json.
-
-    Args:
-        config: The settings.
-        folder: Where it is written.
-        base: What the base model is like, so that another one is recognised when the model is loaded.
-    """
+    """Write mass_config.json, with what the base is like, so that another one is recognised when it is loaded."""
     values = {"format_version": FORMAT_VERSION, "hf_mass_version": __version__, **config.to_dict()}
     if base is not None:
         values["base_model"] = dict(base)

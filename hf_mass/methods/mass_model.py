@@ -371,9 +371,9 @@ def judge(
     """
     answers = [(parts.answer if (parts := fmt.split_solution(text)) else None) for text in texts]
     known = [always or task.answer is not None or task.solution is not None for task in tasks]
-    judged = [i for i, answer in enumerate(answers) if answer is not None and known[i]]
-    rewards = verify_batch([tasks[i] for i in judged], [str(answers[i]) for i in judged])
-    scores = dict(zip(judged, rewards, strict=True))
+    readable = [i for i, answer in enumerate(answers) if answer is not None and known[i]]
+    rewards = verify_batch([tasks[i] for i in readable], [str(answers[i]) for i in readable])
+    scores = dict(zip(readable, rewards, strict=True))
     return [
         Answer(task, answer, scores.get(i, 0.0) if known[i] else None, text, sampled_tokens=tokens[i] if tokens else 0)
         for i, (task, text, answer) in enumerate(zip(tasks, texts, answers, strict=True))

@@ -167,7 +167,7 @@ def _model_features(
         # The end-of-sequence token is left out: "last" is the last token that says something.
         mask = mask & (batch.labels[:, 1:] != encoder.tokenizer.eos_token_id)
         first, last = mask.int().argmax(1), mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
-        picked = torch.stack(
+        statistics = torch.stack(
             [
                 (values * mask).sum(1) / mask.sum(1).clamp(min=1),
                 values.masked_fill(~mask, 0).min(1).values,
@@ -176,17 +176,13 @@ def _model_features(
             ],
             1,
         )
-        log_prob[index] = picked.float().clamp(min=-6) / 2  # the scale of the other features
+        log_prob[index] = statistics.float().clamp(min=-6) / 2  # the scale of the other features
         if hidden:
-            states[index] = _last_hidden(model, batch.input_ids, batch.attention_mask).float()
+            inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+            output = model(**inputs, output_hidden_states=True, use_cache=False)
+            ends = batch.attention_mask.sum(1) - 1  # the last real token of each row
+            states[index] = output.hidden_states[-1][torch.arange(len(ends), device=device), ends].float()
     return {"log_prob": log_prob, "hidden": states}
-
-
-def _last_hidden(model: PreTrainedModel | PeftModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """The last decoder layer's state at the last real token of each row, [rows, hidden]."""
-    output = model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True, use_cache=False)
-    last = attention_mask.sum(1) - 1
-    return output.hidden_states[-1][torch.arange(len(last), device=last.device), last]
 
 
 def _overlap_features(

@@ -28,12 +28,7 @@ class SequenceState:
 
 
 class TTTThenMASS(Method[SequenceState]):
-    """MASS whose generator and solver are the model as test-time training left it.
-
-    Args:
-        first: Test-time training.
-        second: MASS.
-    """
+    """MASS, the `second`, whose generator and solver are the model as test-time training, the `first`, left it."""
 
     name = "both"
 

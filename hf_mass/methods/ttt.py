@@ -22,7 +22,7 @@ from hf_mass.core.token_loss import TokenLoss
 from hf_mass.errors import DataError
 from hf_mass.lm.adapters import Part
 from hf_mass.lm.binding import BoundLora, deterministic
-from hf_mass.lm.few_shot_encoding import ExampleRows, token_batch
+from hf_mass.lm.few_shot_encoding import ExampleRows, FewShotEncoder, token_batch
 from hf_mass.lm.generation import row_seed
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Method, Progress
@@ -140,14 +140,16 @@ class TTT(Method[TTTState]):
         A set of which no data can be made gets the reason; the others go on.
         """
         settings = self.resolved(lm, tasks)
-        lora, examples = lm.starting_lora(settings.lora), FewShotExamples(lm, settings)
+        lora, encoder = lm.starting_lora(settings.lora), FewShotEncoder(lm.tokenizer, settings.format)
         places: dict[tuple[str, ...], int] = {}
         owners = [places.setdefault(data_key(task), len(places)) for task in tasks]
         distinct = [tasks[owners.index(place)] for place in range(len(places))]
         rows, reasons = [ExampleRows([], [])] * len(distinct), list[str | None]()
         for place, task in enumerate(distinct):
             try:
-                rows[place] = examples.rows(task, seed)
+                examples = few_shot_examples(lm, settings, task, seed)
+                pairs = [encoder.example(example, settings.loss_on) for example in examples]
+                rows[place] = ExampleRows([ids for ids, _ in pairs], [learned for _, learned in pairs])
                 reasons.append(None)
             except DataError as error:
                 reasons.append(str(error))
@@ -188,8 +190,8 @@ class TTT(Method[TTTState]):
         settings, index = state.settings, state.fit.step
         present = [n for n, batches in enumerate(state.batches) if index < len(batches)]
         owners = [n for n in present for _ in state.batches[n][index]]
-        chosen = [(state.rows[n], r) for n in present for r in state.batches[n][index]]
-        sequences, learned = [rows.sequences[r] for rows, r in chosen], [rows.learned[r] for rows, r in chosen]
+        pairs = [(state.rows[n], r) for n in present for r in state.batches[n][index]]
+        sequences, learned = [rows.sequences[r] for rows, r in pairs], [rows.learned[r] for rows, r in pairs]
         batch = token_batch(sequences, learned, owners, int(lm.tokenizer.pad_token_id), lm.device)
         counts = torch.tensor([1 / len(state.batches[n][index]) for n in owners], device=lm.device)
         rates = torch.zeros(len(state.rows), device=lm.device)
@@ -286,47 +288,34 @@ class TTT(Method[TTTState]):
         return {**lm.defaults, "ttt": {**by_kind, kind: {**suiting, **changes}}}
 
 
-class FewShotExamples:
-    """The training examples of tasks, as many as fit into the model's context.
+def few_shot_examples(lm: LanguageModel, settings: TTTSettings, task: Task, seed: int) -> list[TrainingExample]:
+    """The training examples of a task, as many as fit into the model's context.
 
-    Args:
-        lm: The model.
-        settings: What examples to make, and how they read.
+    Raises:
+        DataError: If none can be made.
     """
-
-    def __init__(self, lm: LanguageModel, settings: TTTSettings) -> None:
-        self.lm, self.settings = lm, settings
-        self.encoder = FewShotAnswers(lm, settings).encoder
-
-    def of(self, task: Task, seed: int = 0) -> list[TrainingExample]:
-        """The training examples of a task.
-
-        Raises:
-            DataError: If none can be made.
-        """
-        data = self.settings.data()
-        limits = [n for n in (data.max_tokens, self.lm.context) if n is not None]
-        return training_examples(
-            task,
-            replace(data, max_tokens=min(limits, default=None)),
-            row_seed("few-shot", seed, *data_key(task)),
-            lambda example: len(self.encoder.example(example, "query")[0]),
-        )
-
-    def rows(self, task: Task, seed: int = 0) -> ExampleRows:
-        """The same as tokens.
-
-        Raises:
-            DataError: If none can be made.
-        """
-        pairs = [self.encoder.example(each, self.settings.loss_on) for each in self.of(task, seed)]
-        return ExampleRows([ids for ids, _ in pairs], [learned for _, learned in pairs])
+    data, encoder = settings.data(), FewShotEncoder(lm.tokenizer, settings.format)
+    limits = [n for n in (data.max_tokens, lm.context) if n is not None]
+    return training_examples(
+        task,
+        replace(data, max_tokens=min(limits, default=None)),
+        row_seed("few-shot", seed, *data_key(task)),
+        lambda example: len(encoder.example(example, "query")[0]),
+    )
 
 
 def data_key(task: Task) -> tuple[str, ...]:
     """What a task's training data depend on."""
     pairs = tuple(text for pair in task.demonstrations for text in (pair.question, pair.answer))
     return task.fields.get(INSTRUCTION, ""), *pairs
+
+
+def sharing_data(tasks: Sequence[Task]) -> list[list[int]]:
+    """Numbers of tasks, those with the same data together."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for n, task in enumerate(tasks):
+        groups.setdefault(data_key(task), []).append(n)
+    return list(groups.values())
 
 
 def _batches(count: int, settings: TTTSettings, seed: int) -> list[list[int]]:

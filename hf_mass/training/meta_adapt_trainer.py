@@ -227,8 +227,7 @@ class MetaAdaptTrainer(PublishingTrainer):
         self._generator_gradient = {}
         if self.args.solve_coefficient > 0:
             for name, p in trainable_parameters(self.model).items():
-                total = step.generator_gradient.get(name) if step else None
-                total = torch.zeros_like(p) if total is None else total
+                total = step.generator_gradient.get(name, torch.zeros_like(p)) if step else torch.zeros_like(p)
                 self._generator_gradient[name] = self._reduced(total) / num_tasks
 
     def _reduced(self, value: torch.Tensor) -> torch.Tensor:
@@ -248,8 +247,8 @@ class MetaAdaptTrainer(PublishingTrainer):
         share = 1.0 / self.current_gradient_accumulation_steps
         if self.args.train_scorer:
             for parameter, gradient in zip(self.mass.scorer.parameters(), self._scorer_gradient, strict=True):
-                added = share * gradient.to(parameter.dtype)
-                parameter.grad = added if parameter.grad is None else parameter.grad + added
+                part = share * gradient.to(parameter.dtype)
+                parameter.grad = part if parameter.grad is None else parameter.grad + part
         parameters = trainable_parameters(self.model)
         for name, gradient in self._generator_gradient.items():
             linear = (gradient.to(parameters[name].dtype) * parameters[name]).sum()

@@ -51,12 +51,7 @@ class OuterStep:
 
 
 class OuterLoop:
-    """Computes `OuterStep`s with a `MassModel`.
-
-    Args:
-        mass: The model; its scorer and its adapters are read, never stepped.
-        config: Settings.
-    """
+    """Computes `OuterStep`s with a `MassModel`, whose scorer and adapters are read, never stepped."""
 
     def __init__(self, mass: MassModel, config: MetaAdaptConfig) -> None:
         self.mass, self.config = mass, config
@@ -84,8 +79,7 @@ class OuterLoop:
             if outer is not None:
                 first, raw = self._differentiate(problem, trajectory, adapted, outer)
                 finite = valid & finite_outcomes(first.losses, first.params, raw)
-                same = bool(finite.equal(valid))
-                generator = self._generator_gradient(trajectory, adapted, outer, first, finite, same)
+                generator = self._generator_gradient(trajectory, adapted, outer, first, finite, valid)
                 valid = finite
                 attributions = torch.where(valid[:, None], raw, torch.zeros_like(raw))
                 metrics["outer_loss"] = first.losses[valid].tolist()
@@ -129,12 +123,12 @@ class OuterLoop:
         outer: WeightedLoss,
         first: OuterGradient,
         valid: Tensor,
-        all_valid: bool,
+        summed: Tensor,
     ) -> dict[str, Tensor]:
-        """∂L_outer/∂φ of the valid tasks; without `all_valid` the sum has others in it, and is made anew."""
+        """∂L_outer/∂φ of the valid tasks; if other tasks are in the sum of `first`, it is made anew."""
         if self.config.solve_coefficient == 0:
             return {}
-        if all_valid:
+        if valid.equal(summed):
             total = dict(zip(trainable_parameters(self.mass.model), first.also, strict=True))
         else:
             total = direct_gradient(self.mass.adapter, outer, adapted, valid)
@@ -274,11 +268,7 @@ def _finite_tree(tree: Tree) -> Tensor:
 def direct_gradient(adapter: Adapter, outer: WeightedLoss, params: Tree, valid: Tensor) -> dict[str, Tensor]:
     """Σ_n ∂L_n/∂φ at fixed adapted weights, by name, over the parameters of the model that require gradients.
 
-    Args:
-        adapter: Holds the model.
-        outer: The outer loss.
-        params: The adapted weights, leaves [N, ...].
-        valid: [N] bool: tasks that count; the others' numbers may be NaN.
+    `valid` [N] says which tasks count; the others' numbers may be NaN.
     """
     parameters = trainable_parameters(adapter.model)
     with adapter.lora.inactive():
@@ -289,13 +279,7 @@ def direct_gradient(adapter: Adapter, outer: WeightedLoss, params: Tree, valid: 
 def inner_steps_gradient(
     adapter: Adapter, trajectory: Trajectory, outer_gradient: Tree, valid: Tensor
 ) -> dict[str, Tensor]:
-    """What the inner steps add to `direct_gradient`: Σ_k ∂/∂φ Σ_r s_r ⟨∇_θ ℓ_r(θ_k; φ), ḡ_k⟩.
-
-    Args:
-        adapter: Holds the model.
-        trajectory: The inner loop.
-        outer_gradient: ∇L_outer(θ'), leaves [N, ...].
-        valid: [N] bool: tasks that count.
+    """What the inner steps add to `direct_gradient`: Σ_k ∂/∂φ Σ_r s_r ⟨∇_θ ℓ_r(θ_k; φ), ḡ_k⟩, from ∇L_outer(θ').
 
     Raises:
         UnsupportedModelError: If an operation of the model cannot be differentiated twice.

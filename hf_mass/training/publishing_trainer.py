@@ -35,11 +35,7 @@ class PublishingTrainer(GRPOTrainer):
         raise NotImplementedError
 
     def published_card(self, **details: Any) -> CardParts:
-        """What the model card is made from.
-
-        Args:
-            details: What the settings do not say, such as `repo_id`, `license`, `tags` and `datasets`.
-        """
+        """What the model card is made from: the settings, and `details` such as `repo_id`, `license` and `tags`."""
         raise NotImplementedError
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:

@@ -16,7 +16,7 @@ from hf_mass.lm.adapters import Part
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Progress
 from hf_mass.methods.few_shot_answers import FewShotAnswers
-from hf_mass.methods.ttt import TTT, FewShotExamples, data_key
+from hf_mass.methods.ttt import TTT, data_key, few_shot_examples
 from hf_mass.methods.ttt_settings import TTTSettings
 from hf_mass.methods.views import View, task_views
 from hf_mass.tasks.answers import score_answers
@@ -119,7 +119,7 @@ def reinforced_prompts(
         return [prompt(view, None) for n, task in enumerate(tasks) for view in task_views(n, task, settings, seed)]
     prompts: dict[str, ReinforcedPrompt] = {}
     for task in {data_key(task): task for task in reversed(tasks)}.values():  # one of those with the same data
-        for example in FewShotExamples(lm, settings).of(task, seed):
+        for example in few_shot_examples(lm, settings, task, seed):
             view = View(0, _as_task(task, example), Identity(), None, 0, 0)
             each = prompt(view, example.query.answer)
             prompts.setdefault(f"{each.text}\0{each.gold}", each)
@@ -153,13 +153,13 @@ def ttt_reward(
     for n, answer in gather_object(list(zip(numbers, answers, strict=True))):
         if answer is not None:
             votes.setdefault(n, Counter())[answer] += 1
-    return [_reward(prompts[n], answer, votes.get(n)) for n, answer in zip(numbers, answers, strict=True)]
 
+    def reward(n: int, answer: str | None) -> float:
+        if answer is None:
+            return 0.0
+        if prompts[n].gold is None:
+            return float(answer == votes[n].most_common(1)[0][0])
+        score = score_answers(prompts[n].view.task, [answer], [])
+        return float(score is not None and score.pass_1)
 
-def _reward(prompt: ReinforcedPrompt, answer: str | None, votes: Counter[str] | None) -> float:
-    if answer is None or not votes:
-        return 0.0
-    if prompt.gold is None:
-        return float(answer == votes.most_common(1)[0][0])
-    score = score_answers(prompt.view.task, [answer], [])
-    return float(score is not None and score.pass_1)
+    return [reward(n, answer) for n, answer in zip(numbers, answers, strict=True)]

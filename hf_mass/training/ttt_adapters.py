@@ -93,8 +93,7 @@ class AdapterTrainer(PublishingTrainer):
                 f"TTTTrainer.push_to_hub: adapters is {self.args.adapters!r}, so each task has an adapter of its own. "
                 "Push one with push_adapter_to_hub(record, repo_id), or train with adapters='shared'."
             )
-        record = next((record for record in self.trained if record.parts), None)
-        if record is None:
+        if (record := next((record for record in self.trained if record.parts), None)) is None:
             raise ConfigError("TTTTrainer.push_to_hub: no adapter is trained yet; call train() first.")
         self.save_adapter(record, folder)
 

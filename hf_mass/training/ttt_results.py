@@ -168,8 +168,8 @@ class ResultStore:
 def tasks_digest(tasks: Sequence[Task]) -> str:
     """A digest of what tasks ask, their known answers apart."""
     pairs = [[[d.question, d.answer] for d in task.demonstrations] for task in tasks]
-    asked = [[task.id, task.problem, task.fields.get(INSTRUCTION, "")] for task in tasks]
-    return _digest(json.dumps([asked, pairs]))
+    queries = [[task.id, task.problem, task.fields.get(INSTRUCTION, "")] for task in tasks]
+    return _digest(json.dumps([queries, pairs]))
 
 
 def weights_digest(tree: Tree) -> str:

@@ -325,7 +325,7 @@ class TTTTrainer(AdapterTrainer):
         if stop is None:
             return completions, log_probs
         lengths = [tokens_up_to(self._tokenizer, ids, stop) for ids in completions]
-        cut = [ids[:length] for ids, length in zip(completions, lengths, strict=True)]
+        completions = [ids[:length] for ids, length in zip(completions, lengths, strict=True)]
         if log_probs is not None:
             log_probs = [row[:length] for row, length in zip(log_probs, lengths, strict=True)]
-        return cut, log_probs
+        return completions, log_probs
