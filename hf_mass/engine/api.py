@@ -62,7 +62,7 @@ def adapt(
         DataError: If a task is none for the method or model.
         ConfigError: If there is no such method, or an option is out of its range.
     """
-    several = _listed(tasks)
+    several = _as_list(tasks)
     session = _session(model, method, options)
     session.require(several)
     adaptations = session.adapt(several)
@@ -89,12 +89,12 @@ def solve(
     """
     session = _session(model, method, options)
     if not isinstance(problem, Problem):
-        tasks = _listed(problem)
+        tasks = _as_list(problem)
         problem = Problem(tasks[0].id or "problem", kind_of(tasks), tuple(tasks))
     return session.solve(problem)
 
 
-def _listed(tasks: Task | Sequence[Task]) -> list[Task]:
+def _as_list(tasks: Task | Sequence[Task]) -> list[Task]:
     several = [tasks] if isinstance(tasks, Task) else list(tasks)
     if not several:
         raise DataError("tasks is empty; give at least one task.")

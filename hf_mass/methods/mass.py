@@ -89,7 +89,7 @@ class MASS(Method[MassState]):
         config = self.config
         if config is None:
             trained = lm.config if isinstance(lm, MassModel) else _untrained(lm, tasks, self.prompt_format)
-            config = changed(trained, self.changes)
+            config = with_changes(trained, self.changes)
         rate = config.inner.learning_rate * self.scale
         return config if self.scale == 1 else replace(config, inner=replace(config.inner, learning_rate=rate))
 
@@ -141,7 +141,7 @@ class MASS(Method[MassState]):
         return self.resolved(lm, tasks).solve(as_read(lm, tasks), adaptations, seed=seed)
 
 
-def changed(config: MassConfig, changes: Mapping[str, Any]) -> MassConfig:
+def with_changes(config: MassConfig, changes: Mapping[str, Any]) -> MassConfig:
     """Settings with changes by their flat names."""
     return build(MassConfig, {**values_of(config), **changes}) if changes else config
 
@@ -175,7 +175,7 @@ def _untrained(lm: LanguageModel, tasks: Sequence[Task], prompt_format: str | No
     config = MassConfig(
         weigh_by="uniform", format=fmt, scorer=ScorerConfig(("log_prob",), width=0), inner=InnerConfig()
     )
-    return changed(config, {**suiting, **_room(lm, tasks, config.format)})
+    return with_changes(config, {**suiting, **_room(lm, tasks, config.format)})
 
 
 def _room(lm: LanguageModel, tasks: Sequence[Task], fmt: PromptFormat) -> dict[str, int]:

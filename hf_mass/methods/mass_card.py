@@ -70,10 +70,10 @@ def _settings(config: MassConfig) -> list[tuple[str, Any]]:
         ("inner steps, K", inner.steps),
         ("inner learning rate, α", inner.learning_rate),
         ("inner optimizer", optimizer.get(inner.optimizer, inner.optimizer)),
-        ("inner LoRA", f"rank {inner.lora_rank}, alpha {inner.lora_alpha}, on {_listed(inner.target_modules)}"),
+        ("inner LoRA", f"rank {inner.lora_rank}, alpha {inner.lora_alpha}, on {_in_words(inner.target_modules)}"),
         ("inner dropout", inner.dropout),
         ("weighed by, default", config.weigh_by),
-        ("scorer", f"{_listed(scorer.features)}; width {scorer.width}; {scorer.normalization}"),
+        ("scorer", f"{_in_words(scorer.features)}; width {scorer.width}; {scorer.normalization}"),
         ("attribution", f"τ = {config.attribution.temperature}, {config.attribution.rounds} rounds"),
         ("sampling", f"temperature {config.temperature}, top_p {config.top_p}, top_k {config.top_k}"),
         (
@@ -83,7 +83,7 @@ def _settings(config: MassConfig) -> list[tuple[str, Any]]:
     ]
 
 
-def _listed(value: str | Sequence[str]) -> str:
+def _in_words(value: str | Sequence[str]) -> str:
     return value if isinstance(value, str) else ", ".join(value)
 
 

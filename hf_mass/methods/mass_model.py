@@ -256,8 +256,7 @@ class MassModel(LanguageModel):
         if weigh_by == "uniform":
             return weights, None, uniform
         if weigh_by == "demonstrations":
-            weights, attributions, trajectory = self.adapter.weigh_by_demonstrations(problem, uniform)
-            return weights, attributions, trajectory
+            return self.adapter.weigh_by_demonstrations(problem, uniform)
         features = self.features(problem, uniform)
         with torch.no_grad():
             weights = self.scorer(features, problem.usable)
