@@ -97,8 +97,8 @@ class PublishingTrainer(GRPOTrainer):
         self, folder: Path, message: str | None, token: str | None = None, revision: str | None = None, **details: Any
     ) -> CommitInfo:
         token, revision = token or self.args.hub_token, revision or self.args.hub_revision
-        card = self.published_card(repo_id=self.hub_model_id, **details)
         try:
+            card = self.published_card(repo_id=self.hub_model_id, **details)
             return publish(folder, self.hub_model_id, card, token=token, revision=revision, commit_message=message)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
