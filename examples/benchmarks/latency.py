@@ -12,7 +12,7 @@ from benchmarks.stages import Stage, Stopwatch, shares
 from hf_mass.lm.binding import deterministic
 from hf_mass.lm.generation import Sampling, complete, row_seed
 from hf_mass.methods.inner import Adapter
-from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.mass_model import MassModel, judge
 from hf_mass.methods.scorer import Scorer
 from hf_mass.tasks.task import Task
 
@@ -53,7 +53,7 @@ def vote(mass: MassModel, task: Task, votes: int) -> Answered:
     answers = [parts.answer for text in texts if (parts := mass.config.format.split_solution(text))]
     best = Counter(answers).most_common(1)[0][0] if answers else None
     chosen = next((text for text in texts if (p := mass.config.format.split_solution(text)) and p.answer == best), "")
-    mass.judge([task], [chosen])
+    judge(mass.config.format, [task], [chosen])
     return Answered(sum(map(len, ids)))
 
 

@@ -30,10 +30,10 @@ from hf_mass.lab.conventions import CONVENTIONS_FORMAT
 from hf_mass.lm.binding import deterministic
 from hf_mass.lm.generation import Sampling, complete
 from hf_mass.methods.inner import Adapter
-from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.mass_model import MassModel, judge
 from hf_mass.methods.scorer import Scorer
 from hf_mass.tasks.task import Task
-from hf_mass.training import meta_adapt_trainer
+from hf_mass.training import meta_adapt_trainer, outer
 from hf_mass.training.meta_adapt_config import MetaAdaptConfig
 from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
 from hf_mass.training.outer import OuterLoop
@@ -60,7 +60,7 @@ STAGES = (
     Stage("attribution to demonstrations", Adapter, "demonstration_attributions", whole=True),
     Stage("scorer", Scorer, "forward"),
     Stage("generate solutions", Adapter, "complete"),
-    Stage("verify", MassModel, "judge"),
+    Stage("verify", outer, "judge"),
     Stage("meta-gradient", Adapter, "meta_gradient"),
     Stage("metrics", OuterLoop, "_metrics", whole=True),
     Stage("rest of the outer step", OuterLoop, "__call__"),
@@ -210,7 +210,7 @@ def solver_runner(
     """TRL's GRPO on the solver, with `generations` solutions of each task."""
 
     def verified(completions: list[str], index: list[int], **_: Any) -> list[float]:
-        judged = untrained.judge([tasks[i] for i in index], completions, always=True)
+        judged = judge(untrained.config.format, [tasks[i] for i in index], completions, always=True)
         return [answer.score or 0.0 for answer in judged]
 
     settings = conventions_settings()

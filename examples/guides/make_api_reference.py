@@ -61,6 +61,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 """Heading → full names, in the order of the page."""
 
 HOOKS = {
+    "attribution",
     "compute_loss",
     "create_optimizer",
     "create_model_card",

@@ -62,7 +62,7 @@ def adapt(
         DataError: If a task is none for the method or model.
         ConfigError: If there is no such method, or an option is out of its range.
     """
-    several = _listed(tasks)
+    several = _as_list(tasks)
     session = _session(model, method, options)
     session.require(several)
     adaptations = session.adapt(several)
@@ -88,15 +88,13 @@ def solve(
         ConfigError: If there is no such method, or an option is out of its range.
     """
     session = _session(model, method, options)
-    return session.solve(problem if isinstance(problem, Problem) else as_problem(_listed(problem)))
+    if not isinstance(problem, Problem):
+        tasks = _as_list(problem)
+        problem = Problem(tasks[0].id or "problem", kind_of(tasks), tuple(tasks))
+    return session.solve(problem)
 
 
-def as_problem(tasks: Sequence[Task]) -> Problem:
-    """Tasks as the queries of one problem."""
-    return Problem(tasks[0].id or "problem", kind_of(tasks), tuple(tasks))
-
-
-def _listed(tasks: Task | Sequence[Task]) -> list[Task]:
+def _as_list(tasks: Task | Sequence[Task]) -> list[Task]:
     several = [tasks] if isinstance(tasks, Task) else list(tasks)
     if not several:
         raise DataError("tasks is empty; give at least one task.")
@@ -107,8 +105,7 @@ def _listed(tasks: Task | Sequence[Task]) -> list[Task]:
 
 
 def _session(model: AnyModel, method: str | Method[Any], options: Options) -> Session:
-    chosen = make_method(method) if isinstance(method, str) else method
     fields: dict[str, Any] = {name: value for name, value in options.items() if name != "stop" and value is not None}
     if (stop := options.get("stop")) is not None:
         fields["halt"] = stop.is_set
-    return Session(load(model), chosen, **fields)
+    return Session(load(model), make_method(method) if isinstance(method, str) else method, **fields)

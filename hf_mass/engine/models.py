@@ -28,19 +28,12 @@ from hf_mass.tasks.task import Demonstration, Task
 
 @dataclass(frozen=True)
 class Shipped:
-    """A tiny model that ships with the package.
+    """A tiny model that ships with the package."""
 
-    Args:
-        kinds: Problems that it is made for: "grids", "texts", or both.
-        about: What it is, in a sentence.
-        defaults: Method → its settings; see `LanguageModel.defaults`.
-        fields: What its problems have in `Task.fields`.
-    """
-
-    kinds: tuple[str, ...]
-    about: str
-    defaults: Mapping[str, Any]
-    fields: tuple[str, ...] = ()
+    kinds: tuple[str, ...]  # problems that it is made for: "grids", "texts", or both
+    about: str  # what it is, in a sentence
+    defaults: Mapping[str, Any]  # method → its settings; see `LanguageModel.defaults`
+    fields: tuple[str, ...] = ()  # what its problems have in `Task.fields`
 
 
 _SMALL_INNER = {"samples": 8, "inner_learning_rate": 0.3, "inner_lora_r": 16, "inner_lora_alpha": 16}
@@ -113,10 +106,8 @@ def load(
         lm = _in_memory(model, tokenizer)
     else:
         name = str(model)
-        if name in SHIPPED and not Path(name).is_dir():
-            lm = _shipped(name)
-        else:
-            lm = _saved(name, tokenizer, revision, token, model_kwargs)
+        is_shipped = name in SHIPPED and not Path(name).is_dir()
+        lm = _shipped(name) if is_shipped else _saved(name, tokenizer, revision, token, model_kwargs)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device is not None:
         lm.model.to(device)
@@ -148,8 +139,7 @@ def _shipped(name: str) -> LanguageModel:
     about: dict[str, Any] = {"kinds": shipped.kinds, "about": shipped.about, "defaults": shipped.defaults}
     if (folder / CONFIG_NAME).is_file():
         mass = MassModel.from_pretrained(folder)
-        mass.name = name
-        mass.kinds, mass.about, mass.defaults = shipped.kinds, shipped.about, shipped.defaults
+        mass.name, mass.kinds, mass.about, mass.defaults = name, shipped.kinds, shipped.about, shipped.defaults
         return mass
     preset = next(iter(shipped.defaults["ttt"].values()))["preset"]
     shape = TTTSettings.preset(preset).lora
@@ -158,11 +148,7 @@ def _shipped(name: str) -> LanguageModel:
 
 
 def _saved(
-    name: str,
-    tokenizer: PreTrainedTokenizerBase | None,
-    revision: str | None,
-    token: Token,
-    model_kwargs: dict[str, Any],
+    name: str, tokenizer: PreTrainedTokenizerBase | None, revision: str | None, token: Token, model_kwargs: Any
 ) -> LanguageModel:
     if has_file(name, CONFIG_NAME, revision, token):
         mass = MassModel.from_pretrained(name, revision=revision, token=token, **model_kwargs)
@@ -171,22 +157,18 @@ def _saved(
         return mass
     if has_file(name, ADAPTER_FILES[0], revision, token):
         folder = resolve_adapter(name, revision, token)
-        model, own_tokenizer, base = load_lora(folder, name, token, model_kwargs)
-        lm = _any(model, tokenizer or own_tokenizer, name)
+        model, saved_tokenizer, base = load_lora(folder, name, token, model_kwargs)
+        lm = _any(model, tokenizer or saved_tokenizer, name)
         if (known := SHIPPED.get(shipped_name(base) or "")) is not None:
             lm.kinds, lm.about, lm.defaults = known.kinds, known.about, known.defaults
-        if (folder / ADAPTATION_FILE).is_file():
-            lm.defaults = _defaults(folder / ADAPTATION_FILE) or lm.defaults
+        if (file := folder / ADAPTATION_FILE).is_file():
+            defaults = read_json(file).get("defaults", {})
+            if not isinstance(defaults, dict) or not isinstance(defaults.get("ttt", {}), dict):
+                raise CheckpointError(f"{file}: defaults is no settings of methods by name. Save the adaptation again.")
+            lm.defaults = defaults or lm.defaults
         return lm
     tokenizer = tokenizer or load_tokenizer(name, token, revision=revision)
     return _fresh(load_base(name, token, revision=revision, **model_kwargs), tokenizer, name)
-
-
-def _defaults(file: Path) -> dict[str, Any]:
-    defaults = read_json(file).get("defaults", {})
-    if not isinstance(defaults, dict) or not isinstance(defaults.get("ttt", {}), dict):
-        raise CheckpointError(f"{file}: defaults is no settings of methods by name. Save the adaptation again.")
-    return defaults
 
 
 def _fresh(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> LanguageModel:

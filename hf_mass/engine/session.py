@@ -19,7 +19,7 @@ from hf_mass.lm.adapters import changes_something
 from hf_mass.lm.generation import watching
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Cost, Method, Progress
-from hf_mass.methods.ttt import data_key
+from hf_mass.methods.ttt import sharing_data
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.problems import Problem
 from hf_mass.tasks.task import Task
@@ -98,24 +98,24 @@ class Session:
         return answers, costs[0]
 
     def _adapt_together(self, tasks: list[Task]) -> list[Adaptation]:
-        method, told = self.method, Progress("")
+        method, stage = self.method, ""
         with self._counted(len(tasks)) as costs:
             state = method.begin(self.lm, tasks, self.seed)
             while not method.stop(state):
                 progress = method.progress(state)
-                if progress.stage != told.stage:
-                    self.tell(Stage(progress.stage))
-                told = progress
+                if progress.stage != stage:
+                    stage = progress.stage
+                    self.tell(Stage(stage))
                 with watching(self._watch(progress)):
                     state = method.step(self.lm, state)
-                self._tell_loss(method.progress(state), told)
+                self._tell_loss(method.progress(state), progress)
             adaptations = method.finish(self.lm, state)
         for n, each in enumerate(adaptations):
             sampled = each.cost.sampled_tokens or costs[0].sampled_tokens  # a method may know each task's own
             cost = replace(costs[0], sampled_tokens=sampled)
             adaptations[n] = replace(each, cost=cost, lm=self.lm, method=method, seed=self.seed)
-        for query, adaptation in enumerate(adaptations):
-            self._tell_samples(query, adaptation)
+            if each.samples:
+                self._tell_samples(n, adaptations[n])
         return adaptations
 
     @contextmanager
@@ -164,8 +164,6 @@ class Session:
             self.check()
 
     def _tell_samples(self, query: int, adaptation: Adaptation) -> None:
-        if not adaptation.samples:
-            return
         self.tell(Weighed(query, tuple(adaptation.explain())))
         steps = adaptation.sample_losses.shape[0]
         for step, value in enumerate(adaptation.losses[-steps:] if adaptation.parts else ()):
@@ -182,11 +180,8 @@ class Session:
         self.begun, self.losses = time.perf_counter(), []
         tasks = list(problem.tasks)
         self.require(tasks)
-        before: list[Answer] = []
-        after: list[Answer] = []
-        adaptations: list[Adaptation] = []
-        reasons: list[str] = []
-        costs: list[Cost] = []
+        before, after, adaptations = list[Answer](), list[Answer](), list[Adaptation]()
+        reasons, costs = list[str](), list[Cost]()
         try:
             with self._turn():
                 self.tell(Stage("Answering without adaptation"))
@@ -239,10 +234,8 @@ def _changed(adaptation: Adaptation) -> Adaptation:
 
 def passes(tasks: Sequence[Task], size: int | None) -> list[list[int]]:
     """Numbers of tasks that go side by side: `size` distinct sets of demonstrations, whose tasks stay together."""
-    groups: dict[Any, list[int]] = {}
-    for n, task in enumerate(tasks):
-        groups.setdefault(data_key(task), []).append(n)
-    sets, size = list(groups.values()), size or max(1, len(groups))
+    sets = sharing_data(tasks)
+    size = size or max(1, len(sets))
     return [[n for group in sets[i : i + size] for n in group] for i in range(0, len(sets), size)]
 
 
@@ -251,18 +244,13 @@ def events(
 ) -> Generator[Event | Solution, None, None]:
     """As `Session.solve`, as a generator of the events, whose last item is the solution.
 
-    Adapting goes on in a thread of its own, and ends with the generator.
-
-    Args:
-        session: The session.
-        problem: The problem.
-        stop: Set it to end adapting.
+    Adapting goes on in a thread of its own, and ends with the generator, or when `stop` is set.
 
     Raises:
         DataError: If the problem is none for this model or method.
     """
-    left, items = threading.Event(), queue.Queue[Event | Solution | BaseException]()
-    session = replace(session, on_event=items.put, halt=lambda: left.is_set() or (stop is not None and stop.is_set()))
+    ended, items = threading.Event(), queue.Queue[Event | Solution | BaseException]()
+    session = replace(session, on_event=items.put, halt=lambda: ended.is_set() or (stop is not None and stop.is_set()))
 
     def work() -> None:
         try:
@@ -281,5 +269,5 @@ def events(
             if isinstance(item, Solution):
                 return
     finally:
-        left.set()
+        ended.set()
         thread.join()

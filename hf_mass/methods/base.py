@@ -34,21 +34,13 @@ _NONE = torch.zeros(0)
 
 @dataclass(frozen=True)
 class Cost:
-    """What adapting and answering took, shared evenly by the tasks of a pass.
+    """What adapting and answering took, shared evenly by the tasks of a pass."""
 
-    Args:
-        sampled_tokens: Tokens that were generated.
-        trained_tokens: Tokens of rows that went through a backward pass.
-        forward_passes: Rows that went through the model, generation apart.
-        backward_passes: Rows that went back through it.
-        seconds: Wall time.
-    """
-
-    sampled_tokens: float = 0.0
-    trained_tokens: float = 0.0
-    forward_passes: float = 0.0
-    backward_passes: float = 0.0
-    seconds: float = 0.0
+    sampled_tokens: float = 0.0  # tokens that were generated
+    trained_tokens: float = 0.0  # tokens of rows that went through a backward pass
+    forward_passes: float = 0.0  # rows that went through the model, generation apart
+    backward_passes: float = 0.0  # rows that went back through it
+    seconds: float = 0.0  # wall time
 
     @classmethod
     def of(cls, meter: Meter, seconds: float, tasks: int) -> Cost:
@@ -100,21 +92,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class GuardEntry:
-    """What the guard measured at one strength of a method.
+    """What the guard measured at one strength of a method."""
 
-    Args:
-        strength: The strength, in words.
-        share: Share of the steps that were made.
-        gain: Left-out gain, in nats per answer token; −inf where training failed.
-        number: Number of the strength.
-        chosen: Whether all demonstrations were trained on with it.
-    """
-
-    strength: str
-    share: float
-    gain: float
-    number: int = 0
-    chosen: bool = False
+    strength: str  # the strength, in words
+    share: float  # share of the steps that were made
+    gain: float  # left-out gain, in nats per answer token; −inf where training failed
+    number: int = 0  # number of the strength
+    chosen: bool = False  # whether all demonstrations were trained on with it
 
 
 @dataclass(frozen=True)
@@ -171,15 +155,16 @@ class Adaptation:
 
     def answer(self, query: str | None = None) -> Answer:
         """The answer at the adapted weights: to the task, or to another query behind the same demonstrations."""
-        lm, method = self._bound()
-        task = self.task if query is None else self.task.with_query(query)
-        return method.answer(lm, [task], [self], self.seed)[0]
+        return self._reply(query, [self])
 
     def before(self, query: str | None = None) -> Answer:
         """As `answer`, at the weights before adapting."""
+        return self._reply(query, None)
+
+    def _reply(self, query: str | None, adaptations: list[Adaptation] | None) -> Answer:
         lm, method = self._bound()
         task = self.task if query is None else self.task.with_query(query)
-        return method.answer(lm, [task], None, self.seed)[0]
+        return method.answer(lm, [task], adaptations, self.seed)[0]
 
     def explain(self) -> list[dict[str, Any]]:
         """What was learned from, a row each: demonstrations with their losses before and after, or samples with weight,
@@ -253,21 +238,13 @@ class Adaptation:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a method has come.
+    """How far a method has come."""
 
-    Args:
-        stage: What goes on, in words for people.
-        step: Training steps made.
-        steps: How many there will be; None where there are no steps.
-        loss: The last training loss, mean over the tasks; None where there is none.
-        writes: Whether what is being generated is worth showing while it is written.
-    """
-
-    stage: str
-    step: int = 0
-    steps: int | None = None
-    loss: float | None = None
-    writes: bool = False
+    stage: str  # what goes on, in words for people
+    step: int = 0  # training steps made
+    steps: int | None = None  # how many there will be; None where there are no steps
+    loss: float | None = None  # the last training loss, mean over the tasks; None where there is none
+    writes: bool = False  # whether what is being generated is worth showing while it is written
 
 
 class Method(Protocol, Generic[State]):

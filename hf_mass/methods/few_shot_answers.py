@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -78,8 +78,8 @@ class FewShotAnswers:
         prompts = [self.encoder.prompt(view.task) for view in views]
         longest = [self._longest_answer(task) for task in tasks]
         for room, numbers in self._by_room(prompts).items():
-            owners, asked = [views[n].owner for n in numbers], [prompts[n] for n in numbers]
-            for rows, part, row_task in self._passes(owners, asked, parts):
+            owners, fitting = [views[n].owner for n in numbers], [prompts[n] for n in numbers]
+            for rows, part, row_task in self._passes(owners, fitting, parts):
                 batch = [numbers[r] for r in rows]
                 limits = [min(room, longest[views[n].owner]) for n in batch]
                 seeds = [views[n].seed for n in batch]
@@ -145,8 +145,8 @@ class FewShotAnswers:
         """Longest answer → prompts that have room for it: one near the context's end must not cut the others' short."""
         numbers: dict[int, list[int]] = {}
         for number, prompt in enumerate(prompts):
-            left = [] if self.lm.context is None else [self.lm.context - len(prompt)]
-            numbers.setdefault(min([self.settings.max_completion_length, *left]), []).append(number)
+            room = [] if self.lm.context is None else [self.lm.context - len(prompt)]
+            numbers.setdefault(min([self.settings.max_completion_length, *room]), []).append(number)
         return {room: rows for room, rows in numbers.items() if room > 0}
 
     def _passes(
@@ -189,16 +189,22 @@ class FewShotAnswers:
         self, prompts: list[list[int]], seeds: list[int], longest: int, part: Part | None, row_task: list[int]
     ) -> list[list[int]]:
         sampling = Sampling(longest, self.settings.predict_temperature)
-        arguments = (self.lm.model, self.lm.tokenizer, prompts, sampling, seeds, self.encoder.format.stop)
-        with deterministic(self.lm.model):
-            if part is None:
-                with self.lm.bare():
-                    return complete(*arguments, alike=True)
-            if num_tasks(part[1]) == 1:
-                with part[0].applied(part[1]):
-                    return complete(*arguments, alike=True)
-            with part[0].applied(part[1], torch.tensor(row_task, device=self.lm.device)):
-                return complete(*arguments)
+        alike = part is None or num_tasks(part[1]) == 1
+        rows = None if alike else torch.tensor(row_task, device=self.lm.device)
+        with self._at([] if part is None else [part], rows):
+            stop = self.encoder.format.stop
+            return complete(self.lm.model, self.lm.tokenizer, prompts, sampling, seeds, stop, alike=alike)
+
+    @contextmanager
+    def _at(self, parts: Sequence[Part], row_task: torch.Tensor | None = None) -> Iterator[None]:
+        """Within this context the model is at adapted weights, or as it is where there are none."""
+        with ExitStack() as stack:
+            stack.enter_context(deterministic(self.lm.model))
+            for lora, tree in parts:
+                stack.enter_context(lora.applied(tree, row_task))
+            if not parts:
+                stack.enter_context(self.lm.bare())
+            yield
 
     def _longest_answer(self, task: Task) -> int:
         """Tokens that an answer to the task may have."""
@@ -216,28 +222,18 @@ class FewShotAnswers:
         # In a chat the template's own marks are no part of an answer; elsewhere an unknown token must stay visible.
         return [self.lm.tokenizer.decode(row, skip_special_tokens=self.encoder.format.chat) for row in bodies]
 
+    @torch.no_grad()
     def answered_log_prob(self, tasks: Sequence[Task], parts: Sequence[Part] = ()) -> tuple[float, int]:
         """(log p of the known answers to tasks at adapted weights, in nats; the number of their tokens)."""
         rows = [self.encoder.answered(task, str(task.answer)) for task in tasks]
         batch = self.batch([ids for ids, _ in rows], [flags for _, flags in rows], [0] * len(rows))
-        with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(deterministic(self.lm.model))
-            for lora, tree in parts:
-                stack.enter_context(lora.applied(tree))
-            if not parts:
-                stack.enter_context(self.lm.bare())
+        with self._at(parts):
             values, _ = token_log_probs(self.lm.model, batch, cut=not parts)
         return float(values.double().sum()), sum(sum(flags) for _, flags in rows)
 
     @torch.no_grad()
     def summed_log_probs(self, batch: TokenBatch, part: Part | None) -> list[float]:
         """log p of the learned tokens of each row, in nats."""
-        with deterministic(self.lm.model):
-            if part is None:
-                with self.lm.bare():
-                    values, _ = token_log_probs(self.lm.model, batch)
-            else:
-                with part[0].applied(part[1], batch.row_task):
-                    values, _ = token_log_probs(self.lm.model, batch, cut=False)
+        with self._at([] if part is None else [part], batch.row_task):
+            values, _ = token_log_probs(self.lm.model, batch, cut=part is None)
         return [float(value) for value in values.double().sum(1)]

@@ -16,7 +16,7 @@ from hf_mass.errors import ConfigError
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, GuardEntry, Method, Progress
 from hf_mass.methods.few_shot_answers import FewShotAnswers
-from hf_mass.methods.ttt import TTT, data_key
+from hf_mass.methods.ttt import TTT, sharing_data
 from hf_mass.tasks.task import Task
 
 FEWEST = 4
@@ -27,47 +27,29 @@ STOPS = (0.5, 1.0)
 
 @dataclass(frozen=True)
 class Run:
-    """A method on some tasks, stopped after a share of its steps.
+    """A method on some tasks, stopped after a share of its steps."""
 
-    Args:
-        strength: Number of the method among the strengths.
-        numbers: Numbers of the tasks (of the folds, while it is chosen).
-        state: The method's own; None before it has begun.
-        stop: Share of its steps.
-        measured: How many of `STOPS` are measured, on folds.
-    """
-
-    strength: int
-    numbers: tuple[int, ...]
-    state: Any = None
-    stop: float = 1.0
-    measured: int = 0
+    strength: int  # number of the method among the strengths
+    numbers: tuple[int, ...]  # numbers of the tasks (of the folds, while it is chosen)
+    state: Any = None  # the method's own; None before it has begun
+    stop: float = 1.0  # share of its steps
+    measured: int = 0  # how many of `STOPS` are measured, on folds
 
 
 @dataclass(frozen=True)
 class GuardState:
-    """How far the guard has come.
-
-    Args:
-        tasks: The tasks.
-        seed: For the method.
-        sets: For each distinct set of demonstrations the numbers of its tasks.
-        folds: (number of the set, task that shows one half of its demonstrations, the other half as tasks).
-        base: Log-probability of the left-out answers of each fold before adapting.
-        runs: What is still to be run: strengths on folds, then the choices on the tasks themselves.
-        entries: What was measured, by set.
-        adaptations: By number of the task.
-    """
+    """How far the guard has come."""
 
     tasks: tuple[Task, ...]
-    seed: int
-    sets: tuple[tuple[int, ...], ...]
+    seed: int  # for the method
+    sets: tuple[tuple[int, ...], ...]  # for each distinct set of demonstrations the numbers of its tasks
+    # (number of the set, task that shows one half of its demonstrations, the other half as tasks)
     folds: tuple[tuple[int, Task, tuple[Task, ...]], ...]
-    base: tuple[tuple[float, int], ...] = ()
-    runs: tuple[Run, ...] = ()
-    entries: tuple[tuple[GuardEntry, ...], ...] = ()
+    base: tuple[tuple[float, int], ...] = ()  # log-probability of the left-out answers of each fold before adapting
+    runs: tuple[Run, ...] = ()  # what is still to be run: strengths on folds, then the choices on the tasks themselves
+    entries: tuple[tuple[GuardEntry, ...], ...] = ()  # what was measured, by set
     chosen: bool = False
-    adaptations: tuple[Adaptation | None, ...] = ()
+    adaptations: tuple[Adaptation | None, ...] = ()  # by number of the task
 
 
 class Guard(Method[GuardState]):
@@ -97,17 +79,13 @@ class Guard(Method[GuardState]):
         return f"Guard({self.method!r})"
 
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
-        """See `Method.require`."""
         self.method.require(lm, tasks)
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> GuardState:
         """Two folds for each distinct set of demonstrations, and every strength to be run on all of them at once."""
-        groups: dict[Any, list[int]] = {}
-        for n, task in enumerate(tasks):
-            groups.setdefault(data_key(task), []).append(n)
-        sets = tuple(map(tuple, groups.values()))
+        sets = tuple(map(tuple, sharing_data(tasks)))
         folds = [
             (number, *halves(tasks[members[0]], half))
             for number, members in enumerate(sets)
@@ -124,11 +102,13 @@ class Guard(Method[GuardState]):
         """A step of the run at hand; where it ends, or a share of it does, the left-out gain is read."""
         if not state.runs:
             return self._choose(state)
-        run, tasks = state.runs[0], self._tasks(state)
+        run = state.runs[0]
         method = self.candidates[run.strength]
         if run.state is None:
-            return self._with(state, replace(run, state=method.begin(lm, tasks, state.seed)))
-        if self._ended(method, run):
+            tasks = [state.tasks[n] if state.chosen else state.folds[n][1] for n in run.numbers]
+            run = replace(run, state=method.begin(lm, tasks, state.seed))
+            return replace(state, runs=(run, *state.runs[1:]))
+        if self._share(method, run) >= run.stop:
             state = self._finished(lm, state, run, method) if state.chosen else state
             return replace(state, runs=state.runs[1:])
         run = replace(run, state=method.step(lm, run.state))
@@ -136,42 +116,26 @@ class Guard(Method[GuardState]):
             due = sum(self._share(method, run) >= stop for stop in STOPS)
             if due > run.measured:
                 state, run = self._measure(lm, state, run, method), replace(run, measured=due)
-        return self._with(state, run)
-
-    def _ended(self, method: Method[Any], run: Run) -> bool:
-        return method.stop(run.state) or self._share(method, run) >= run.stop
+        return replace(state, runs=(run, *state.runs[1:]))
 
     def stop(self, state: GuardState) -> bool:
-        """See `Method.stop`."""
         return state.chosen and not state.runs
 
     def progress(self, state: GuardState) -> Progress:
-        """See `Method.progress`."""
         if not state.runs:
             return Progress("Choosing by left-out demonstrations")
         run = state.runs[0]
         stage = "" if state.chosen else "Trying on left-out demonstrations: "
-        if run.state is None:
-            return Progress(f"{stage}{self.candidates[run.strength].strength}")
-        inner = self.candidates[run.strength].progress(run.state)
-        if state.chosen:
-            steps = None if inner.steps is None else max(1, round(inner.steps * run.stop))
-            return replace(inner, steps=steps)
-        return Progress(f"{stage}{self.candidates[run.strength].strength}", writes=False)
+        method = self.candidates[run.strength]
+        if run.state is None or not state.chosen:
+            return Progress(f"{stage}{method.strength}")
+        inner = method.progress(run.state)
+        return replace(inner, steps=None if inner.steps is None else max(1, round(inner.steps * run.stop)))
 
     def finish(self, lm: LanguageModel, state: GuardState) -> list[Adaptation]:
-        """See `Method.finish`."""
         return [each for each in state.adaptations if each is not None]
 
     # -- choosing -----------------------------------------------------------------------------------------------------
-
-    def _tasks(self, state: GuardState) -> list[Task]:
-        numbers = state.runs[0].numbers
-        return [state.tasks[n] for n in numbers] if state.chosen else [state.folds[n][1] for n in numbers]
-
-    @staticmethod
-    def _with(state: GuardState, run: Run) -> GuardState:
-        return replace(state, runs=(run, *state.runs[1:]))
 
     @staticmethod
     def _share(method: Method[Any], run: Run) -> float:
@@ -211,10 +175,12 @@ class Guard(Method[GuardState]):
         """What each set is trained by: the largest gain, the mean over sets where they share an adaptation."""
         entries = state.entries
         if self.joint and len(entries) > 1 and all(entries):
-            entries = (tuple(map(_mean, zip(*entries, strict=True))),) * len(entries)
+            alike = zip(*entries, strict=True)  # what was measured at one strength
+            means = [replace(each[0], gain=sum(entry.gain for entry in each) / len(each)) for each in alike]
+            entries = (tuple(means),) * len(entries)
         groups: dict[tuple[int, float], list[int]] = {}
         adaptations: list[Adaptation | None] = [None] * len(state.tasks)
-        marked: list[tuple[GuardEntry, ...]] = []
+        by_set: list[tuple[GuardEntry, ...]] = []
         for members, measured in zip(state.sets, entries, strict=True):
             best = max(measured, key=lambda entry: entry.gain, default=None)
             if best is None:
@@ -226,9 +192,9 @@ class Guard(Method[GuardState]):
                 reason = f"not adapted: the best left-out gain is {best.gain:+.3f} nats per answer token"
                 for n in members:
                     adaptations[n] = Adaptation(state.tasks[n], reason=reason, guard=measured)
-            marked.append(measured)
+            by_set.append(measured)
         runs = tuple(Run(strength, tuple(numbers), stop=share) for (strength, share), numbers in groups.items())
-        return replace(state, runs=runs, entries=tuple(marked), chosen=True, adaptations=tuple(adaptations))
+        return replace(state, runs=runs, entries=tuple(by_set), chosen=True, adaptations=tuple(adaptations))
 
     def _finished(self, lm: LanguageModel, state: GuardState, run: Run, method: Method[Any]) -> GuardState:
         adaptations = list(state.adaptations)
@@ -242,24 +208,17 @@ class Guard(Method[GuardState]):
     def answer(
         self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None, seed: int
     ) -> list[Answer]:
-        """See `Method.answer`."""
         return self.method.answer(lm, tasks, adaptations, seed)
 
     def explain(self, lm: LanguageModel, adaptation: Adaptation) -> list[dict[str, Any]]:
-        """See `Method.explain`."""
         return self.method.explain(lm, adaptation)
 
     def defaults(self, lm: LanguageModel, tasks: Sequence[Task]) -> dict[str, Any]:
-        """See `Method.defaults`."""
         return self.method.defaults(lm, tasks)
 
 
 def halves(task: Task, half: int) -> tuple[Task, tuple[Task, ...]]:
     """(the task with every other demonstration, beginning with the first or second; the others as tasks behind it)."""
-    shown, left_out = task.demonstrations[half::2], task.demonstrations[1 - half :: 2]
-    fold = replace(task, demonstrations=shown, id=f"{task.id}#half{half}")
+    left_out = task.demonstrations[1 - half :: 2]
+    fold = replace(task, demonstrations=task.demonstrations[half::2], id=f"{task.id}#half{half}")
     return fold, tuple(replace(fold, problem=pair.question, answer=pair.answer, solution=None) for pair in left_out)
-
-
-def _mean(entries: Sequence[GuardEntry]) -> GuardEntry:
-    return replace(entries[0], gain=sum(entry.gain for entry in entries) / len(entries))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,19 +32,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class InnerProblem:
-    """What N tasks train on in the inner loop.
-
-    Args:
-        tasks: The N tasks.
-        samples: m auxiliary samples of each.
-        loss: Row losses of the usable samples, R rows; None where no task has a usable sample.
-        usable: [N, m] bool: has a row.
-    """
+    """What N tasks train on in the inner loop."""
 
     tasks: Sequence[Task]
-    samples: Sequence[Sequence[AuxiliarySample]]
-    loss: TokenLoss | None
-    usable: Tensor
+    samples: Sequence[Sequence[AuxiliarySample]]  # m auxiliary samples of each
+    loss: TokenLoss | None  # row losses of the usable samples, R rows; None where no task has a usable sample
+    usable: Tensor  # [N, m] bool: has a row
 
     def to_rows(self, values: Tensor) -> Tensor:
         """[N, m] → [R]."""
@@ -73,16 +65,11 @@ class Adapter:
     def __init__(self, model: PeftModel, encoder: TextEncoder, config: MassConfig, inner: str = "inner") -> None:
         self.model, self.encoder, self.config = model, encoder, config
         self.lora = BoundLora(model, inner)
-        settings = config.inner
-        optimizer = make_optimizer(
-            settings.optimizer,
-            settings.learning_rate,
-            settings.momentum,
-            settings.betas,
-            settings.epsilon,
-            settings.weight_decay,
+        inner_loop = config.inner
+        moments = (inner_loop.momentum, inner_loop.betas, inner_loop.epsilon, inner_loop.weight_decay)
+        self.inner_loop = InnerLoop(
+            inner_loop.steps, make_optimizer(inner_loop.optimizer, inner_loop.learning_rate, *moments)
         )
-        self.inner_loop = InnerLoop(settings.steps, optimizer)
         self.memory: MemoryPlan | None = None  # of the last pass planned
         self._bytes_per_token: float | None = None
 
@@ -178,33 +165,23 @@ class Adapter:
         with self.lora.inactive():
             return get_rule(self.config.inner.rule)(trajectory, outer, also=also)
 
-    @contextmanager
-    def adapted(self, params: Tree, row_task: Tensor) -> Iterator[None]:
-        """Within this context row r of any call of the model is answered at the weights of task `row_task[r]`."""
-        with self.lora.applied(params, row_task):
-            yield
-
     def complete(
         self, params: Tree, prompts: Sequence[list[int]], row_task: Sequence[int], sampling: Sampling, seeds: list[int]
     ) -> list[list[int]]:
         """Completions at adapted weights: prompt r at the weights of task `row_task[r]`."""
-        with self.adapted(params, torch.tensor(row_task, device=self.device)):
+        with self.lora.applied(params, torch.tensor(row_task, device=self.device)):
             return complete(self.model, self.encoder.tokenizer, prompts, sampling, seeds)
 
     # -- outer losses -------------------------------------------------------------------------------------------------
 
-    def gold_loss(self, tasks: Sequence[Task], chosen: Sequence[int] | None = None) -> WeightedLoss:
-        """Cross-entropy on each task's gold solution.
-
-        Args:
-            tasks: N tasks.
-            chosen: Which of them count; None for all.
+    def gold_loss(self, tasks: Sequence[Task], numbers: Sequence[int] | None = None) -> WeightedLoss:
+        """Cross-entropy on the gold solutions of tasks, or of those of these numbers.
 
         Raises:
             DataError: If a task has neither a solution nor an answer.
         """
         rows = []
-        for n in range(len(tasks)) if chosen is None else chosen:
+        for n in range(len(tasks)) if numbers is None else numbers:
             task = tasks[n]
             gold = task.solution if task.solution is not None else task.answer
             if gold is None:
@@ -221,45 +198,34 @@ class Adapter:
         A solution may state a derivation r before its answer, and a demonstration shows the answer only. U are
         candidate derivations, such as those that the task's own samples propose: a demonstration counts as explained
         as far as any of them leads to it. With U = {""} this is the plain loss on the answers. Where a prompt shows
-        the task's demonstrations, that of x_j shows all but the j-th.
-
-        Args:
-            tasks: N tasks.
-            derivations: U of each task, not empty.
+        the task's demonstrations, that of x_j shows all but the j-th. `derivations` are U of each task, not empty.
 
         Raises:
             DataError: If a task has no demonstrations.
         """
-        rows: list[Row] = []
-        groups: list[int] = []
-        weights: list[float] = []
-        encoder = self.encoder
+        rows, groups, weights = list[Row](), list[int](), list[float]()
+        encoder, device = self.encoder, self.device
         for n, (task, candidates) in enumerate(zip(tasks, derivations, strict=True)):
             if not task.demonstrations:
                 raise DataError(
                     f"Task {task.id!r} has no demonstrations to attribute samples to. Use weigh_by='scorer' or "
                     "'uniform' for such tasks."
                 )
-            for j, shown in enumerate(task.demonstrations):
+            for j, pair in enumerate(task.demonstrations):
                 others = replace(task, demonstrations=task.leave_one_out(j).demonstrations)
-                prompt = encoder.prompt_ids(others, encoder.format.demonstration_prompt(shown.question, others))
+                prompt = encoder.prompt_ids(others, encoder.format.demonstration_prompt(pair.question, others))
                 for derivation in candidates:
-                    solution = encoder.format.compose_solution(derivation, shown.answer)
+                    solution = encoder.format.compose_solution(derivation, pair.answer)
                     rows.append(Row(n, prompt, encoder.answer_ids(solution, end=False)))
                     groups.append(len(weights))
                 weights.append(1 / len(task.demonstrations))
         loss = self.token_loss(rows, reduction="sum", whole=True)
-        device = self.device
         return MixtureLoss(loss, torch.tensor(groups, device=device), torch.tensor(weights, device=device))
 
     def proposed_derivations(self, group: Sequence[AuxiliarySample]) -> list[str]:
         """Distinct derivations of a task's usable samples, in order; [""] where there are none."""
-        found: dict[str, None] = {}
-        for sample in group:
-            parts = self.encoder.format.split_solution(sample.answer) if sample.usable else None
-            if parts is not None:
-                found.setdefault(parts.rationale)
-        return list(found) or [""]
+        solutions = [self.encoder.format.split_solution(sample.answer) for sample in group if sample.usable]
+        return list(dict.fromkeys(parts.rationale for parts in solutions if parts)) or [""]
 
     # -- weights ------------------------------------------------------------------------------------------------------
 

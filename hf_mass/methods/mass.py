@@ -26,21 +26,13 @@ OFFERED = flat(MassConfig)
 
 @dataclass(frozen=True)
 class MassState:
-    """How far MASS has come.
+    """How far MASS has come."""
 
-    Args:
-        mass: The model with the settings for these tasks.
-        tasks: The tasks as the model reads them.
-        seed: For sampling.
-        samples: m auxiliary samples of each task; None before they are written.
-        adaptations: The records; None before there are any.
-    """
-
-    mass: MassModel
-    tasks: tuple[Task, ...]
-    seed: int
-    samples: tuple[list[AuxiliarySample], ...] | None = None
-    adaptations: tuple[Adaptation, ...] | None = None
+    mass: MassModel  # the model with the settings for these tasks
+    tasks: tuple[Task, ...]  # the tasks as the model reads them
+    seed: int  # for sampling
+    samples: tuple[list[AuxiliarySample], ...] | None = None  # of each task; None before they are written
+    adaptations: tuple[Adaptation, ...] | None = None  # the records; None before there are any
 
 
 class MASS(Method[MassState]):
@@ -71,13 +63,10 @@ class MASS(Method[MassState]):
             raise ConfigError(f"prompt_format is {prompt_format!r}; choose one of {sorted(FORMATS)}.")
         self.config, self.prompt_format, self.changes = config, prompt_format, changes
         self.weigh_by, self.scale = weigh_by, 1.0
-        build(
-            MassConfig, {**changes, **({"weigh_by": weigh_by} if weigh_by else {})}
-        )  # wrong settings are told at once
+        build(MassConfig, {"weigh_by": weigh_by, **changes})  # wrong settings are told at once
 
     @property
     def strength(self) -> str:
-        """See `Method.strength`."""
         return "the inner rate" if self.scale == 1 else f"{self.scale:g} × the inner rate"
 
     def strengths(self) -> list[Method[Any]]:
@@ -97,24 +86,34 @@ class MASS(Method[MassState]):
 
     def settings(self, lm: LanguageModel, tasks: Sequence[Task]) -> MassConfig:
         """The settings for these tasks. The model's modules are not touched: others may be using them meanwhile."""
-        own = self.config
-        if own is None:
-            own = lm.config if isinstance(lm, MassModel) else _untrained(lm, tasks, self.prompt_format)
-            own = changed(own, self.changes)
-        if self.scale == 1:
-            return own
-        return replace(own, inner=replace(own.inner, learning_rate=own.inner.learning_rate * self.scale))
+        config = self.config
+        if config is None:
+            trained = lm.config if isinstance(lm, MassModel) else _untrained(lm, tasks, self.prompt_format)
+            config = with_changes(trained, self.changes)
+        rate = config.inner.learning_rate * self.scale
+        return config if self.scale == 1 else replace(config, inner=replace(config.inner, learning_rate=rate))
 
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
-        """See `Method.require`."""
         if self.weigh_by == "demonstrations" and not all(task.demonstrations for task in tasks):
             raise DataError("The problem has no solved examples to weigh samples by. Choose weigh_by 'uniform'.")
         config = self.settings(lm, tasks)
-        require_fields(lm, config, tasks)
-        require_room(lm, config, as_read(lm, tasks))
+        if missing := {name for task in tasks for name in config.format.task_fields if name not in task.fields}:
+            name = min(missing)
+            raise DataError(
+                f"{lm.name} is made for problems with a field {name!r}, which this one lacks. Give the problem as "
+                f'JSON with "problem", "demonstrations" and "fields": {{"{name}": ...}}, or take another model.'
+            )
+        room = config.max_length - config.max_answer_tokens  # for the problem, which is shown whole
+        encoder = TextEncoder(lm.tokenizer, config.format, config.max_length)
+        for task in as_read(lm, tasks):
+            length = len(encoder.full_prompt_ids(task, config.format.solver_prompt(task)))
+            if length > room:
+                raise DataError(
+                    f"Task {task.id!r} with its {len(task.demonstrations)} demonstrations has {length} tokens, and "
+                    f"{lm.name} has room for {room}. Give fewer or shorter demonstrations."
+                )
 
     def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> MassState:
-        """See `Method.begin`."""
         return MassState(self.resolved(lm, tasks), as_read(lm, tasks), seed)
 
     def step(self, lm: LanguageModel, state: MassState) -> MassState:
@@ -126,27 +125,23 @@ class MASS(Method[MassState]):
         return replace(state, adaptations=tuple(adaptations))
 
     def stop(self, state: MassState) -> bool:
-        """See `Method.stop`."""
         return state.adaptations is not None
 
     def progress(self, state: MassState) -> Progress:
-        """See `Method.progress`."""
         if state.samples is None:
             return Progress("Writing samples", writes=True)
         return Progress("Weighing the samples and training on them")
 
     def finish(self, lm: LanguageModel, state: MassState) -> list[Adaptation]:
-        """See `Method.finish`."""
         return list(state.adaptations or ())
 
     def answer(
         self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None, seed: int
     ) -> list[Answer]:
-        """See `Method.answer`."""
         return self.resolved(lm, tasks).solve(as_read(lm, tasks), adaptations, seed=seed)
 
 
-def changed(config: MassConfig, changes: Mapping[str, Any]) -> MassConfig:
+def with_changes(config: MassConfig, changes: Mapping[str, Any]) -> MassConfig:
     """Settings with changes by their flat names."""
     return build(MassConfig, {**values_of(config), **changes}) if changes else config
 
@@ -167,37 +162,6 @@ def suitable_weighing(mass: MassModel, tasks: Sequence[Task]) -> str:
     return "scorer" if mass.config.weigh_by == "scorer" and not needs_demonstrations else "uniform"
 
 
-def require_fields(lm: LanguageModel, config: MassConfig, tasks: Sequence[Task]) -> None:
-    """Checks that tasks have the fields that the prompts need.
-
-    Raises:
-        DataError: If one is missing.
-    """
-    if missing := {name for task in tasks for name in config.format.task_fields if name not in task.fields}:
-        name = min(missing)
-        raise DataError(
-            f"{lm.name} is made for problems with a field {name!r}, which this one lacks. Give the problem as "
-            f'JSON with "problem", "demonstrations" and "fields": {{"{name}": ...}}, or take another model.'
-        )
-
-
-def require_room(lm: LanguageModel, config: MassConfig, tasks: Sequence[Task]) -> None:
-    """Checks that problems are shown whole to a model, an answer behind them.
-
-    Raises:
-        DataError: If one is not.
-    """
-    limit = config.max_length - config.max_answer_tokens
-    encoder = TextEncoder(lm.tokenizer, config.format, config.max_length)
-    for task in tasks:
-        length = len(encoder.full_prompt_ids(task, config.format.solver_prompt(task)))
-        if length > limit:
-            raise DataError(
-                f"Task {task.id!r} with its {len(task.demonstrations)} demonstrations has {length} tokens, and "
-                f"{lm.name} has room for {limit}. Give fewer or shorter demonstrations."
-            )
-
-
 def as_read(lm: LanguageModel, tasks: Sequence[Task]) -> tuple[Task, ...]:
     """Tasks as MASS reads them: through the chat template where the model has one."""
     return tuple(replace(task, conversational=True) if lm.chat else task for task in tasks)
@@ -211,7 +175,7 @@ def _untrained(lm: LanguageModel, tasks: Sequence[Task], prompt_format: str | No
     config = MassConfig(
         weigh_by="uniform", format=fmt, scorer=ScorerConfig(("log_prob",), width=0), inner=InnerConfig()
     )
-    return changed(config, {**suiting, **_room(lm, tasks, config.format)})
+    return with_changes(config, {**suiting, **_room(lm, tasks, config.format)})
 
 
 def _room(lm: LanguageModel, tasks: Sequence[Task], fmt: PromptFormat) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The files of a saved `MassModel`: which there are, where they are found, and mass_config.json."""
+"""The files of a saved `MassModel`: which there are, and mass_config.json."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 from hf_mass import __version__
 from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.methods.mass_settings import MassConfig
-from hf_mass.store.hub_files import Token
-from hf_mass.store.storage import ADAPTER_FILES, read_json, resolve
+from hf_mass.store.storage import ADAPTER_FILES, read_json
 
 CONFIG_NAME = "mass_config.json"
 FORMAT_VERSION = 1
@@ -25,25 +24,8 @@ REQUIRED = (
 """Without these a folder is no saved model. The scorer checks its own files."""
 
 
-def resolve_folder(path_or_id: str | Path, revision: str | None, token: Token) -> Path:
-    """The local folder of a saved `MassModel`, downloaded into the Hub cache if it is no folder.
-
-    Raises:
-        HubError: If there is neither such a folder nor a repository that could be downloaded.
-        CheckpointError: If files are missing, or the weights are pickled.
-    """
-    cure = "Load it with PeftModel.from_pretrained, and pass the model to MassModel."
-    return resolve(path_or_id, revision, token, REQUIRED, "saved MassModel", cure)
-
-
 def write_config(config: MassConfig, folder: Path, base: Mapping[str, Any] | None = None) -> None:
-    """Write mass_config.json.
-
-    Args:
-        config: The settings.
-        folder: Where it is written.
-        base: What the base model is like, so that another one is recognised when the model is loaded.
-    """
+    """Write mass_config.json, with what the base is like, so that another one is recognised when it is loaded."""
     values = {"format_version": FORMAT_VERSION, "hf_mass_version": __version__, **config.to_dict()}
     if base is not None:
         values["base_model"] = dict(base)

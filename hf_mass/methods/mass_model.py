@@ -11,34 +11,35 @@ from typing import Any, overload
 
 import torch
 from huggingface_hub import CommitInfo
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_mass.core.inner_loop import Trajectory
 from hf_mass.core.meter import metered
-from hf_mass.core.trees import Tree, tree_map
+from hf_mass.core.trees import Tree, concatenate_rows, tree_map
 from hf_mass.core.weights import uniform_weights
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.adapters import Part
-from hf_mass.lm.binding import add_lora, clear_target_errors, deterministic
+from hf_mass.lm.binding import add_lora, deterministic
 from hf_mass.lm.encoding import TextEncoder
-from hf_mass.lm.generation import Sampling, row_seed
-from hf_mass.lm.language_model import LanguageModel, replace_lora
+from hf_mass.lm.generation import Sampling, complete, row_seed
+from hf_mass.lm.language_model import LanguageModel, lora_config, replace_lora, with_starting_lora
 from hf_mass.lm.loading import GENERATOR, INNER, describe_base, load_adapted, load_base, load_tokenizer
+from hf_mass.lm.shapes import LoraShape
 from hf_mass.methods.base import Adaptation, Answer, Cost
-from hf_mass.methods.features import scorer_features
 from hf_mass.methods.inner import Adapter, InnerProblem
 from hf_mass.methods.mass_card import mass_card
-from hf_mass.methods.mass_files import read_base, read_config, resolve_folder, write_config
+from hf_mass.methods.mass_files import REQUIRED, read_base, read_config, write_config
 from hf_mass.methods.mass_settings import WEIGHINGS, MassConfig
-from hf_mass.methods.samples import AuxiliarySample, write_samples
-from hf_mass.methods.scorer import Scorer
-from hf_mass.methods.solving import judge, solve_tasks
+from hf_mass.methods.samples import AuxiliarySample, read_sample
+from hf_mass.methods.scorer import Scorer, scorer_features
 from hf_mass.store.publishing import publish
 from hf_mass.store.shipped import name_base_portably, resolve_shipped
-from hf_mass.store.storage import write_atomically
+from hf_mass.store.storage import resolve, write_atomically
+from hf_mass.tasks.prompt_format import PromptFormat
 from hf_mass.tasks.task import Task
+from hf_mass.tasks.verifiers import verify_batch
 
 
 class MassModel(LanguageModel):
@@ -64,7 +65,7 @@ class MassModel(LanguageModel):
     ) -> None:
         super().__init__(model, tokenizer, **about)
         self.config = config
-        inner = inner_lora_config(config)
+        inner = lora_config(LoraShape(config.inner.lora_rank, config.inner.lora_alpha, config.inner.target_modules))
         present = model.peft_config.get(INNER)
         if present is None or (present.r, present.lora_alpha) != (inner.r, inner.lora_alpha):
             with torch.random.fork_rng(devices=[]):
@@ -106,11 +107,7 @@ class MassModel(LanguageModel):
         if tokenizer is None:
             raise ConfigError("MassModel.from_base: tokenizer is None; pass the tokenizer of the model instance.")
         generator = generator or LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(row_seed("generator", seed))
-            with clear_target_errors("generator.target_modules", generator, base):
-                model = get_peft_model(base, generator)
-        return cls(model, tokenizer, config, seed=seed)
+        return cls(with_starting_lora(base, generator, seed), tokenizer, config, seed=seed)
 
     @classmethod
     def from_pretrained(
@@ -134,7 +131,8 @@ class MassModel(LanguageModel):
             HubError: If the repository or the base cannot be had: it is missing, private, gated, or out of reach.
             CheckpointError: If a file is missing, damaged, pickled or of an unknown version, or the base is another.
         """
-        folder = resolve_folder(resolve_shipped(path_or_id), revision, token)
+        cure = "Load it with PeftModel.from_pretrained, and pass the model to MassModel."
+        folder = resolve(resolve_shipped(path_or_id), revision, token, REQUIRED, "saved MassModel", cure)
         config = read_config(folder)
         model, tokenizer = load_adapted(folder, str(path_or_id), read_base(folder), base, token, model_kwargs)
         return cls(model, tokenizer, config, Scorer.load(folder / "scorer"))
@@ -159,25 +157,14 @@ class MassModel(LanguageModel):
 
         write_atomically(Path(path), write)
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        commit_message: str | None = None,
-        create_pr: bool = False,
-    ) -> CommitInfo:
-        """Save and upload in one commit; see `hf_mass.store.hub_files.push_folder` for arguments and errors.
+    def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
+        """Save and upload in one commit; see `hf_mass.store.hub_files.push_folder` for options and errors.
 
         A README.md that the repository has stays, unless it is one that says nothing measured.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            options: dict[str, Any] = {"private": private, "commit_message": commit_message, "create_pr": create_pr}
-            card = mass_card(self.config, repo_id=repo_id)
-            return publish(Path(folder), repo_id, card, token=token, revision=revision, **options)
+            return publish(Path(folder), repo_id, mass_card(self.config, repo_id=repo_id), **options)
 
     # -- generate, score, adapt, solve -------------------------------------------------------------------------------
 
@@ -190,34 +177,35 @@ class MassModel(LanguageModel):
             ConfigError: If `count` is below 1.
             DataError: If there is no task.
         """
-        listed, count = as_list(tasks), self.config.samples if count is None else count
+        several, count = as_list(tasks), self.config.samples if count is None else count
         if count < 1:
             raise ConfigError(f"MassModel.generate_auxiliary: count is {count}; choose at least 1.")
-        if not listed:
+        if not several:
             raise DataError("MassModel.generate_auxiliary: tasks is empty; give at least one task.")
-        sampling = Sampling(
-            self.config.max_sample_tokens, self.config.temperature, self.config.top_p, self.config.top_k
-        )
+        config, encoder = self.config, self.encoder
+        sampling = Sampling(config.max_sample_tokens, config.temperature, config.top_p, config.top_k)
+        prompts = [prompt for task in several for prompt in [encoder.generator_prompt_ids(task)] * count]
+        seeds = [row_seed("auxiliary", seed, task.id, task.problem, i) for task in several for i in range(count)]
         with deterministic(self.model):
-            return write_samples(self.model, self.encoder, listed, count, sampling, seed)
+            ids = complete(self.model, self.tokenizer, prompts, sampling, seeds, alike=len(several) == 1)
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        samples = [read_sample(text, row, config.format) for text, row in zip(texts, ids, strict=True)]
+        return [samples[start : start + count] for start in range(0, len(samples), count)]
 
     def score(self, tasks: Task | Sequence[Task], samples: Sequence[Sequence[AuxiliarySample]]) -> Tensor:
         """s_η [N, m]: the scorer's weights of the samples of each task."""
         problem = self.adapter.problem(as_list(tasks), samples)
-        features = self.features(problem)
         with torch.no_grad():
-            return self.scorer(features, problem.usable)
+            return self.scorer(self.features(problem), problem.usable)
 
     def features(self, problem: InnerProblem, uniform: Trajectory | None = None) -> dict[str, Tensor]:
         """The scorer's inputs. `uniform` saves a pass where the trajectory at equal weights is known."""
         names = self.config.scorer.features
         with deterministic(self.model):
-            attributions = None
+            attributions = torch.zeros(problem.usable.shape, device=self.device)
             if "attribution" in names and problem.loss is not None:
                 uniform = uniform or self.adapter.run(problem, uniform_weights(problem.usable))
                 attributions = self.adapter.demonstration_attributions(problem, uniform)
-            elif "attribution" in names:
-                attributions = torch.zeros(problem.usable.shape, device=self.device)
             return scorer_features(names, self.model, self.encoder, problem.tasks, problem.samples, attributions)
 
     @overload
@@ -256,12 +244,8 @@ class MassModel(LanguageModel):
                 weights, attributions, trajectory = self._weigh(problem, weigh_by)
                 losses = self.adapter.sample_losses(problem, trajectory)
         cost = Cost.of(meter, time.perf_counter() - start, len(several))
-        adaptations = [
-            self._adaptation(
-                problem, n, weights[n], None if attributions is None else attributions[n], trajectory, losses, cost
-            )
-            for n in range(len(several))
-        ]
+        outcome = (problem, weights, attributions, trajectory, losses, cost)
+        adaptations = [self._adaptation(n, *outcome) for n in range(len(several))]
         return adaptations[0] if isinstance(tasks, Task) else adaptations
 
     def _weigh(self, problem: InnerProblem, weigh_by: str) -> tuple[Tensor, Tensor | None, Trajectory | None]:
@@ -272,8 +256,7 @@ class MassModel(LanguageModel):
         if weigh_by == "uniform":
             return weights, None, uniform
         if weigh_by == "demonstrations":
-            weights, attributions, trajectory = self.adapter.weigh_by_demonstrations(problem, uniform)
-            return weights, attributions, trajectory
+            return self.adapter.weigh_by_demonstrations(problem, uniform)
         features = self.features(problem, uniform)
         with torch.no_grad():
             weights = self.scorer(features, problem.usable)
@@ -281,25 +264,25 @@ class MassModel(LanguageModel):
 
     def _adaptation(
         self,
-        problem: InnerProblem,
         n: int,
+        problem: InnerProblem,
         weights: Tensor,
         attributions: Tensor | None,
         trajectory: Trajectory | None,
         losses: Tensor,
         cost: Cost,
     ) -> Adaptation:
-        """The record of task n: weights and ∂L/∂s [m], losses [K + 1, N, m]."""
-        usable, weights, samples = problem.usable[n].cpu(), weights.detach().float().cpu(), tuple(problem.samples[n])
-        reason = None if usable.any() else "no usable sample"
+        """The record of task n: weights and ∂L/∂s [N, m], losses [K + 1, N, m]."""
+        usable, shares, samples = problem.usable[n].cpu(), weights[n].detach().float().cpu(), tuple(problem.samples[n])
         means: tuple[float, ...] = ()
-        if reason is None and not torch.isfinite(losses[:, n, usable]).all():
-            reason = "non-finite inner loss"
-        elif reason is None:
-            shares = weights[usable] / weights[usable].sum()
-            means = tuple((losses[:, n, usable] * shares).sum(1).tolist())
         parts: tuple[Part, ...] = ()
-        if trajectory is not None and reason is None:
+        reason: str | None = None
+        if trajectory is None or not usable.any():
+            reason = "no usable sample"
+        elif not torch.isfinite(losses[:, n, usable]).all():
+            reason = "non-finite inner loss"
+        else:
+            means = tuple((losses[:, n, usable] * (shares[usable] / shares[usable].sum())).sum(1).tolist())
             generator = self.starting_lora()
             parts = ((generator, generator.start(1)), (self.adapter.lora, one_task(trajectory.adapted, n)))
         return Adaptation(
@@ -308,8 +291,8 @@ class MassModel(LanguageModel):
             reason,
             means,
             samples=samples,
-            weights=weights,
-            attributions=None if attributions is None else -attributions.float().cpu(),
+            weights=shares,
+            attributions=None if attributions is None else -attributions[n].float().cpu(),
             sample_losses=losses[:, n],
             lm=self,
             cost=replace(cost, sampled_tokens=float(sum(len(sample.token_ids) for sample in samples))),
@@ -327,7 +310,7 @@ class MassModel(LanguageModel):
         seed: int = 0,
         always: bool = False,
     ) -> Answer | list[Answer]:
-        """Solve one task or many: at the weights of the records given, else at the model's own.
+        """Solve one task or many in one batch: at the weights of the records given, else at the model's own.
 
         A task whose record has no adapted weights is solved at the model's own. `always` is that of `judge`.
 
@@ -336,25 +319,27 @@ class MassModel(LanguageModel):
         """
         several = as_list(tasks)
         records = [adapted] if isinstance(adapted, Adaptation) else adapted
-        answers = solve_tasks(
-            self.adapter, several, records, Sampling(self.config.max_answer_tokens, temperature), seed, always
-        )
+        trees = [None] * len(several) if records is None else [record.adapted for record in records]
+        if len(trees) != len(several):
+            raise DataError(f"solve: {len(trees)} adaptations for {len(several)} tasks; give one for each task.")
+        sampling, ids = Sampling(self.config.max_answer_tokens, temperature), list[list[int]]([[]] * len(several))
+        with deterministic(self.model), self.adapter.lora.inactive():
+            for is_adapted in (True, False):
+                numbers = [n for n, tree in enumerate(trees) if (tree is not None) == is_adapted]
+                if not numbers:
+                    continue
+                prompts = [self.encoder.solver_prompt_ids(several[n]) for n in numbers]
+                seeds = [row_seed("solve", seed, several[n].id, several[n].problem) for n in numbers]
+                if is_adapted:
+                    params = concatenate_rows([tree for tree in trees if tree is not None])
+                    rows = self.adapter.complete(params, prompts, range(len(numbers)), sampling, seeds)
+                else:
+                    rows = complete(self.model, self.tokenizer, prompts, sampling, seeds)
+                for n, row in zip(numbers, rows, strict=True):
+                    ids[n] = row
+        texts = [self.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+        answers = judge(self.config.format, several, texts, list(map(len, ids)), always)
         return answers[0] if isinstance(tasks, Task) else answers
-
-    def judge(
-        self, tasks: Sequence[Task], texts: Sequence[str], tokens: Sequence[int] | None = None, always: bool = False
-    ) -> list[Answer]:
-        """Read the final answers off solutions and verify them; see `hf_mass.methods.solving.judge`."""
-        return judge(self.config.format, tasks, texts, tokens, always)
-
-
-def inner_lora_config(config: MassConfig) -> LoraConfig:
-    """PEFT's description of the inner adapter."""
-    inner = config.inner
-    targets = inner.target_modules if isinstance(inner.target_modules, str) else list(inner.target_modules)
-    return LoraConfig(
-        r=inner.lora_rank, lora_alpha=inner.lora_alpha, target_modules=targets, task_type="CAUSAL_LM", lora_dropout=0.0
-    )
 
 
 def as_list(tasks: Task | Sequence[Task]) -> list[Task]:
@@ -365,3 +350,30 @@ def as_list(tasks: Task | Sequence[Task]) -> list[Task]:
 def one_task(tree: Tree, task: int) -> Tree:
     """Leaves [1, ...] of one task, with storage of their own."""
     return tree_map(lambda x: x[task : task + 1].detach().clone(), tree)
+
+
+def judge(
+    fmt: PromptFormat,
+    tasks: Sequence[Task],
+    texts: Sequence[str],
+    tokens: Sequence[int] | None = None,
+    always: bool = False,
+) -> list[Answer]:
+    """Read the final answers off solutions and verify them.
+
+    Args:
+        fmt: How solutions read.
+        tasks: The tasks.
+        texts: A solution of each.
+        tokens: Their lengths.
+        always: Verify every task; else only those with a gold answer or solution, and the others' score is None.
+    """
+    answers = [(parts.answer if (parts := fmt.split_solution(text)) else None) for text in texts]
+    known = [always or task.answer is not None or task.solution is not None for task in tasks]
+    readable = [i for i, answer in enumerate(answers) if answer is not None and known[i]]
+    rewards = verify_batch([tasks[i] for i in readable], [str(answers[i]) for i in readable])
+    scores = dict(zip(readable, rewards, strict=True))
+    return [
+        Answer(task, answer, scores.get(i, 0.0) if known[i] else None, text, sampled_tokens=tokens[i] if tokens else 0)
+        for i, (task, text, answer) in enumerate(zip(tasks, texts, answers, strict=True))
+    ]

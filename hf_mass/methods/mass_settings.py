@@ -62,11 +62,7 @@ class InnerConfig:
         "sgd", "Optimizer of these steps, 'sgd', 'momentum' or 'adamw'.", name="inner_optimizer", choices=OPTIMIZERS
     )
     momentum: float = setting(
-        0.9,
-        "Share of the last update in the next one; for 'momentum'.",
-        name="inner_momentum",
-        least=0,
-        below=1,
+        0.9, "Share of the last update in the next one; for 'momentum'.", name="inner_momentum", least=0, below=1
     )
     betas: tuple[float, float] = setting(
         (0.9, 0.999),
@@ -77,10 +73,7 @@ class InnerConfig:
     )
     epsilon: float = setting(1e-8, "What is added to the divisor; for 'adamw'.", name="inner_adam_epsilon", above=0)
     weight_decay: float = setting(
-        0.0,
-        "Decay of the weights in a step, times the rate; for 'adamw'.",
-        name="inner_weight_decay",
-        least=0,
+        0.0, "Decay of the weights in a step, times the rate; for 'adamw'.", name="inner_weight_decay", least=0
     )
     lora_rank: int = setting(16, "Rank r of the inner LoRA.", name="inner_lora_r", least=1)
     lora_alpha: int = setting(
@@ -186,16 +179,14 @@ class MassConfig:
             ConfigError: If a name is unknown or a value out of range.
         """
         parts: dict[str, Any] = {"inner": InnerConfig, "scorer": ScorerConfig, "attribution": AttributionConfig}
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ConfigError(f"MassConfig has no field {unknown[0]!r}. Known fields: {sorted(known)}.")
-        built = dict(values)
-        for name, part in parts.items():
-            if name in built:
-                extra = sorted(set(built[name]) - {f.name for f in fields(part)})
-                if extra:
-                    raise ConfigError(f"MassConfig.{name} has no field {extra[0]!r}.")
-                built[name] = part(**built[name])
+
+        def made(part: Any, entries: Mapping[str, Any]) -> Any:
+            known = [f.name for f in fields(part)]
+            if unknown := sorted(set(entries) - set(known)):
+                raise ConfigError(f"{part.__name__} has no field {unknown[0]!r}. Known fields: {sorted(known)}.")
+            return part(**entries)
+
+        built = {name: made(parts[name], value) if name in parts else value for name, value in values.items()}
         if "format" in built:
             built["format"] = PromptFormat.from_dict(built["format"])
-        return cls(**built)
+        return made(cls, built)

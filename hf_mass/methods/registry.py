@@ -66,13 +66,13 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method[
     Raises:
         ConfigError: If there is no such method or setting, or a value is out of its range.
     """
-    given = {key: value for key, value in (settings or {}).items() if value is not None or key in _NONE_IS_A_VALUE}
-    if unknown := sorted(set(given) - _TTT_NAMES - _MASS_NAMES):
+    values = {key: value for key, value in (settings or {}).items() if value is not None or key in _NONE_IS_A_VALUE}
+    if unknown := sorted(set(values) - _TTT_NAMES - _MASS_NAMES):
         raise ConfigError(
             f"There is no setting {unknown[0]!r} of methods; choose some of {sorted(_TTT_NAMES | _MASS_NAMES)}."
         )
     if name in METHODS:
-        return METHODS[name](given)
+        return METHODS[name](values)
     module, colon, attribute = name.partition(":")
     if not colon:
         raise ConfigError(f"method is {name!r}; choose one of {list(METHODS)}, or give package.module:Class.")

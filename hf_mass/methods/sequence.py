@@ -17,32 +17,18 @@ from hf_mass.tasks.task import Task
 
 @dataclass(frozen=True)
 class SequenceState:
-    """How far the two methods have come.
-
-    Args:
-        tasks: The tasks.
-        seed: Of both.
-        first: State of the first method; it is done before the second begins.
-        trained: What the first gave.
-        second: State of the second on the next task.
-        done: What both gave, task by task.
-    """
+    """How far the two methods have come."""
 
     tasks: tuple[Task, ...]
-    seed: int
-    first: TTTState
-    trained: tuple[Adaptation, ...] = ()
-    second: Any = None
-    done: tuple[Adaptation, ...] = ()
+    seed: int  # of both
+    first: TTTState  # state of the first method; it is done before the second begins
+    trained: tuple[Adaptation, ...] = ()  # what the first gave
+    second: Any = None  # state of the second on the next task
+    done: tuple[Adaptation, ...] = ()  # what both gave, task by task
 
 
 class TTTThenMASS(Method[SequenceState]):
-    """MASS whose generator and solver are the model as test-time training left it.
-
-    Args:
-        first: Test-time training.
-        second: MASS.
-    """
+    """MASS, the `second`, whose generator and solver are the model as test-time training, the `first`, left it."""
 
     name = "both"
 
@@ -50,12 +36,10 @@ class TTTThenMASS(Method[SequenceState]):
         self.first, self.second = first or TTT(), second or MASS()
 
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
-        """See `Method.require`."""
         self.first.require(lm, tasks)
         self.second.require(lm, tasks)
 
     def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> SequenceState:
-        """See `Method.begin`."""
         return SequenceState(tuple(tasks), seed, self.first.begin(lm, tasks, seed))
 
     def step(self, lm: LanguageModel, state: SequenceState) -> SequenceState:
@@ -74,23 +58,19 @@ class TTTThenMASS(Method[SequenceState]):
             return replace(state, second=None, done=(*state.done, _joined(lm, trained_on, synthesised)))
 
     def stop(self, state: SequenceState) -> bool:
-        """See `Method.stop`."""
         return len(state.done) == len(state.tasks)
 
     def progress(self, state: SequenceState) -> Progress:
-        """See `Method.progress`."""
         if not state.trained:
             return self.first.progress(state.first)
         return Progress("Writing samples", writes=True) if state.second is None else self.second.progress(state.second)
 
     def finish(self, lm: LanguageModel, state: SequenceState) -> list[Adaptation]:
-        """See `Method.finish`."""
         return list(state.done)
 
     def answer(
         self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None, seed: int
     ) -> list[Answer]:
-        """See `Method.answer`."""
         if adaptations is None:
             return self.second.answer(lm, tasks, None, seed)
         answers: list[Answer] = []
@@ -101,7 +81,6 @@ class TTTThenMASS(Method[SequenceState]):
         return answers
 
     def defaults(self, lm: LanguageModel, tasks: Sequence[Task]) -> dict[str, Any]:
-        """See `Method.defaults`."""
         return self.first.defaults(lm, tasks)
 
 

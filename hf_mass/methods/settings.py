@@ -24,15 +24,15 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from hf_mass.errors import ConfigError
 
 T = TypeVar("T")
-_RULE = "rule"
+_OPTION = "option"
 
 
 @dataclass(frozen=True)
 class Option:
-    """One setting as it is offered: the arguments of `setting`, its flat name and its type.
+    """One setting as it is offered.
 
     Args:
-        name: Its flat name.
+        name: Its flat name, under which trainers and the command line offer it.
         kind: The type of the settings' own field.
         default: What it is if nobody says otherwise.
         help: What it does.
@@ -67,19 +67,20 @@ class Option:
     @property
     def cure(self) -> str:
         """The values that it can have, in words."""
-        texts = ["None" if member is NoneType else self._words(member) for member in _members(self.kind)]
-        return " or ".join(dict.fromkeys(texts))
+        return " or ".join(dict.fromkeys(self._words(member) for member in _members(self.kind)))
 
     def _words(self, kind: Any) -> str:
+        if kind is NoneType:
+            return "None"
         items = get_args(kind) if get_origin(kind) in (tuple, list) else ()
         if self.choices is not None:
             return f"{'at least one' if items else 'one'} of {list(self.choices)}"
         one, many = _NOUNS.get(items[0] if items else kind, (f"a {getattr(kind, '__name__', kind)}", "values"))
-        fixed = get_origin(kind) is tuple and Ellipsis not in items
-        text = (f"{len(items)} {many}" if fixed else f"a list of {many}") if items else one
+        if items:
+            one = f"a list of {many}" if Ellipsis in items or get_origin(kind) is list else f"{len(items)} {many}"
         bounds = (("of at least", self.least), ("above", self.above), ("of at most", self.most), ("below", self.below))
-        limits = [f"{words} {bound:g}" for words, bound in bounds if bound is not None]
-        return " ".join([text, " and ".join(limits)]) if limits and kind is not str else text
+        limits = " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
+        return f"{one} {limits}" if limits and kind is not str else one
 
     def allows(self, value: Any, kind: Any = None) -> bool:
         """Whether a value is of the type (or of another `kind`), in the range and among the choices."""
@@ -108,11 +109,11 @@ class Option:
 
     def field(self) -> Any:
         """A dataclass field for `HfArgumentParser`, whose metadata are arguments of `argparse`."""
-        metadata = {"help": self.help, "choices": self.choices, "metavar": self.metavar}
+        about = {"help": self.help, "choices": self.choices, "metavar": self.metavar}
         value = list(self.default) if isinstance(self.default, tuple) else self.default
         if self.type != self.kind and not isinstance(value, list):
             value = None
-        return _field(value, {name: entry for name, entry in metadata.items() if entry is not None})
+        return _field(value, {name: entry for name, entry in about.items() if entry is not None})
 
 
 _NOUNS: dict[Any, tuple[str, str]] = {
@@ -123,34 +124,17 @@ _NOUNS: dict[Any, tuple[str, str]] = {
 }
 
 
-def setting(
-    default: Any,
-    help: str,
-    *,
-    name: str | None = None,
-    least: float | None = None,
-    most: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    choices: tuple[Any, ...] | None = None,
-    metavar: str | None = None,
-) -> Any:
+def setting(default: Any, help: str, *, name: str = "", **rule: Any) -> Any:
     """A field of a settings dataclass.
 
     Args:
         default: Its default; a list, a dict or a set is copied for each instance.
         help: What it does, with its unit. It is the only documentation of the setting.
-        name: Flat name under which trainers and the command line offer it; default: the field's own. A tuple of fixed
-            length is offered as one option for each entry, numbered from 1.
-        least: Lowest value.
-        most: Highest value.
-        above: What it must be above.
-        below: What it must be below.
-        choices: The values that it can have; of a list, those of its entries, of which there must be one.
-        metavar: What a usage line shows for the value.
+        name: Its flat name; default: the field's own. A tuple of fixed length is offered as one option for each entry,
+            numbered from 1.
+        rule: `least`, `most`, `above`, `below`, `choices` and `metavar` of `Option`.
     """
-    rule = {"name": name, "least": least, "most": most, "above": above, "below": below}
-    return _field(default, {"help": help, _RULE: {**rule, "choices": choices, "metavar": metavar}})
+    return _field(default, {"help": help, _OPTION: Option(name, Any, default, help, **rule)})
 
 
 def _field(default: Any, metadata: Mapping[str, Any]) -> Any:
@@ -160,16 +144,15 @@ def _field(default: Any, metadata: Mapping[str, Any]) -> Any:
 
 
 def _option(name: str, declared: Field[Any], kind: Any) -> Option:
-    rule = dict(declared.metadata[_RULE])
-    default = declared.default if declared.default_factory is MISSING else declared.default_factory()
-    return Option(rule.pop("name") or name, kind, default, declared.metadata["help"], **rule)
+    option: Option = declared.metadata[_OPTION]
+    return replace(option, name=option.name or name, kind=kind)
 
 
 @cache
 def options_of(cls: type) -> dict[str, Option]:
     """Field → option of a settings dataclass, without those nested in it."""
     kinds = get_type_hints(cls)
-    return {f.name: _option(f.name, f, kinds[f.name]) for f in fields(cls) if _RULE in f.metadata}
+    return {f.name: _option(f.name, f, kinds[f.name]) for f in fields(cls) if _OPTION in f.metadata}
 
 
 def check(instance: Any) -> None:
@@ -179,18 +162,13 @@ def check(instance: Any) -> None:
         ConfigError: If a value is not of its type, outside its range or not among its choices.
     """
     cls: Any = type(instance)
-    if offered := getattr(cls, "__settings__", None):
-        for name, option in offered.items():
-            value = getattr(instance, name)
-            if not (option.allows(value) or option.allows(value, option.type)):
-                raise ConfigError(f"{cls.__name__}.{name} is {value!r:.200}; choose {option.cure}.")
-        return
-    for name, option in options_of(cls).items():
+    offered: dict[str, Option] = getattr(cls, "__settings__", {})
+    for name, option in (offered or options_of(cls)).items():
         value = getattr(instance, name)
-        if not option.allows(value):
+        if not (option.allows(value) or (offered and option.allows(value, option.type))):
             label = f"{cls.__name__}.{name}" if option.name == name else option.name
             raise ConfigError(f"{label} is {value!r:.200}; choose {option.cure}.")
-        if isinstance(value, list):
+        if isinstance(value, list) and not offered:
             object.__setattr__(instance, name, tuple(value))
 
 
@@ -240,7 +218,7 @@ def declares(*classes: type, without: tuple[str, ...] = (), **defaults: Any) -> 
         offered = {
             name: _option(name, value, resolved[name])
             for name, value in values.items()
-            if isinstance(value, Field) and _RULE in value.metadata
+            if isinstance(value, Field) and _OPTION in value.metadata
         }
         for name, option in options.items():
             if name not in values and name not in without:
@@ -260,36 +238,38 @@ def build(cls: type[T], values: Any) -> T:
 
     What is missing, or None where that is no value of the setting, takes its default.
     """
-    kinds, options = get_type_hints(cls), options_of(cls)  # type: ignore[arg-type]
+    entries = values if isinstance(values, Mapping) else vars(values)
     arguments: dict[str, Any] = {}
-    for name in (f.name for f in fields(cls)):  # type: ignore[arg-type]
-        if is_dataclass(kinds[name]) and options_of(kinds[name]):
-            arguments[name] = build(kinds[name], values)
+    for name, kind in get_type_hints(cls).items():
+        if _nested(kind):
+            arguments[name] = build(kind, entries)
             continue
-        names = [part.name for part in options[name].parts()] if name in options else [name]
-        entries = [_value(values, each) for each in names]
-        if not any(entry is MISSING or (entry is None and not _fits(None, kinds[name])) for entry in entries):
-            arguments[name] = entries[0] if len(entries) == 1 else tuple(entries)
+        parts = [entries.get(each, MISSING) for each in _flat_names(cls, name)]
+        if not any(part is MISSING or (part is None and not _fits(None, kind)) for part in parts):
+            arguments[name] = parts[0] if len(parts) == 1 else tuple(parts)
     return cls(**arguments)
 
 
 def values_of(instance: Any) -> dict[str, Any]:
     """The inverse of `build`: flat name → value, and what is no setting under its own name."""
     values: dict[str, Any] = {}
-    cls: type = type(instance)
-    options = options_of(cls)
-    for name in (f.name for f in fields(instance)):
-        value = getattr(instance, name)
-        if is_dataclass(value) and not isinstance(value, type) and options_of(value.__class__):
+    for name, value in vars(instance).items():
+        names = _flat_names(type(instance), name)
+        if _nested(type(value)):
             values |= values_of(value)
-            continue
-        names = [part.name for part in options[name].parts()] if name in options else [name]
-        values |= {names[0]: value} if len(names) == 1 else dict(zip(names, value, strict=True))
+        else:
+            values |= zip(names, value if len(names) > 1 else [value], strict=True)
     return values
 
 
-def _value(values: Any, name: str) -> Any:
-    return values.get(name, MISSING) if isinstance(values, Mapping) else getattr(values, name, MISSING)
+def _nested(kind: Any) -> bool:
+    return is_dataclass(kind) and bool(options_of(kind))  # type: ignore[arg-type]
+
+
+def _flat_names(cls: type, name: str) -> list[str]:
+    """One, or for a tuple of fixed length one for each entry."""
+    option = options_of(cls).get(name)
+    return [name] if option is None else [part.name for part in option.parts()]
 
 
 def _members(kind: Any) -> tuple[Any, ...]:

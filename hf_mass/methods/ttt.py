@@ -23,7 +23,7 @@ from hf_mass.errors import DataError
 from hf_mass.lm.adapters import Part
 from hf_mass.lm.binding import BoundLora, deterministic
 from hf_mass.lm.encoding import token_batch
-from hf_mass.lm.few_shot_encoding import ExampleRows
+from hf_mass.lm.few_shot_encoding import ExampleRows, FewShotEncoder
 from hf_mass.lm.generation import row_seed
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Method, Progress
@@ -43,35 +43,20 @@ RESCORED = 4
 
 @dataclass(frozen=True)
 class TTTState:
-    """Where the training of N adapters stands.
-
-    Args:
-        tasks: The tasks.
-        settings: How they are trained.
-        owners: For each task which of the distinct sets of demonstrations it has.
-        reasons: For each set why it cannot be trained on, or None.
-        adapters: For each set which adapter it trains; −1 for none.
-        examples: For each set the number of its training examples.
-        rows: The training examples of each adapter.
-        batches: For each adapter the rows of each of its steps.
-        lora: The adapter that all start from.
-        optimizer: AdamW at the highest rate; the schedule scales its updates.
-        fit: Parameters [N, ...] and moments.
-        losses: For each adapter the mean loss of each step.
-    """
+    """Where the training of N adapters stands."""
 
     tasks: tuple[Task, ...]
-    settings: TTTSettings
-    owners: tuple[int, ...]
-    reasons: tuple[str | None, ...]
-    adapters: tuple[int, ...]
-    examples: tuple[int, ...]
-    rows: tuple[ExampleRows, ...]
-    batches: tuple[list[list[int]], ...]
-    lora: BoundLora
-    optimizer: InnerOptimizer
-    fit: FitState
-    losses: tuple[tuple[float, ...], ...]
+    settings: TTTSettings  # how they are trained
+    owners: tuple[int, ...]  # for each task which of the distinct sets of demonstrations it has
+    reasons: tuple[str | None, ...]  # for each set why it cannot be trained on, or None
+    adapters: tuple[int, ...]  # for each set which adapter it trains; −1 for none
+    examples: tuple[int, ...]  # for each set the number of its training examples
+    rows: tuple[ExampleRows, ...]  # the training examples of each adapter
+    batches: tuple[list[list[int]], ...]  # for each adapter the rows of each of its steps
+    lora: BoundLora  # the adapter that all start from
+    optimizer: InnerOptimizer  # AdamW at the highest rate; the schedule scales its updates
+    fit: FitState  # parameters [N, ...] and moments
+    losses: tuple[tuple[float, ...], ...]  # for each adapter the mean loss of each step
 
 
 class TTT(Method[TTTState]):
@@ -92,7 +77,6 @@ class TTT(Method[TTTState]):
 
     @property
     def joint(self) -> bool:  # type: ignore[override]
-        """See `Method.joint`."""
         adapters = self.changes.get("adapters") if self.settings is None else self.settings.adapters
         return adapters == "shared"
 
@@ -101,7 +85,6 @@ class TTT(Method[TTTState]):
 
     @property
     def strength(self) -> str:
-        """See `Method.strength`."""
         return "the rate" if self.scale == 1 else f"{self.scale:g} × the rate"
 
     def strengths(self) -> list[Method[Any]]:
@@ -131,12 +114,11 @@ class TTT(Method[TTTState]):
         values = {"preset": "text", **(suiting or {})}
         preset = values.pop("preset") if self.preset is None else self.preset
         changes = {"chat": lm.chat, **(values if self.preset is None else {}), **self.changes}
-        if kind == "grids" and not any("\n" in text for text in _texts(tasks)):
+        if kind == "grids" and not any("\n" in text for task in tasks for text in (task.problem, *data_key(task)[1:])):
             changes = {**STRIPS, **changes}
         return TTTSettings(**preset_values(preset, {f.name for f in fields(TTTSettings)}, **changes))
 
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
-        """See `Method.require`."""
         if not all(task.demonstrations for task in tasks):
             raise DataError("The problem has no solved examples to train on. Add some, or choose method 'mass'.")
         self.require_room(lm, tasks)
@@ -159,20 +141,24 @@ class TTT(Method[TTTState]):
         A set of which no data can be made gets the reason; the others go on.
         """
         settings = self.resolved(lm, tasks)
-        lora, examples = lm.starting_lora(settings.lora), FewShotExamples(lm, settings)
-        places: dict[tuple[object, ...], int] = {}
+        lora, encoder = lm.starting_lora(settings.lora), FewShotEncoder(lm.tokenizer, settings.format)
+        places: dict[tuple[str, ...], int] = {}
         owners = [places.setdefault(data_key(task), len(places)) for task in tasks]
         distinct = [tasks[owners.index(place)] for place in range(len(places))]
         rows, reasons = [ExampleRows([], [])] * len(distinct), list[str | None]()
         for place, task in enumerate(distinct):
             try:
-                rows[place] = examples.rows(task, seed)
+                examples = few_shot_examples(lm, settings, task, seed)
+                pairs = [encoder.example(example, settings.loss_on) for example in examples]
+                rows[place] = ExampleRows([ids for ids, _ in pairs], [learned for _, learned in pairs])
                 reasons.append(None)
             except DataError as error:
                 reasons.append(str(error))
         trained = [place for place, reason in enumerate(reasons) if reason is None]
         if settings.adapters == "shared":
-            parts, seeds = [joined([rows[place] for place in trained])] * bool(trained), [row_seed("order", seed)]
+            sequences = [ids for place in trained for ids in rows[place].sequences]
+            learned = [flags for place in trained for flags in rows[place].learned]
+            parts, seeds = [ExampleRows(sequences, learned)] * bool(trained), [row_seed("order", seed)]
             adapters = [0 if place in trained else -1 for place in range(len(distinct))]
         else:
             parts = [rows[place] for place in trained]
@@ -205,8 +191,8 @@ class TTT(Method[TTTState]):
         settings, index = state.settings, state.fit.step
         present = [n for n, batches in enumerate(state.batches) if index < len(batches)]
         owners = [n for n in present for _ in state.batches[n][index]]
-        chosen = [(state.rows[n], r) for n in present for r in state.batches[n][index]]
-        sequences, learned = [rows.sequences[r] for rows, r in chosen], [rows.learned[r] for rows, r in chosen]
+        pairs = [(state.rows[n], r) for n in present for r in state.batches[n][index]]
+        sequences, learned = [rows.sequences[r] for rows, r in pairs], [rows.learned[r] for rows, r in pairs]
         batch = token_batch(sequences, learned, owners, int(lm.tokenizer.pad_token_id), lm.device)
         counts = torch.tensor([1 / len(state.batches[n][index]) for n in owners], device=lm.device)
         rates = torch.zeros(len(state.rows), device=lm.device)
@@ -223,18 +209,16 @@ class TTT(Method[TTTState]):
         return replace(state, fit=fit, losses=tuple(losses))
 
     def stop(self, state: TTTState) -> bool:
-        """See `Method.stop`."""
         return state.fit.step >= max(map(len, state.batches), default=0)
 
     def progress(self, state: TTTState) -> Progress:
-        """See `Method.progress`."""
         steps = max(map(len, state.batches), default=0)
         latest = [values[-1] for values in state.losses if len(values) == state.fit.step and values]
         loss = sum(latest) / len(latest) if latest else None
         return Progress("Training on the demonstrations", state.fit.step, steps, loss)
 
     def finish(self, lm: LanguageModel, state: TTTState) -> list[Adaptation]:
-        """See `Method.finish`. Tasks that share an adapter have the same object."""
+        """Tasks that share an adapter have the same object."""
         parts: list[tuple[Part, ...]] = []
         for n in range(len(state.rows)):
             tree = trees.tree_map(lambda x, n=n: x[n : n + 1].clone(), state.fit.params)
@@ -274,16 +258,8 @@ class TTT(Method[TTTState]):
         replies = []
         for n, task in enumerate(tasks):
             ranked = rank_answers(predictions[n], settings.vote, settings.vote_within, 2, scores[n])
-            replies.append(
-                Answer.judged(
-                    task,
-                    ranked[0] if ranked else None,
-                    ranked=tuple(ranked),
-                    predictions=tuple(predictions[n]),
-                    sampled_tokens=tokens[n],
-                    reason=reasons[n],
-                )
-            )
+            outcome = {"ranked": tuple(ranked), "predictions": tuple(predictions[n]), "reason": reasons[n]}
+            replies.append(Answer.judged(task, ranked[0] if ranked else None, sampled_tokens=tokens[n], **outcome))
         return replies
 
     def explain(self, lm: LanguageModel, adaptation: Adaptation) -> list[dict[str, Any]]:
@@ -307,64 +283,40 @@ class TTT(Method[TTTState]):
         ]
 
     def defaults(self, lm: LanguageModel, tasks: Sequence[Task]) -> dict[str, Any]:
-        """See `Method.defaults`."""
         kind, by_kind = kind_of(tasks), dict(lm.defaults.get("ttt", {}))
         suiting = {"preset": self.preset} if self.preset else dict(by_kind.get(kind, {"preset": "text"}))
         changes = self.changes if self.settings is None else vars(self.settings)
         return {**lm.defaults, "ttt": {**by_kind, kind: {**suiting, **changes}}}
 
 
-class FewShotExamples:
-    """The training examples of tasks, as many as fit into the model's context.
+def few_shot_examples(lm: LanguageModel, settings: TTTSettings, task: Task, seed: int) -> list[TrainingExample]:
+    """The training examples of a task, as many as fit into the model's context.
 
-    Args:
-        lm: The model.
-        settings: What examples to make, and how they read.
+    Raises:
+        DataError: If none can be made.
     """
-
-    def __init__(self, lm: LanguageModel, settings: TTTSettings) -> None:
-        self.lm, self.settings = lm, settings
-        self.encoder = FewShotAnswers(lm, settings).encoder
-
-    def of(self, task: Task, seed: int = 0) -> list[TrainingExample]:
-        """The training examples of a task.
-
-        Raises:
-            DataError: If none can be made.
-        """
-        data = self.settings.data()
-        limits = [n for n in (data.max_tokens, self.lm.context) if n is not None]
-        return training_examples(
-            task,
-            replace(data, max_tokens=min(limits, default=None)),
-            row_seed("few-shot", seed, *data_key(task)),
-            lambda example: len(self.encoder.example(example, "query")[0]),
-        )
-
-    def rows(self, task: Task, seed: int = 0) -> ExampleRows:
-        """The same as tokens.
-
-        Raises:
-            DataError: If none can be made.
-        """
-        pairs = [self.encoder.example(each, self.settings.loss_on) for each in self.of(task, seed)]
-        return ExampleRows([ids for ids, _ in pairs], [learned for _, learned in pairs])
+    data, encoder = settings.data(), FewShotEncoder(lm.tokenizer, settings.format)
+    limits = [n for n in (data.max_tokens, lm.context) if n is not None]
+    return training_examples(
+        task,
+        replace(data, max_tokens=min(limits, default=None)),
+        row_seed("few-shot", seed, *data_key(task)),
+        lambda example: len(encoder.example(example, "query")[0]),
+    )
 
 
-def joined(parts: Sequence[ExampleRows]) -> ExampleRows:
-    """The examples of several tasks as those of one."""
-    return ExampleRows([s for part in parts for s in part.sequences], [m for part in parts for m in part.learned])
-
-
-def data_key(task: Task) -> tuple[object, ...]:
+def data_key(task: Task) -> tuple[str, ...]:
     """What a task's training data depend on."""
     pairs = tuple(text for pair in task.demonstrations for text in (pair.question, pair.answer))
     return task.fields.get(INSTRUCTION, ""), *pairs
 
 
-def _texts(tasks: Sequence[Task]) -> list[str]:
-    pairs = [text for task in tasks for pair in task.demonstrations for text in (pair.question, pair.answer)]
-    return [*pairs, *(task.problem for task in tasks)]
+def sharing_data(tasks: Sequence[Task]) -> list[list[int]]:
+    """Numbers of tasks, those with the same data together."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for n, task in enumerate(tasks):
+        groups.setdefault(data_key(task), []).append(n)
+    return list(groups.values())
 
 
 def _batches(count: int, settings: TTTSettings, seed: int) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from hf_mass.errors import ConfigError
@@ -88,9 +88,8 @@ class TTTSettings:
     @property
     def format(self) -> FewShotFormat:
         """How tasks read."""
-        named = resolve_format(self.few_shot_format)
-        values = {f.name: getattr(named, f.name) for f in fields(named)}
-        return FewShotFormat(**{**values, "chat": self.chat or named.chat})
+        form = resolve_format(self.few_shot_format)
+        return replace(form, chat=self.chat or form.chat)
 
     @property
     def lora(self) -> LoraShape:

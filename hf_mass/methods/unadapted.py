@@ -12,8 +12,7 @@ from hf_mass.lm.generation import Sampling, complete, row_seed
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Method
 from hf_mass.methods.mass import MASS, as_read
-from hf_mass.methods.mass_model import MassModel
-from hf_mass.methods.solving import judge
+from hf_mass.methods.mass_model import MassModel, judge
 from hf_mass.methods.ttt import TTT
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.task import Task
@@ -36,7 +35,6 @@ class NoAdaptation(Method[tuple[Task, ...]]):
         return self.asks or (TTT() if kind_of(tasks) in lm.defaults.get("ttt", {}) else MASS())
 
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
-        """See `Method.require`."""
         asks = self._asks(lm, tasks)
         if isinstance(asks, TTT):
             asks.require_room(lm, tasks)  # demonstrations are not needed for answering
@@ -44,7 +42,6 @@ class NoAdaptation(Method[tuple[Task, ...]]):
             asks.require(lm, tasks)
 
     def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> tuple[Task, ...]:
-        """See `Method.begin`."""
         return tuple(tasks)
 
     def step(self, lm: LanguageModel, state: tuple[Task, ...]) -> tuple[Task, ...]:
@@ -62,7 +59,6 @@ class NoAdaptation(Method[tuple[Task, ...]]):
     def answer(
         self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None, seed: int
     ) -> list[Answer]:
-        """See `Method.answer`."""
         return self._asks(lm, tasks).answer(lm, tasks, None, seed)
 
 
@@ -85,7 +81,7 @@ class MajorityVote(NoAdaptation):
     def answer(
         self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None, seed: int
     ) -> list[Answer]:
-        """See `Method.answer`; the tokens are those of all votes."""
+        """The tokens are those of all votes."""
         assert isinstance(self.asks, MASS)
         mass, tasks, count = self.asks.resolved(lm, tasks), as_read(lm, tasks), self.samples
         if self.token_budget is not None:

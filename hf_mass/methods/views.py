@@ -21,23 +21,14 @@ from hf_mass.tasks.voting import Prediction
 
 @dataclass(frozen=True)
 class View:
-    """One way of asking a task.
+    """One way of asking a task."""
 
-    Args:
-        owner: Index of the task.
-        task: The task as it is shown.
-        transformation: What was done to its grids, apart from colours.
-        colours: How they were recoloured afterwards; None if they were not.
-        number: Number of the view among those of one transformation.
-        seed: Of a sampled answer.
-    """
-
-    owner: int
-    task: Task
-    transformation: Transformation
-    colours: PermuteColours | None
-    number: int
-    seed: int
+    owner: int  # index of the task
+    task: Task  # the task as it is shown
+    transformation: Transformation  # what was done to its grids, apart from colours
+    colours: PermuteColours | None  # how they were recoloured afterwards; None if they were not
+    number: int  # number of the view among those of one transformation
+    seed: int  # of a sampled answer
 
     def read(self, fmt: FewShotFormat, text: str) -> Prediction:
         """The answer in a text, mapped back; None where it cannot be read or mapped back."""
@@ -58,8 +49,8 @@ class View:
         grid = parse_grid(answer)
         if grid is None:
             raise DataError(f"View.show: {answer[:60]!r} is no grid. Score grids only, or use a format of text.")
-        shown = self.transformation.apply(grid)
-        return grid_text(shown if self.colours is None else self.colours.apply(shown))
+        view = self.transformation.apply(grid)
+        return grid_text(view if self.colours is None else self.colours.apply(view))
 
 
 def task_views(owner: int, task: Task, settings: TTTSettings, seed: int) -> Iterator[View]:
@@ -69,16 +60,16 @@ def task_views(owner: int, task: Task, settings: TTTSettings, seed: int) -> Iter
     """
     rng = random.Random(row_seed("orders", seed, task.id))
     for transformation in settings.views():
-        changed = transform_task(task, transformation)
+        plain = transform_task(task, transformation)
         orders = demonstration_orders(len(task.demonstrations), settings.predict_permutations, rng)
         for number in range(settings.predict_permutations if settings.predict_recolour else len(orders)):
             order = orders[number % len(orders)]
-            shown = replace(changed, demonstrations=tuple(changed.demonstrations[i] for i in order))
+            view = replace(plain, demonstrations=tuple(plain.demonstrations[i] for i in order))
             colours = (
                 PermuteColours.random(rng, settings.keep_background) if settings.predict_recolour and number else None
             )
             if colours is not None:
-                shown = transform_task(shown, colours)
+                view = transform_task(view, colours)
             for sample in range(settings.predict_samples):
                 row = row_seed("predict", seed, task.id, transformation.name, number, sample)
-                yield View(owner, shown, transformation, colours, number, row)
+                yield View(owner, view, transformation, colours, number, row)

@@ -53,23 +53,10 @@ def evaluate_adaptation(
     rows = []
     for start in list(starts)[accelerator.process_index :: accelerator.num_processes]:
         part = list(tasks[start : start + batch_size])
-        records, before, after = adapt_and_solve(mass, part, weigh_by)
-        slim = [drop_weights(record) for record in records]
-        rows += list(zip(range(start, start + len(part)), slim, before, after, strict=True))
+        records = mass.adapt(part, weigh_by)
+        before, after = mass.solve(part), mass.solve(part, records)
+        # Weights, model and method need not travel between processes.
+        records = [replace(record, parts=(), lm=None, method=None) for record in records]
+        rows += list(zip(range(start, start + len(part)), records, before, after, strict=True))
     ordered = sorted(gather_object(rows), key=lambda row: row[0])
-    return AdaptationEvalPrediction(
-        list(tasks), [row[1] for row in ordered], [row[2] for row in ordered], [row[3] for row in ordered]
-    )
-
-
-def adapt_and_solve(
-    mass: MassModel, tasks: list[Task], weigh_by: str, seed: int = 0
-) -> tuple[list[Adaptation], list[Answer], list[Answer]]:
-    """(records, answers before, answers after) of a batch of tasks."""
-    records = mass.adapt(tasks, weigh_by, seed=seed)
-    return records, mass.solve(tasks), mass.solve(tasks, records)
-
-
-def drop_weights(record: Adaptation) -> Adaptation:
-    """The record without its adapted weights, model and method, which need not travel between processes."""
-    return replace(record, parts=(), lm=None, method=None)
+    return AdaptationEvalPrediction(list(tasks), *([row[column] for row in ordered] for column in (1, 2, 3)))

@@ -1,4 +1,4 @@
-"""Checkpoints of a trainer: the scorer's files, and telling a whole checkpoint from one that was cut off."""
+"""Telling a whole checkpoint from one that was cut off."""
 
 from __future__ import annotations
 
@@ -10,23 +10,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from hf_mass.errors import CheckpointError
-from hf_mass.methods.mass_files import write_config
-from hf_mass.methods.mass_model import MassModel
-from hf_mass.methods.scorer import Scorer
 
 TENSORS = ("adapter_model.safetensors", "inner/adapter_model.safetensors", "scorer/scorer.safetensors")
 VALUES = ("adapter_config.json", "inner/adapter_config.json", "scorer/scorer_config.json", "trainer_state.json")
-
-
-def save_scorer(mass: MassModel, folder: str | Path) -> None:
-    """Write the scorer and mass_config.json into a checkpoint."""
-    mass.scorer.save(Path(folder) / "scorer")
-    write_config(mass.config, Path(folder))
-
-
-def load_scorer(mass: MassModel, folder: str | Path) -> None:
-    """Read the scorer's weights back into the one that is being trained."""
-    mass.scorer.load_state_dict(Scorer.load(Path(folder) / "scorer").state_dict())
 
 
 def problem_of(folder: str | Path) -> str | None:
@@ -62,8 +48,7 @@ def require_whole(folder: str | Path) -> None:
     Raises:
         CheckpointError: If it is not.
     """
-    problem = problem_of(folder)
-    if problem is not None:
+    if (problem := problem_of(folder)) is not None:
         raise CheckpointError(f"Checkpoint {folder} is incomplete: {problem}. Resume from an earlier one.")
 
 
@@ -73,17 +58,11 @@ def last_whole_checkpoint(output_dir: str | Path) -> str:
     Raises:
         CheckpointError: If there is none.
     """
-    folder = Path(output_dir)
-    numbered = [
-        (int(match.group(1)), path)
-        for path in (folder.iterdir() if folder.is_dir() else [])
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
-    ]
-    problems = []
-    for _, path in sorted(numbered, reverse=True):
-        problem = problem_of(path)
-        if problem is None:
-            return str(path)
-        problems.append(f"{path.name}: {problem}")
-    reasons = "; ".join(problems) if problems else "there is no checkpoint folder"
+    folder, problems = Path(output_dir), []
+    names = [path.name for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    for name in sorted(names, key=lambda name: int(name.partition("-")[2]), reverse=True):
+        if (problem := problem_of(folder / name)) is None:
+            return str(folder / name)
+        problems.append(f"{name}: {problem}")
+    reasons = "; ".join(problems) or "there is no checkpoint folder"
     raise CheckpointError(f"{folder} holds no whole checkpoint to resume from ({reasons}). Start without resuming.")

@@ -37,7 +37,6 @@ class MetaAdaptConfig(GRPOConfig):
     num_generations: int = setting(12, "m, auxiliary samples of one task, which are compared with each other.", least=2)
     # Evaluation adapts and solves; TRL's own, in groups of this size, is not used and must not constrain batch sizes.
     num_generations_eval: int | None = field(default=1, metadata={"help": "Not used; evaluation has no groups."})
-    log_completions: bool = field(default=False, metadata={"help": "Log samples with weight and attribution."})
     outer_loss: str = setting(
         "verifier",
         "What adapting is judged by: 'verifier' samples solutions at each task's adapted weights and verifies them "

@@ -21,8 +21,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.binding import clear_target_errors, deterministic
 from hf_mass.methods.mass_card import mass_card
+from hf_mass.methods.mass_files import write_config
 from hf_mass.methods.mass_model import GENERATOR, MassModel
 from hf_mass.methods.samples import AuxiliarySample, read_sample
+from hf_mass.methods.scorer import Scorer
 from hf_mass.store.card import CardParts, write_basic_card
 from hf_mass.store.shipped import resolve_shipped
 from hf_mass.tasks.formats import FORMATS, PromptFormat
@@ -30,13 +32,11 @@ from hf_mass.tasks.sources import Columns, task_from_row, validate_tasks
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.verifiers import get_verifier
 from hf_mass.training.adaptation_eval import AdaptationEvalPrediction, evaluate_adaptation
-from hf_mass.training.callbacks import ScorerCallback
-from hf_mass.training.checkpoints import last_whole_checkpoint, load_scorer, require_whole, save_scorer
-from hf_mass.training.generator_gradient import trainable_parameters
+from hf_mass.training.checkpoints import last_whole_checkpoint, require_whole
 from hf_mass.training.meta_adapt_config import MetaAdaptConfig
-from hf_mass.training.outer import OuterLoop, OuterStep
+from hf_mass.training.outer import OuterLoop, OuterStep, trainable_parameters
 from hf_mass.training.publishing_trainer import PublishingTrainer
-from hf_mass.training.task_data import fitting_tasks, prompt_dataset
+from hf_mass.training.task_data import fitting_tasks, prompt_dataset, require_tasks
 
 TaskData: TypeAlias = Dataset | Sequence[Task]
 
@@ -94,9 +94,7 @@ class MetaAdaptTrainer(PublishingTrainer):
         validate_tasks(self.train_tasks, need_gold=args.outer_loss == "gold", need_demonstrations=False)
         self.eval_tasks = {} if eval_dataset is None else self._eval_tasks(eval_dataset, args)
         # For the Trainer, which checks that there is one where eval_strategy asks for it; `evaluate` takes the tasks.
-        eval_prompts = {
-            name: prompt_dataset(tasks, self.prompt_format) for name, tasks in self.eval_tasks.items()
-        } or None
+        eval_prompts = {name: prompt_dataset(tasks, self.prompt_format) for name, tasks in self.eval_tasks.items()}
         model = str(resolve_shipped(model)) if isinstance(model, str | Path) else model
         if not isinstance(model, PeftModel) and peft_config is None:
             peft_config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -104,20 +102,19 @@ class MetaAdaptTrainer(PublishingTrainer):
         with clear_target_errors("peft_config.target_modules", peft_config):
             super().__init__(
                 model=model,
-                reward_funcs=[self._attribution_reward(), *extra],
+                reward_funcs=[self.attribution, *extra],
                 args=args,
                 train_dataset=prompt_dataset(self.train_tasks, self.prompt_format),
-                eval_dataset=eval_prompts,
+                eval_dataset=eval_prompts or None,
                 processing_class=processing_class,
                 peft_config=peft_config,
                 callbacks=callbacks,
                 optimizers=optimizers,
             )
         self._check_adapter()
-        self.mass = MassModel(self.model, self.processing_class, args.mass_config(self.prompt_format), seed=args.seed)
-        training = MassModel(
-            self.model, self.processing_class, args.mass_config(self.prompt_format, training=True), self.mass.scorer
-        )
+        parts = (self.model, self.processing_class)
+        self.mass = MassModel(*parts, args.mass_config(self.prompt_format), seed=args.seed)
+        training = MassModel(*parts, args.mass_config(self.prompt_format, training=True), self.mass.scorer)
         self.outer_loop = OuterLoop(training, args)
         self.add_callback(ScorerCallback(self.mass.scorer))
         self._outer_step: OuterStep | None = None
@@ -142,17 +139,11 @@ class MetaAdaptTrainer(PublishingTrainer):
     # -- data ---------------------------------------------------------------------------------------------------------
 
     def _to_tasks(self, data: TaskData, args: MetaAdaptConfig) -> list[Task]:
-        tasks = list(data)
+        tasks: Any = data
         if isinstance(data, Dataset):
-            tasks = [
-                task_from_row(row, self.columns, args.verifier, self.prompt_format, number=number)
-                for number, row in enumerate(tasks)
-            ]
-        if not tasks or not all(isinstance(task, Task) for task in tasks):
-            raise DataError(
-                f"A dataset must be a non-empty list of hf_mass Tasks or a datasets.Dataset, got {type(data).__name__} "
-                f"of {len(tasks)} items."
-            )
+            how = (self.columns, args.verifier, self.prompt_format)
+            tasks = [task_from_row(row, *how, number=number) for number, row in enumerate(data)]
+        tasks = require_tasks(tasks, "A dataset of MetaAdaptTrainer")
         validate_tasks(tasks, need_gold=False, need_demonstrations="attribution" in args.scorer_features)
         return tasks
 
@@ -165,31 +156,17 @@ class MetaAdaptTrainer(PublishingTrainer):
 
     # -- the reward of the generator ----------------------------------------------------------------------------------
 
-    def _attribution_reward(self) -> Callable[..., list[float | None]]:
-        """The TRL reward function "attribution"."""
-
-        def attribution(
-            prompts: list[Any],
-            completions: list[Any],
-            completion_ids: list[list[int]],
-            task_index: list[int],
-            log_extra: Callable[[str, list[Any]], None],
-            log_metric: Callable[[str, float], None],
-            **_: Any,
-        ) -> list[float | None]:
-            return self._rewards(completions, completion_ids, task_index, log_extra, log_metric)
-
-        return attribution
-
-    def _rewards(
+    def attribution(
         self,
+        prompts: list[Any],
         completions: list[Any],
         completion_ids: list[list[int]],
         task_index: list[int],
         log_extra: Callable[[str, list[Any]], None],
         log_metric: Callable[[str, float], None],
+        **_: Any,
     ) -> list[float | None]:
-        """Rewards of this process's samples.
+        """The TRL reward function of this name: rewards of this process's samples.
 
         Groups may be split between processes, so samples are gathered first; then every process takes whole groups,
         and the results are gathered again.
@@ -250,8 +227,7 @@ class MetaAdaptTrainer(PublishingTrainer):
         self._generator_gradient = {}
         if self.args.solve_coefficient > 0:
             for name, p in trainable_parameters(self.model).items():
-                total = step.generator_gradient.get(name) if step else None
-                total = torch.zeros_like(p) if total is None else total
+                total = step.generator_gradient.get(name, torch.zeros_like(p)) if step else torch.zeros_like(p)
                 self._generator_gradient[name] = self._reduced(total) / num_tasks
 
     def _reduced(self, value: torch.Tensor) -> torch.Tensor:
@@ -271,8 +247,8 @@ class MetaAdaptTrainer(PublishingTrainer):
         share = 1.0 / self.current_gradient_accumulation_steps
         if self.args.train_scorer:
             for parameter, gradient in zip(self.mass.scorer.parameters(), self._scorer_gradient, strict=True):
-                added = share * gradient.to(parameter.dtype)
-                parameter.grad = added if parameter.grad is None else parameter.grad + added
+                part = share * gradient.to(parameter.dtype)
+                parameter.grad = part if parameter.grad is None else parameter.grad + part
         parameters = trainable_parameters(self.model)
         for name, gradient in self._generator_gradient.items():
             linear = (gradient.to(parameters[name].dtype) * parameters[name]).sum()
@@ -338,7 +314,8 @@ class MetaAdaptTrainer(PublishingTrainer):
         if _internal_call:
             super().save_model(output_dir, _internal_call=True)
             if self.args.should_save:
-                save_scorer(self.mass, folder)
+                self.mass.scorer.save(Path(folder) / "scorer")
+                write_config(self.mass.config, Path(folder))
             return
         if self.args.should_save:
             self.mass.save_pretrained(folder)
@@ -372,8 +349,29 @@ class MetaAdaptTrainer(PublishingTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_scorer(self.mass, resume_from_checkpoint)
+        self._load_scorer(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        load_scorer(self.mass, self.state.best_model_checkpoint)
+        self._load_scorer(self.state.best_model_checkpoint)
+
+    def _load_scorer(self, checkpoint: str) -> None:
+        self.mass.scorer.load_state_dict(Scorer.load(Path(checkpoint) / "scorer").state_dict())
+
+
+class ScorerCallback(TrainerCallback):
+    """The Trainer clips and clears the model's gradients; this does it for the scorer's, which is not part of it."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Clip the scorer's gradient to `max_grad_norm`, apart from the generator's."""
+        parameters = [p for p in self.scorer.parameters() if p.grad is not None]
+        if parameters and args.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Clear the scorer's gradient after the step."""
+        for parameter in self.scorer.parameters():
+            parameter.grad = None

@@ -1,4 +1,13 @@
-"""The outer step of MASS for the tasks of one process: adapt, judge the adapted weights, attribute the judgement."""
+"""The outer step of MASS for the tasks of one process: adapt, judge the adapted weights, attribute the judgement.
+
+The generator's adapter φ, which is active wherever the inner loop trains and the task is solved, gets ∂L_outer/∂φ. At
+fixed adapted weights this is an ordinary gradient. In full it also follows the inner steps: with the cotangents ḡ_k of
+the inner gradients (see `hf_mass.core.meta_gradients`),
+
+    dL/dφ = ∂L/∂φ|_{θ'} + Σ_k ∂/∂φ Σ_r s_r ⟨∇_θ ℓ_r(θ_k; φ), ḡ_k⟩,
+
+where the second term comes out of the same second-order pass as the Hessian-vector product of the inner step.
+"""
 
 from __future__ import annotations
 
@@ -11,52 +20,38 @@ from torch import Tensor
 
 from hf_mass.core import trees
 from hf_mass.core.inner_loop import Trajectory
-from hf_mass.core.losses import OuterGradient, WeightedLoss
+from hf_mass.core.losses import OuterGradient, WeightedLoss, weighted_gradient
+from hf_mass.core.second_order import hessian_product
 from hf_mass.core.trees import Tree
 from hf_mass.core.weights import logit_attributions, uniform_weights
 from hf_mass.lm.binding import deterministic
 from hf_mass.lm.encoding import Row
 from hf_mass.lm.generation import Sampling, row_seed
-from hf_mass.methods.inner import InnerProblem
-from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.inner import Adapter, InnerProblem
+from hf_mass.methods.mass_model import MassModel, judge
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.formats import ParseFailure
 from hf_mass.tasks.task import Task
-from hf_mass.training.generator_gradient import direct_gradient, inner_steps_gradient, trainable_parameters
 from hf_mass.training.meta_adapt_config import MetaAdaptConfig
 
 
 @dataclass(frozen=True)
 class OuterStep:
-    """The outcome of one outer step for N tasks.
+    """The outcome of one outer step for N tasks."""
 
-    Args:
-        rewards: Generator reward of each sample [N, m]; NaN for all samples of a skipped task.
-        weights: s [N, m].
-        attributions: ∂L_outer/∂s [N, m].
-        usable: [N, m] bool.
-        scorer_gradient: Σ_n ∂L_n/∂η for each scorer parameter (a sum over tasks, not a mean).
-        generator_gradient: Σ_n ∂L_n/∂φ for each trainable parameter of the generator, by name; empty for γ = 0.
-        metrics: Name → values, one per task or sample, averaged by whoever logs them. Attributions are
-            −∂L_outer/∂s there, as everywhere that people look: positive = helpful.
-    """
-
-    rewards: Tensor
-    weights: Tensor
-    attributions: Tensor
-    usable: Tensor
-    scorer_gradient: list[Tensor]
-    generator_gradient: dict[str, Tensor]
+    rewards: Tensor  # generator reward of each sample [N, m]; NaN for all samples of a skipped task
+    weights: Tensor  # s [N, m]
+    attributions: Tensor  # ∂L_outer/∂s [N, m]
+    usable: Tensor  # [N, m] bool
+    scorer_gradient: list[Tensor]  # Σ_n ∂L_n/∂η for each scorer parameter (a sum over tasks, not a mean)
+    generator_gradient: dict[str, Tensor]  # the same for the generator's, by name; empty for γ = 0
+    # Name → values, one per task or sample, averaged by whoever logs them. Attributions are −∂L_outer/∂s there, as
+    # everywhere that people look: positive = helpful.
     metrics: dict[str, list[float]] = field(default_factory=dict)
 
 
 class OuterLoop:
-    """Computes `OuterStep`s with a `MassModel`.
-
-    Args:
-        mass: The model; its scorer and its adapters are read, never stepped.
-        config: Settings.
-    """
+    """Computes `OuterStep`s with a `MassModel`, whose scorer and adapters are read, never stepped."""
 
     def __init__(self, mass: MassModel, config: MetaAdaptConfig) -> None:
         self.mass, self.config = mass, config
@@ -84,8 +79,7 @@ class OuterLoop:
             if outer is not None:
                 first, raw = self._differentiate(problem, trajectory, adapted, outer)
                 finite = valid & finite_outcomes(first.losses, first.params, raw)
-                same = bool(finite.equal(valid))
-                generator = self._generator_gradient(trajectory, adapted, outer, first, finite, same)
+                generator = self._generator_gradient(trajectory, adapted, outer, first, finite, valid)
                 valid = finite
                 attributions = torch.where(valid[:, None], raw, torch.zeros_like(raw))
                 metrics["outer_loss"] = first.losses[valid].tolist()
@@ -129,12 +123,12 @@ class OuterLoop:
         outer: WeightedLoss,
         first: OuterGradient,
         valid: Tensor,
-        all_valid: bool,
+        summed: Tensor,
     ) -> dict[str, Tensor]:
-        """∂L_outer/∂φ of the valid tasks; without `all_valid` the sum has others in it, and is made anew."""
+        """∂L_outer/∂φ of the valid tasks; if other tasks are in the sum of `first`, it is made anew."""
         if self.config.solve_coefficient == 0:
             return {}
-        if all_valid:
+        if valid.equal(summed):
             total = dict(zip(trainable_parameters(self.mass.model), first.also, strict=True))
         else:
             total = direct_gradient(self.mass.adapter, outer, adapted, valid)
@@ -149,9 +143,9 @@ class OuterLoop:
     ) -> tuple[WeightedLoss | None, dict[str, list[float]]]:
         """The outer loss over the valid tasks; None if it has no rows (all tasks skipped, or all solutions agree)."""
         index = valid.nonzero()[:, 0].tolist()
+        if not index:
+            return None, {}
         if self.config.outer_loss == "gold":
-            if not index:
-                return None, {}
             return self.mass.adapter.gold_loss(problem.tasks, index), {}
         return self._verifier_loss(problem, adapted, index, step)
 
@@ -162,24 +156,16 @@ class OuterLoop:
 
         Tasks whose k solutions all earn the same have no advantage: they are left out of the rows and counted.
         """
-        k, encoder = self.config.num_solutions, self.mass.encoder
-        if not index:
-            return None, {}
-        prompts = {n: encoder.solver_prompt_ids(problem.tasks[n]) for n in index}
+        k, encoder, tasks = self.config.num_solutions, self.mass.encoder, problem.tasks
         owners = [n for n in index for _ in range(k)]
-        ids = self.mass.adapter.complete(
-            adapted,
-            [prompts[n] for n in owners],
-            owners,
-            Sampling(self.config.max_solution_length, self.config.solution_temperature),
-            [
-                row_seed("outer", self.config.seed, step, problem.tasks[n].id, problem.tasks[n].problem, j)
-                for n in index
-                for j in range(k)
-            ],
-        )
+        prompts = {n: encoder.solver_prompt_ids(tasks[n]) for n in index}
+        seeds = [
+            row_seed("outer", self.config.seed, step, tasks[n].id, tasks[n].problem, j) for n in index for j in range(k)
+        ]
+        sampling = Sampling(self.config.max_solution_length, self.config.solution_temperature)
+        ids = self.mass.adapter.complete(adapted, [prompts[n] for n in owners], owners, sampling, seeds)
         texts = encoder.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        answers = self.mass.judge([problem.tasks[n] for n in owners], texts, always=True)
+        answers = judge(encoder.format, [tasks[n] for n in owners], texts, always=True)
         rewards = torch.tensor([answer.score or 0.0 for answer in answers]).view(-1, k)  # [tasks, k]
         spread = rewards.std(1, keepdim=True)
         advantages = ((rewards - rewards.mean(1, keepdim=True)) / (spread + 1e-4)).flatten()
@@ -203,10 +189,8 @@ class OuterLoop:
 
     def _rewards(self, weights: Tensor, attributions: Tensor, usable: Tensor) -> Tensor:
         """Generator rewards [N, m]; unusable samples get the lowest reward of their group."""
-        if self.config.generator_reward == "logit":
-            rewards = logit_attributions(attributions, weights)
-        else:
-            rewards = -attributions
+        logit = self.config.generator_reward == "logit"
+        rewards = logit_attributions(attributions, weights) if logit else -attributions
         lowest = rewards.masked_fill(~usable, torch.inf).min(1, keepdim=True).values
         lowest = torch.where(lowest.isfinite(), lowest, torch.zeros_like(lowest))
         return torch.where(usable, rewards, lowest)
@@ -239,23 +223,16 @@ class OuterLoop:
             with self.mass.adapter.lora.inactive():
                 metrics["inner_loss/after"] = _inner_objectives(problem, trajectory.final_losses(), weights)
         if detailed and self.config.outer_loss == "verifier":
-            metrics["reward/unadapted"] = self._unadapted_rewards(problem.tasks, step)
+            temperature = self.config.solution_temperature
+            answers = self.mass.solve(problem.tasks, temperature=temperature, seed=step, always=True)
+            metrics["reward/unadapted"] = [answer.score or 0.0 for answer in answers]
         return metrics
-
-    def _unadapted_rewards(self, tasks: Sequence[Task], step: int) -> list[float]:
-        temperature = self.config.solution_temperature
-        answers = self.mass.solve(tasks, temperature=temperature, seed=step, always=True)
-        return [answer.score or 0.0 for answer in answers]
 
 
 def _inner_objectives(problem: InnerProblem, losses: Tensor, weights: Tensor) -> list[float]:
     """Σ_i s_i ℓ_i of every task that has a usable sample: what its inner loop descends."""
     totals = (problem.to_samples(losses) * weights).sum(1)
-    return _finite(totals[problem.usable.any(1)])
-
-
-def _finite(losses: Tensor) -> list[float]:
-    return losses[torch.isfinite(losses)].tolist()
+    return totals[problem.usable.any(1) & totals.isfinite()].tolist()
 
 
 def _deviations(values: Tensor, usable: Tensor) -> list[float]:
@@ -264,14 +241,12 @@ def _deviations(values: Tensor, usable: Tensor) -> list[float]:
 
 def finite_tasks(problem: InnerProblem, trajectory: Trajectory | None) -> Tensor:
     """[N] bool: tasks whose inner losses and adapted weights are all finite (tasks do not touch each other's)."""
-    bad = torch.zeros(len(problem.tasks), dtype=torch.bool, device=problem.usable.device)
-    if trajectory is None:
-        return ~bad
-    for losses in trajectory.losses:
-        bad[trajectory.loss.row_task[~torch.isfinite(losses)]] = True
-    for leaf in trajectory.adapted.values():
-        bad |= ~torch.isfinite(leaf).flatten(1).all(1)
-    return ~bad
+    finite = torch.ones(len(problem.tasks), dtype=torch.bool, device=problem.usable.device)
+    if trajectory is not None:
+        for losses in trajectory.losses:
+            finite[trajectory.loss.row_task[~losses.isfinite()]] = False
+        finite &= _finite_tree(trajectory.adapted)
+    return finite
 
 
 def finite_outcomes(losses: Tensor, gradient: Tree, attributions: Tensor) -> Tensor:
@@ -279,7 +254,52 @@ def finite_outcomes(losses: Tensor, gradient: Tree, attributions: Tensor) -> Ten
 
     Adapted weights can be finite and yet so large that the model overflows on them.
     """
-    finite = torch.isfinite(losses) & torch.isfinite(attributions).all(1)
-    for leaf in gradient.values():
-        finite &= torch.isfinite(leaf).flatten(1).all(1)
-    return finite
+    return losses.isfinite() & attributions.isfinite().all(1) & _finite_tree(gradient)
+
+
+def _finite_tree(tree: Tree) -> Tensor:
+    """[N] bool of leaves [N, ...]."""
+    return torch.stack([leaf.isfinite().flatten(1).all(1) for leaf in tree.values()]).all(0)
+
+
+# -- what the generator learns from the outer loss itself --------------------------------------------------------------
+
+
+def direct_gradient(adapter: Adapter, outer: WeightedLoss, params: Tree, valid: Tensor) -> dict[str, Tensor]:
+    """Σ_n ∂L_n/∂φ at fixed adapted weights, by name, over the parameters of the model that require gradients.
+
+    `valid` [N] says which tasks count; the others' numbers may be NaN.
+    """
+    parameters = trainable_parameters(adapter.model)
+    with adapter.lora.inactive():
+        _, _, gradients = weighted_gradient(outer.loss, params, outer.coefficients, list(parameters.values()), valid)
+    return dict(zip(parameters, gradients, strict=True))
+
+
+def inner_steps_gradient(
+    adapter: Adapter, trajectory: Trajectory, outer_gradient: Tree, valid: Tensor
+) -> dict[str, Tensor]:
+    """What the inner steps add to `direct_gradient`: Σ_k ∂/∂φ Σ_r s_r ⟨∇_θ ℓ_r(θ_k; φ), ḡ_k⟩, from ∇L_outer(θ').
+
+    Raises:
+        UnsupportedModelError: If an operation of the model cannot be differentiated twice.
+    """
+    parameters = trainable_parameters(adapter.model)
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    optimizer, params_bar = trajectory.optimizer, outer_gradient
+    state_bar = trees.zeros_like(optimizer.init(trajectory.adapted))
+    with adapter.lora.inactive():
+        for step in range(trajectory.num_steps - 1, -1, -1):
+            gradient_bar, params_bar, state_bar = optimizer.pullback(
+                trajectory.gradients[step], trajectory.optimizer_states[step], step, params_bar, state_bar
+            )
+            loss, point, also = trajectory.loss.at_step(step), trajectory.states[step], list(parameters.values())
+            curvature, _, mixed = hessian_product(loss, point, trajectory.weights, gradient_bar, also, valid)
+            total = {name: sum_ + part for (name, sum_), part in zip(total.items(), mixed, strict=True)}
+            params_bar = trees.add(params_bar, curvature)
+    return total
+
+
+def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters that require gradients, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

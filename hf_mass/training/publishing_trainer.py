@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -36,11 +35,7 @@ class PublishingTrainer(GRPOTrainer):
         raise NotImplementedError
 
     def published_card(self, **details: Any) -> CardParts:
-        """What the model card is made from.
-
-        Args:
-            details: What the settings do not say, such as `repo_id`, `license`, `tags` and `datasets`.
-        """
+        """What the model card is made from: the settings, and `details` such as `repo_id`, `license` and `tags`."""
         raise NotImplementedError
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
@@ -84,9 +79,9 @@ class PublishingTrainer(GRPOTrainer):
         if not self.is_world_process_zero():
             return None
         self._finish_current_push()
-        card = {"license": kwargs.get("license"), "tags": _as_list(kwargs.get("tags"))}
-        card["datasets"] = _as_list(kwargs.get("datasets") or kwargs.get("dataset"))
-        push = partial(self._upload, self._stage(), commit_message, token, revision, card)
+        tags, datasets = _as_list(kwargs.get("tags")), _as_list(kwargs.get("datasets") or kwargs.get("dataset"))
+        details = {"license": kwargs.get("license"), "tags": tags, "datasets": datasets}
+        push = partial(self._upload, self._stage(), commit_message, token, revision, **details)
         return push() if blocking else run_as_future(push)
 
     def _stage(self) -> Path:
@@ -99,22 +94,12 @@ class PublishingTrainer(GRPOTrainer):
         return folder
 
     def _upload(
-        self,
-        folder: Path,
-        message: str | None,
-        token: str | None = None,
-        revision: str | None = None,
-        card: Mapping[str, Any] | None = None,
+        self, folder: Path, message: str | None, token: str | None = None, revision: str | None = None, **details: Any
     ) -> CommitInfo:
+        token, revision = token or self.args.hub_token, revision or self.args.hub_revision
         try:
-            return publish(
-                folder,
-                self.hub_model_id,
-                self.published_card(repo_id=self.hub_model_id, **(card or {})),
-                token=token or self.args.hub_token,
-                revision=revision or self.args.hub_revision,
-                commit_message=message,
-            )
+            card = self.published_card(repo_id=self.hub_model_id, **details)
+            return publish(folder, self.hub_model_id, card, token=token, revision=revision, commit_message=message)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -16,7 +16,7 @@ from hf_mass.lm.adapters import Part
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Progress
 from hf_mass.methods.few_shot_answers import FewShotAnswers
-from hf_mass.methods.ttt import TTT, FewShotExamples, data_key
+from hf_mass.methods.ttt import TTT, data_key, few_shot_examples
 from hf_mass.methods.ttt_settings import TTTSettings
 from hf_mass.methods.views import View, task_views
 from hf_mass.tasks.answers import score_answers
@@ -28,19 +28,12 @@ from hf_mass.tasks.task import Task
 
 @dataclass(frozen=True)
 class ReinforcedPrompt:
-    """One prompt to sample answers to.
+    """One prompt to sample answers to."""
 
-    Args:
-        text: As the model reads it.
-        ids: Its tokens.
-        view: Reads an answer.
-        gold: The answer that is rewarded, in canonical form; None for agreement with the majority.
-    """
-
-    text: str
-    ids: list[int]
-    view: View
-    gold: str | None
+    text: str  # as the model reads it
+    ids: list[int]  # its tokens
+    view: View  # reads an answer
+    gold: str | None  # the answer that is rewarded, in canonical form; None for agreement with the majority
 
 
 Reinforce = Callable[[list[ReinforcedPrompt]], tuple[Tree, tuple[float, ...]]]
@@ -49,19 +42,12 @@ Reinforce = Callable[[list[ReinforcedPrompt]], tuple[Tree, tuple[float, ...]]]
 
 @dataclass(frozen=True)
 class ReinforcedState:
-    """How many of the groups of tasks that share an adapter are through.
-
-    Args:
-        tasks: The tasks.
-        seed: Of the training examples.
-        groups: Numbers of tasks that share an adapter.
-        adaptations: By number of the task, of the groups that are through.
-    """
+    """How many of the groups of tasks that share an adapter are through."""
 
     tasks: tuple[Task, ...]
-    seed: int
-    groups: tuple[tuple[int, ...], ...]
-    adaptations: dict[int, Adaptation] = field(default_factory=dict)
+    seed: int  # of the training examples
+    groups: tuple[tuple[int, ...], ...]  # numbers of tasks that share an adapter
+    adaptations: dict[int, Adaptation] = field(default_factory=dict)  # by number of the task, as far as it is
 
 
 class Reinforcement(TTT):
@@ -80,7 +66,6 @@ class Reinforcement(TTT):
         self.reward, self.reinforce = reward, reinforce
 
     def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> Any:
-        """See `Method.begin`."""
         groups = [list(range(len(tasks)))] if self.joint else passes(tasks, 1)
         return ReinforcedState(tuple(tasks), seed, tuple(map(tuple, groups)))
 
@@ -105,15 +90,12 @@ class Reinforcement(TTT):
         return replace(state, adaptations={**state.adaptations, **trained})
 
     def stop(self, state: Any) -> bool:
-        """See `Method.stop`."""
         return len(state.adaptations) == len(state.tasks)
 
     def progress(self, state: Any) -> Progress:
-        """See `Method.progress`."""
         return Progress("Learning from rewards")
 
     def finish(self, lm: LanguageModel, state: Any) -> list[Adaptation]:
-        """See `Method.finish`."""
         return [state.adaptations[n] for n in range(len(state.tasks))]
 
 
@@ -137,7 +119,7 @@ def reinforced_prompts(
         return [prompt(view, None) for n, task in enumerate(tasks) for view in task_views(n, task, settings, seed)]
     prompts: dict[str, ReinforcedPrompt] = {}
     for task in {data_key(task): task for task in reversed(tasks)}.values():  # one of those with the same data
-        for example in FewShotExamples(lm, settings).of(task, seed):
+        for example in few_shot_examples(lm, settings, task, seed):
             view = View(0, _as_task(task, example), Identity(), None, 0, 0)
             each = prompt(view, example.query.answer)
             prompts.setdefault(f"{each.text}\0{each.gold}", each)
@@ -171,13 +153,13 @@ def ttt_reward(
     for n, answer in gather_object(list(zip(numbers, answers, strict=True))):
         if answer is not None:
             votes.setdefault(n, Counter())[answer] += 1
-    return [_reward(prompts[n], answer, votes.get(n)) for n, answer in zip(numbers, answers, strict=True)]
 
+    def reward(n: int, answer: str | None) -> float:
+        if answer is None:
+            return 0.0
+        if prompts[n].gold is None:
+            return float(answer == votes[n].most_common(1)[0][0])
+        score = score_answers(prompts[n].view.task, [answer], [])
+        return float(score is not None and score.pass_1)
 
-def _reward(prompt: ReinforcedPrompt, answer: str | None, votes: Counter[str] | None) -> float:
-    if answer is None or not votes:
-        return 0.0
-    if prompt.gold is None:
-        return float(answer == votes.most_common(1)[0][0])
-    score = score_answers(prompt.view.task, [answer], [])
-    return float(score is not None and score.pass_1)
+    return [reward(n, answer) for n, answer in zip(numbers, answers, strict=True)]

@@ -22,13 +22,10 @@ def prompt_dataset(tasks: Sequence[Task], fmt: PromptFormat) -> Dataset:
     Raises:
         DataError: If some tasks are conversational and some are not.
     """
-    texts = [fmt.generator_prompt(task) for task in tasks]
-    conversational = {task.conversational for task in tasks}
-    if len(conversational) > 1:
+    if len({task.conversational for task in tasks}) > 1:
         raise DataError("A dataset mixes conversational and plain problems; use one kind.")
-    prompts: list[Any] = list(texts)
-    if conversational == {True}:
-        prompts = [fmt.messages(task, text) for task, text in zip(tasks, texts, strict=True)]
+    texts = [(task, fmt.generator_prompt(task)) for task in tasks]
+    prompts: list[Any] = [fmt.messages(task, text) if task.conversational else text for task, text in texts]
     return Dataset.from_dict({"prompt": prompts, "task_index": list(range(len(tasks)))})
 
 
@@ -66,7 +63,7 @@ def require_tasks(tasks: Any, name: str) -> list[Task]:
     several = list(tasks)
     if not several or not all(isinstance(task, Task) for task in several):
         raise DataError(
-            f"TTTTrainer.{name} must be a non-empty list of hf_mass Tasks, got {type(tasks).__name__} of "
-            f"{len(several)} items. Load them with load_grid_tasks, load_bbh or load_few_shot_file."
+            f"{name} must be a non-empty list of hf_mass Tasks, got {type(tasks).__name__} of {len(several)} items. "
+            "Load them with load_tasks, load_grid_tasks, load_bbh or load_few_shot_file."
         )
     return several

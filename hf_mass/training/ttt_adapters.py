@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo
-from peft import PeftConfig
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.adapters import read_adapter
@@ -39,7 +38,8 @@ class AdapterTrainer(PublishingTrainer):
         """
         if record.adapted is None:
             raise DataError(f"The record of task {record.task.id!r} has no adapter: {record.reason}.")
-        write_adapter(Path(path), self.lm.starting_lora().state_dict(record.adapted, 0), self._peft_config().to_dict())
+        matrices = self.lm.starting_lora().state_dict(record.adapted, 0)
+        write_adapter(Path(path), matrices, self.model.peft_config["default"].to_dict())
 
     def load_adapter(
         self, path_or_id: str | Path, task: Task, revision: str | None = None, token: str | bool | None = None
@@ -62,17 +62,7 @@ class AdapterTrainer(PublishingTrainer):
         lora = self.lm.starting_lora()
         return Adaptation(task, ((lora, read_adapter(folder, lora)),), lm=self.lm, method=self.method)
 
-    def push_adapter_to_hub(
-        self,
-        record: Adaptation,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        commit_message: str | None = None,
-        create_pr: bool = False,
-    ) -> CommitInfo:
+    def push_adapter_to_hub(self, record: Adaptation, repo_id: str, **options: Any) -> CommitInfo:
         """Upload one task's adapter in one commit.
 
         The task itself is not uploaded, but an adapter may give away what it was trained on.
@@ -80,20 +70,16 @@ class AdapterTrainer(PublishingTrainer):
         Args:
             record: What `adapt` gave.
             repo_id: owner/name; made if it is not there.
-            private: Whether a repository that is made is private.
-            token: Access token; default: the one that is logged in.
-            revision: Branch.
-            commit_message: Title of the commit.
-            create_pr: Open a pull request instead of writing to the branch.
+            options: As `hf_mass.store.hub_files.push_folder`'s: `private`, `token`, `revision`, `commit_message`,
+                `create_pr`.
 
         Raises:
             DataError: If the record has no adapter.
             HubError: If it could not be pushed.
         """
-        options: dict[str, Any] = {"private": private, "commit_message": commit_message, "create_pr": create_pr}
         with tempfile.TemporaryDirectory() as folder:
             self.save_adapter(record, folder)
-            return publish(Path(folder), repo_id, self.published_card(), token=token, revision=revision, **options)
+            return publish(Path(folder), repo_id, self.published_card(), **options)
 
     def save_published(self, folder: Path) -> None:
         """The adapter that all tasks share.
@@ -106,8 +92,7 @@ class AdapterTrainer(PublishingTrainer):
                 f"TTTTrainer.push_to_hub: adapters is {self.args.adapters!r}, so each task has an adapter of its own. "
                 "Push one with push_adapter_to_hub(record, repo_id), or train with adapters='shared'."
             )
-        record = next((record for record in self.trained if record.parts), None)
-        if record is None:
+        if (record := next((record for record in self.trained if record.parts), None)) is None:
             raise ConfigError("TTTTrainer.push_to_hub: no adapter is trained yet; call train() first.")
         self.save_adapter(record, folder)
 
@@ -117,6 +102,3 @@ class AdapterTrainer(PublishingTrainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Nothing: a checkpoint of one task's run is no result."""
-
-    def _peft_config(self) -> PeftConfig:
-        return self.model.peft_config["default"]

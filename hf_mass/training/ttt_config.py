@@ -52,7 +52,6 @@ class TTTConfig(GRPOConfig):
     save_strategy: SaveStrategy | str = field(
         default="no", metadata={"help": "Each finished task is saved, steps are not."}
     )
-    log_completions: bool = field(default=False, metadata={"help": "As in TRL."})
     objective: str = setting(
         "sft",
         "'sft' (leave-one-out training) or 'grpo' (reinforcement learning at test time by TRL's loop).",
@@ -87,25 +86,19 @@ class TTTConfig(GRPOConfig):
         super().__post_init__()
 
     def _check_sft(self) -> None:
-        if self.objective != "sft":
-            return
-        if self.num_train_epochs != int(self.num_train_epochs):
-            raise ConfigError(
-                f"TTTConfig.num_train_epochs is {self.num_train_epochs}; objective='sft' takes whole passes."
-            )
-        if not 0 <= self.warmup_steps < 1:
-            raise ConfigError(
-                f"TTTConfig.warmup_steps is {self.warmup_steps}; objective='sft' takes a share of the steps in [0, 1)."
-            )
-        if self.gradient_accumulation_steps != 1:
-            raise ConfigError(
-                f"TTTConfig.gradient_accumulation_steps is {self.gradient_accumulation_steps}, which objective='sft' "
-                "does not have. Raise per_device_train_batch_size."
-            )
-        if self.max_steps > 0:
-            raise ConfigError(
-                f"TTTConfig.max_steps is {self.max_steps}; objective='sft' counts num_train_epochs over max_examples."
-            )
+        epochs, share = self.num_train_epochs, self.warmup_steps
+        refused = {
+            "num_train_epochs": (epochs != int(epochs), "takes whole passes"),
+            "warmup_steps": (not 0 <= share < 1, "takes a share of the steps in [0, 1)"),
+            "gradient_accumulation_steps": (
+                self.gradient_accumulation_steps != 1,
+                "does not have that. Raise per_device_train_batch_size",
+            ),
+            "max_steps": (self.max_steps > 0, "counts num_train_epochs over max_examples"),
+        }
+        for name, (is_wrong, why) in refused.items() if self.objective == "sft" else ():
+            if is_wrong:
+                raise ConfigError(f"TTTConfig.{name} is {getattr(self, name)}; objective='sft' {why}.")
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> TTTConfig:

@@ -14,7 +14,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,8 @@ class ResultStore:
         path = self.folder / RUN_NAME
         if resume and path.is_file():
             earlier = _read_json(path)
-            differing = sorted(k for k in {*earlier, *self.settings} if earlier.get(k) != self.settings.get(k))
-            if differing:
-                name = differing[0]
+            differing = [k for k in {*earlier, *self.settings} if earlier.get(k) != self.settings.get(k)]
+            if name := min(differing, default=""):
                 raise ConfigError(
                     f"{path} is of a run with {name} = {earlier.get(name)!r}, and this one has "
                     f"{self.settings.get(name)!r}. Use the same settings to resume, or another output_dir."
@@ -127,8 +126,12 @@ class ResultStore:
         if values.pop("settings", None) != self._digest or values.get("predictions") == []:
             return None
         has_adapter = values.pop("adapter_kept", False)
-        if has_adapter:
-            require_adapter(folder)
+        for name in ADAPTER_FILES if has_adapter else ():
+            if not (folder / name).is_file():
+                raise CheckpointError(
+                    f"{folder / name} is missing: the adapter was half written or half copied. Remove {folder}, and "
+                    "resume the run with resume=True to train it again."
+                )
         try:
             predictions = tuple(Prediction(**each) for each in values.pop("predictions"))
             for name in ("answers", "losses"):
@@ -159,28 +162,14 @@ class ResultStore:
                 write_adapter(temporary, weights, config.to_dict())
 
         write_atomically(folder, write)
-        return TaskResult(**{**vars(result), "adapter": folder if weights is not None else None})
-
-
-def require_adapter(folder: Path) -> None:
-    """Checks that a folder holds a whole adapter.
-
-    Raises:
-        CheckpointError: If a file is missing.
-    """
-    for name in ADAPTER_FILES:
-        if not (folder / name).is_file():
-            raise CheckpointError(
-                f"{folder / name} is missing: the adapter was half written or half copied. Remove {folder}, and resume "
-                "the run with resume=True to train it again."
-            )
+        return replace(result, adapter=folder if weights is not None else None)
 
 
 def tasks_digest(tasks: Sequence[Task]) -> str:
     """A digest of what tasks ask, their known answers apart."""
     pairs = [[[d.question, d.answer] for d in task.demonstrations] for task in tasks]
-    asked = [[task.id, task.problem, task.fields.get(INSTRUCTION, "")] for task in tasks]
-    return _digest(json.dumps([asked, pairs]))
+    queries = [[task.id, task.problem, task.fields.get(INSTRUCTION, "")] for task in tasks]
+    return _digest(json.dumps([queries, pairs]))
 
 
 def weights_digest(tree: Tree) -> str:

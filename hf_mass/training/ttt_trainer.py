@@ -82,8 +82,8 @@ class TTTTrainer(AdapterTrainer):
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         args = args or TTTConfig(output_dir="outputs/ttt")
-        self.train_tasks = [] if train_dataset is None else require_tasks(train_dataset, "train_dataset")
-        self.eval_tasks = [] if eval_dataset is None else require_tasks(eval_dataset, "eval_dataset")
+        self.train_tasks = [] if train_dataset is None else require_tasks(train_dataset, "TTTTrainer.train_dataset")
+        self.eval_tasks = [] if eval_dataset is None else require_tasks(eval_dataset, "TTTTrainer.eval_dataset")
         model = str(resolve_shipped(model)) if isinstance(model, str | Path) else model
         if not isinstance(model, PeftModel) and peft_config is None:
             peft_config = lora_config(args.settings().lora)
@@ -118,7 +118,7 @@ class TTTTrainer(AdapterTrainer):
 
         A task that cannot be trained on gets a record with the reason. Nothing stays in the model.
         """
-        several = [tasks] if isinstance(tasks, Task) else require_tasks(tasks, "tasks")
+        several = [tasks] if isinstance(tasks, Task) else require_tasks(tasks, "TTTTrainer.tasks")
         records = self._session().adapt(several)
         return records[0] if isinstance(tasks, Task) else records
 
@@ -166,7 +166,7 @@ class TTTTrainer(AdapterTrainer):
             ConfigError: If `resume` meets other settings.
             DataError: If there are no tasks, or not as many records.
         """
-        several = require_tasks(tasks, "tasks")
+        several = require_tasks(tasks, "TTTTrainer.tasks")
         if records is not None:
             if len(records) != len(several):
                 raise DataError(f"TTTTrainer.predict: {len(records)} records for {len(several)} tasks; give one each.")
@@ -187,15 +187,13 @@ class TTTTrainer(AdapterTrainer):
         share = [[todo[i] for i in chunk] for chunk in (chunks if alone else chunks[rank::world])]
         quiet = bool(self.args.disable_tqdm) or rank > 0
         for chunk in track(share, "Tasks", disable=quiet):
-            part = [several[n] for n in chunk]
-            records = None if one_for_all is None else [one_for_all[n] for n in chunk]
-            outcomes = self._chunk(part, store, adapt, records, save=not alone or rank == 0)
+            trained = None if one_for_all is None else [one_for_all[n] for n in chunk]
+            outcomes = self._chunk([several[n] for n in chunk], store, adapt, trained, save=not alone or rank == 0)
             results.update(zip(chunk, outcomes, strict=True))
         if not alone:
             results = dict(gather_object(list(results.items())))
-        failures = [result for result in results.values() if result.reason is not None]
-        if failures:
-            logger.warning("%d of %d tasks failed; first: %s", len(failures), len(several), failures[0].reason)
+        if failures := [result.reason for result in results.values() if result.reason is not None]:
+            logger.warning("%d of %d tasks failed; first: %s", len(failures), len(several), failures[0])
         return [results[n] for n in range(len(several))]
 
     def evaluate(
@@ -214,7 +212,7 @@ class TTTTrainer(AdapterTrainer):
         Raises:
             DataError: If there are no tasks, or none has a known answer.
         """
-        tasks = self.eval_tasks if eval_dataset is None else require_tasks(eval_dataset, "eval_dataset")
+        tasks = self.eval_tasks if eval_dataset is None else require_tasks(eval_dataset, "TTTTrainer.eval_dataset")
         if not tasks:
             raise DataError("TTTTrainer.evaluate: there is no eval_dataset. Pass tasks here or to the trainer.")
         results = self.predict(tasks, resume=resume, adapt=adapt)
@@ -230,24 +228,16 @@ class TTTTrainer(AdapterTrainer):
         return metrics
 
     def _chunk(
-        self,
-        tasks: list[Task],
-        store: ResultStore,
-        adapt: bool,
-        records: list[Adaptation] | None,
-        save: bool,
+        self, tasks: list[Task], store: ResultStore, adapt: bool, records: list[Adaptation] | None, save: bool
     ) -> list[TaskResult]:
         """Adapt, answer and save."""
-        by_place: dict[int, Adaptation] = {}
+        trained = dict(enumerate(records or ([] if adapt else map(Adaptation, tasks))))
 
         def work(places: list[int]) -> list[TaskResult]:
             part = [tasks[place] for place in places]
-            if records is not None:
-                adaptations = [records[place] for place in places]
-            else:
-                adaptations = self._session().adapt(part) if adapt else [Adaptation(task) for task in part]
-            by_place.update(zip(places, adaptations, strict=True))
-            return self._answer(part, adaptations)
+            if not all(place in trained for place in places):
+                trained.update(zip(places, self._session().adapt(part), strict=True))
+            return self._answer(part, [trained[place] for place in places])
 
         begun = time.perf_counter()
         results = self._attempt(tasks, work)
@@ -255,7 +245,7 @@ class TTTTrainer(AdapterTrainer):
         results = [replace(result, seconds=seconds) for result in results]
         if save:
             keep = self.args.keep_adapters and adapt
-            results = [self._put_away(store, r, by_place.get(n), keep) for n, r in enumerate(results)]
+            results = [self._put_away(store, r, trained.get(n), keep) for n, r in enumerate(results)]
         return results
 
     def _attempt(
@@ -277,15 +267,8 @@ class TTTTrainer(AdapterTrainer):
     def _answer(self, tasks: list[Task], records: Sequence[Adaptation]) -> list[TaskResult]:
         answers, _ = self._session().answer(tasks, records)
         return [
-            TaskResult(
-                task,
-                answer.ranked,
-                answer.predictions,
-                record.reason or answer.reason,
-                record.examples,
-                record.losses,
-            )
-            for task, record, answer in zip(tasks, records, answers, strict=True)
+            TaskResult(a.task, a.ranked, a.predictions, record.reason or a.reason, record.examples, record.losses)
+            for a, record in zip(answers, records, strict=True)
         ]
 
     # -- saving -------------------------------------------------------------------------------------------------------
@@ -293,7 +276,7 @@ class TTTTrainer(AdapterTrainer):
     def _put_away(self, store: ResultStore, result: TaskResult, record: Adaptation | None, keep: bool) -> TaskResult:
         tree = None if record is None else record.adapted
         weights = self.lm.starting_lora().state_dict(tree, 0) if keep and tree is not None else None
-        return store.save(result, weights, self._peft_config())
+        return store.save(result, weights, self.model.peft_config["default"])
 
     def _store(self, adapt: bool, tasks: Sequence[Task]) -> ResultStore:
         """Where results go, with what they depend on: settings, seed, base, starting adapter, tasks that share one."""
@@ -342,7 +325,7 @@ class TTTTrainer(AdapterTrainer):
         if stop is None:
             return completions, log_probs
         lengths = [tokens_up_to(self._tokenizer, ids, stop) for ids in completions]
-        cut = [ids[:length] for ids, length in zip(completions, lengths, strict=True)]
+        completions = [ids[:length] for ids, length in zip(completions, lengths, strict=True)]
         if log_probs is not None:
             log_probs = [row[:length] for row, length in zip(log_probs, lengths, strict=True)]
-        return cut, log_probs
+        return completions, log_probs

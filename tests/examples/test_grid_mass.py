@@ -15,7 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_mass.errors import DataError
 from hf_mass.lm.few_shot_encoding import FewShotEncoder
-from hf_mass.methods import samples as samples_module
+from hf_mass.methods import mass_model
+from hf_mass.methods.mass_model import judge
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.few_shot_format import resolve_format
 from hf_mass.tasks.task import Demonstration, Task
@@ -54,14 +55,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def readable(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model of random weights writes hardly any grids: let every other sample be one."""
-    plain, numbers = samples_module.read_sample, iter(range(10**9))
+    plain, numbers = mass_model.read_sample, iter(range(10**9))
 
     def read(text: str, ids: Any, fmt: Any) -> AuxiliarySample:
         number = next(numbers)
         pair = AuxiliarySample(text, tuple(ids), f"0 {number % 7} 1", f"1 {number % 5} 0")
         return pair if number % 2 else plain(text, ids, fmt)
 
-    monkeypatch.setattr(samples_module, "read_sample", read)
+    monkeypatch.setattr(mass_model, "read_sample", read)
     monkeypatch.setattr(meta_adapt_trainer, "read_sample", read)
 
 
@@ -99,7 +100,7 @@ def test_prompts_are_those_of_few_shot_training(study: Study) -> None:
 )
 def test_answers_are_judged_as_grids(study: Study, text: str, reward: float) -> None:
     task = Task("0 1", (Demonstration("0", "1"),), answer="0 1 2\n3 4 5")
-    (answer,) = study.mass.judge([task], [text])
+    (answer,) = judge(study.mass.config.format, [task], [text])
     assert answer.score == reward
     assert answer.text in (task.answer, None if "\n34;" in text or ">" in text else "0 1 2 3 4 5")
 
@@ -107,7 +108,7 @@ def test_answers_are_judged_as_grids(study: Study, text: str, reward: float) -> 
 def test_solve_reads_compact_answers(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = small_tasks()
     ids = [study.mass.encoder.answer_ids(str(task.answer)) for task in tasks]
-    monkeypatch.setattr("hf_mass.methods.solving.complete", lambda *args, **kwargs: ids)
+    monkeypatch.setattr("hf_mass.methods.mass_model.complete", lambda *args, **kwargs: ids)
     answers = study.mass.solve(tasks)
     assert [a.score for a in answers] == [1.0, 1.0]  # type: ignore[union-attr]
     assert [a.text for a in answers] == [task.answer for task in tasks]  # type: ignore[union-attr]

@@ -31,7 +31,7 @@ def test_peft_alone_answers_as_the_adapted_model(tmp_path: Path, trained: bool) 
         bare = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), str(tmp_path / str(n))).eval()
         prompt = mass.encoder.solver_prompt_ids(task)
         ids = torch.tensor([prompt])
-        with torch.no_grad(), mass.adapter.adapted(record.adapted or {}, torch.tensor([0])):
+        with torch.no_grad(), mass.adapter.lora.applied(record.adapted or {}, torch.tensor([0])):
             expected = mass.model(ids).logits
         with torch.no_grad():
             torch.testing.assert_close(bare(ids).logits, expected, rtol=1e-4, atol=1e-4)

@@ -35,9 +35,9 @@ from transformers import AutoModelForCausalLM
 from hf_mass.core import trees
 from hf_mass.errors import CheckpointError, ConfigError, DataError
 from hf_mass.methods.base import Adaptation, Answer
-from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.mass_model import MassModel, judge
 from hf_mass.methods.mass_settings import WEIGHINGS, MassConfig, ScorerConfig
-from hf_mass.methods.samples import AuxiliarySample, overlap
+from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.task import Task
 
 every_weighing = pytest.mark.parametrize("weigh_by", WEIGHINGS)
@@ -136,9 +136,8 @@ def test_a_solution_is_read_and_verified(mass: MassModel, tasks: list[Task]) -> 
 
 def test_judging(mass: MassModel, tasks: list[Task]) -> None:
     gold, blind = tasks[0], replace(tasks[0], answer=None, solution=None)
-    found = mass.judge(
-        [gold, gold, gold, blind], [f"rule00 {gold.answer}", "rule00 plum", "what?!", "rule00 red"], [3, 3, 9, 3]
-    )
+    texts = [f"rule00 {gold.answer}", "rule00 plum", "what?!", "rule00 red"]
+    found = judge(mass.config.format, [gold, gold, gold, blind], texts, [3, 3, 9, 3])
     assert [solution.score for solution in found] == [1.0, 0.0, 0.0, None]
     assert [solution.text for solution in found] == [gold.answer, "plum", None, "red"]
     assert [solution.sampled_tokens for solution in found] == [3, 3, 9, 3]
@@ -271,11 +270,6 @@ def test_what_the_generator_writes_amiss_is_named() -> None:
     for sample in mass.generate_auxiliary(text_task(), count=4)[0]:
         assert sample.reason in ("empty", "no_match") and (sample.question, sample.answer) == ("", "")
         assert len(sample.token_ids) <= 30
-
-
-def test_overlap_of_nothing_is_nothing() -> None:
-    assert overlap(rejected(), [], [], {1, 2}) == [0.0, 0.0]
-    assert overlap(rejected(), [1, 3], [1, 2], {1, 2}) == [0.5, 1.0]
 
 
 @every_weighing

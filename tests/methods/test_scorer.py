@@ -16,11 +16,10 @@ from torch import Tensor
 
 from hf_mass.core.weights import NORMALISATIONS, standardise
 from hf_mass.errors import CheckpointError, ConfigError
-from hf_mass.methods.features import scorer_features
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.mass_settings import FEATURES, ScorerConfig
 from hf_mass.methods.samples import AuxiliarySample
-from hf_mass.methods.scorer import FEATURE_SIZES, Scorer
+from hf_mass.methods.scorer import FEATURE_SIZES, Scorer, scorer_features
 from hf_mass.tasks.task import Task
 
 HIDDEN = 5
@@ -154,8 +153,8 @@ def cut(folder: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no settings": (lambda f: (f / "scorer_config.json").unlink(), r"scorer_config\.json is missing"),
     "no tensors": (lambda f: (f / "scorer.safetensors").unlink(), r"scorer\.safetensors is missing"),
-    "settings that are no JSON": (lambda f: (f / "scorer_config.json").write_text("{"), "describes no scorer"),
-    "settings that are a list": (lambda f: (f / "scorer_config.json").write_text("[1]"), "describes no scorer"),
+    "settings that are no JSON": (lambda f: (f / "scorer_config.json").write_text("{"), "is no JSON"),
+    "settings that are a list": (lambda f: (f / "scorer_config.json").write_text("[1]"), "holds a list"),
     "no hidden size": (lambda f: rewrite(f, hidden_size=None), "hidden_size"),
     "an unknown setting": (lambda f: rewrite(f, depth=3), "depth"),
     "a setting out of range": (lambda f: rewrite(f, width=-1), "scorer_width"),
@@ -243,16 +242,14 @@ def test_overlap_and_agreement_by_hand(mass: MassModel) -> None:
         written("tom kiwi red rule00"),
         rejected(),
     ]
-    found = scorer_features(("overlap", "agreement"), mass.model, mass.encoder, [task], [group])
+    inputs = (mass.model, mass.encoder, [task])
+    found = scorer_features(("overlap", "agreement"), *inputs, [group], torch.zeros(1, 5))
     # Question, answer, rationale alike, as a share of the four others, doubled; unusable samples agree with nobody.
     expected = [[1.0, 1.0, 1.5], [1.0, 1.0, 1.5], [1.0, 0.0, 1.5], [0.0, 1.0, 1.5], [0.0, 0.0, 0.0]]
     assert found["agreement"][0].tolist() == expected
     # What was rejected does not vouch for its like, even where it could be read.
     alike = [group[0], replace(group[0], reason="filtered out")]
-    assert (
-        scorer_features(("agreement",), mass.model, mass.encoder, [task], [alike])["agreement"][0, 0].tolist()
-        == [0.0] * 3
-    )
+    assert scorer_features(("agreement",), *inputs, [alike], torch.zeros(1, 2))["agreement"][0, 0].tolist() == [0.0] * 3
     colour = 0.5 * ("red" in shown)  # a convention's name is in no prompt
     assert found["overlap"][0, :, 0].tolist() == [1.0, 1.0, 1.0, 0.5, 0.0]
     assert found["overlap"][0, [0, 1, 3], 1].tolist() == [colour] * 3
@@ -266,8 +263,6 @@ def test_attributions_are_standardised_and_the_best_is_marked(
     torch.testing.assert_close(found[0, :, 0], standardise(torch.tensor([[1.0, 2.0, -3.0, 0.0]]), usable)[0])
     assert found[0, :, 1].tolist() == [0, 1, 0, 0]
     assert found[1].tolist() == [[0, 1], [0, 1], [0, 1], [0, 0]]  # all equal: no spread, and all are the best
-    with pytest.raises(ValueError, match="needs attributions"):
-        read(mass, tasks, samples, attributions=None)
 
 
 def test_a_diverged_task_does_not_reach_the_others(

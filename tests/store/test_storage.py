@@ -21,11 +21,10 @@ from hf_mass.methods.mass_files import (
     FORMAT_VERSION,
     REQUIRED,
     read_config,
-    resolve_folder,
     write_config,
 )
 from hf_mass.methods.mass_settings import FEATURES, WEIGHINGS, AttributionConfig, InnerConfig, MassConfig, ScorerConfig
-from hf_mass.store.storage import write_atomically
+from hf_mass.store.storage import resolve, write_atomically
 from hf_mass.tasks.formats import FORMATS, PromptFormat
 
 positive = st.floats(1e-6, 1e6)
@@ -122,7 +121,7 @@ def test_unknown_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"MassConfig has no field 'sample'.*samples"):
         MassConfig.from_dict({"sample": 3})
     for part in ("inner", "scorer", "attribution"):
-        with pytest.raises(ConfigError, match=rf"MassConfig\.{part} has no field 'speed'"):
+        with pytest.raises(ConfigError, match=rf"{part.title()}Config has no field 'speed'"):
             MassConfig.from_dict({part: {"speed": 3}})
     with pytest.raises(ConfigError, match="PromptFormat has no field 'colour'"):
         MassConfig.from_dict({"format": {"colour": "red"}})
@@ -170,29 +169,33 @@ def whole(folder: Path) -> Path:
     return folder
 
 
+def resolve_folder(path: str | Path) -> Path:
+    return resolve(path, None, None, REQUIRED, "saved MassModel", "Load it otherwise.")
+
+
 def test_a_whole_folder_is_found(tmp_path: Path) -> None:
-    assert resolve_folder(whole(tmp_path), None, None) == tmp_path
-    assert resolve_folder(str(tmp_path), None, None) == tmp_path
+    assert resolve_folder(whole(tmp_path)) == tmp_path
+    assert resolve_folder(str(tmp_path)) == tmp_path
 
 
 @pytest.mark.parametrize("name", REQUIRED)
 def test_missing_files_are_named(name: str, tmp_path: Path) -> None:
     (whole(tmp_path) / name).unlink()
     with pytest.raises(CheckpointError, match="is missing") as caught:
-        resolve_folder(tmp_path, None, None)
+        resolve_folder(tmp_path)
     assert str(tmp_path / name) in str(caught.value)
 
 
 @pytest.mark.parametrize("path", ["/no/such/folder", "./none", "../none", "one/two/three"])
 def test_what_can_only_be_a_folder_is_not_looked_for_elsewhere(path: str) -> None:
     with pytest.raises(CheckpointError, match=r"is no folder\. Give the folder that save_pretrained wrote"):
-        resolve_folder(path, None, None)
+        resolve_folder(path)
 
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "not a name!", "gone"])
 def test_a_hub_id_that_cannot_be_downloaded(name: str) -> None:
     with pytest.raises(CheckpointError, match="neither a folder nor a Hub repository that could be downloaded"):
-        resolve_folder(name, None, None)
+        resolve_folder(name)
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -308,7 +311,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path, monkeypatc
         with pytest.raises(Killed):
             write_atomically(target, model("two"))
     assert not target.exists()
-    found = resolve_folder(target, None, None)
+    found = resolve_folder(target)
     assert (found / "second").read_text() == "one"
     # The next writer puts it back first, so its own failure does no harm either.
     with pytest.raises(CheckpointError):
@@ -327,7 +330,7 @@ def test_what_else_lies_in_the_folder_stays(tmp_path: Path) -> None:
         write_atomically(target, lambda folder, text=text: writer(text)(whole(folder)))
         assert (target / "first").read_text() == (target / "second").read_text() == text
         assert (target / "notes").read_text() == (target / "checkpoint-10" / "state").read_text() == "kept"
-        assert resolve_folder(target, None, None) == target and os.listdir(tmp_path) == ["run"]
+        assert resolve_folder(target) == target and os.listdir(tmp_path) == ["run"]
     with pytest.raises(CheckpointError, match="could not be written"):
         write_atomically(target, writer("three", DISK_FULL[0]))
     assert (target / "first").read_text() == (target / "second").read_text() == "two"

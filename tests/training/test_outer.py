@@ -27,7 +27,7 @@ from hf_mass.lab.conventions import CONVENTIONS_FORMAT
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.task import Task
-from hf_mass.training import generator_gradient
+from hf_mass.training import outer
 from hf_mass.training.outer import OuterLoop, OuterStep
 
 EXACT = 1e-9
@@ -415,5 +415,5 @@ def test_exploding_inner_steps_give_no_gradient(build: Any, mode: str, rate: flo
 
 def test_only_adapters_that_train_get_a_gradient(build: Any) -> None:
     setup = build()
-    names = generator_gradient.trainable_parameters(setup.mass.model)
+    names = outer.trainable_parameters(setup.mass.model)
     assert names and all(".default." in name for name in names)

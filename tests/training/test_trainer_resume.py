@@ -20,7 +20,6 @@ from trl import GRPOTrainer
 from hf_mass.errors import CheckpointError
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.scorer import Scorer
-from hf_mass.training import meta_adapt_trainer
 from hf_mass.training.checkpoints import last_whole_checkpoint, problem_of, require_whole
 from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
 
@@ -211,7 +210,7 @@ def test_a_failure_while_saving_leaves_the_earlier_checkpoint_whole(
 
     owner, name = {
         "adapters": (PeftModel, "save_pretrained"),
-        "scorer": (meta_adapt_trainer, "save_scorer"),
+        "scorer": (Scorer, "save"),
         "optimizer": (trainer, "_save_optimizer_and_scheduler"),
         "state": (trainer, "_save_rng_state"),
     }[where]

@@ -76,7 +76,7 @@ def test_the_constructor_takes_what_is_passed_on() -> None:
 def test_every_override_overrides_something() -> None:
     """A method that TRL renames would silently become one that nobody calls."""
     own = {name for name, value in vars(MetaAdaptTrainer).items() if inspect.isfunction(value)}
-    mine = {"_to_tasks", "_eval_tasks", "_check_adapter", "_attribution_reward", "_rewards", "_outer"}
+    mine = {"_to_tasks", "_eval_tasks", "_check_adapter", "attribution", "_outer", "_load_scorer"}
     mine |= {"_share_metrics", "_share_gradients", "_reduced", "save_published", "published_card"}
     overridden = {name for name in own - mine if hasattr(GRPOTrainer, name)}
     assert overridden == own - mine
@@ -87,7 +87,7 @@ def test_every_override_overrides_something() -> None:
 
 def test_pushing_overrides_what_it_means_to() -> None:
     mine = {"save_published", "published_card", "_stage", "_upload", "_upload_checkpoint", "_tell_of_failures"}
-    mine |= {"save_adapter", "load_adapter", "push_adapter_to_hub", "_peft_config"}
+    mine |= {"save_adapter", "load_adapter", "push_adapter_to_hub"}
     pushing = {"init_hf_repo", "push_to_hub", "_push_from_checkpoint", "_finish_current_push"}
     own = {n for kind in (PublishingTrainer, AdapterTrainer) for n, v in vars(kind).items() if inspect.isfunction(v)}
     assert own == mine | pushing
@@ -203,19 +203,13 @@ def test_the_installed_minor_version_is_the_one_that_is_pinned(root: Path) -> No
 def test_reward_functions_are_called_as_expected(tmp_path: Path, monkeypatch: Any) -> None:
     """Keyword arguments, all lists of this process's rows; task_index is a column of the dataset that was passed on."""
     seen: dict[str, Any] = {}
-    original = MetaAdaptTrainer._attribution_reward
+    original = MetaAdaptTrainer.attribution
 
-    def spying(self: MetaAdaptTrainer) -> Any:
-        attribution = original(self)
+    def attribution(self: MetaAdaptTrainer, **kwargs: Any) -> Any:
+        seen.update(kwargs)
+        return original(self, **kwargs)
 
-        def spy(**kwargs: Any) -> Any:
-            seen.update(kwargs)
-            return attribution(**kwargs)
-
-        spy.__name__ = attribution.__name__
-        return spy
-
-    monkeypatch.setattr(MetaAdaptTrainer, "_attribution_reward", spying)
+    monkeypatch.setattr(MetaAdaptTrainer, "attribution", attribution)
     trainer = make_trainer(tmp_path, trainer=CannedTrainer, outer_loss="gold", max_steps=1)
     trainer.train()
     assert {"prompts", "completions", "completion_ids", "task_index", "log_extra", "log_metric"} <= seen.keys()

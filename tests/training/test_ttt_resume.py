@@ -19,6 +19,7 @@ from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.voting import Prediction
+from hf_mass.training.reinforcement import Reinforcement
 from hf_mass.training.ttt_results import ResultStore, TaskResult
 from hf_mass.training.ttt_trainer import TTTTrainer
 
@@ -98,7 +99,7 @@ def test_evaluation_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_killed_run_of_reinforcement_learning_goes_on(tmp_path: Path) -> None:
     whole = reinforced(tmp_path / "whole", max_steps=4).predict(TASKS[:2])
     trainer = reinforced(tmp_path / "killed", max_steps=4)
-    reinforce, calls = trainer._reinforce, list[int]()
+    method, reinforce, calls = trainer.method, trainer._reinforce, list[int]()
 
     def killing(prompts: Any) -> Any:
         calls.append(len(prompts))
@@ -106,7 +107,8 @@ def test_a_killed_run_of_reinforcement_learning_goes_on(tmp_path: Path) -> None:
             raise KeyboardInterrupt
         return reinforce(prompts)
 
-    trainer._reinforce = killing  # type: ignore[method-assign]
+    assert isinstance(method, Reinforcement)
+    method.reinforce = killing
     with pytest.raises(KeyboardInterrupt):
         trainer.predict(TASKS[:2])
     assert outcome(trainer.predict(TASKS[:2], resume=True)) == outcome(whole) and len(calls) == 3
