@@ -24,7 +24,7 @@ from hf_mass.core.trees import Tree, tree_map
 from hf_mass.core.weights import uniform_weights
 from hf_mass.lm.encoding import Row, TextEncoder
 from hf_mass.lm.generation import Sampling
-from hf_mass.methods.inner import Adapter, InnerProblem
+from hf_mass.methods.inner import InnerAdapter, InnerProblem
 from hf_mass.methods.mass_settings import InnerConfig, MassConfig
 from hf_mass.tasks.task import Task
 
@@ -124,7 +124,7 @@ class Stacked:
         config = MassConfig(max_length=longest, max_sample_tokens=1, max_answer_tokens=1, inner=inner)
         self.many, self.rows, self.prompts = many, build_rows(many), draw_prompts(many)
         self.model = build_adapter_model(many)
-        self.adapter = Adapter(self.model, TextEncoder(tokenizer, config.format, longest), config, SHARED)
+        self.adapter = InnerAdapter(self.model, TextEncoder(tokenizer, config.format, longest), config, SHARED)
         counts = torch.bincount(torch.tensor([row.task for row in self.rows]), minlength=many.tasks)
         self.usable = (torch.arange(int(counts.max()))[None] < counts[:, None]).to(self.adapter.device)
 

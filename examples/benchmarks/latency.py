@@ -11,7 +11,7 @@ from benchmarks.common import Table, time_interleaved
 from benchmarks.stages import Stage, Stopwatch, shares
 from hf_mass.lm.binding import deterministic
 from hf_mass.lm.generation import Sampling, complete, row_seed
-from hf_mass.methods.inner import Adapter
+from hf_mass.methods.inner import InnerAdapter
 from hf_mass.methods.mass_model import MassModel, judge
 from hf_mass.methods.scorer import Scorer
 from hf_mass.tasks.task import Task
@@ -21,7 +21,7 @@ STAGES = (
     Stage("generate", MassModel, "generate_auxiliary"),
     Stage("score", MassModel, "features", whole=True),
     Stage("score", Scorer, "forward"),
-    Stage("score", Adapter, "weigh_by_demonstrations", whole=True),
+    Stage("score", InnerAdapter, "weigh_by_demonstrations", whole=True),
     Stage("adapt", MassModel, "adapt"),
     Stage("answer", MassModel, "solve"),
 )

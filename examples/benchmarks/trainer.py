@@ -29,7 +29,7 @@ from hf_mass.core.inner_loop import InnerLoop
 from hf_mass.lab.conventions import CONVENTIONS_FORMAT
 from hf_mass.lm.binding import deterministic
 from hf_mass.lm.generation import Sampling, complete
-from hf_mass.methods.inner import Adapter
+from hf_mass.methods.inner import InnerAdapter
 from hf_mass.methods.mass_model import MassModel, judge
 from hf_mass.methods.scorer import Scorer
 from hf_mass.tasks.task import Task
@@ -54,14 +54,14 @@ UPDATE = "update of the generator"
 STAGES = (
     Stage("generate samples (TRL)", GRPOTrainer, "_generate"),
     Stage("parse", meta_adapt_trainer, "read_sample"),
-    Stage("rows to tensors", Adapter, "problem"),
+    Stage("rows to tensors", InnerAdapter, "problem"),
     Stage("inner loop", InnerLoop, "run"),
     Stage("features for the scorer", MassModel, "features"),
-    Stage("attribution to demonstrations", Adapter, "demonstration_attributions", whole=True),
+    Stage("attribution to demonstrations", InnerAdapter, "demonstration_attributions", whole=True),
     Stage("scorer", Scorer, "forward"),
-    Stage("generate solutions", Adapter, "complete"),
+    Stage("generate solutions", InnerAdapter, "complete"),
     Stage("verify", outer, "judge"),
-    Stage("meta-gradient", Adapter, "meta_gradient"),
+    Stage("meta-gradient", InnerAdapter, "meta_gradient"),
     Stage("metrics", OuterLoop, "_metrics", whole=True),
     Stage("rest of the outer step", OuterLoop, "__call__"),
     Stage(UPDATE, GRPOTrainer, "compute_loss"),

@@ -18,7 +18,7 @@ from gradio.utils import get_upload_folder
 from hf_mass.app.controls import AUTOMATIC, OPTIONS, control
 from hf_mass.app.drawing import status_html
 from hf_mass.app.handlers import FIRST, LIMITS, Handlers
-from hf_mass.app.sessions import Sessions
+from hf_mass.app.visitors import Visitors
 from hf_mass.app.workshop import EXAMPLES, METHOD_NAMES, Lease, Workshop
 from hf_mass.engine.models import SMALL
 from hf_mass.errors import ConfigError
@@ -42,7 +42,7 @@ FORMS = """An ARC task (JSON with `train` and `test`), rows with `input` and `ou
 `input -> output`, or a text. Rows without an output are asked; if all have one, the last row is."""
 
 
-def build(workshop: Workshop, sessions: Sessions) -> gr.Blocks:
+def build(workshop: Workshop, sessions: Visitors) -> gr.Blocks:
     """The page, not launched yet.
 
     Args:
@@ -167,7 +167,7 @@ def launch(
         _require_free(host or "127.0.0.1", port)
     files = Path(get_upload_folder())  # from where Gradio hands files out without making a copy that would stay
     files.mkdir(parents=True, exist_ok=True)
-    sessions = Sessions(Path(tempfile.mkdtemp(prefix="hf_mass-", dir=files)))
+    sessions = Visitors(Path(tempfile.mkdtemp(prefix="hf_mass-", dir=files)))
     atexit.register(shutil.rmtree, sessions.root, ignore_errors=True)
     workshop = Workshop.load(model, lease, **model_settings)
     if all(each.size < SMALL for each in workshop.models.values()):

@@ -13,8 +13,8 @@ import gradio as gr
 from hf_mass.app import drawing
 from hf_mass.app.controls import AUTOMATIC, OPTIONS, chosen_settings, control, model_values
 from hf_mass.app.drawing import status_html
-from hf_mass.app.sessions import Sessions
-from hf_mass.app.workshop import METHOD_NAMES, Result, Workshop, example
+from hf_mass.app.visitors import Visitors
+from hf_mass.app.workshop import METHOD_NAMES, Outcome, Workshop, example
 from hf_mass.engine.events import Event, Loss, Replies, Stage, Weighed, Writing
 from hf_mass.errors import ConfigError, HFMassError
 from hf_mass.methods.base import Answer
@@ -31,7 +31,7 @@ _SAME = (gr.skip(),) * (1 + len(OPTIONS))
 
 
 @dataclass
-class View:
+class Page:
     """What the page shows of one adaptation so far."""
 
     problem: Problem
@@ -88,7 +88,7 @@ class Handlers:
         sessions: The visitors.
     """
 
-    def __init__(self, workshop: Workshop, sessions: Sessions) -> None:
+    def __init__(self, workshop: Workshop, sessions: Visitors) -> None:
         self.workshop, self.sessions = workshop, sessions
 
     # -- the problem --------------------------------------------------------------------------------------------------
@@ -144,13 +144,13 @@ class Handlers:
         if not isinstance(problem, Problem):
             yield status_html(problem or FIRST, error=True), "", "", "", hidden, *_buttons(False)
             return
-        view, key, last = View(problem), str(request.session_hash), 0.0
+        view, key, last = Page(problem), str(request.session_hash), 0.0
         yield view.page(True, download=hidden)
         folder = self.sessions.folder(key)
         try:
             stop = None if self.workshop.leases else self.sessions.begin(key)
             for event in self._begin(problem, model, method, settings, stop, folder):
-                if isinstance(event, Result):
+                if isinstance(event, Outcome):
                     download = gr.DownloadButton(value=str(event.archive), visible=True) if event.archive else hidden
                     yield view.page(False, view.summary(event.facts), event.facts["reason"] is not None, download)
                     return
@@ -168,7 +168,7 @@ class Handlers:
 
     def _begin(
         self, problem: Problem, model: str, method: str, settings: Mapping[str, Any], *more: Any
-    ) -> Iterator[Event | Result]:
+    ) -> Iterator[Event | Outcome]:
         """An adaptation; what cannot be is refused before a GPU is leased for it."""
         if method not in list(METHODS):  # others would be imported, whatever they are
             raise ConfigError(f"method is {method!r:.60}; choose one of {list(METHODS)}.")
@@ -195,9 +195,9 @@ class Handlers:
         with their weights and attributions (positive = helpful), losses.
         """
         try:
-            view = View(read_problem(problem, "problem", None, LIMITS))
+            view = Page(read_problem(problem, "problem", None, LIMITS))
             for event in self._begin(view.problem, model, method, settings or {}):
-                if isinstance(event, Result):
+                if isinstance(event, Outcome):
                     yield {"done": True, **event.facts}
                     return
                 view.take(event)

@@ -37,7 +37,7 @@ Lease = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 @dataclass(frozen=True)
-class Result:
+class Outcome:
     """What came of an adaptation, as plain data: a leased GPU is used in another process.
 
     Args:
@@ -63,7 +63,7 @@ class Workshop:
     def __init__(self, models: Sequence[LanguageModel], lease: Lease | None = None) -> None:
         self.models = {model.name: model for model in models}
         self.leases = lease is not None
-        self.adapt: Callable[..., Iterator[Event | Result]] = lease(self._adapt) if lease else self._adapt
+        self.adapt: Callable[..., Iterator[Event | Outcome]] = lease(self._adapt) if lease else self._adapt
 
     @classmethod
     def load(cls, name: str | None = None, lease: Lease | None = None, **settings: Any) -> Workshop:
@@ -99,7 +99,7 @@ class Workshop:
         settings: Mapping[str, Any],
         stop: StopSign | None = None,
         folder: Path | None = None,
-    ) -> Iterator[Event | Result]:
+    ) -> Iterator[Event | Outcome]:
         """Events, then the result. `settings` are as `chosen_settings` gives them; `folder` gets the archive."""
         values = dict(settings)
         seed = values.pop("seed", 0)
@@ -108,7 +108,7 @@ class Workshop:
             if not isinstance(event, Solution):
                 yield event
                 continue
-            yield Result({"model": name, **event.to_dict()}, None if folder is None else _archive(event, folder))
+            yield Outcome({"model": name, **event.to_dict()}, None if folder is None else _archive(event, folder))
 
 
 def _suits(method: str, model: LanguageModel, problem: Problem) -> bool:

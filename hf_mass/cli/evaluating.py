@@ -22,7 +22,7 @@ from hf_mass.cli.reading import read_set
 from hf_mass.cli.showing import plain, stdout_console
 from hf_mass.cli.solving import load_chosen, look_here
 from hf_mass.engine.models import default_model
-from hf_mass.evaluation.compare import OUTCOMES, ROWS, Comparison, Outcomes, Row, digest, fitting_rows, mean_cost
+from hf_mass.evaluation.compare import OUTCOMES, ROWS, Comparator, Comparison, Outcomes, digest, fitting_rows, mean_cost
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import ResultRow, ResultTable
 from hf_mass.lm.language_model import LanguageModel
@@ -100,7 +100,7 @@ def row_name(word: str) -> str:
 
 # -- reporting ---------------------------------------------------------------------------------------------------------
 
-Rows = Mapping[str, Row]
+Rows = Mapping[str, Comparator]
 ByName = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
 """Name of a row → seed → outcome of each task."""
 

@@ -21,7 +21,7 @@ AnyModel = Any
 """What `hf_mass.load` takes."""
 
 
-class Options(TypedDict, total=False):
+class RunOptions(TypedDict, total=False):
     """How a method is run: fields of `Session`, and `stop`, an event to set from another thread."""
 
     seed: int
@@ -33,14 +33,14 @@ class Options(TypedDict, total=False):
 
 @overload
 def adapt(
-    model: AnyModel, tasks: Task, method: str | Method[Any] = "ttt", **options: Unpack[Options]
+    model: AnyModel, tasks: Task, method: str | Method[Any] = "ttt", **options: Unpack[RunOptions]
 ) -> Adaptation: ...
 @overload
 def adapt(
-    model: AnyModel, tasks: Sequence[Task], method: str | Method[Any] = "ttt", **options: Unpack[Options]
+    model: AnyModel, tasks: Sequence[Task], method: str | Method[Any] = "ttt", **options: Unpack[RunOptions]
 ) -> list[Adaptation]: ...
 def adapt(
-    model: AnyModel, tasks: Task | Sequence[Task], method: str | Method[Any] = "ttt", **options: Unpack[Options]
+    model: AnyModel, tasks: Task | Sequence[Task], method: str | Method[Any] = "ttt", **options: Unpack[RunOptions]
 ) -> Adaptation | list[Adaptation]:
     """Adapt a model to one task, or to many in one pass. Nothing of it stays in the model.
 
@@ -73,7 +73,7 @@ def solve(
     model: AnyModel,
     problem: Task | Problem | Sequence[Task],
     method: str | Method[Any] = "ttt",
-    **options: Unpack[Options],
+    **options: Unpack[RunOptions],
 ) -> Solution:
     """Answer a problem, adapt to it, and answer it again. Where it was stopped, the solution says so.
 
@@ -104,7 +104,7 @@ def _as_list(tasks: Task | Sequence[Task]) -> list[Task]:
     return several
 
 
-def _session(model: AnyModel, method: str | Method[Any], options: Options) -> Session:
+def _session(model: AnyModel, method: str | Method[Any], options: RunOptions) -> Session:
     fields: dict[str, Any] = {name: value for name, value in options.items() if name != "stop" and value is not None}
     if (stop := options.get("stop")) is not None:
         fields["halt"] = stop.is_set

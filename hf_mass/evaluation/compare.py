@@ -41,7 +41,7 @@ OUTCOMES, FORMAT_VERSION = "outcomes.json", 2
 
 
 @dataclass(frozen=True)
-class Row:
+class Comparator:
     """A row of the table.
 
     Args:
@@ -74,24 +74,24 @@ def _both(lm: LanguageModel, tasks: Sequence[Task], settings: Settings) -> TTTTh
     return TTTThenMASS(_ttt(lm, tasks, settings), second)
 
 
-ROWS: dict[str, Row] = {
-    "none": Row("base", lambda *of: NoAdaptation(_mass(*of))),
-    "majority": Row("base, majority vote", lambda *of: MajorityVote(asks=_mass(*of)), "none"),
-    "mass-uniform": Row("MASS, uniform", partial(_mass, weigh_by="uniform"), "none"),
-    "mass-scorer": Row("MASS, scorer", partial(_mass, weigh_by="scorer"), "none"),
-    "mass-demonstrations": Row(
+ROWS: dict[str, Comparator] = {
+    "none": Comparator("base", lambda *of: NoAdaptation(_mass(*of))),
+    "majority": Comparator("base, majority vote", lambda *of: MajorityVote(asks=_mass(*of)), "none"),
+    "mass-uniform": Comparator("MASS, uniform", partial(_mass, weigh_by="uniform"), "none"),
+    "mass-scorer": Comparator("MASS, scorer", partial(_mass, weigh_by="scorer"), "none"),
+    "mass-demonstrations": Comparator(
         "MASS, attribution to demonstrations", partial(_mass, weigh_by="demonstrations"), "none"
     ),
-    "few-shot": Row("base, few-shot prompt", lambda *of: NoAdaptation(partial(_ttt, vote=False)(*of))),
-    "few-shot-voting": Row("base, few-shot prompt + voting", lambda *of: NoAdaptation(_ttt(*of)), "few-shot"),
-    "ttt": Row("TTT", partial(_ttt, vote=False), "few-shot"),
-    "ttt-voting": Row("TTT + voting", _ttt, "few-shot"),
-    "both": Row("TTT, then MASS", _both, "few-shot"),
+    "few-shot": Comparator("base, few-shot prompt", lambda *of: NoAdaptation(partial(_ttt, vote=False)(*of))),
+    "few-shot-voting": Comparator("base, few-shot prompt + voting", lambda *of: NoAdaptation(_ttt(*of)), "few-shot"),
+    "ttt": Comparator("TTT", partial(_ttt, vote=False), "few-shot"),
+    "ttt-voting": Comparator("TTT + voting", _ttt, "few-shot"),
+    "both": Comparator("TTT, then MASS", _both, "few-shot"),
 }
 """Name → row, in the order of the help."""
 
 
-def find_row(name: str, settings: Settings) -> Row:
+def find_row(name: str, settings: Settings) -> Comparator:
     """The row called `name`: one of `ROWS`, or one that is labelled as the method of that name calls itself.
 
     Raises:
@@ -100,7 +100,7 @@ def find_row(name: str, settings: Settings) -> Row:
     if name in ROWS:
         return ROWS[name]
     method = make_method(name, settings)
-    return Row(method.name, lambda *of: method, "few-shot")
+    return Comparator(method.name, lambda *of: method, "few-shot")
 
 
 def fitting_rows(lm: LanguageModel, kind: str, tasks: Sequence[Task]) -> list[str]:
@@ -237,7 +237,7 @@ class Comparison:
     token_budget: float | None = None
     say: Callable[[str], None] = lambda text: None
     on_event: Callable[[Event], None] = lambda event: None
-    rows: dict[str, Row] = field(init=False)
+    rows: dict[str, Comparator] = field(init=False)
     methods: dict[str, Method[Any]] = field(init=False)
 
     def __post_init__(self) -> None:

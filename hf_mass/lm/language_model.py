@@ -111,6 +111,7 @@ def replace_lora(model: PeftModel, name: str, config: LoraConfig) -> None:
     # PEFT cannot be without an adapter for a moment, nor have two of one name.
     placeholder = LoraConfig(r=1, target_modules=config.target_modules, task_type="CAUSAL_LM")
     add_lora(model, "placeholder", placeholder)
+    model.set_adapter("placeholder")
     model.delete_adapter(name)
     add_lora(model, name, config)
     if was_active:

@@ -50,7 +50,7 @@ class InnerProblem:
         return values
 
 
-class Adapter:
+class InnerAdapter:
     """Carries out the inner loop of many tasks on one PEFT model.
 
     The model must be in evaluation mode and its generator adapter active; `inner` names the adapter that is adapted.

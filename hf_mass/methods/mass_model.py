@@ -28,7 +28,7 @@ from hf_mass.lm.language_model import LanguageModel, lora_config, replace_lora, 
 from hf_mass.lm.loading import GENERATOR, INNER, describe_base, load_adapted, load_base, load_tokenizer
 from hf_mass.lm.shapes import LoraShape
 from hf_mass.methods.base import Adaptation, Answer, Cost
-from hf_mass.methods.inner import Adapter, InnerProblem
+from hf_mass.methods.inner import InnerAdapter, InnerProblem
 from hf_mass.methods.mass_card import mass_card
 from hf_mass.methods.mass_files import REQUIRED, read_base, read_config, write_config
 from hf_mass.methods.mass_settings import WEIGHINGS, MassConfig
@@ -74,7 +74,7 @@ class MassModel(LanguageModel):
         self.encoder = TextEncoder(
             tokenizer, config.format, config.max_length, config.max_sample_tokens, config.max_answer_tokens
         )
-        self.adapter = Adapter(model, self.encoder, config, INNER)
+        self.adapter = InnerAdapter(model, self.encoder, config, INNER)
         if scorer is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(row_seed("scorer", seed))
@@ -292,7 +292,7 @@ class MassModel(LanguageModel):
             means,
             samples=samples,
             weights=shares,
-            attributions=None if attributions is None else -attributions[n].float().cpu(),
+            attributions=None if attributions is None else 0 - attributions[n].float().cpu(),
             sample_losses=losses[:, n],
             lm=self,
             cost=replace(cost, sampled_tokens=float(sum(len(sample.token_ids) for sample in samples))),

@@ -9,12 +9,12 @@ from hf_mass.tasks.prompt_format import (
     DEFAULT_SOLUTION,
     DEFAULT_SOLVER,
     ParsedSample,
+    ParsedSolution,
     ParseFailure,
     PromptFormat,
-    SolutionParts,
 )
 
-__all__ = ["FORMATS", "ParseFailure", "ParsedSample", "PromptFormat", "SolutionParts"]
+__all__ = ["FORMATS", "ParseFailure", "ParsedSample", "ParsedSolution", "PromptFormat"]
 
 
 def _few_shot_text(question: str, answer: str, **settings: Any) -> PromptFormat:

@@ -42,7 +42,7 @@ class ParsedSample:
 
 
 @dataclass(frozen=True, slots=True)
-class SolutionParts:
+class ParsedSolution:
     """A solution text, split into its derivation (empty where it has none) and its final answer."""
 
     rationale: str
@@ -312,14 +312,14 @@ class PromptFormat:
         question, answer = self._read(question), self._read(answer)
         return ParsedSample(question, answer) if question and answer else ParsedSample("", "", "no_match")
 
-    def split_solution(self, text: str) -> SolutionParts | None:
+    def split_solution(self, text: str) -> ParsedSolution | None:
         """Splits a solution into its derivation and its final answer; None if no final answer is found."""
         match = re.search(self.solution_pattern, text.strip())
         if match is None:
             return None
         groups = _stripped_groups(match)
         answer = self._read(groups["answer"])
-        return SolutionParts(groups.get("rationale", ""), answer) if answer else None
+        return ParsedSolution(groups.get("rationale", ""), answer) if answer else None
 
     def compose_solution(self, rationale: str, answer: str) -> str:
         """A solution text of a derivation (which may be empty) and a final answer."""

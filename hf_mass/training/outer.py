@@ -27,7 +27,7 @@ from hf_mass.core.weights import logit_attributions, uniform_weights
 from hf_mass.lm.binding import deterministic
 from hf_mass.lm.encoding import Row
 from hf_mass.lm.generation import Sampling, row_seed
-from hf_mass.methods.inner import Adapter, InnerProblem
+from hf_mass.methods.inner import InnerAdapter, InnerProblem
 from hf_mass.methods.mass_model import MassModel, judge
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.formats import ParseFailure
@@ -265,7 +265,7 @@ def _finite_tree(tree: Tree) -> Tensor:
 # -- what the generator learns from the outer loss itself --------------------------------------------------------------
 
 
-def direct_gradient(adapter: Adapter, outer: WeightedLoss, params: Tree, valid: Tensor) -> dict[str, Tensor]:
+def direct_gradient(adapter: InnerAdapter, outer: WeightedLoss, params: Tree, valid: Tensor) -> dict[str, Tensor]:
     """Σ_n ∂L_n/∂φ at fixed adapted weights, by name, over the parameters of the model that require gradients.
 
     `valid` [N] says which tasks count; the others' numbers may be NaN.
@@ -277,7 +277,7 @@ def direct_gradient(adapter: Adapter, outer: WeightedLoss, params: Tree, valid: 
 
 
 def inner_steps_gradient(
-    adapter: Adapter, trajectory: Trajectory, outer_gradient: Tree, valid: Tensor
+    adapter: InnerAdapter, trajectory: Trajectory, outer_gradient: Tree, valid: Tensor
 ) -> dict[str, Tensor]:
     """What the inner steps add to `direct_gradient`: Σ_k ∂/∂φ Σ_r s_r ⟨∇_θ ℓ_r(θ_k; φ), ḡ_k⟩, from ∇L_outer(θ').
 

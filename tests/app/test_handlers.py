@@ -25,8 +25,8 @@ from hf_mass.app import controls
 from hf_mass.app import workshop as module
 from hf_mass.app.controls import AUTOMATIC, MOST, OPTIONS, chosen_settings, model_values
 from hf_mass.app.handlers import Handlers
-from hf_mass.app.sessions import Sessions
-from hf_mass.app.workshop import EXAMPLES, MODEL_VARIABLE, Result, Workshop, example
+from hf_mass.app.visitors import Visitors
+from hf_mass.app.workshop import EXAMPLES, MODEL_VARIABLE, Outcome, Workshop, example
 from hf_mass.engine.events import Event, Loss, Stage
 from hf_mass.engine.models import load
 from hf_mass.errors import ConfigError
@@ -97,7 +97,7 @@ def workshop() -> Workshop:
 @pytest.fixture
 def do(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Handlers:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))  # below which Gradio copies nothing
-    return Handlers(workshop, Sessions(tmp_path / "sessions"))
+    return Handlers(workshop, Visitors(tmp_path / "sessions"))
 
 
 @pytest.fixture
@@ -369,7 +369,7 @@ def test_a_key_is_no_path(tmp_path: Path, key: str) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "kept").write_text("")
-    sessions = Sessions(tmp_path / "sessions")
+    sessions = Visitors(tmp_path / "sessions")
     key = key.format(outside=outside)
     folder = sessions.folder(key)
     assert folder.parent == sessions.root and folder == sessions.folder(key) != sessions.folder("other")
@@ -378,7 +378,7 @@ def test_a_key_is_no_path(tmp_path: Path, key: str) -> None:
 
 
 def test_a_new_adaptation_stops_the_earlier_one() -> None:
-    sessions = Sessions(Path("unused"))
+    sessions = Visitors(Path("unused"))
     first, other = sessions.begin("one"), sessions.begin("two")
     second = sessions.begin("one")
     assert first.is_set() and not second.is_set() and not other.is_set()
@@ -443,7 +443,7 @@ def test_a_lease_covers_the_whole_adaptation(do: Handlers, workshop: Workshop) -
     visitor = Visitor(Handlers(leasing, do.sessions), "one")
     *_, last = visitor.adapt(read_problem(strips()), model=AUTOMATIC)
     assert "Done in" in last[0] and held[0] is True and held.count(True) == 1
-    assert isinstance(seen[0], Stage) and isinstance(seen[-1], Result)
+    assert isinstance(seen[0], Stage) and isinstance(seen[-1], Outcome)
     assert any(isinstance(event, Loss) for event in seen) and download(last).exists()
     assert max(len(pickle.dumps(event)) for event in seen) < 100_000  # no model among them
 

@@ -14,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hf_mass.errors import ConfigError, DataError
-from hf_mass.tasks.formats import FORMATS, ParsedSample, PromptFormat, SolutionParts
+from hf_mass.tasks.formats import FORMATS, ParsedSample, ParsedSolution, PromptFormat
 from hf_mass.tasks.task import Demonstration, Task
 
 NAMES = sorted(FORMATS)
@@ -159,7 +159,7 @@ def test_compact_grids_are_written_closely_and_read_in_canonical_form(gap: str) 
     assert fmt.inner_prompt(b, task) == fmt.demonstration_prompt(b, task) == f"{shown}45\n67>"
     assert fmt.compose_solution("", a) == "01\n23"
     assert fmt.parse_sample("01\n23>111;") == ParsedSample("0 1\n2 3", "1 1 1")
-    assert fmt.split_solution("01\n23;45>6") == SolutionParts("", "0 1\n2 3")
+    assert fmt.split_solution("01\n23;45>6") == ParsedSolution("", "0 1\n2 3")
 
 
 @pytest.mark.parametrize(

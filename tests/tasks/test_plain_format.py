@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS
-from hf_mass.tasks.formats import FORMATS, ParsedSample, SolutionParts
+from hf_mass.tasks.formats import FORMATS, ParsedSample, ParsedSolution
 from hf_mass.tasks.task import Demonstration, Task
 
 FORMAT = FORMATS["plain"]
@@ -34,7 +34,7 @@ def test_the_text_is_that_of_the_few_shot_format(pairs: list[tuple[str, str]]) -
 def test_a_demonstration_written_by_the_model_is_read(question: str, answer: str) -> None:
     for text in (f"{question}\nOutput: {answer}", f"Input: {question}\nOutput: {answer}\n\nInput: next"):
         assert FORMAT.parse_sample(text) == ParsedSample(question, answer)
-    assert FORMAT.split_solution(f"{answer}\n\nInput: {question}") == SolutionParts("", answer)
+    assert FORMAT.split_solution(f"{answer}\n\nInput: {question}") == ParsedSolution("", answer)
     assert FORMAT.compose_solution("", answer) == answer
 
 

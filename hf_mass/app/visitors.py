@@ -16,7 +16,7 @@ class _Session:
     folder: Path | None = None
 
 
-class Sessions:
+class Visitors:
     """Visitors by the key that Gradio gives each page.
 
     Args:
