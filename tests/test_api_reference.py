@@ -137,4 +137,4 @@ def test_settings_are_rendered_where_they_stand_and_where_they_are_declared() ->
 
 def test_what_only_implements_is_left_out() -> None:
     page = "\n".join(api.render("hf_mass.MASS"))
-    assert "#### MASS.step" in page and "#### MASS.stop" not in page
+    assert "MASS.step" in page and "MASS.stop" not in page

@@ -239,7 +239,9 @@ def methods(kind: type) -> dict[str, Callable[..., Any] | property]:
             plain = thing.__func__ if isinstance(thing, classmethod | staticmethod) else thing
             if not name.startswith("_") and name not in hidden and (inspect.isfunction(plain) or _is_property(plain)):
                 members.setdefault(name, plain)
-    return members
+    # An override without words of its own does what the base says.
+    inherited = {name for base in kind.__mro__[1:] for name in vars(base)}
+    return {name: each for name, each in members.items() if each.__doc__ or name not in inherited}
 
 
 def _is_property(thing: Any) -> bool:

@@ -10,43 +10,69 @@ from hf_mass.methods.base import Answer
 
 @dataclass(frozen=True)
 class Stage:
-    """Something begins."""
+    """Something begins.
 
-    text: str  # what
+    Args:
+        text: What.
+    """
+
+    text: str
 
 
 @dataclass(frozen=True)
 class Writing:
-    """Auxiliary samples as far as they are written."""
+    """Auxiliary samples as far as they are written.
 
-    texts: tuple[str, ...]  # one for each sample, task after task
+    Args:
+        texts: One for each sample, task after task.
+    """
+
+    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Weighed:
-    """Auxiliary samples with their weights."""
+    """Auxiliary samples with their weights.
 
-    query: int  # number of the task
-    rows: tuple[dict[str, Any], ...]  # `Adaptation.explain()`: one for each sample
+    Args:
+        query: Number of the task.
+        rows: `Adaptation.explain()`: one for each sample.
+    """
+
+    query: int
+    rows: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class Loss:
-    """The training loss at one step."""
+    """The training loss at one step.
 
-    method: str  # "ttt", "mass", or another's name
-    query: int  # number of the task; 0 where all train together
-    step: int  # from 0
-    steps: int  # how many there will be
-    value: float  # nats per token
+    Args:
+        method: "ttt", "mass", or another's name.
+        query: Number of the task; 0 where all train together.
+        step: From 0.
+        steps: How many there will be.
+        value: Nats per token.
+    """
+
+    method: str
+    query: int
+    step: int
+    steps: int
+    value: float
 
 
 @dataclass(frozen=True)
 class Replies:
-    """All tasks are answered."""
+    """All tasks are answered.
 
-    when: str  # "before" or "after" adapting
-    answers: tuple[Answer, ...]  # one for each task
+    Args:
+        when: "before" or "after" adapting.
+        answers: One for each task.
+    """
+
+    when: str
+    answers: tuple[Answer, ...]
 
 
 Event: TypeAlias = Stage | Writing | Weighed | Loss | Replies

@@ -244,7 +244,12 @@ def events(
 ) -> Generator[Event | Solution, None, None]:
     """As `Session.solve`, as a generator of the events, whose last item is the solution.
 
-    Adapting goes on in a thread of its own, and ends with the generator, or when `stop` is set.
+    Adapting goes on in a thread of its own, and ends with the generator.
+
+    Args:
+        session: How it is run.
+        problem: The problem.
+        stop: Set it to end adapting.
 
     Raises:
         DataError: If the problem is none for this model or method.

@@ -34,13 +34,21 @@ _NONE = torch.zeros(0)
 
 @dataclass(frozen=True)
 class Cost:
-    """What adapting and answering took, shared evenly by the tasks of a pass."""
+    """What adapting and answering took, shared evenly by the tasks of a pass.
 
-    sampled_tokens: float = 0.0  # tokens that were generated
-    trained_tokens: float = 0.0  # tokens of rows that went through a backward pass
-    forward_passes: float = 0.0  # rows that went through the model, generation apart
-    backward_passes: float = 0.0  # rows that went back through it
-    seconds: float = 0.0  # wall time
+    Args:
+        sampled_tokens: Tokens that were generated.
+        trained_tokens: Tokens of rows that went through a backward pass.
+        forward_passes: Rows that went through the model, generation apart.
+        backward_passes: Rows that went back through it.
+        seconds: Wall time.
+    """
+
+    sampled_tokens: float = 0.0
+    trained_tokens: float = 0.0
+    forward_passes: float = 0.0
+    backward_passes: float = 0.0
+    seconds: float = 0.0
 
     @classmethod
     def of(cls, meter: Meter, seconds: float, tasks: int) -> Cost:
@@ -238,13 +246,21 @@ class Adaptation:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a method has come."""
+    """How far a method has come.
 
-    stage: str  # what goes on, in words for people
-    step: int = 0  # training steps made
-    steps: int | None = None  # how many there will be; None where there are no steps
-    loss: float | None = None  # the last training loss, mean over the tasks; None where there is none
-    writes: bool = False  # whether what is being generated is worth showing while it is written
+    Args:
+        stage: What goes on, in words for people.
+        step: Training steps made.
+        steps: How many there will be; None where there are no steps.
+        loss: The last training loss, mean over the tasks; None where there is none.
+        writes: Whether what is being generated is worth showing while it is written.
+    """
+
+    stage: str
+    step: int = 0
+    steps: int | None = None
+    loss: float | None = None
+    writes: bool = False
 
 
 class Method(Protocol, Generic[State]):
