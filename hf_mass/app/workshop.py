@@ -16,6 +16,7 @@ from hf_mass.engine.session import Session, events
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.guard import guarded
 from hf_mass.methods.registry import make_method
 from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.problems import Problem, read_problem_file
@@ -103,7 +104,8 @@ class Workshop:
         """Events, then the result. `settings` are as `chosen_settings` gives them; `folder` gets the archive."""
         values = dict(settings)
         seed = values.pop("seed", 0)
-        session = Session(self.models[name], make_method(method, values), seed, time_limit=TIME_LIMIT)
+        lm = self.models[name]
+        session = Session(lm, guarded(make_method(method, values), lm, problem.tasks), seed, time_limit=TIME_LIMIT)
         for event in events(session, problem, stop):
             if not isinstance(event, Solution):
                 yield event

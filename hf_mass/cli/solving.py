@@ -18,16 +18,14 @@ from hf_mass.cli.options import ModelChoice
 from hf_mass.cli.progress import Watcher, watched
 from hf_mass.cli.showing import plain, show_solution, stdout_console
 from hf_mass.engine.api import solve
-from hf_mass.engine.models import default_model, load
+from hf_mass.engine.models import SMALL, default_model, load
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import AdaptationError, DataError, HFMassError
 from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.guard import guarded
 from hf_mass.methods.registry import make_method
 from hf_mass.store.card import peft_snippet, quoted
 from hf_mass.tasks.problems import Problem
-
-SMALL = 20_000_000
-"""Parameters below which one CPU thread is faster than several."""
 
 
 class Solver:
@@ -46,7 +44,7 @@ class Solver:
             watch.say("Loading the model", at_once=True)
             self.loaded[name] = load_chosen(self.how.model, name)
         lm = self.loaded[name]
-        method = self.methods[self.how.method or fitting_method(lm, problem)]
+        method = guarded(self.methods[self.how.method or fitting_method(lm, problem)], lm, problem.tasks)
         return solve(lm, problem, method, seed=self.how.seed, on_event=watch), lm
 
 

@@ -12,6 +12,7 @@ from hf_mass.engine.session import Session
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import DataError
 from hf_mass.methods.base import Adaptation, Method
+from hf_mass.methods.guard import guarded
 from hf_mass.methods.registry import make_method
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.problems import Problem
@@ -52,7 +53,7 @@ def adapt(
         model: What `hf_mass.load` gave or takes.
         tasks: One task (gives one record) or several (gives a list). Those with the same demonstrations share one.
         method: "ttt", "mass", "both", "vote", "none", a registered name, "package.module:Class", or a method:
-            `TTT(...)`, `MASS(...)`.
+            `TTT(...)`, `MASS(...)`, `Guard(TTT(...))`. Methods by name are guarded on a model that does not ship.
         options: `seed` for sampling and training; `tasks_per_pass`, distinct sets of demonstrations that go through the
             model side by side, None for all; `on_event`, called with every event (`hf_mass.engine.events`);
             `time_limit` in seconds; `stop`, a `threading.Event` that stops when it is set.
@@ -63,7 +64,7 @@ def adapt(
         ConfigError: If there is no such method, or an option is out of its range.
     """
     several = _as_list(tasks)
-    session = _session(model, method, options)
+    session = _session(model, method, several, options)
     session.require(several)
     adaptations = session.adapt(several)
     return adaptations[0] if isinstance(tasks, Task) else adaptations
@@ -87,11 +88,10 @@ def solve(
         DataError: If a task is none for the method or model.
         ConfigError: If there is no such method, or an option is out of its range.
     """
-    session = _session(model, method, options)
     if not isinstance(problem, Problem):
         tasks = _as_list(problem)
         problem = Problem(tasks[0].id or "problem", kind_of(tasks), tuple(tasks))
-    return session.solve(problem)
+    return _session(model, method, problem.tasks, options).solve(problem)
 
 
 def _as_list(tasks: Task | Sequence[Task]) -> list[Task]:
@@ -104,8 +104,10 @@ def _as_list(tasks: Task | Sequence[Task]) -> list[Task]:
     return several
 
 
-def _session(model: AnyModel, method: str | Method[Any], options: RunOptions) -> Session:
+def _session(model: AnyModel, method: str | Method[Any], tasks: Sequence[Task], options: RunOptions) -> Session:
     fields: dict[str, Any] = {name: value for name, value in options.items() if name != "stop" and value is not None}
     if (stop := options.get("stop")) is not None:
         fields["halt"] = stop.is_set
-    return Session(load(model), make_method(method) if isinstance(method, str) else method, **fields)
+    lm = load(model)
+    chosen = guarded(make_method(method), lm, tasks) if isinstance(method, str) else method
+    return Session(lm, chosen, **fields)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_mass.errors import CheckpointError, ConfigError, DataError
 from hf_mass.lm.language_model import ADAPTATION_FILE, LanguageModel, lora_config, sharing_weights, with_starting_lora
 from hf_mass.lm.loading import load_base, load_lora, load_tokenizer
+from hf_mass.lm.precision import prefers_bfloat16
 from hf_mass.methods.mass import without_scorer
 from hf_mass.methods.mass_files import CONFIG_NAME
 from hf_mass.methods.mass_model import MassModel
@@ -93,7 +94,8 @@ def load(
         revision: Branch, tag or commit of a Hub repository.
         token: For a private repository.
         device: Where to put it; None for a GPU if there is one, and for a model in memory for where it is.
-        model_kwargs: For `AutoModelForCausalLM.from_pretrained`.
+        model_kwargs: For `AutoModelForCausalLM.from_pretrained`; without `dtype` a large model in float32 is taken in
+            bfloat16 where the device is faster at it.
 
     Raises:
         CheckpointError: If it cannot be loaded.
@@ -106,9 +108,9 @@ def load(
         lm = _in_memory(model, tokenizer)
     else:
         name = str(model)
-        is_shipped = name in SHIPPED and not Path(name).is_dir()
-        lm = _shipped(name) if is_shipped else _saved(name, tokenizer, revision, token, model_kwargs)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        is_shipped = name in SHIPPED and not Path(name).is_dir()
+        lm = _shipped(name) if is_shipped else _saved(name, tokenizer, revision, token, device, model_kwargs)
     if device is not None:
         lm.model.to(device)
     lm.model.eval()
@@ -148,7 +150,12 @@ def _shipped(name: str) -> LanguageModel:
 
 
 def _saved(
-    name: str, tokenizer: PreTrainedTokenizerBase | None, revision: str | None, token: Token, model_kwargs: Any
+    name: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    revision: str | None,
+    token: Token,
+    device: str,
+    model_kwargs: Any,
 ) -> LanguageModel:
     if has_file(name, CONFIG_NAME, revision, token):
         mass = MassModel.from_pretrained(name, revision=revision, token=token, **model_kwargs)
@@ -168,7 +175,10 @@ def _saved(
             lm.defaults = defaults or lm.defaults
         return lm
     tokenizer = tokenizer or load_tokenizer(name, token, revision=revision)
-    return _fresh(load_base(name, token, revision=revision, **model_kwargs), tokenizer, name)
+    base = load_base(name, token, revision=revision, **model_kwargs)
+    if "dtype" not in model_kwargs and base.dtype == torch.float32 and base.num_parameters() > SMALL:
+        base = base.to(torch.bfloat16) if prefers_bfloat16(device) else base
+    return _fresh(base, tokenizer, name)
 
 
 def _fresh(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> LanguageModel:

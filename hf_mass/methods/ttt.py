@@ -113,7 +113,7 @@ class TTT(Method[TTTState]):
             raise DataError(f"{lm.name} cannot be trained on demonstrations of {kind}. Choose method 'mass'.")
         values = {"preset": "text", **(suiting or {})}
         preset = values.pop("preset") if self.preset is None else self.preset
-        changes = {"chat": lm.chat, **(values if self.preset is None else {}), **self.changes}
+        changes = {**(values if self.preset is None else {}), **self.changes}
         if kind == "grids" and not any("\n" in text for task in tasks for text in (task.problem, *data_key(task)[1:])):
             changes = {**STRIPS, **changes}
         return TTTSettings(**preset_values(preset, {f.name for f in fields(TTTSettings)}, **changes))

@@ -172,7 +172,20 @@ TTT_PRESETS: dict[str, dict[str, Any]] = {
         "predict_recolour": True,
         "predict_length_factor": 2.0,
     },
-    "text": {**_TEXT, "few_shot_format": "plain", "permutations": 4, "predict_permutations": 1, "vote": "flat"},
+    "text": {
+        **_TEXT,
+        "few_shot_format": "plain",
+        "learning_rate": 1e-3,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 5,
+        "lora_r": 16,
+        "lora_alpha": 32,
+        "permutations": 4,
+        "max_examples": 40,
+        "predict_permutations": 1,
+        "predict_length_factor": 3.0,
+        "vote": "flat",
+    },
     "strings": {
         **_TEXT,
         "few_shot_format": "plain",
@@ -188,5 +201,6 @@ TTT_PRESETS: dict[str, dict[str, Any]] = {
         "vote": "flat",
     },
 }
-"""The paper's settings for ARC (the defaults) and for BIG-Bench Hard (10 demonstrations × 4 orders = 40 sequences), the
-ARC ones without grids for a few-shot file of texts, and those chosen for the bases that ship for grids and strings."""
+"""The paper's settings for ARC (the defaults) and for BIG-Bench Hard (10 demonstrations × 4 orders = 40 sequences),
+those for texts that were chosen on a real model (examples/benchmarks/real_models.py, its tuning tasks), and those
+chosen for the bases that ship for grids and strings."""
