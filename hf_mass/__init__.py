@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import Any
 
+from hf_mass.errors import missing_extra
+
 __version__ = "0.1.0"
 
 # The names most programs need, found when they are first asked for: `import hf_mass.tasks` must not load torch.
@@ -13,6 +15,7 @@ _PUBLIC = {
     "Demonstration": "hf_mass.tasks.task",
     "FORMATS": "hf_mass.tasks.formats",
     "FewShotFormat": "hf_mass.tasks.few_shot_format",
+    "Guard": "hf_mass.methods.guard",
     "LanguageModel": "hf_mass.lm.language_model",
     "MASS": "hf_mass.methods.mass",
     "MajorityVote": "hf_mass.methods.unadapted",
@@ -45,7 +48,12 @@ __all__ = ["__version__", *sorted(_PUBLIC)]
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'hf_mass' has no attribute {name!r}; it has {sorted(_PUBLIC)}.")
-    return getattr(import_module(_PUBLIC[name]), name)
+    try:
+        return getattr(import_module(_PUBLIC[name]), name)
+    except ModuleNotFoundError as error:
+        if (message := missing_extra(f"hf_mass.{name}", error)) is None:
+            raise
+        raise ImportError(message, name=error.name) from error
 
 
 def __dir__() -> list[str]:

@@ -41,3 +41,13 @@ class HubError(CheckpointError):
 
 class Stopped(HFMassError, RuntimeError):
     """What was going on was stopped, by a person or by its time limit."""
+
+
+EXTRAS = {"datasets": "train", "trl": "train", "gradio": "demo", "matplotlib": "plots", "math_verify": "math"}
+"""Module → the extra that brings it."""
+
+
+def missing_extra(what: str, error: ModuleNotFoundError) -> str | None:
+    """What to install for something that a missing module is needed for; None if no extra brings that module."""
+    extra = EXTRAS.get(error.name or "")
+    return extra and f'{what} needs {error.name}. Run: pip install "hf_mass[{extra}]"'

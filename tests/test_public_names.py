@@ -8,6 +8,8 @@ import sys
 import pytest
 
 import hf_mass
+from hf_mass.cli.deferred import deferred
+from hf_mass.errors import ConfigError
 
 
 @pytest.mark.parametrize("name", [name for name in hf_mass.__all__ if name != "__version__"])
@@ -30,3 +32,15 @@ def test_the_package_alone_is_light() -> None:
 def test_tasks_do_not_load_torch() -> None:
     code = "import sys, hf_mass.lab.conventions, hf_mass.tasks.verifiers; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_what_needs_an_extra_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'trl'", name="trl")
+
+    monkeypatch.setattr(hf_mass, "import_module", missing)
+    with pytest.raises(ImportError, match=r'hf_mass\.TTTTrainer needs trl\. Run: pip install "hf_mass\[train\]"'):
+        hf_mass.TTTTrainer  # noqa: B018
+    monkeypatch.setattr("hf_mass.cli.deferred.import_module", missing)
+    with pytest.raises(ConfigError, match=r'This command needs trl\. Run: pip install "hf_mass\[train\]"'):
+        deferred("hf_mass.app.app", "launch")()

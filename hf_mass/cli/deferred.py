@@ -6,6 +6,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from hf_mass.errors import ConfigError, missing_extra
+
 
 def deferred(module: str, name: str) -> Callable[..., Any]:
     """A function of another module, which is imported at the first call.
@@ -14,6 +16,12 @@ def deferred(module: str, name: str) -> Callable[..., Any]:
     """
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return getattr(import_module(module), name)(*args, **kwargs)
+        try:
+            function = getattr(import_module(module), name)
+        except ModuleNotFoundError as error:
+            if (message := missing_extra("This command", error)) is None:
+                raise
+            raise ConfigError(message) from error
+        return function(*args, **kwargs)
 
     return call

@@ -29,7 +29,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 
 from hf_mass.core.meter import count_sampled
 from hf_mass.lm.encoding import pad_rows
-from hf_mass.lm.prefix import Prefix
+from hf_mass.lm.prefix import KEYWORD, Prefix
 
 Watch = Callable[[list[list[int]]], None]
 """Called with the tokens that each row has so far. An exception that it raises ends the generation."""
@@ -194,7 +194,7 @@ def complete(
             generation_config=config,
             logits_processor=sampling.processors(seeds),
             stopping_criteria=StoppingCriteriaList([_Watched(watch, ids.shape[1], ends)] if watch else []),
-            **({} if prefix is None else {"past_key_values": prefix.cache}),
+            **({} if prefix is None else {KEYWORD: prefix.cache}),
             **({} if stop is None else {"stop_strings": [stop], "tokenizer": tokenizer}),
         )
     completions = [_up_to_end(row, ends) for row in output[:, ids.shape[1] :].tolist()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import takewhile
 
 import torch
@@ -11,6 +12,8 @@ from peft import PeftModel
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+KEYWORD = "cache" if tuple(map(int, version("transformers").split(".")[:2])) >= (5, 24) else "past_key_values"
+"""What transformers calls the cache that it is handed."""
 SHORTEST = 32
 """Tokens of a prefix below which reading it for each row costs less than it saves."""
 
@@ -42,7 +45,7 @@ class Prefix:
             return None
         cache = DynamicCache(config=config)
         ids = torch.tensor([list(prompts[0][:length])], device=next(model.parameters()).device)
-        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model(input_ids=ids, use_cache=True, logits_to_keep=1, **{KEYWORD: cache})
         if any(type(layer) is not DynamicLayer for layer in cache.layers) or cache.get_seq_length() != length:
             return None
         cache.batch_repeat_interleave(len(prompts))
