@@ -31,7 +31,15 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "hf_mass.tasks.problems.Problem",
     ),
     "Methods": (
-        *("hf_mass.TTT", "hf_mass.TTTSettings", "hf_mass.MASS", "hf_mass.TTTThenMASS", "hf_mass.MajorityVote"),
+        *(
+            "hf_mass.TTT",
+            "hf_mass.TTTSettings",
+            "hf_mass.MASS",
+            "hf_mass.TTTThenMASS",
+            "hf_mass.MajorityVote",
+            "hf_mass.Guard",
+            "hf_mass.methods.base.GuardEntry",
+        ),
         *("hf_mass.NoAdaptation", "hf_mass.Method", "hf_mass.methods.base.Progress", "hf_mass.register_method"),
         *("hf_mass.methods.registry.make_method", "hf_mass.methods.few_shot_answers.FewShotAnswers"),
     ),

@@ -305,6 +305,10 @@ class Method(Protocol, Generic[State]):
         """The method at the strengths that a guard chooses from, the default first."""
         return [self]
 
+    def on_half(self) -> Method[Any]:
+        """What a guard runs on half of the demonstrations: half as much work, where that can be chosen."""
+        return self
+
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
         """Checks, before anything is computed, that the method can do what is asked.
 

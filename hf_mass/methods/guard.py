@@ -74,6 +74,7 @@ class Guard(Method[GuardState]):
     ) -> None:
         self.method, self.name, self.joint = method, method.name, method.joint
         self.candidates = list(strengths or method.strengths())
+        self.trials = [candidate.on_half() for candidate in self.candidates]
         self.reads_by, self.margin = reads_by or (method if isinstance(method, TTT) else TTT()), margin
         if not self.candidates:
             raise ConfigError("Guard.strengths is empty; give the method at least at one strength.")

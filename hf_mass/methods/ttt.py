@@ -7,6 +7,7 @@ puzzle) share one adapter.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -71,7 +72,8 @@ class TTT(Method[TTTState]):
     name = "ttt"
 
     def __init__(self, settings: TTTSettings | None = None, preset: str | None = None, **changes: Any) -> None:
-        self.settings, self.preset, self.changes, self.scale = settings, preset, changes, 1.0
+        self.settings, self.preset, self.changes = settings, preset, changes
+        self.scale = self.share = 1.0  # of the learning rate, and of the number of examples
         if settings is None:  # wrong settings are told before a model is loaded
             TTTSettings.preset(preset or "text", **changes)
 
@@ -97,6 +99,12 @@ class TTT(Method[TTTState]):
         other.scale = self.scale * scale
         return other
 
+    def on_half(self) -> TTT:
+        """The same with half as many examples."""
+        other = copy(self)
+        other.share = self.share / 2
+        return other
+
     def resolved(self, lm: LanguageModel, tasks: Sequence[Task]) -> TTTSettings:
         """The settings for these tasks on this model.
 
@@ -104,7 +112,8 @@ class TTT(Method[TTTState]):
             DataError: If the model has none for such tasks.
         """
         settings = self.settings or self._suiting(lm, tasks)
-        return replace(settings, learning_rate=settings.learning_rate * self.scale)
+        examples = math.ceil(settings.max_examples * self.share)
+        return replace(settings, learning_rate=settings.learning_rate * self.scale, max_examples=examples)
 
     def _suiting(self, lm: LanguageModel, tasks: Sequence[Task]) -> TTTSettings:
         kind = kind_of(tasks)
