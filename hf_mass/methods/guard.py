@@ -107,7 +107,7 @@ class Guard(Method[GuardState]):
         if not state.runs:
             return self._choose(state)
         run = state.runs[0]
-        method = self.candidates[run.strength]
+        method = (self.candidates if state.chosen else self.trials)[run.strength]
         if run.state is None:
             tasks = [state.tasks[n] if state.chosen else state.folds[n][1] for n in run.numbers]
             run = replace(run, state=method.begin(lm, tasks, state.seed))
