@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from guide_blocks import blocks, run, same_output, wrong_calls
+from guide_blocks import anchors, blocks, run, same_output, wrong_calls
 from repository import ROOT
 from transformers import HfArgumentParser
 
@@ -108,12 +108,6 @@ def test_links_lead_somewhere(guide: Path) -> None:
         assert linked.exists(), target
         if anchor:
             assert anchor in anchors(linked), target
-
-
-def anchors(page: Path) -> set[str]:
-    """The anchors that GitHub gives to a page's headings."""
-    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=of)

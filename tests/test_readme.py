@@ -1,4 +1,4 @@
-"""The README is true: its commands run, its table is the one in the results folder, its file tree exists."""
+"""README, and the pages that it leads to, are true: what they show runs, their tables are the measured ones."""
 
 from __future__ import annotations
 
@@ -11,19 +11,34 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from guide_blocks import wrong_calls
 from hub_emulator import Account, EmulatedHub
 from model_fixtures import BASE, conventions_model
-from peft import PeftModel
 from repository import ROOT
 from transformers import AutoModelForCausalLM
 
-from hf_mass.methods.mass_model import MassModel
+from hf_mass.training.meta_adapt_config import MetaAdaptConfig
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = ROOT / "examples" / "results"
+GUIDES = ROOT / "examples" / "guides"
+REAL_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}(?: no-run)?\n(.*?)```", page, re.DOTALL)
+
+
+def block(text: str, page: Path) -> str:
+    """The one block of Python of a page that holds a text."""
+    (code,) = [code for code in blocks("python", page.read_text(encoding="utf-8")) if text in code]
+    return code
+
+
+def between(marker: str) -> str:
+    """What stands between two comments of the page of results."""
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    return page.split(f"<!-- {marker}:begin -->")[1].split(f"<!-- {marker}:end -->")[0].strip()
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +63,26 @@ def test_main_job_reports_and_saves(main_job: tuple[str, Path]) -> None:
     assert str(output / "adapters") in text
 
 
-def test_the_first_example_prints_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    exec(blocks("python")[0], {})
-    assert capsys.readouterr().out == blocks("text")[0]
+def test_readme_is_short() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 120 and sum(line.startswith("|") for line in lines) <= 14
+
+
+def test_the_first_example_runs_on_a_model_that_ships(capsys: pytest.CaptureFixture[str]) -> None:
+    code = blocks("python")[0]
+    assert wrong_calls(code) == [] and REAL_MODEL in code
+    exec(code.replace(REAL_MODEL, "strings-base"), {})
+    assert capsys.readouterr().out.splitlines()[:2] == ["foxs", "foxes"]
+    assert len(blocks("text")[0].splitlines()) == code.count("print(")
+
+
+def test_the_example_without_a_download_prints_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(block('"strings-base"', ROOT / "README.md"), {})
+    assert capsys.readouterr().out == blocks("text")[1]
 
 
 def usage_example() -> str:
-    (code,) = [block for block in blocks("python") if '"conventions-mass"' in block]
-    return code
+    return block('"conventions-mass"', GUIDES / "train-mass.md")
 
 
 def test_usage_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,31 +100,34 @@ def test_usage_example_runs_on_what_the_main_job_left(
 
 def test_extras_are_the_real_ones() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    table = README.split("| extra | for |")[1].split("\n\n")[0]
-    assert set(re.findall(r"`(\w+)`(?=[^|]*\|.*\|)", table)) == set(project["optional-dependencies"])
-    for listed in re.findall(r"pip install -e \"\.\[([\w,]+)\]\"", README):
-        assert set(listed.split(",")) <= set(project["optional-dependencies"]), listed
+    extras = set(project["optional-dependencies"])
+    (line,) = re.findall(r"^Extras: .*$", README, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", line)) == extras
+    page = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    table = page.split("| extra | for |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`(?=[^|]*\|.*\|)", table)) == extras
+    for text in (README, page, *(guide.read_text(encoding="utf-8") for guide in GUIDES.glob("*.md"))):
+        for listed in re.findall(r"pip install -e \"\.\[([\w,]+)\]\"", text):
+            assert set(listed.split(",")) <= extras, listed
 
 
 def test_hub_example_runs(hub: EmulatedHub) -> None:
-    code = next(block for block in blocks("python") if "push_to_hub(" in block)
+    code = block('push_to_hub("user/name"', GUIDES / "train-mass.md")
     mass = conventions_model(trained=True)
-    names = {"mass": mass, "base": AutoModelForCausalLM.from_pretrained(BASE), "MassModel": MassModel}
+    names = {"mass": mass, "base": AutoModelForCausalLM.from_pretrained(BASE)}
     hub.accounts["hf_..."] = hub.accounts["hf_alice"] = Account("user")
-    exec(code, {**names, "PeftModel": PeftModel})
+    exec(code, names)
     assert hub.repos["user/name"].private
 
 
 def test_trainer_example_names_real_settings() -> None:
-    code = next(block for block in blocks("python") if "MetaAdaptTrainer(" in block)
-    from hf_mass.training.meta_adapt_config import MetaAdaptConfig
-
+    code = block("train_dataset=dataset", GUIDES / "train-mass.md")
     names = set(re.findall(r"(\w+)=", re.search(r"MetaAdaptConfig\((.*?)\)", code, re.DOTALL).group(1)))  # type: ignore[union-attr]
-    assert names <= set(MetaAdaptConfig.__dataclass_fields__)
+    assert names and names <= set(MetaAdaptConfig.__dataclass_fields__)
 
 
 def test_test_time_training_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = next(block for block in blocks("python") if "TTTTrainer(" in block)
+    code = block('"data/evaluation"', GUIDES / "ttt-few-shot.md")
     strip = {"input": [[1, 0, 2]], "output": [[2, 0, 1]]}, {"input": [[3, 4]], "output": [[4, 3]]}
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.json").write_text(json.dumps({"train": list(strip), "test": [strip[0]]}))
@@ -112,38 +142,43 @@ def test_test_time_training_example_runs(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_test_time_training_tables_are_the_measured_ones() -> None:
     """Each row and goal shown is one of a report that a script of `examples/research` wrote."""
-    results = ROOT / "examples" / "results"
-    reports = [*results.glob("ttt/report-*.md"), results / "grid-mass/results.md", results / "strings/results.md"]
+    reports = [*RESULTS.glob("ttt/report-*.md"), RESULTS / "grid-mass/results.md", RESULTS / "strings/results.md"]
     measured = "".join(report.read_text() for report in reports).splitlines()
-    shown = README.split("<!-- ttt:begin -->")[1].split("<!-- ttt:end -->")[0].splitlines()
-    rows = [line for line in shown if line.startswith(("|", "- met", "- MISSED"))]
+    rows = [line for line in between("ttt").splitlines() if line.startswith(("|", "- met", "- MISSED"))]
     assert len(rows) > 10 and set(rows) <= set(measured)
 
 
 def test_results_table_is_the_measured_one() -> None:
-    shown = README.split("<!-- results:begin -->")[1].split("<!-- results:end -->")[0].strip()
-    assert shown, "README shows no results"
-    assert (ROOT / "examples" / "results" / "results.md").read_text().strip() in shown
+    shown = between("results")
+    assert shown, "the page shows no results"
+    assert (RESULTS / "results.md").read_text().strip() in shown
 
 
 def test_cost_tables_are_the_measured_ones() -> None:
     """Each row shown is a row of a file that a benchmark wrote."""
-    files = "metagrad.md", "tasks.md"
-    measured = "".join((ROOT / "examples" / "results" / name).read_text() for name in files).splitlines()
-    shown = README.split("<!-- cost:begin -->")[1].split("<!-- cost:end -->")[0].splitlines()
-    rows = [line for line in shown if line.startswith("|")]
+    measured = "".join((RESULTS / name).read_text() for name in ("metagrad.md", "tasks.md")).splitlines()
+    rows = [line for line in between("cost").splitlines() if line.startswith("|")]
     assert len(rows) > 10 and set(rows) <= set(measured)
 
 
 def test_file_tree_is_true() -> None:
-    tree = next(block for block in blocks("text") if "hf_mass/core" in block)
+    page = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    tree = next(text for text in blocks("text", page) if "hf_mass/core" in text)
     listed = [line.split()[0] for line in tree.strip().splitlines()]
     assert all((ROOT / path).exists() for path in listed)
     folders = {f"hf_mass/{p.name}" for p in (ROOT / "hf_mass").iterdir() if p.is_dir() and p.name != "__pycache__"}
     assert folders <= set(listed)
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", README):
-        target = target[0] or target[1]
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+PAGES = ("README.md", "examples/README.md", "examples/results/README.md", "examples/guides/command-line.md")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    page = ROOT / name
+    for targets in re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", page.read_text(encoding="utf-8")):
+        target, _, anchor = (targets[0] or targets[1]).partition("#")
+        if not target.startswith("https://"):
+            linked = page.parent / target if target else page
+            assert linked.exists(), target
+            assert not anchor or anchor in anchors(linked), f"{target}#{anchor}"
