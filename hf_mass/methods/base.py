@@ -100,13 +100,21 @@ class Answer:
 
 @dataclass(frozen=True)
 class GuardEntry:
-    """What the guard measured at one strength of a method."""
+    """What the guard measured at one strength of a method.
 
-    strength: str  # the strength, in words
-    share: float  # share of the steps that were made
-    gain: float  # left-out gain, in nats per answer token; −inf where training failed
-    number: int = 0  # number of the strength
-    chosen: bool = False  # whether all demonstrations were trained on with it
+    Args:
+        strength: The strength, in words.
+        share: Share of the steps that were made.
+        gain: Left-out gain, in nats per answer token; −inf where training failed.
+        number: Number of the strength.
+        chosen: Whether all demonstrations were trained on with it.
+    """
+
+    strength: str
+    share: float
+    gain: float
+    number: int = 0
+    chosen: bool = False
 
 
 @dataclass(frozen=True)
