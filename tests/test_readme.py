@@ -72,8 +72,9 @@ def test_the_first_example_runs_on_a_model_that_ships(capsys: pytest.CaptureFixt
     code = blocks("python")[0]
     assert wrong_calls(code) == [] and REAL_MODEL in code
     exec(code.replace(REAL_MODEL, "strings-base"), {})
-    assert capsys.readouterr().out.splitlines()[:2] == ["foxs", "foxes"]
-    assert len(blocks("text")[0].splitlines()) == code.count("print(")
+    printed, shown = capsys.readouterr().out.splitlines(), blocks("text")[0].splitlines()
+    assert len(printed) == len(shown) == code.count("print(")
+    assert all(" -> " in line for line in printed)
 
 
 def test_the_example_without_a_download_prints_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,6 +148,16 @@ def test_test_time_training_tables_are_the_measured_ones() -> None:
     measured = "".join(report.read_text() for report in reports).splitlines()
     rows = [line for line in between("ttt").splitlines() if line.startswith(("|", "- met", "- MISSED"))]
     assert len(rows) > 10 and set(rows) <= set(measured)
+
+
+def test_the_table_of_a_real_model_is_the_measured_one() -> None:
+    shown = README.split("<!-- real:begin -->")[1].split("<!-- real:end -->")[0]
+    report = (RESULTS / "real-models" / "results.md").read_text(encoding="utf-8")
+    first = report.split("## ")[1]
+    rows = [line for line in shown.splitlines() if line.startswith("|")]
+    assert len(rows) == 5 and set(rows) <= set(first.splitlines())
+    (tasks,) = re.findall(r"on (\d+) few-shot tasks", shown)
+    assert f"(n = {tasks})" in first.splitlines()[0]
 
 
 def test_results_table_is_the_measured_one() -> None:

@@ -185,8 +185,8 @@ def complete(
         eos_token_id=sorted(ends),
         disable_compile=True,
     )
-    if stop is not None and tokenizer(stop, add_special_tokens=False)["input_ids"] in [[end] for end in ends]:
-        stop = None  # the end-of-sequence token does it
+    if stop is not None and tokenizer(stop, add_special_tokens=False)["input_ids"] not in [[end] for end in ends]:
+        config.stop_strings = [stop]  # otherwise the end-of-sequence token does it
     with _own_settings_aside(model), _contiguous_head(model):
         output = model.generate(
             input_ids=ids,
@@ -195,7 +195,7 @@ def complete(
             logits_processor=sampling.processors(seeds),
             stopping_criteria=StoppingCriteriaList([_Watched(watch, ids.shape[1], ends)] if watch else []),
             **({} if prefix is None else {KEYWORD: prefix.cache}),
-            **({} if stop is None else {"stop_strings": [stop], "tokenizer": tokenizer}),
+            **({"tokenizer": tokenizer} if config.stop_strings else {}),
         )
     completions = [_up_to_end(row, ends) for row in output[:, ids.shape[1] :].tolist()]
     count_sampled(sum(map(len, completions)))
