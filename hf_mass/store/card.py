@@ -38,14 +38,6 @@ _STUB = "[More Information Needed]"  # in the cards that PEFT and TRL write by t
 _BASIC = "<!-- hf_mass: nothing measured -->"
 
 
-_SUMMARY = (
-    "A LoRA adapter for one problem, trained at test time: on the problem's own demonstrations (TTT, "
-    "[arXiv 2411.07279](https://arxiv.org/abs/2411.07279)), on samples that the model wrote for it (MASS, "
-    "[arXiv 2603.03524](https://arxiv.org/abs/2603.03524)), or on both. Written by `hf_mass`."
-)
-_NOTE = "The files are safetensors and JSON; loading runs no code from them, and needs PEFT alone."
-
-
 @dataclass(frozen=True)
 class CardParts:
     """What a card is made from. The defaults are those of a PEFT adapter that was trained at test time.
@@ -75,10 +67,14 @@ class CardParts:
     repo_id: str | None = None
     title: str | None = None
     kind: str = "Test-time adapter"
-    summary: str = _SUMMARY
+    summary: str = (
+        "A LoRA adapter for one problem, trained at test time: on the problem's own demonstrations (TTT, "
+        "[arXiv 2411.07279](https://arxiv.org/abs/2411.07279)), on samples that the model wrote for it (MASS, "
+        "[arXiv 2603.03524](https://arxiv.org/abs/2603.03524)), or on both. Written by `hf_mass`."
+    )
     prompts: Sequence[tuple[str, str]] = ()
     snippet: Sequence[str] = ()
-    loading_note: str = _NOTE
+    loading_note: str = "The files are safetensors and JSON; loading runs no code from them, and needs PEFT alone."
     tags: Sequence[str] = ()
     license: str | None = None
     datasets: Sequence[str] = ()
@@ -108,8 +104,18 @@ def write_basic_card(folder: str | Path, parts: CardParts) -> Path:
 def build_card(parts: CardParts) -> ModelCard:
     """The card of these parts."""
     title = parts.title or (parts.repo_id or "").rpartition("/")[2] or parts.kind
+    data = ModelCardData(
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=[*TAGS, *parts.tags],
+        model_name=title,
+        base_model=hub_id(parts.base_model),
+        license=parts.license,
+        datasets=list(parts.datasets) or None,
+        eval_results=list(parts.evaluations) or None,
+    )
     return ModelCard.from_template(
-        (data := _metadata(parts, title)),
+        data,
         template_path=str(TEMPLATE),
         metadata=data.to_yaml(),
         title=title,
@@ -141,19 +147,6 @@ def hub_id(name: str | None) -> str | None:
     except HFValidationError:
         return None
     return name
-
-
-def _metadata(parts: CardParts, title: str) -> ModelCardData:
-    return ModelCardData(
-        library_name="peft",
-        pipeline_tag="text-generation",
-        tags=[*TAGS, *parts.tags],
-        model_name=title,
-        base_model=hub_id(parts.base_model),
-        license=parts.license,
-        datasets=list(parts.datasets) or None,
-        eval_results=list(parts.evaluations) or None,
-    )
 
 
 def _base_text(base: str | None) -> str:

@@ -27,7 +27,6 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
     RevisionNotFoundError,
     RevisionResolutionError,
 )
@@ -192,15 +191,11 @@ def fetch_card(folder: str | Path, repo_id: str, token: Token = None, revision: 
     with explained(f"{repo_id!r} could not be pushed to", repo_id, revision, writing=True):
         try:
             hf_hub_download(repo_id, CARD_NAME, revision=revision, token=token, local_dir=folder)
-        except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError, HfHubHTTPError) as error:
-            if not _no_card_yet(error):
+        except (EntryNotFoundError, HfHubHTTPError) as error:
+            # A server without the Hub's headers answers a bare 404. Missing rights show when the repository is written.
+            statuses = {cause.response.status_code for cause in _chain(error) if isinstance(cause, HfHubHTTPError)}
+            if statuses.isdisjoint((401, 403, 404)):
                 raise
-
-
-def _no_card_yet(error: Exception) -> bool:
-    # A server without the Hub's headers answers a bare 404. Missing rights show when the repository is written to.
-    statuses = [cause.response.status_code for cause in _chain(error) if isinstance(cause, HfHubHTTPError)]
-    return any(status in (401, 403, 404) for status in statuses)
 
 
 # -- what went wrong ---------------------------------------------------------------------------------------------------
@@ -230,8 +225,7 @@ def explained(
     except (OSError, HTTPError, RevisionResolutionError, ValueError, RuntimeError) as error:
         chain = _chain(error)
         reason = _access_problem(chain, repo_id, revision, writing) or _network_problem(chain, writing)
-        if reason is None and not writing:
-            reason = _disk_problem(chain)
+        reason = reason or (None if writing else _disk_problem(chain))
         if reason is None and isinstance(error, RuntimeError):  # out of memory, say
             raise
         kind = CheckpointError if reason is None else HubError

@@ -59,7 +59,6 @@ def name_base_portably(adapter: Path) -> None:
     """Replace the path of a base that ships by its bare name in the folder of a PEFT adapter."""
     file = adapter / "adapter_config.json"
     values = json.loads(file.read_text(encoding="utf-8"))
-    name = shipped_name(values.get("base_model_name_or_path"))
-    if name is not None:
+    if name := shipped_name(values.get("base_model_name_or_path")):
         values["base_model_name_or_path"] = name
         file.write_text(json.dumps(values, indent=2, sort_keys=True), encoding="utf-8")

@@ -126,37 +126,26 @@ def write_atomically(target: Path, write: Callable[[Path], None]) -> None:
         os.chmod(temporary, 0o755)
         shutil.rmtree(replaced, ignore_errors=True)
         if target.is_dir() and {entry.name for entry in target.iterdir()} - {e.name for e in temporary.iterdir()}:
-            _move_files(temporary, target)
+            for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
+                place = target / file.relative_to(temporary)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, place)
         else:
             if target.exists():
                 os.rename(target, replaced)
-            _move_in(temporary, target, replaced)
+            try:
+                os.rename(temporary, target)
+            except OSError:
+                if replaced.exists():
+                    os.rename(replaced, target)
+                raise
+            shutil.rmtree(replaced, ignore_errors=True)
     except Exception as error:
-        if not _is_disk_error(error):
+        # tokenizers reports a lack of space or rights as a bare Exception.
+        is_bare = type(error) is Exception and "os error" in str(error)
+        if not is_bare and not isinstance(error, OSError | SafetensorError):
             raise
         raise CheckpointError(f"{target} could not be written: {error}. Free some space and save again.") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _move_files(temporary: Path, target: Path) -> None:
-    for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
-        place = target / file.relative_to(temporary)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, place)
-
-
-def _move_in(temporary: Path, target: Path, replaced: Path) -> None:
-    try:
-        os.rename(temporary, target)
-    except OSError:
-        if replaced.exists():
-            os.rename(replaced, target)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _is_disk_error(error: Exception) -> bool:
-    # tokenizers reports a lack of space or rights as a bare Exception.
-    return isinstance(error, OSError | SafetensorError) or (type(error) is Exception and "os error" in str(error))
