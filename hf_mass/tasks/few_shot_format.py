@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.tasks.checks import require_one_of
-from hf_mass.tasks.grids import GRID_FORMS, grid_text, parse_grid
+from hf_mass.tasks.grids import GRID_FORMS, rewritten
 from hf_mass.tasks.leave_one_out import TrainingExample
 from hf_mass.tasks.task import INSTRUCTION, Demonstration, Task
 
@@ -110,22 +110,21 @@ class FewShotFormat:
         """
         require_one_of("loss_on", loss_on, LOSS_ON)
         contents = self._contents(example)
-        trained = [_is_trained(place, len(example.demonstrations), loss_on) for place in range(len(contents))]
         if self.chat:
             if template is None:
                 raise ConfigError("FewShotFormat.chat is set, but there is no chat template. Give one, or unset chat.")
             texts = _through(template, [message["content"] for message in self.messages(example)])
         else:
             texts = [self._wrapped(content, place) for place, content in enumerate(contents)]
-        segments = [Segment(*pair) for pair in zip(texts, trained, strict=True)]
+        count = len(example.demonstrations)
+        segments = [Segment(text, _is_trained(place, count, loss_on)) for place, text in enumerate(texts)]
         head = "" if self.chat else self._head(example)
         return [Segment(head, False), *segments] if head else segments
 
     def prompt(self, example: TrainingExample | Task, template: ChatTemplate | None = None) -> str:
         """The text up to where the query's output begins; raises as `render` does."""
         if isinstance(example, TrainingExample):
-            fields = {INSTRUCTION: example.instruction}
-            example = Task(example.query.question, example.demonstrations, fields=fields)
+            example = Task(example.query.question, example.demonstrations, fields={INSTRUCTION: example.instruction})
         return "".join(segment.text for segment in self.render(example, template=template))
 
     def messages(self, example: TrainingExample | Task) -> Messages:
@@ -139,12 +138,11 @@ class FewShotFormat:
         answer = text if self.chat else text.partition(self.pair_separator)[0]
         if self.grid_form is None:
             return answer.strip() or None
-        grid = parse_grid(answer)
-        return None if grid is None else grid_text(grid)
+        return rewritten(answer)
 
     def _head(self, example: TrainingExample | Task) -> str:
-        instruction = example.fields.get(INSTRUCTION, "") if isinstance(example, Task) else example.instruction
-        instruction = instruction or self.instruction
+        own = example.fields.get(INSTRUCTION) if isinstance(example, Task) else example.instruction
+        instruction = own or self.instruction
         return instruction + self.instruction_separator if instruction else ""
 
     def _contents(self, example: TrainingExample | Task) -> list[str]:
@@ -162,13 +160,13 @@ class FewShotFormat:
     def _content(self, text: str) -> str:
         if self.grid_form is None:
             return text
-        grid = parse_grid(text)
-        if grid is None:
+        written = rewritten(text, self.grid_form)
+        if written is None:
             raise DataError(
                 f"FewShotFormat.grid_form is {self.grid_form!r}, but this is no grid: {text[:60]!r}. Use None (as the "
                 "format 'plain' does) for tasks of text, or correct the grid."
             )
-        return grid_text(grid, self.grid_form)
+        return written
 
     def _wrapped(self, content: str, place: int) -> str:
         if place % 2 == 0:
@@ -214,9 +212,6 @@ def _is_trained(place: int, demonstrations: int, loss_on: LossOn) -> bool:
     if loss_on == "all" or not is_output:
         return loss_on == "all"
     return pair == demonstrations or loss_on == "outputs" or (loss_on == "demonstrations" and pair > 0)
-
-
-# Chat templates
 
 
 def _as_messages(contents: Sequence[str]) -> Messages:

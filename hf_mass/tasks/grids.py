@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 from hf_mass.errors import ConfigError, DataError
 
@@ -32,7 +31,7 @@ def as_grid(value: Any, where: str = "grid") -> Grid:
         DataError: If it is no list of rows, is empty or ragged, or holds something other than a colour from 0 to 9.
     """
     rows = value.tolist() if hasattr(value, "tolist") else value
-    if not _is_sequence(rows):
+    if not isinstance(rows, list | tuple):
         raise DataError(f"{where} is no list of rows: {value!r:.60}. Give rows of whole numbers from 0 to 9.")
     if not rows:
         raise DataError(f"{where} is empty. Give at least one row with at least one cell.")
@@ -48,7 +47,7 @@ def as_grid(value: Any, where: str = "grid") -> Grid:
 
 def _row(row: Any, number: int, where: str) -> tuple[int, ...]:
     cells = row.tolist() if hasattr(row, "tolist") else row
-    if not _is_sequence(cells):
+    if not isinstance(cells, list | tuple):
         raise DataError(
             f"{where}: row {number} is no list of colours: {row!r:.60}. Give a list of rows, each a list of whole "
             "numbers from 0 to 9."
@@ -62,10 +61,6 @@ def _row(row: Any, number: int, where: str) -> tuple[int, ...]:
                 "Colours are whole numbers from 0 to 9."
             )
     return tuple(int(cell) for cell in cells)
-
-
-def _is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
-    return isinstance(value, list | tuple)
 
 
 def parse_grid(text: str) -> Grid | None:
@@ -101,6 +96,12 @@ def grid_text(grid: Grid, form: str = "spaced") -> str:
     if form == "array":
         return "[" + "\n ".join(f"[{' '.join(map(str, row))}]" for row in grid) + "]"
     raise ConfigError(f"grid_text: form {form!r} is unknown. Known: {', '.join(GRID_FORMS)}.")
+
+
+def rewritten(text: str, form: str = "spaced") -> str | None:
+    """The grid in a text, written in this form; None if there is none."""
+    grid = parse_grid(text)
+    return None if grid is None else grid_text(grid, form)
 
 
 def canonical_grid(text: str) -> Grid | None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.tasks.checks import require_one_of
-from hf_mass.tasks.grids import GRID_FORMS, grid_text, parse_grid
+from hf_mass.tasks.grids import GRID_FORMS, rewritten
 from hf_mass.tasks.task import Task
 
 ParseFailure = Literal["empty", "no_match", "no_question", "no_answer"]
@@ -68,12 +68,8 @@ def _placeholders(name: str, template: str) -> list[str]:
 
 def _fill(template: str, values: Mapping[str, str]) -> str:
     """Fills a validated template once. The inserted values are never scanned, so their braces survive."""
-    pieces: list[str] = []
-    for literal, placeholder, _, _ in Formatter().parse(template):
-        pieces.append(literal)
-        if placeholder is not None:
-            pieces.append(values[placeholder])
-    return "".join(pieces)
+    parts = Formatter().parse(template)
+    return "".join(literal + (values[name] if name is not None else "") for literal, name, _, _ in parts)
 
 
 DEFAULT_GENERATOR = """\
@@ -255,25 +251,18 @@ class PromptFormat:
         if not task.demonstrations:
             return ""
         texts = [
-            _fill(
-                self.demonstration_template,
-                {"question": self.written(each.question), "answer": self.written(each.answer)},
-            )
+            _fill(self.demonstration_template, {key: self.written(text) for key, text in asdict(each).items()})
             for each in task.demonstrations
         ]
         return self.demonstrations_header + self.demonstration_separator.join(texts) + self.demonstrations_footer
 
     def written(self, text: str) -> str:
         """A question or an answer as it stands in a prompt: a grid in `grid_form`, anything else as it is."""
-        grid = None if self.grid_form is None else parse_grid(text)
-        return text if grid is None else grid_text(grid, str(self.grid_form))
+        return text if self.grid_form is None else rewritten(text, self.grid_form) or text
 
     def _read(self, text: str) -> str:
         """What `written` wrote, in canonical form; empty where it should be a grid and is none."""
-        if self.grid_form is None:
-            return text
-        grid = parse_grid(text)
-        return "" if grid is None else grid_text(grid)
+        return text if self.grid_form is None else rewritten(text) or ""
 
     def _render(self, name: str, task: Task, **values: str) -> str:
         template = getattr(self, name)
@@ -300,9 +289,8 @@ class PromptFormat:
         def compose(name: str) -> str:
             template = getattr(self, name)
             # Constant text around blank groups is no question and no answer.
-            return (
-                _fill(template, groups).strip() if any(groups[each] for each in _placeholders(name, template)) else ""
-            )
+            filled = any(groups[each] for each in _placeholders(name, template))
+            return _fill(template, groups).strip() if filled else ""
 
         question, answer = compose("sample_question_format"), compose("sample_answer_format")
         if not question:
@@ -323,8 +311,8 @@ class PromptFormat:
 
     def compose_solution(self, rationale: str, answer: str) -> str:
         """A solution text of a derivation (which may be empty) and a final answer."""
-        answer = self.written(answer.strip())
-        return _fill(self.solution_format, {"rationale": rationale.strip(), "answer": answer}).strip()
+        values = {"rationale": rationale.strip(), "answer": self.written(answer.strip())}
+        return _fill(self.solution_format, values).strip()
 
 
 def _stripped_groups(match: re.Match[str]) -> dict[str, str]:
