@@ -119,31 +119,24 @@ def read_problem(text: str, name: str = "problem", kind: str | None = None, limi
         tasks, is_grids = _tasks(text, name, kind or _kind_of(text))
     except RecursionError as error:
         raise DataError(f"{name!r} is nested too deeply. Give a flat list of rows, or a puzzle.") from error
-    problem = Problem(name, "grids" if is_grids else "texts", tasks)
-    _check(problem, limits)
-    return problem
+    return _checked(Problem(name, "grids" if is_grids else "texts", tasks), limits)
 
 
 def read_object(content: Mapping[str, Any], name: str, limits: Limits | None = None) -> Problem:
     """The problem of texts that an object with "problem", "demonstrations" and what else a `Task` has describes."""
-    problem = Problem(name, "texts", (_object_task(content, name),))
-    _check(problem, limits or Limits())
-    return problem
+    return _checked(Problem(name, "texts", (_object_task(content, name),)), limits or Limits())
 
 
 def _kind_of(text: str) -> str:
     lines = [line for line in text.strip().splitlines() if line.strip()]
     if text.lstrip().startswith(("{", "[")):
-        return ".txt" if all(map(_ARROW.search, lines)) and not _is_json(text) else ".json"
+        if all(map(_ARROW.search, lines)):
+            try:
+                parse_json(text)
+            except ValueError:
+                return ".txt"
+        return ".json"
     return next((kind for kind, mark in ((".csv", ","), (".tsv", "\t")) if _is_table(lines, mark)), ".txt")
-
-
-def _is_json(text: str) -> bool:
-    try:
-        parse_json(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_table(lines: Sequence[str], mark: str) -> bool:
@@ -185,8 +178,8 @@ def _row_tasks(rows: Sequence[dict[str, Any]], name: str) -> tuple[tuple[Task, .
         for n, row in enumerate(rows)
     ]
     values = [row[column] for row in rows for column in ("input", "output") if _is_filled(row.get(column))]
-    is_grid = [isinstance(value, list) for value in values]
-    if any(is_grid) and not all(is_grid):
+    is_grid = {isinstance(value, list) for value in values}
+    if len(is_grid) > 1:
         raise DataError(f"{name!r} mixes grids and texts. Give inputs and outputs of one kind.")
     return _split(pairs, solved, name), all(is_grid)
 
@@ -264,15 +257,13 @@ def _object_task(content: Mapping[str, Any], name: str) -> Task:
     )
 
 
-def _check(problem: Problem, limits: Limits) -> None:
-    """Raises DataError where a limit is passed, or a text holds what no tokenizer takes."""
+def _checked(problem: Problem, limits: Limits) -> Problem:
+    """The problem; raises DataError where a limit is passed, or a text holds what no tokenizer takes."""
     name, demonstrations = problem.name, problem.tasks[0].demonstrations
-    for count, most, what in (
-        (len(demonstrations), limits.demonstrations, "demonstrations"),
-        (len(problem.tasks), limits.queries, "queries"),
-    ):
-        if count > most:
-            raise DataError(f"{name!r} has {count} {what}; at most {most} are taken. Leave some out.")
+    for what, found in (("demonstrations", demonstrations), ("queries", problem.tasks)):
+        most = getattr(limits, what)
+        if len(found) > most:
+            raise DataError(f"{name!r} has {len(found)} {what}; at most {most} are taken. Leave some out.")
     texts = [text for pair in demonstrations for text in (pair.question, pair.answer)]
     for task in problem.tasks:
         texts += [text for text in (task.problem, task.answer, task.solution) if text is not None]
@@ -294,3 +285,4 @@ def _check(problem: Problem, limits: Limits) -> None:
                 f"{name!r} has a grid of {len(grid)} × {len(grid[0])} cells; at most {limits.side} × {limits.side} "
                 f"are taken, or one row of {limits.strip}. Give smaller grids."
             )
+    return problem

@@ -6,7 +6,7 @@ What is missing or cannot be read raises DataError.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,13 @@ def read_many(name: str) -> list[Problem]:
             raise DataError(f"The folder {name!r} has no file of one of {', '.join(KINDS)}. Give one that has.")
         return [read_problem_file(file) for file in files]
     rows = _json_rows(path)
-    if path.is_dir() or rows is None:
-        return list(_puzzles(load_grid_tasks(path, answers=False)))
-    if _are_problems(rows):
+    if rows is None:
+        groups: dict[str, list[Task]] = {}
+        for task in load_grid_tasks(path, answers=False):
+            groups.setdefault(task.fields["file"], []).append(task)
+        names = {file: file.rpartition("#")[2] if "#" in file else Path(file).stem for file in groups}
+        return [Problem(names[file], "grids", tuple(group)) for file, group in groups.items()]
+    if rows and "problem" in rows[0]:
         return [_row_problem(row, f"{path.stem}_{n}") for n, row in enumerate(rows)]
     return [read_problem_file(path)]
 
@@ -73,28 +77,15 @@ def _existing(name: str) -> Path:
     return path
 
 
-def _puzzles(tasks: Sequence[Task]) -> Iterator[Problem]:
-    """Tasks of the same puzzle as one problem."""
-    groups: dict[str, list[Task]] = {}
-    for task in tasks:
-        groups.setdefault(task.fields["file"], []).append(task)
-    for file, group in groups.items():
-        name = file.rpartition("#")[2] if "#" in file else Path(file).stem
-        yield Problem(name, "grids", tuple(group))
-
-
 def _json_rows(path: Path) -> list[dict[str, Any]] | None:
-    """The rows of a file in JSON, none of one in another form; None for an object: a puzzle, or a set of them."""
+    """The rows of a file in JSON, none of one in another form; None for what may hold puzzles: a folder, an object."""
+    if path.is_dir():
+        return None
     if path.suffix.lower() not in (".json", ".jsonl") or not path.is_file():
         return []
     if path.suffix.lower() == ".json" and isinstance(content := read_json(path), dict):
         return [content] if "problem" in content else None
     return read_rows(path)
-
-
-def _are_problems(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Returns True if the rows describe a problem each, as the first one shows."""
-    return any("problem" in row for row in rows[:1])
 
 
 def _row_problem(row: Mapping[str, Any], name: str, verifier: str | None = None) -> Problem:
@@ -149,31 +140,27 @@ def read_set(name: str, limit: int | None = None, demonstrations: int = 10, veri
     """
     get_verifier(verifier)
     path = _existing(name)
-    tasks = _folder_tasks(path, demonstrations) if path.is_dir() else _file_tasks(path, demonstrations, verifier)
+    tasks = _read_tasks(path, demonstrations, verifier)
     solved = [task for task in tasks if task.answer is not None or task.solution is not None][:limit]
     if not solved:
         raise DataError(f"None of the {len(tasks)} tasks of {name!r} has a known answer. Add answers to evaluate by.")
     return TaskSet(path.absolute().stem, kind_of(solved), tuple(solved))
 
 
-def _folder_tasks(folder: Path, demonstrations: int) -> list[Task]:
-    if names := [task for task in BBH_TASKS if (folder / f"{task}.json").is_file()]:
-        return [task for tasks in load_bbh(folder, names, demonstrations).values() for task in tasks]
-    return load_grid_tasks(folder, answers=False)
-
-
-def _file_tasks(file: Path, demonstrations: int, verifier: str) -> list[Task]:
-    rows = _json_rows(file)
+def _read_tasks(path: Path, demonstrations: int, verifier: str) -> list[Task]:
+    if names := [task for task in BBH_TASKS if (path / f"{task}.json").is_file()]:
+        return [task for tasks in load_bbh(path, names, demonstrations).values() for task in tasks]
+    rows = _json_rows(path)
     if rows is None:
-        return load_grid_tasks(file, answers=False)
-    if _are_problems(rows):
-        return [task for n, row in enumerate(rows) for task in _row_problem(row, f"{file.stem}_{n}", verifier).tasks]
-    rows = rows or read_rows(file)
+        return load_grid_tasks(path, answers=False)
+    if rows and "problem" in rows[0]:
+        return [task for n, row in enumerate(rows) for task in _row_problem(row, f"{path.stem}_{n}", verifier).tasks]
+    rows = rows or read_rows(path)
     columns = set.intersection(*map(set, rows)) if rows else set(ALIASES[0])
     pair = pair_columns(columns)
     if pair is None or pair[1] not in columns:
         raise DataError(
-            f"{str(file)!r} has no columns of inputs and outputs that all of its rows have. Columns found: "
+            f"{str(path)!r} has no columns of inputs and outputs that all of its rows have. Columns found: "
             f"{sorted(columns)!r:.200}. Call them input and output."
         )
-    return load_few_shot_file(file, *pair, demonstrations=demonstrations, verifier=verifier)
+    return load_few_shot_file(path, *pair, demonstrations=demonstrations, verifier=verifier)

@@ -20,8 +20,6 @@ from hf_mass.tasks.rows import pair_columns, read_rows
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.verifiers import get_verifier
 
-_DEFAULT_FORMAT = FORMATS["default"]
-
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -62,7 +60,7 @@ def load_tasks(
     verifier: str = "exact_match",
     limit: int | None = None,
     seed: int = 0,
-    fmt: PromptFormat = _DEFAULT_FORMAT,
+    fmt: PromptFormat = FORMATS["default"],
 ) -> list[Task]:
     """The tasks of a dataset, in its order.
 
@@ -98,7 +96,6 @@ def load_tasks(
 
 
 def _choice(total: int, limit: int | None, seed: int) -> Sequence[int]:
-    """The numbers of the rows to take, in order."""
     if limit is None or limit >= total:
         return range(total)
     return sorted(random.Random(seed).sample(range(total), limit))
@@ -108,7 +105,7 @@ def task_from_row(
     row: Mapping[str, Any],
     columns: Columns = _DEFAULT_COLUMNS,
     verifier: str = "exact_match",
-    fmt: PromptFormat = _DEFAULT_FORMAT,
+    fmt: PromptFormat = FORMATS["default"],
     *,
     number: int = 0,
 ) -> Task:
@@ -236,19 +233,16 @@ class _Row:
         return pairs[-1][1], tuple(pairs[:-1])
 
     def demonstrations(self, column: str | None) -> tuple[Demonstration, ...]:
-        """The demonstrations; none where `value` is None."""
         value = self.value("demonstrations", column)
         if not isinstance(value, list | None):
             raise self.error(column or "", f"expected a list of demonstrations, found {type(value).__name__}.")
         return tuple(self._demonstration(entry, column or "") for entry in value or ())
 
     def _demonstration(self, entry: Any, column: str) -> Demonstration:
-        pair: Any = ()
+        pair: Sequence[Any] = entry if isinstance(entry, list | tuple) else ()
         if isinstance(entry, dict):
             filled = [key for key, text in entry.items() if text is not None]
-            pair = tuple(entry.get(key) for key in pair_columns(filled) or ())
-        elif isinstance(entry, list | tuple):
-            pair = entry
+            pair = [entry.get(key) for key in pair_columns(filled) or ()]
         texts = [self.text(value, column) for value in pair]
         if len(texts) != 2 or not all(text is not None and text.strip() for text in texts):
             expected = "{'question', 'answer'}, {'input', 'output'} or a pair, both texts not empty"
