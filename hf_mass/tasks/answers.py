@@ -86,16 +86,16 @@ def score_answers(task: Task, answers: Sequence[str], predictions: Sequence[Pred
     if task.answer is None:
         return None
     is_grid = canonical_grid(task.answer) is not None
-    distinct = list(dict.fromkeys([*answers, *candidates(predictions)]))
     if is_grid:
-        right = {answer: answer == task.answer for answer in distinct}
+        right = {task.answer}
     else:
+        distinct = list(dict.fromkeys([*answers, *candidates(predictions)]))
         rewards = verify_batch([task] * len(distinct), distinct)
-        right = {answer: reward >= 1.0 for answer, reward in zip(distinct, rewards, strict=True)}
+        right = {answer for answer, reward in zip(distinct, rewards, strict=True) if reward >= 1.0}
     return TaskScore(
-        pass_1=any(right[answer] for answer in answers[:1]),
-        pass_2=any(right[answer] for answer in answers[:2]),
-        oracle=any(right[p.answer] for p in predictions if p.answer is not None),
+        pass_1=any(answer in right for answer in answers[:1]),
+        pass_2=any(answer in right for answer in answers[:2]),
+        oracle=any(p.answer in right for p in predictions),
         cells=cell_accuracy(answers[0] if answers else None, task.answer) if is_grid else None,
     )
 

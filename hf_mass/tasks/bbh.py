@@ -37,8 +37,6 @@ AnswerKind = Literal["word", "letter", "sequence"]
 ANSWER_KIND = "answer_kind"
 """The key of `Task.fields` that says how an answer is found in a generated text."""
 
-_STOP = "\nQ:"  # ends a generated answer
-
 
 @dataclass(frozen=True, slots=True)
 class BBHTask:
@@ -150,7 +148,7 @@ def bbh_answer(text: str, kind: AnswerKind) -> str:
     """
     if kind not in get_args(AnswerKind):
         raise ConfigError(f"bbh_answer: kind {kind!r} is unknown. Known: {', '.join(get_args(AnswerKind))}.")
-    answer = text.split(_STOP, 1)[0].strip().lower()
+    answer = text.split("\nQ:", 1)[0].strip().lower()
     if not answer:
         return ""
     answer = answer.split("\n", 1)[0].split("-", 1)[0] if kind == "sequence" else answer.split(maxsplit=1)[0]

@@ -42,12 +42,6 @@ def _balanced(depth: int) -> str:
     return pattern
 
 
-_MATH_GENERATOR = DEFAULT_GENERATOR.replace(
-    "end it with #### and the final answer", r"put the final answer in \boxed{{}}"
-).replace("#### the final answer", r"\boxed{{the final answer}}")
-
-_MATH_SOLVER = DEFAULT_SOLVER.replace("End with #### and the final answer", r"Put the final answer in \boxed{{}}")
-
 # The derivation of a MATH solution keeps its own \boxed, since cutting it out would leave broken LaTeX; its answer is
 # the last \boxed. What `solution_format` appends is taken off again. A single line without \boxed is an answer alone.
 _MATH_SOLUTION = (
@@ -70,8 +64,12 @@ FORMATS: dict[str, PromptFormat] = {
         solution_pattern=DEFAULT_SOLUTION.replace("(?!.*####).+", r"(?!.*####)[^\n]+(?=\s*\Z)"),
     ),
     "math": PromptFormat(
-        generator_template=_MATH_GENERATOR,
-        solver_template=_MATH_SOLVER,
+        generator_template=DEFAULT_GENERATOR.replace(
+            "end it with #### and the final answer", r"put the final answer in \boxed{{}}"
+        ).replace("#### the final answer", r"\boxed{{the final answer}}"),
+        solver_template=DEFAULT_SOLVER.replace(
+            "End with #### and the final answer", r"Put the final answer in \boxed{{}}"
+        ),
         demonstration_template="Problem: {question}\nAnswer: $\\boxed{{{answer}}}$",
         solution_pattern=_MATH_SOLUTION,
         solution_format="{rationale}\n\nFinal answer: $\\boxed{{{answer}}}$",

@@ -249,11 +249,7 @@ class Reflect(_Transformation):
         return _along(self.axis, lambda rows: rows[::-1] + rows if self.before else rows + rows[::-1], grid)
 
     def _undone(self, grid: Grid) -> Grid:
-        def half(rows: Grid) -> Grid:
-            middle = len(rows) // 2
-            return rows[middle:] if self.before else rows[:middle]
-
-        return _along(self.axis, half, grid)
+        return _along(self.axis, lambda rows: rows[len(rows) // 2 :] if self.before else rows[: len(rows) // 2], grid)
 
 
 @dataclass(frozen=True, slots=True)

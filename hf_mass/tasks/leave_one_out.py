@@ -167,9 +167,6 @@ def demonstration_orders(size: int, count: int, rng: random.Random) -> list[tupl
     return list(orders)
 
 
-# How examples are made
-
-
 @dataclass(frozen=True, slots=True)
 class _Recipe:
     """How to make one example. Recipes are cheap, so all of them are written, and only those needed are followed."""
@@ -182,13 +179,11 @@ class _Recipe:
 
     def example(self, task: Task) -> TrainingExample:
         """The example, from the transformed task."""
-        query = task.demonstrations[self.query]
-        context = tuple(task.demonstrations[number] for number in self.context)
-        left_out = replace(task, problem=query.question, answer=query.answer, demonstrations=context)
+        task = replace(task, demonstrations=tuple(task.demonstrations[n] for n in (*self.context, self.query)))
         if self.colours is not None:
-            left_out = transform_task(left_out, self.colours)
-        query = Demonstration(left_out.problem, left_out.answer or "")
-        return TrainingExample(left_out.demonstrations, query, self.origin, task.fields.get(INSTRUCTION, ""))
+            task = transform_task(task, self.colours)
+        *context, query = task.demonstrations
+        return TrainingExample(tuple(context), query, self.origin, task.fields.get(INSTRUCTION, ""))
 
 
 def _is_direct(task: Task, config: DataConfig) -> bool:
@@ -234,13 +229,11 @@ def _shuffled_recipes(size: int, direct: bool, config: DataConfig, rng: random.R
 def _recipes(size: int, left_out: int, direct: bool, config: DataConfig, rng: random.Random) -> Iterator[_Recipe]:
     """All recipes for a number of demonstrations, `left_out` of which are missing from the context."""
     for missing in itertools.permutations(range(size), left_out):
-        query, others = missing[0], missing[1:]
+        query, *others = missing
         rest = [] if direct else [number for number in range(size) if number not in missing]
         if not rest and not direct:
             continue
-        recipe = ", ".join(
-            [f"query {query}", *(f"without {other}" for other in others), *(["direct"] if direct else [])]
-        )
+        recipe = f"query {query}" + "".join(f", without {other}" for other in others) + (", direct" if direct else "")
         for variant, (transformation, side) in enumerate(config.sided_transformations):
             name = transformation.name if side == "both" else f"{transformation.name} ({side})"
             for colouring in range(config.colour_permutations + 1):

@@ -10,6 +10,7 @@ from typing import Literal
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.tasks.checks import require_one_of
 from hf_mass.tasks.grid_transformations import (
+    AXES,
     CHAIN_SEPARATOR,
     AntiTranspose,
     Chain,
@@ -34,12 +35,6 @@ SIDES: tuple[Side, ...] = ("both", "input", "output")
 
 _TURNS: tuple[Transformation, ...] = (Rotate(1), Rotate(2), Rotate(3))
 _FLIPS: tuple[Transformation, ...] = (FlipRows(), FlipColumns())
-_REFLECTIONS: tuple[Transformation, ...] = (
-    Reflect("rows"),
-    Reflect("rows", before=True),
-    Reflect("columns"),
-    Reflect("columns", before=True),
-)
 
 GEOMETRIC: tuple[Transformation, ...] = (Identity(), *_TURNS, *_FLIPS, Transpose(), AntiTranspose())
 """The eight symmetries of a square: what inference may use, since a prediction can always be mapped back."""
@@ -54,12 +49,11 @@ TRAINING: tuple[Transformation, ...] = (
     Identity(),
     *_TURNS,
     *_FLIPS,
-    *_REFLECTIONS,
+    *(Reflect(axis, before) for axis in AXES for before in (False, True)),
     Translate(1, 1),
     Transpose(),
     Enlarge(2),
-    Stretch("rows", 2),
-    Stretch("columns", 2),
+    *(Stretch(axis, 2) for axis in AXES),
     *(Chain((part, Enlarge(2))) for part in (*_TURNS, *_FLIPS, Transpose())),
     Repeat("rows", 2),
     Repeat("columns", 2),
@@ -119,7 +113,6 @@ def resolve_transformations(names: str | Transformation | Sequence[str | Transfo
 
 
 def _read(name: str) -> Transformation:
-    """The transformation of this name."""
     parts = name.split(CHAIN_SEPARATOR)
     if len(parts) > 1:
         return Chain(tuple(_read(part) for part in parts))

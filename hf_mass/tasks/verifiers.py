@@ -200,9 +200,7 @@ def numeric(task: Task, text: str) -> float:
             "Give a number, or use the verifier 'exact_match'."
         )
     value = parse_number(final_answer(text))
-    if value is None:
-        return 0.0
-    if gold.denominator == 1 and value.denominator == 1:
+    if value is None or gold.denominator == value.denominator == 1:
         return float(value == gold)
     return float(abs(value - gold) <= Fraction(1, 10**6) * max(abs(value), abs(gold)))
 

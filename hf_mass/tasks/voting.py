@@ -43,9 +43,6 @@ class Prediction:
     log_prob: float | None = None
 
 
-# Votes
-
-
 def hierarchical_vote(predictions: Iterable[Prediction], within: int = 3, top: int = 2) -> list[str]:
     """Votes within each transformation, then across transformations (arXiv 2411.07279, §4).
 
@@ -116,9 +113,6 @@ def cell_accuracy(answer: str | None, gold: str) -> float:
     return sum(a == b for a, b in pairs) / len(pairs)
 
 
-# How a transformation chooses
-
-
 def majority_rows(grids: Sequence[Grid]) -> Grid:
     """The grid of the most frequent row at each place, of at least one grid.
 
@@ -148,8 +142,7 @@ def _put_forward(answers: Sequence[str], within: int) -> list[str]:
 
 def _by_count(values: Iterable[_T]) -> list[_T]:
     """The distinct values, most frequent first; of equally frequent ones the first seen."""
-    counts = Counter(values)
-    return sorted(counts, key=lambda value: -counts[value])
+    return [value for value, _ in Counter(values).most_common()]
 
 
 def _ranked(ballots: Iterable[str], untransformed: Mapping[str, int]) -> list[str]:
