@@ -39,7 +39,12 @@ def load_base(base: str | Path, token: Token = None, cure: str = "", **model_kwa
         ConfigError: If `trust_remote_code` is given.
         CheckpointError: If it cannot be loaded.
     """
-    settings = {"use_safetensors": True, **_without_code(model_kwargs)}
+    if model_kwargs.get("trust_remote_code"):
+        raise ConfigError(
+            "trust_remote_code is True; loading never runs code of a repository. Read that code, load the base with "
+            "AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True), and pass the model as `base`."
+        )
+    settings = {"use_safetensors": True, **model_kwargs, "trust_remote_code": False}  # None would ask at the terminal
     return _from_pretrained(AutoModelForCausalLM, "Base model", base, token, cure, settings)
 
 
@@ -49,15 +54,6 @@ def load_tokenizer(
     """A tokenizer, from a Hub id or folder; `cure` and errors are as for `load_base`."""
     settings = {"trust_remote_code": False, "revision": revision}
     return _from_pretrained(AutoTokenizer, "Tokenizer", source, token, cure, settings)
-
-
-def _without_code(model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    if model_kwargs.get("trust_remote_code"):
-        raise ConfigError(
-            "trust_remote_code is True; loading never runs code of a repository. Read that code, load the base with "
-            "AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True), and pass the model as `base`."
-        )
-    return {**model_kwargs, "trust_remote_code": False}  # None would ask at the terminal
 
 
 def _from_pretrained(
