@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hf_mass.core.meter import Meter, metered
+from hf_mass.core.meter import metered
 from hf_mass.engine.events import Event, Loss, Replies, Stage, Weighed, Writing
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import ConfigError, DataError, Stopped
@@ -122,12 +122,10 @@ class Session:
     def _counted(self, tasks: int) -> Iterator[list[Cost]]:
         """Context that gives a list, which holds the cost for each task at its end."""
         costs: list[Cost] = []
-        begun, meter = time.perf_counter(), Meter()
-        try:
-            with metered() as meter:
-                yield costs
-        finally:
-            costs.append(Cost.of(meter, time.perf_counter() - begun, tasks))
+        begun = time.perf_counter()
+        with metered() as meter:
+            yield costs
+        costs.append(Cost.of(meter, time.perf_counter() - begun, tasks))
 
     # -- telling and stopping -----------------------------------------------------------------------------------------
 

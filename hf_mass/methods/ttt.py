@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from hf_mass.lm.generation import row_seed
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Method, Progress
 from hf_mass.methods.few_shot_answers import FewShotAnswers
-from hf_mass.methods.ttt_settings import STRIPS, TTTSettings, preset_values
+from hf_mass.methods.ttt_settings import STRIPS, TTTSettings
 from hf_mass.tasks.answers import rank_answers
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample, training_examples
@@ -120,12 +120,11 @@ class TTT(Method[TTTState]):
         suiting: Mapping[str, Any] | None = lm.defaults.get("ttt", {}).get(kind)
         if suiting is None and self.preset is None:
             raise DataError(f"{lm.name} cannot be trained on demonstrations of {kind}. Choose method 'mass'.")
-        values = {"preset": "text", **(suiting or {})}
-        preset = values.pop("preset") if self.preset is None else self.preset
-        changes = {**(values if self.preset is None else {}), **self.changes}
+        values = {"preset": "text", **(suiting or {})} if self.preset is None else {"preset": self.preset}
+        preset, changes = values.pop("preset"), {**values, **self.changes}
         if kind == "grids" and not any("\n" in text for task in tasks for text in (task.problem, *data_key(task)[1:])):
             changes = {**STRIPS, **changes}
-        return TTTSettings(**preset_values(preset, {f.name for f in fields(TTTSettings)}, **changes))
+        return TTTSettings.preset(preset, **changes)
 
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
         if not all(task.demonstrations for task in tasks):
