@@ -49,7 +49,7 @@ def combined_adapter(parts: Sequence[Part]) -> tuple[PeftConfig, dict[str, Tenso
         return lora.model.peft_config[lora.adapter], lora.state_dict(tree, 0)
     layers = list(dict.fromkeys(name for lora, _ in active for name in lora.layers))
     ranks = [max(tree[site.a].shape[1] for site in lora.function.sites.values()) for lora, tree in active]
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for name in layers:
         adapting = [
             (n, lora.function.sites[name], tree) for n, (lora, tree) in enumerate(active) if name in lora.layers
