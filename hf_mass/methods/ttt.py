@@ -209,11 +209,9 @@ class TTT(Method[TTTState]):
         with deterministic(lm.model), state.lora.inactive():
             loss = TokenLoss(lm.model, state.lora.function, batch)
             fit, values = fit_step(FitStep(loss, counts, rates), state.fit, state.optimizer, settings.max_grad_norm)
-        losses, place = list(state.losses), 0
-        for n in present:
-            count = len(state.batches[n][index])
-            losses[n] = (*losses[n], float(values[place : place + count].mean()))
-            place += count
+        losses, sizes = list(state.losses), [len(state.batches[n][index]) for n in present]
+        for n, own in zip(present, values.split(sizes), strict=True):
+            losses[n] = (*losses[n], float(own.mean()))
         return replace(state, fit=fit, losses=tuple(losses))
 
     def stop(self, state: TTTState) -> bool:
@@ -277,11 +275,10 @@ class TTT(Method[TTTState]):
         left_out = [task.leave_one_out(n) for n in range(len(task.demonstrations))]
         rows = [answers.encoder.answered(each, str(each.answer)) for each in left_out]
         batch = answers.batch([ids for ids, _ in rows], [flags for _, flags in rows], [0] * len(rows))
-        lengths = [sum(flags) for _, flags in rows]
 
         def losses(part: Part | None) -> list[float | None]:
             sums = answers.summed_log_probs(batch, part)
-            return [-value / length for value, length in zip(sums, lengths, strict=True)]
+            return [-value / sum(flags) for value, (_, flags) in zip(sums, rows, strict=True)]
 
         before = losses(None)
         after = losses(adaptation.parts[-1]) if adaptation.parts else [None] * len(rows)
