@@ -138,15 +138,14 @@ def _in_memory(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
 
 def _shipped(name: str) -> LanguageModel:
     shipped, folder = SHIPPED[name], ASSETS / name
-    about: dict[str, Any] = {"kinds": shipped.kinds, "about": shipped.about, "defaults": shipped.defaults}
     if (folder / CONFIG_NAME).is_file():
-        mass = MassModel.from_pretrained(folder)
-        mass.name, mass.kinds, mass.about, mass.defaults = name, shipped.kinds, shipped.about, shipped.defaults
-        return mass
-    preset = next(iter(shipped.defaults["ttt"].values()))["preset"]
-    shape = TTTSettings.preset(preset).lora
-    model = with_starting_lora(load_base(folder), lora_config(shape))
-    return LanguageModel(model, load_tokenizer(folder), name, untrained=shape, **about)
+        lm: LanguageModel = MassModel.from_pretrained(folder)
+    else:
+        shape = TTTSettings.preset(next(iter(shipped.defaults["ttt"].values()))["preset"]).lora
+        model = with_starting_lora(load_base(folder), lora_config(shape))
+        lm = LanguageModel(model, load_tokenizer(folder), untrained=shape)
+    lm.name, lm.kinds, lm.about, lm.defaults = name, shipped.kinds, shipped.about, shipped.defaults
+    return lm
 
 
 def _saved(

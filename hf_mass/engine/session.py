@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hf_mass.core.meter import Meter, metered
+from hf_mass.core.meter import metered
 from hf_mass.engine.events import Event, Loss, Replies, Stage, Weighed, Writing
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import ConfigError, DataError, Stopped
@@ -93,13 +93,14 @@ class Session:
         Raises:
             Stopped: If somebody asked for it, or time is up.
         """
-        with self._counted(len(tasks)) as costs, watching(lambda rows: self.check()):
+        begun = time.perf_counter()
+        with metered() as meter, watching(lambda rows: self.check()):
             answers = self.method.answer(self.lm, tasks, adaptations, self.seed)
-        return answers, costs[0]
+        return answers, Cost.of(meter, time.perf_counter() - begun, len(tasks))
 
     def _adapt_together(self, tasks: list[Task]) -> list[Adaptation]:
-        method, stage = self.method, ""
-        with self._counted(len(tasks)) as costs:
+        method, stage, begun = self.method, "", time.perf_counter()
+        with metered() as meter:
             state = method.begin(self.lm, tasks, self.seed)
             while not method.stop(state):
                 progress = method.progress(state)
@@ -110,24 +111,14 @@ class Session:
                     state = method.step(self.lm, state)
                 self._tell_loss(method.progress(state), progress)
             adaptations = method.finish(self.lm, state)
+        shared = Cost.of(meter, time.perf_counter() - begun, len(tasks))
         for n, each in enumerate(adaptations):
-            sampled = each.cost.sampled_tokens or costs[0].sampled_tokens  # a method may know each task's own
-            cost = replace(costs[0], sampled_tokens=sampled)
+            sampled = each.cost.sampled_tokens or shared.sampled_tokens  # a method may know each task's own
+            cost = replace(shared, sampled_tokens=sampled)
             adaptations[n] = replace(each, cost=cost, lm=self.lm, method=method, seed=self.seed)
             if each.samples:
                 self._tell_samples(n, adaptations[n])
         return adaptations
-
-    @contextmanager
-    def _counted(self, tasks: int) -> Iterator[list[Cost]]:
-        """Context that gives a list, which holds the cost for each task at its end."""
-        costs: list[Cost] = []
-        begun, meter = time.perf_counter(), Meter()
-        try:
-            with metered() as meter:
-                yield costs
-        finally:
-            costs.append(Cost.of(meter, time.perf_counter() - begun, tasks))
 
     # -- telling and stopping -----------------------------------------------------------------------------------------
 

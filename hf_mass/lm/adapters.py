@@ -49,46 +49,30 @@ def combined_adapter(parts: Sequence[Part]) -> tuple[PeftConfig, dict[str, Tenso
         return lora.model.peft_config[lora.adapter], lora.state_dict(tree, 0)
     layers = list(dict.fromkeys(name for lora, _ in active for name in lora.layers))
     ranks = [max(tree[site.a].shape[1] for site in lora.function.sites.values()) for lora, tree in active]
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for name in layers:
-        downs, ups = zip(*(_matrices(part, name, rank) for part, rank in zip(active, ranks, strict=True)), strict=True)
-        example = next((a, b) for a, b in zip(downs, ups, strict=True) if a is not None and b is not None)
-        wide, high = example[0].shape[1], example[1].shape[0]
-        weights[f"{name}.lora_A.weight"] = torch.cat(
-            [example[0].new_zeros(rank, wide) if a is None else a for a, rank in zip(downs, ranks, strict=True)]
-        )
-        weights[f"{name}.lora_B.weight"] = torch.cat(
-            [example[1].new_zeros(high, rank) if b is None else b for b, rank in zip(ups, ranks, strict=True)], dim=1
-        )
-    return _config(active[0][0], layers, sum(ranks)), weights
-
-
-def _matrices(part: Part, layer: str, rank: int) -> tuple[Tensor | None, Tensor | None]:
-    """(A [rank, in], scaled B [out, rank]) of a layer, filled up with zeros to the adapter's largest rank."""
-    lora, tree = part
-    site = lora.function.sites.get(layer)
-    if site is None:
-        return None, None
-    down, up = tree[site.a][0].detach().float(), site.scaling * tree[site.b][0].detach().float()
-    missing = rank - down.shape[0]
-    return (
-        torch.nn.functional.pad(down, (0, 0, 0, missing)),
-        torch.nn.functional.pad(up, (0, missing)),
-    )
-
-
-def _config(lora: BoundLora, layers: Sequence[str], rank: int) -> LoraConfig:
-    settings = lora.model.peft_config[lora.adapter]
-    prefix = "base_model.model."
-    return LoraConfig(
-        r=rank,
-        lora_alpha=rank,
-        target_modules=[name.removeprefix(prefix) for name in layers],
+        adapting = [
+            (n, lora.function.sites[name], tree) for n, (lora, tree) in enumerate(active) if name in lora.layers
+        ]
+        _, site, tree = adapting[0]
+        down = tree[site.a].new_zeros(sum(ranks), tree[site.a].shape[2], dtype=torch.float32)
+        up = tree[site.b].new_zeros(tree[site.b].shape[1], sum(ranks), dtype=torch.float32)
+        for n, site, tree in adapting:
+            place = slice(sum(ranks[:n]), sum(ranks[:n]) + tree[site.a].shape[1])
+            down[place] = tree[site.a][0].detach()
+            up[:, place] = site.scaling * tree[site.b][0].detach().float()
+        weights |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+    settings = active[0][0].model.peft_config[active[0][0].adapter]
+    config = LoraConfig(
+        r=sum(ranks),
+        lora_alpha=sum(ranks),
+        target_modules=[name.removeprefix("base_model.model.") for name in layers],
         fan_in_fan_out=getattr(settings, "fan_in_fan_out", False),
         base_model_name_or_path=settings.base_model_name_or_path,
         task_type="CAUSAL_LM",
         inference_mode=True,
     )
+    return config, weights
 
 
 def read_adapter(folder: Path, lora: BoundLora) -> Tree:

@@ -96,20 +96,13 @@ class BoundLora:
                     f"{field} unset."
                 )
         self.model, self.adapter = model, adapter
-        self.layers = {
-            name: module
-            for name, module in model.named_modules()
-            if isinstance(module, LoraLayer) and adapter in module.scaling
-        }
-        sites = {}
-        for name, layer in self.layers.items():
-            self._check(name, layer)
-            sites[name] = LoraSite(
-                layer,
-                f"{name}.lora_A.{adapter}.weight",
-                f"{name}.lora_B.{adapter}.weight",
-                float(layer.scaling[adapter]),
-            )
+        self.layers, sites = dict[str, LoraLayer](), dict[str, LoraSite]()
+        for name, layer in model.named_modules():
+            if isinstance(layer, LoraLayer) and adapter in layer.scaling:
+                self._check(name, layer)
+                self.layers[name] = layer
+                a, b = f"{name}.lora_A.{adapter}.weight", f"{name}.lora_B.{adapter}.weight"
+                sites[name] = LoraSite(layer, a, b, float(layer.scaling[adapter]))
         self.function = LoraFunction(sites, decoder_layers(model))
 
     def _check(self, name: str, layer: LoraLayer) -> None:
@@ -139,8 +132,7 @@ class BoundLora:
     def start(self, num_tasks: int = 1) -> Tree:
         """θ_0: the adapter's matrices in float32 (float64 where they are), the same for every task, [N, ...] views."""
         tree = {}
-        for name, layer in self.layers.items():
-            site = self.function.sites[name]
+        for layer, site in zip(self.layers.values(), self.function.sites.values(), strict=True):
             tree[site.a] = layer.lora_A[self.adapter].weight.detach()[None]
             tree[site.b] = layer.lora_B[self.adapter].weight.detach()[None]
         wide = trees.tree_map(lambda x: x if x.dtype == torch.float64 else x.float(), tree)
@@ -149,8 +141,7 @@ class BoundLora:
     def load(self, params: Tree, task: int = 0) -> None:
         """Put one task's matrices into the PEFT adapter itself, in its own dtype."""
         with torch.no_grad():
-            for name, layer in self.layers.items():
-                site = self.function.sites[name]
+            for layer, site in zip(self.layers.values(), self.function.sites.values(), strict=True):
                 layer.lora_A[self.adapter].weight.copy_(params[site.a][task])
                 layer.lora_B[self.adapter].weight.copy_(params[site.b][task])
 

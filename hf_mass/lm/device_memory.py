@@ -55,10 +55,8 @@ def graph_bytes_per_token(loss: TokenLoss, start: Tree) -> float:
     sizes: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        if _has_storage(tensor):
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in of_model:
-                sizes[storage.data_ptr()] = storage.nbytes()
+        if _has_storage(tensor) and (storage := tensor.untyped_storage()).data_ptr() not in of_model:
+            sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with (

@@ -82,18 +82,16 @@ class TextEncoder:
         Raises:
             DataError: If the task is conversational and the tokenizer has no chat template.
         """
-        if task.conversational:
-            if not self.tokenizer.chat_template:
-                raise DataError(
-                    f"Task {task.id!r} is conversational, but the tokenizer has no chat_template. Use an instruction-"
-                    "tuned model, set tokenizer.chat_template, or give `problem` as plain text."
-                )
-            ids = self.tokenizer.apply_chat_template(
-                self.format.messages(task, text), add_generation_prompt=True, return_dict=True
-            )["input_ids"]
-        else:
-            ids = self._plain_ids(text, True)
-        return list(ids)
+        if not task.conversational:
+            return list(self._plain_ids(text, True))
+        if not self.tokenizer.chat_template:
+            raise DataError(
+                f"Task {task.id!r} is conversational, but the tokenizer has no chat_template. Use an instruction-"
+                "tuned model, set tokenizer.chat_template, or give `problem` as plain text."
+            )
+        messages = self.format.messages(task, text)
+        encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        return list(encoded["input_ids"])
 
     def generator_prompt_ids(self, task: Task) -> list[int]:
         """Token ids on which the generator writes a sample (see `prompt_ids`)."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_mass.tasks.few_shot_format import FewShotFormat, Messages
+from hf_mass.tasks.few_shot_format import FewShotFormat, Messages, Segment
 from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample
 from hf_mass.tasks.task import Demonstration, Task
 
@@ -42,28 +43,25 @@ class FewShotEncoder:
 
     def example(self, example: TrainingExample, loss_on: str) -> tuple[list[int], list[bool]]:
         """(ids, whether each is learned). Segment by segment, so that a task's prompt begins as its examples do."""
-        ids, learned = self._start()
-        for segment in self.format.render(example, loss_on, self._template):  # type: ignore[arg-type]
-            part = self.tokenizer(segment.text, add_special_tokens=False)["input_ids"]
-            ids.extend(part)
-            learned.extend([segment.trained] * len(part))
-        return ids, learned
+        return self._encoded(self.format.render(example, loss_on, self._template))  # type: ignore[arg-type]
 
     def prompt(self, task: Task) -> list[int]:
         """Token ids of a task, up to where its answer begins."""
-        ids, _ = self._start()
-        for segment in self.format.render(task, template=self._template):
-            ids.extend(self.tokenizer(segment.text, add_special_tokens=False)["input_ids"])
-        return ids
+        return self._encoded(self.format.render(task, template=self._template))[0]
 
     def answered(self, task: Task, answer: str) -> tuple[list[int], list[bool]]:
         """A task's prompt with an answer behind it, on which alone the flags are set."""
         query = Demonstration(task.problem, answer)
         return self.example(TrainingExample(task.demonstrations, query, "", task.fields.get(INSTRUCTION, "")), "query")
 
-    def _start(self) -> tuple[list[int], list[bool]]:
+    def _encoded(self, segments: Iterable[Segment]) -> tuple[list[int], list[bool]]:
         first = self.tokenizer.bos_token_id
-        return ([], []) if first is None or self.format.chat else ([first], [False])
+        ids, learned = ([], []) if first is None or self.format.chat else ([first], [False])
+        for segment in segments:
+            part = self.tokenizer(segment.text, add_special_tokens=False)["input_ids"]
+            ids.extend(part)
+            learned.extend([segment.trained] * len(part))
+        return ids, learned
 
     def _template(self, messages: Messages, add_generation_prompt: bool) -> str:
         return str(

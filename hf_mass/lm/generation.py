@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -129,8 +129,7 @@ def _own_settings_aside(model: PreTrainedModel | PeftModel) -> Iterator[None]:
             holder.generation_config = settings
 
 
-@contextmanager
-def _contiguous_head(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+def _contiguous_head(model: PreTrainedModel | PeftModel) -> AbstractContextManager[object]:
     """Within this context the output head sees contiguous hidden states.
 
     transformers cuts the last position out of a prefill, and on a CPU torch takes up to a thousand times as long for
@@ -138,13 +137,8 @@ def _contiguous_head(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Module):
-        yield
-        return
-    handle = head.register_forward_pre_hook(lambda module, inputs: (inputs[0].contiguous(), *inputs[1:]))
-    try:
-        yield
-    finally:
-        handle.remove()
+        return nullcontext()
+    return head.register_forward_pre_hook(lambda module, inputs: (inputs[0].contiguous(), *inputs[1:]))
 
 
 @torch.no_grad()

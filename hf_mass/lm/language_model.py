@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,11 +76,9 @@ class LanguageModel:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.size / 1e6:.1f}M parameters)"
 
-    @contextmanager
-    def bare(self) -> Iterator[None]:
+    def bare(self) -> AbstractContextManager[None]:
         """Within this context a starting adapter that changes nothing yet costs nothing."""
-        with self.starting_lora().inactive() if self.untrained is not None else nullcontext():
-            yield
+        return self.starting_lora().inactive() if self.untrained is not None else nullcontext()
 
     def starting_lora(self, shape: LoraShape | None = None, seed: int = 0) -> BoundLora:
         """The adapter that adapting starts from: the model's own, or if that is untrained one of the shape asked for.

@@ -24,6 +24,7 @@ from hf_mass.store.shipped import resolve_bases, resolve_shipped
 from hf_mass.store.storage import read_json
 
 GENERATOR, INNER = "default", "inner"
+_FOLDERS = {GENERATOR: "generator", INNER: "inner"}
 
 
 def load_base(base: str | Path, token: Token = None, cure: str = "", **model_kwargs: Any) -> PreTrainedModel:
@@ -39,7 +40,12 @@ def load_base(base: str | Path, token: Token = None, cure: str = "", **model_kwa
         ConfigError: If `trust_remote_code` is given.
         CheckpointError: If it cannot be loaded.
     """
-    settings = {"use_safetensors": True, **_without_code(model_kwargs)}
+    if model_kwargs.get("trust_remote_code"):
+        raise ConfigError(
+            "trust_remote_code is True; loading never runs code of a repository. Read that code, load the base with "
+            "AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True), and pass the model as `base`."
+        )
+    settings = {"use_safetensors": True, **model_kwargs, "trust_remote_code": False}  # None would ask at the terminal
     return _from_pretrained(AutoModelForCausalLM, "Base model", base, token, cure, settings)
 
 
@@ -49,15 +55,6 @@ def load_tokenizer(
     """A tokenizer, from a Hub id or folder; `cure` and errors are as for `load_base`."""
     settings = {"trust_remote_code": False, "revision": revision}
     return _from_pretrained(AutoTokenizer, "Tokenizer", source, token, cure, settings)
-
-
-def _without_code(model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    if model_kwargs.get("trust_remote_code"):
-        raise ConfigError(
-            "trust_remote_code is True; loading never runs code of a repository. Read that code, load the base with "
-            "AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True), and pass the model as `base`."
-        )
-    return {**model_kwargs, "trust_remote_code": False}  # None would ask at the terminal
 
 
 def _from_pretrained(
@@ -105,6 +102,7 @@ def load_adapted(
     base: str | Path | PreTrainedModel | None,
     token: Token,
     model_kwargs: Mapping[str, Any],
+    adapters: Mapping[str, str] = _FOLDERS,
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """The base with the generator's and the inner adapter of a saved model, and the tokenizer.
 
@@ -115,38 +113,13 @@ def load_adapted(
         base: The base; None for the one that the generator's adapter_config.json names.
         token: Access token of the Hub.
         model_kwargs: Passed to `AutoModelForCausalLM.from_pretrained`.
+        adapters: Name of an adapter → its folder within the saved model; the first names the base.
 
     Raises:
         CheckpointError: If no base is named, it cannot be loaded, or it is not the one that the adapters were made for.
     """
-    place = folder / "generator"
-    model, tokenizer, mismatch = _base_of(place, folder, name, made_for, base, token, model_kwargs)
-    return _with_adapters(model, {GENERATOR: place, INNER: folder / INNER}, mismatch), tokenizer
-
-
-def load_lora(
-    folder: Path, name: str, token: Token, model_kwargs: Mapping[str, Any]
-) -> tuple[PeftModel, PreTrainedTokenizerBase, str]:
-    """A LoRA with the base that it names, its tokenizer (the base's where it has none), and the base's name.
-
-    Arguments and errors are those of `load_adapted`.
-    """
-    model, tokenizer, mismatch = _base_of(folder, folder, name, {}, None, token, model_kwargs)
-    base = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path"))
-    return _with_adapters(model, {GENERATOR: folder}, mismatch), tokenizer, base
-
-
-def _base_of(
-    adapter: Path,
-    folder: Path,
-    name: str,
-    made_for: Mapping[str, Any],
-    base: str | Path | PreTrainedModel | None,
-    token: Token,
-    model_kwargs: Mapping[str, Any],
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
-    """(base model, tokenizer, what to say where the two do not fit the adapter)."""
-    config = adapter / "adapter_config.json"
+    places = {adapter: folder / within for adapter, within in adapters.items()}
+    config = next(iter(places.values())) / "adapter_config.json"
     origin = resolve_shipped(read_json(config).get("base_model_name_or_path"))
     cure = f"{name} names it; or pass another copy of it as `base=`." if base is None else ""
     base = origin if base is None else base
@@ -168,7 +141,18 @@ def _base_of(
         raise CheckpointError(
             f"{mismatch}: the tokenizer has {len(tokenizer)} tokens, the base {rows}. Pass that one as `base=`."
         )
-    return model, tokenizer, mismatch
+    return _with_adapters(model, places, mismatch), tokenizer
+
+
+def load_lora(
+    folder: Path, name: str, token: Token, model_kwargs: Mapping[str, Any]
+) -> tuple[PeftModel, PreTrainedTokenizerBase, str]:
+    """A LoRA with the base that it names, its tokenizer (the base's where it has none), and the base's name.
+
+    Arguments and errors are those of `load_adapted`.
+    """
+    model, tokenizer = load_adapted(folder, name, {}, None, token, model_kwargs, {GENERATOR: ""})
+    return model, tokenizer, str(read_json(folder / "adapter_config.json").get("base_model_name_or_path"))
 
 
 def describe_base(model: Any) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 from functools import cache
+from timeit import repeat
 
 import torch
 from torch.nn.functional import linear
@@ -30,9 +30,4 @@ def prefers_bfloat16(device: str) -> bool:
 def _product_seconds(dtype: torch.dtype) -> float:
     """The fastest of several products of [64, 1024] and [1024, 1024]; no random number is drawn."""
     x, w = torch.ones(64, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-    times = []
-    for _ in range(8):
-        begun = time.perf_counter()
-        linear(x, w)
-        times.append(time.perf_counter() - begun)
-    return min(times[1:])
+    return min(repeat(lambda: linear(x, w), repeat=8, number=1)[1:])

@@ -113,8 +113,12 @@ class Guard(Method[GuardState]):
             run = replace(run, state=method.begin(lm, tasks, state.seed))
             return replace(state, runs=(run, *state.runs[1:]))
         if self._share(method, run) >= run.stop:
-            state = self._finished(lm, state, run, method) if state.chosen else state
-            return replace(state, runs=state.runs[1:])
+            adaptations = list(state.adaptations)
+            if state.chosen:
+                guards = {n: state.entries[number] for number, members in enumerate(state.sets) for n in members}
+                for n, adaptation in zip(run.numbers, method.finish(lm, run.state), strict=True):
+                    adaptations[n] = replace(adaptation, guard=guards[n])
+            return replace(state, runs=state.runs[1:], adaptations=tuple(adaptations))
         run = replace(run, state=method.step(lm, run.state))
         if not state.chosen:
             due = sum(self._share(method, run) >= stop for stop in STOPS)
@@ -199,13 +203,6 @@ class Guard(Method[GuardState]):
             by_set.append(measured)
         runs = tuple(Run(strength, tuple(numbers), stop=share) for (strength, share), numbers in groups.items())
         return replace(state, runs=runs, entries=tuple(by_set), chosen=True, adaptations=tuple(adaptations))
-
-    def _finished(self, lm: LanguageModel, state: GuardState, run: Run, method: Method[Any]) -> GuardState:
-        adaptations = list(state.adaptations)
-        entries = {n: state.entries[number] for number, members in enumerate(state.sets) for n in members}
-        for n, adaptation in zip(run.numbers, method.finish(lm, run.state), strict=True):
-            adaptations[n] = replace(adaptation, guard=entries[n])
-        return replace(state, adaptations=tuple(adaptations))
 
     # -- answering ----------------------------------------------------------------------------------------------------
 

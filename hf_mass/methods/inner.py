@@ -65,11 +65,9 @@ class InnerAdapter:
     def __init__(self, model: PeftModel, encoder: TextEncoder, config: MassConfig, inner: str = "inner") -> None:
         self.model, self.encoder, self.config = model, encoder, config
         self.lora = BoundLora(model, inner)
-        inner_loop = config.inner
-        moments = (inner_loop.momentum, inner_loop.betas, inner_loop.epsilon, inner_loop.weight_decay)
-        self.inner_loop = InnerLoop(
-            inner_loop.steps, make_optimizer(inner_loop.optimizer, inner_loop.learning_rate, *moments)
-        )
+        loop = config.inner
+        moments = (loop.momentum, loop.betas, loop.epsilon, loop.weight_decay)
+        self.inner_loop = InnerLoop(loop.steps, make_optimizer(loop.optimizer, loop.learning_rate, *moments))
         self.memory: MemoryPlan | None = None  # of the last pass planned
         self._bytes_per_token: float | None = None
 

@@ -12,7 +12,7 @@ from hf_mass.lm.encoding import TextEncoder
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Method, Progress
 from hf_mass.methods.mass_model import MassModel
-from hf_mass.methods.mass_settings import InnerConfig, MassConfig, ScorerConfig
+from hf_mass.methods.mass_settings import MassConfig, ScorerConfig
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.methods.settings import build, flat, values_of
 from hf_mass.tasks.formats import FORMATS, PromptFormat
@@ -172,9 +172,7 @@ def _untrained(lm: LanguageModel, tasks: Sequence[Task], prompt_format: str | No
     suiting = dict(lm.defaults.get("mass", {}))
     name, written = suiting.pop("prompt_format", "default"), suiting.pop("format", None)
     fmt = FORMATS[prompt_format or name] if prompt_format or written is None else PromptFormat.from_dict(written)
-    config = MassConfig(
-        weigh_by="uniform", format=fmt, scorer=ScorerConfig(("log_prob",), width=0), inner=InnerConfig()
-    )
+    config = MassConfig(weigh_by="uniform", format=fmt, scorer=ScorerConfig(("log_prob",), width=0))
     return with_changes(config, {**suiting, **_room(lm, tasks, config.format)})
 
 

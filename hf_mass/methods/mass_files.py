@@ -14,13 +14,7 @@ from hf_mass.store.storage import ADAPTER_FILES, read_json
 
 CONFIG_NAME = "mass_config.json"
 FORMAT_VERSION = 1
-REQUIRED = (
-    CONFIG_NAME,
-    "generator/adapter_config.json",
-    "generator/adapter_model.safetensors",
-    "inner/adapter_config.json",
-    "inner/adapter_model.safetensors",
-)
+REQUIRED = (CONFIG_NAME, *(f"{adapter}/{file}" for adapter in ("generator", "inner") for file in ADAPTER_FILES))
 """Without these a folder is no saved model. The scorer checks its own files."""
 
 

@@ -125,7 +125,6 @@ def scorer_features(
         microbatch: Rows in one pass of the model.
     """
     device = next(model.parameters()).device
-    shape = (len(tasks), len(samples[0]))
     features: dict[str, Tensor] = {}
     if "log_prob" in names or "hidden" in names:
         features.update(_model_features("hidden" in names, model, encoder, tasks, samples, microbatch))
@@ -133,9 +132,12 @@ def scorer_features(
         features["overlap"] = _overlap_features(encoder, tasks, samples).to(device)
     if "agreement" in names:
         values = [agreement(group, encoder.format) for group in samples]
-        features["agreement"] = 2 * torch.tensor(values, device=device).view(*shape, 3)
+        features["agreement"] = 2 * torch.tensor(values, device=device)
     if "attribution" in names:
-        features["attribution"] = _attribution_features(attributions, samples)
+        usable = usable_mask(samples, attributions.device)
+        scaled = standardise(-attributions.float(), usable)
+        best = (scaled == scaled.max(1, keepdim=True).values) & usable  # the group's largest
+        features["attribution"] = torch.stack([scaled, best.float()], 2)
     # Tasks whose inner loop diverged are skipped by the caller; their NaN must not reach the others through the scorer.
     return {name: torch.nan_to_num(features[name], posinf=0.0, neginf=0.0) for name in names}
 
@@ -150,19 +152,15 @@ def _model_features(
 ) -> dict[str, Tensor]:
     """Log-probabilities of each sample's tokens (mean, least, first, last), and the hidden state behind the sample."""
     device = next(model.parameters()).device
-    rows, places = [], []
-    for n, (task, group) in enumerate(zip(tasks, samples, strict=True)):
-        prompt = encoder.generator_prompt_ids(task)
-        for i, sample in enumerate(group):
-            if sample.usable:
-                rows.append(Row(n, prompt, sample.token_ids))
-                places.append((n, i))
+    prompts = [encoder.generator_prompt_ids(task) for task in tasks]
+    rows = [Row(n, prompts[n], each.token_ids) for n, group in enumerate(samples) for each in group if each.usable]
+    places = usable_mask(samples, device).nonzero()
     shape = (len(tasks), len(samples[0]))
     log_prob = torch.zeros(*shape, 4, device=device)
     states = torch.zeros(*shape, model.config.get_text_config().hidden_size, device=device)
     for start in range(0, len(rows), microbatch):
         batch = encoder.batch(rows[start : start + microbatch], device)
-        index = tuple(torch.tensor(places[start : start + microbatch], device=device).T)
+        index = tuple(places[start : start + microbatch].T)
         values, mask = token_log_probs(model, batch)
         # The end-of-sequence token is left out: "last" is the last token that says something.
         mask = mask & (batch.labels[:, 1:] != encoder.tokenizer.eos_token_id)
@@ -202,14 +200,6 @@ def _overlap_features(
         ],
         dtype=torch.float32,
     )
-
-
-def _attribution_features(attributions: Tensor, samples: Sequence[Sequence[AuxiliarySample]]) -> Tensor:
-    """Standardised −∂L/∂s, and whether it is the group's largest: [N, m, 2]."""
-    usable = usable_mask(samples, attributions.device)
-    scaled = standardise(-attributions.float(), usable)
-    best = (scaled == scaled.max(1, keepdim=True).values) & usable
-    return torch.stack([scaled, best.float()], 2)
 
 
 def agreement(group: Sequence[AuxiliarySample], fmt: PromptFormat) -> list[list[float]]:

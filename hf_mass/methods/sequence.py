@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -84,15 +84,10 @@ class TTTThenMASS(Method[SequenceState]):
         return self.first.defaults(lm, tasks)
 
 
-@contextmanager
-def at_starting_weights(lm: LanguageModel, adaptation: Adaptation) -> Iterator[None]:
+def at_starting_weights(lm: LanguageModel, adaptation: Adaptation) -> AbstractContextManager[None]:
     """Within this context the model's starting adapter is as the adaptation has it."""
     tree = next((tree for lora, tree in adaptation.parts if lora.adapter == lm.adapter_name), None)
-    if tree is None:
-        yield
-        return
-    with lm.starting_lora().loaded(tree):
-        yield
+    return nullcontext() if tree is None else lm.starting_lora().loaded(tree)
 
 
 def _joined(lm: LanguageModel, trained: Adaptation, synthesised: Adaptation) -> Adaptation:

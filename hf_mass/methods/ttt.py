@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from hf_mass.lm.generation import row_seed
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Method, Progress
 from hf_mass.methods.few_shot_answers import FewShotAnswers
-from hf_mass.methods.ttt_settings import STRIPS, TTTSettings, preset_values
+from hf_mass.methods.ttt_settings import STRIPS, TTTSettings
 from hf_mass.tasks.answers import rank_answers
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample, training_examples
@@ -120,12 +120,11 @@ class TTT(Method[TTTState]):
         suiting: Mapping[str, Any] | None = lm.defaults.get("ttt", {}).get(kind)
         if suiting is None and self.preset is None:
             raise DataError(f"{lm.name} cannot be trained on demonstrations of {kind}. Choose method 'mass'.")
-        values = {"preset": "text", **(suiting or {})}
-        preset = values.pop("preset") if self.preset is None else self.preset
-        changes = {**(values if self.preset is None else {}), **self.changes}
+        values = {"preset": "text", **(suiting or {})} if self.preset is None else {"preset": self.preset}
+        preset, changes = values.pop("preset"), {**values, **self.changes}
         if kind == "grids" and not any("\n" in text for task in tasks for text in (task.problem, *data_key(task)[1:])):
             changes = {**STRIPS, **changes}
-        return TTTSettings(**preset_values(preset, {f.name for f in fields(TTTSettings)}, **changes))
+        return TTTSettings.preset(preset, **changes)
 
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
         if not all(task.demonstrations for task in tasks):
@@ -210,11 +209,9 @@ class TTT(Method[TTTState]):
         with deterministic(lm.model), state.lora.inactive():
             loss = TokenLoss(lm.model, state.lora.function, batch)
             fit, values = fit_step(FitStep(loss, counts, rates), state.fit, state.optimizer, settings.max_grad_norm)
-        losses, place = list(state.losses), 0
-        for n in present:
-            count = len(state.batches[n][index])
-            losses[n] = (*losses[n], float(values[place : place + count].mean()))
-            place += count
+        losses, sizes = list(state.losses), [len(state.batches[n][index]) for n in present]
+        for n, own in zip(present, values.split(sizes), strict=True):
+            losses[n] = (*losses[n], float(own.mean()))
         return replace(state, fit=fit, losses=tuple(losses))
 
     def stop(self, state: TTTState) -> bool:
@@ -278,11 +275,10 @@ class TTT(Method[TTTState]):
         left_out = [task.leave_one_out(n) for n in range(len(task.demonstrations))]
         rows = [answers.encoder.answered(each, str(each.answer)) for each in left_out]
         batch = answers.batch([ids for ids, _ in rows], [flags for _, flags in rows], [0] * len(rows))
-        lengths = [sum(flags) for _, flags in rows]
 
         def losses(part: Part | None) -> list[float | None]:
             sums = answers.summed_log_probs(batch, part)
-            return [-value / length for value, length in zip(sums, lengths, strict=True)]
+            return [-value / sum(flags) for value, (_, flags) in zip(sums, rows, strict=True)]
 
         before = losses(None)
         after = losses(adaptation.parts[-1]) if adaptation.parts else [None] * len(rows)

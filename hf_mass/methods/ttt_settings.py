@@ -140,7 +140,15 @@ ASKED_ONCE: dict[str, Any] = {
 """Settings that ask a task as it is, once, without a vote."""
 STRIPS: dict[str, Any] = {"transformations": ("strip",), "predict_transformations": ("strip",)}
 """Settings for grids of one row: their symmetries."""
-_TEXT: dict[str, Any] = {"transformations": ["none"], "colour_permutations": 0, "predict_transformations": ["none"]}
+_TEXT: dict[str, Any] = {
+    "transformations": ["none"],
+    "colour_permutations": 0,
+    "predict_transformations": ["none"],
+    "permutations": 4,
+    "max_examples": 40,
+    "vote": "flat",
+}
+_PLAIN = {**_TEXT, "few_shot_format": "plain", "lora_r": 16, "lora_alpha": 32, "predict_length_factor": 3.0}
 
 TTT_PRESETS: dict[str, dict[str, Any]] = {
     "arc": {},
@@ -152,12 +160,9 @@ TTT_PRESETS: dict[str, dict[str, Any]] = {
         "per_device_train_batch_size": 5,
         "lora_r": 64,
         "lora_alpha": 64,
-        "permutations": 4,
         "leave_two_out": False,
-        "max_examples": 40,
         "max_completion_length": 50,
         "predict_permutations": 1,
-        "vote": "flat",
     },
     "grids": {
         "few_shot_format": "compact",
@@ -173,32 +178,18 @@ TTT_PRESETS: dict[str, dict[str, Any]] = {
         "predict_length_factor": 2.0,
     },
     "text": {
-        **_TEXT,
-        "few_shot_format": "plain",
+        **_PLAIN,
         "learning_rate": 1e-3,
         "num_train_epochs": 1,
         "per_device_train_batch_size": 5,
-        "lora_r": 16,
-        "lora_alpha": 32,
-        "permutations": 4,
-        "max_examples": 40,
         "predict_permutations": 1,
-        "predict_length_factor": 3.0,
-        "vote": "flat",
     },
     "strings": {
-        **_TEXT,
-        "few_shot_format": "plain",
+        **_PLAIN,
         "learning_rate": 2e-3,
         "per_device_train_batch_size": 4,
-        "lora_r": 16,
-        "lora_alpha": 32,
-        "permutations": 4,
-        "max_examples": 40,
         "max_completion_length": 128,
         "predict_permutations": 4,
-        "predict_length_factor": 3.0,
-        "vote": "flat",
     },
 }
 """The paper's settings for ARC (the defaults) and for BIG-Bench Hard (10 demonstrations × 4 orders = 40 sequences),

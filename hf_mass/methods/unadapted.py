@@ -85,8 +85,7 @@ class MajorityVote(NoAdaptation):
         assert isinstance(self.asks, MASS)
         mass, tasks, count = self.asks.resolved(lm, tasks), as_read(lm, tasks), self.samples
         if self.token_budget is not None:
-            length = max(1, mass.solve(tasks[0]).sampled_tokens)
-            count = max(1, round(self.token_budget / length))
+            count = max(1, round(self.token_budget / max(1, mass.solve(tasks[0]).sampled_tokens)))
         return vote(mass, tasks, count, seed)
 
 

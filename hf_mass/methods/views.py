@@ -65,10 +65,9 @@ def task_views(owner: int, task: Task, settings: TTTSettings, seed: int) -> Iter
         for number in range(settings.predict_permutations if settings.predict_recolour else len(orders)):
             order = orders[number % len(orders)]
             view = replace(plain, demonstrations=tuple(plain.demonstrations[i] for i in order))
-            colours = (
-                PermuteColours.random(rng, settings.keep_background) if settings.predict_recolour and number else None
-            )
-            if colours is not None:
+            colours = None
+            if settings.predict_recolour and number:
+                colours = PermuteColours.random(rng, settings.keep_background)
                 view = transform_task(view, colours)
             for sample in range(settings.predict_samples):
                 row = row_seed("predict", seed, task.id, transformation.name, number, sample)
