@@ -143,7 +143,7 @@ def differences(rows: Rows, outcomes: ByName) -> list[str]:
     """Every row against its baseline, task by task."""
     lines = []
     for name, row in rows.items():
-        if row.baseline in rows and results(outcomes[name]).shape[1] > 1:
+        if row.baseline is not None and row.baseline in rows and results(outcomes[name]).shape[1] > 1:
             apart = paired_difference(results(outcomes[name]), results(outcomes[row.baseline]))
             lines.append(f"{row.label} − {rows[row.baseline].label}: {apart}")
     return lines
