@@ -133,11 +133,6 @@ def _settings(workshop: Workshop) -> tuple[Any, Any, dict[str, Any]]:
         return method, model, {name: control(name) for name in OPTIONS}
 
 
-def theme() -> gr.themes.Base:
-    """Gradio's default look with the fonts of the visitor's own system: nothing is fetched from elsewhere."""
-    return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "Consolas", "monospace"])
-
-
 def launch(
     model: str | None = None,
     host: str | None = None,
@@ -163,7 +158,7 @@ def launch(
         ConfigError: If the port is taken.
         CheckpointError: If the model cannot be loaded.
     """
-    if port is not None:
+    if port is not None:  # before the models are loaded, which takes its time
         _require_free(host or "127.0.0.1", port)
     files = Path(get_upload_folder())  # from where Gradio hands files out without making a copy that would stay
     files.mkdir(parents=True, exist_ok=True)
@@ -180,7 +175,8 @@ def launch(
         share=share,
         prevent_thread_lock=not block,
         max_file_size=100 * LIMITS.bytes,  # what is refused by us is explained on the page
-        theme=theme(),
+        # Fonts of the visitor's own system: nothing is fetched from elsewhere.
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "Consolas", "monospace"]),
         css_paths=ASSETS / "app.css",
         footer_links=["api", "settings"],
         quiet=not block,
@@ -190,7 +186,6 @@ def launch(
 
 
 def _require_free(host: str, port: int) -> None:
-    """Before the models are loaded, which takes its time."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -73,9 +73,7 @@ def chosen_settings(values: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"settings is {values!r:.60}; give an object of names and values.")
     if unknown := sorted(set(values) - set(OPTIONS)):
         raise ConfigError(f"There is no setting {unknown[0]!r:.60} here; choose some of {list(OPTIONS)}.")
-    settings = {
-        name: value for name, value in values.items() if value is False or value not in (None, 0, "", AUTOMATIC)
-    }
+    settings = {k: value for k, value in values.items() if value is False or value not in (None, 0, "", AUTOMATIC)}
     for name, value in settings.items():
         if not OPTIONS[name].allows(value):
             raise ConfigError(f"{name} is {value!r:.60}; choose {OPTIONS[name].cure}.")

@@ -67,17 +67,15 @@ def answers_html(problem: Problem, before: Sequence[Answer], after: Sequence[Ans
     """For each query the answers before and after adapting side by side, and the right one where it is known."""
     rows = [f'<p class="hm-muted">{escape(problem.name)}</p>']  # which is not always the one that is shown beside
     for n, task in enumerate(problem.tasks):
-        cards = []
-        if len(problem.tasks) > 1:
-            cards.append(_card("Asked", value_html(task.problem, problem.kind)))
+        cards = _card("Asked", value_html(task.problem, problem.kind)) if len(problem.tasks) > 1 else ""
         for title, answers in (("Before", before), ("After", after)):
             if n < len(answers):
-                cards.append(_answer_card(title, answers[n], problem.kind))
+                cards += _answer_card(title, answers[n], problem.kind)
             else:
-                cards.append(_card(title, '<span class="hm-muted">–</span>'))
+                cards += _card(title, '<span class="hm-muted">–</span>')
         if task.answer is not None:
-            cards.append(_card("Right answer", value_html(task.answer, problem.kind)))
-        rows.append(f'<div class="hm-answers">{"".join(cards)}</div>')
+            cards += _card("Right answer", value_html(task.answer, problem.kind))
+        rows.append(f'<div class="hm-answers">{cards}</div>')
     return "".join(rows)
 
 

@@ -56,16 +56,13 @@ class Page:
                 self.after = answers
             case Loss():
                 self.losses.append(event)
-                name = event.method.upper()
-                self.stage = f"{name}: step {event.step + 1} of {event.steps}, loss {event.value:.3f}"
+                self.stage = f"{event.method.upper()}: step {event.step + 1} of {event.steps}, loss {event.value:.3f}"
 
     def summary(self, facts: Mapping[str, Any]) -> str:
         """The end in a line."""
-        parts = [f"Done in {facts['seconds']:.1f} s", drawing.loss_text(self.losses)]
-        if facts["sampled_tokens"]:
-            parts.append(f"{facts['sampled_tokens']} tokens sampled")
-        if facts["reason"]:
-            parts[0] = f"Ended after {facts['seconds']:.1f} s: {facts['reason']}"
+        seconds, reason, tokens = f"{facts['seconds']:.1f} s", facts["reason"], facts["sampled_tokens"]
+        end = f"Ended after {seconds}: {reason}" if reason else f"Done in {seconds}"
+        parts = [end, drawing.loss_text(self.losses), f"{tokens} tokens sampled" if tokens else ""]
         return ". ".join(part for part in parts if part) + "."
 
     def page(self, busy: bool, text: str | None = None, error: bool = False, download: Any = None) -> tuple[Any, ...]:
@@ -127,10 +124,8 @@ class Handlers:
         if not isinstance(problem, Problem):
             return _SAME
         methods = self.workshop.methods(problem, _name(model))
-        radio = gr.Radio(
-            choices=[(METHOD_NAMES[method], method) for method in methods],
-            value="ttt" if "ttt" in methods else methods[0],
-        )
+        choices = [(METHOD_NAMES[method], method) for method in methods]
+        radio = gr.Radio(choices=choices, value="ttt" if "ttt" in methods else methods[0])
         values = model_values(self.workshop.choose(problem, _name(model)), problem.tasks)
         return radio, *(control(name, values[name]) if name in values else gr.skip() for name in OPTIONS)
 

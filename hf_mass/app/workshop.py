@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event as StopSign
@@ -90,7 +91,12 @@ class Workshop:
     def methods(self, problem: Problem, name: str | None = None) -> list[str]:
         """Names of the methods that suit problem and model; MASS if none does, which then says why."""
         model = self.choose(problem, name)
-        return [method for method in METHOD_NAMES if _suits(method, model, problem)] or ["mass"]
+        suiting = []
+        for method in METHOD_NAMES:
+            with suppress(DataError):
+                make_method(method).require(model, problem.tasks)
+                suiting.append(method)
+        return suiting or ["mass"]
 
     def _adapt(
         self,
@@ -107,18 +113,10 @@ class Workshop:
         lm = self.models[name]
         session = Session(lm, guarded(make_method(method, values), lm, problem.tasks), seed, time_limit=TIME_LIMIT)
         for event in events(session, problem, stop):
-            if not isinstance(event, Solution):
+            if isinstance(event, Solution):
+                yield Outcome({"model": name, **event.to_dict()}, None if folder is None else _archive(event, folder))
+            else:
                 yield event
-                continue
-            yield Outcome({"model": name, **event.to_dict()}, None if folder is None else _archive(event, folder))
-
-
-def _suits(method: str, model: LanguageModel, problem: Problem) -> bool:
-    try:
-        make_method(method).require(model, problem.tasks)
-    except DataError:
-        return False
-    return True
 
 
 def _archive(solution: Solution, folder: Path) -> Path | None:

@@ -143,10 +143,9 @@ def differences(rows: Rows, outcomes: ByName) -> list[str]:
     """Every row against its baseline, task by task."""
     lines = []
     for name, row in rows.items():
-        baseline = row.baseline or name
-        if baseline != name and baseline in rows and results(outcomes[name]).shape[1] > 1:
-            apart = paired_difference(results(outcomes[name]), results(outcomes[baseline]))
-            lines.append(f"{row.label} − {rows[baseline].label}: {apart}")
+        if row.baseline is not None and row.baseline in rows and results(outcomes[name]).shape[1] > 1:
+            apart = paired_difference(results(outcomes[name]), results(outcomes[row.baseline]))
+            lines.append(f"{row.label} − {rows[row.baseline].label}: {apart}")
     return lines
 
 
@@ -154,8 +153,7 @@ def remarks(rows: Rows, outcomes: ByName) -> list[str]:
     """What a reader of the table must know besides."""
     lines = []
     for name, by_seed in outcomes.items():
-        reasons = Counter(row["reason"] for some in by_seed for row in some if row["reason"])
-        if reasons:
+        if reasons := Counter(row["reason"] for some in by_seed for row in some if row["reason"]):
             reason, _ = reasons.most_common(1)[0]
             lines.append(f"{rows[name].label}: {reasons.total()} times not adapted or answered; most often: {reason}")
     return lines
@@ -163,8 +161,7 @@ def remarks(rows: Rows, outcomes: ByName) -> list[str]:
 
 def by_domain(rows: Rows, outcomes: ByName) -> list[str]:
     """A table of the domains, where there are several; in Markdown."""
-    first = next(iter(outcomes.values()))[0]
-    counts = Counter(row["domain"] for row in first)
+    counts = Counter(row["domain"] for row in next(iter(outcomes.values()))[0])
     if len(counts) < 2:
         return []
     lines = []

@@ -16,16 +16,13 @@ from hf_mass import __version__
 from hf_mass.cli import commands
 from hf_mass.errors import HFMassError
 
-COMMAND_LINE = "hf_mass.command"
-"""Where a context keeps the command line, as a reader could type it again."""
-
 
 class Group(TyperGroup):
     """Turns the errors of every command into a line and an exit code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Notes the command line; --debug may stand anywhere."""
-        ctx.meta[COMMAND_LINE] = shlex.join(["hf-mass", *args])
+        """Notes the command line, as a reader could type it again; --debug may stand anywhere."""
+        ctx.meta["hf_mass.command"] = shlex.join(["hf-mass", *args])
         if "--debug" in args:
             args = ["--debug", *(word for word in args if word != "--debug")]
         return super().parse_args(ctx, args)

@@ -51,8 +51,7 @@ def check_folder(folder: Path) -> tuple[str, list[str]]:
         CheckpointError: If it holds neither a whole MassModel nor a whole PEFT adapter, or its base is on this machine.
     """
     config, adapter, base = read_saved(folder)
-    missing = [name for name in (ADAPTER_FILES if config is None else REQUIRED) if not (folder / name).is_file()]
-    if missing:
+    if missing := [n for n in (ADAPTER_FILES if config is None else REQUIRED) if not (folder / n).is_file()]:
         raise CheckpointError(
             f"{folder / missing[0]} is missing: {folder} holds neither a whole MassModel nor a whole PEFT adapter. "
             "Save the model again."

@@ -16,7 +16,7 @@ from rich.text import Text
 from hf_mass.app.drawing import loss_text
 from hf_mass.engine.solution import Solution
 from hf_mass.methods.base import Answer
-from hf_mass.tasks.grids import Grid, parse_grid
+from hf_mass.tasks.grids import parse_grid
 from hf_mass.tasks.problems import Problem
 
 COLOURS = tuple(
@@ -42,12 +42,6 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
-def grid_cells(grid: Grid) -> Text:
-    """A grid in its colours."""
-    lines = [Text.assemble(*((f" {cell}", COLOURS[cell]) for cell in row)) for row in grid]
-    return Text("\n").join(lines)
-
-
 def value(text: str | None, kind: str, room: int | None = None) -> Text:
     """An input or output; a grid that is wider than `room` by its size only."""
     if text is None:
@@ -57,7 +51,7 @@ def value(text: str | None, kind: str, room: int | None = None) -> Text:
         return Text(plain(text))
     if room is not None and 2 * len(grid[0]) > room:
         return Text(f"grid of {len(grid)} × {len(grid[0])}", style="dim")
-    return grid_cells(grid)
+    return Text("\n").join(Text.assemble(*((f" {cell}", COLOURS[cell]) for cell in row)) for row in grid)
 
 
 def titled(title: str, body: RenderableType, style: str = "bold") -> Group:
@@ -68,21 +62,17 @@ def titled(title: str, body: RenderableType, style: str = "bold") -> Group:
 def problem_view(problem: Problem) -> RenderableType:
     """Name, demonstrations and queries."""
     pairs = problem.tasks[0].demonstrations
-    parts: list[RenderableType] = [Text(plain(problem.name), style="bold underline")]
-    views = [pair_view(pair.question, pair.answer, problem.kind) for pair in pairs[:SHOWN]]
+    views: list[RenderableType] = []
+    for pair in pairs[:SHOWN]:
+        row = Table.grid(padding=(0, 1))
+        row.add_row(value(pair.question, problem.kind), Text("→", style="dim"), value(pair.answer, problem.kind))
+        views.append(row)
     if problem.kind == "grids":
         views = [Columns([titled(f"solved {n}", view) for n, view in enumerate(views, 1)], padding=(0, 4))]
-    parts += views
+    parts: list[RenderableType] = [Text(plain(problem.name), style="bold underline"), *views]
     if len(pairs) > SHOWN:
         parts.append(Text(f"and {len(pairs) - SHOWN} more solved examples", style="dim"))
     return Group(*parts)
-
-
-def pair_view(question: str, answer: str, kind: str) -> RenderableType:
-    """An input with its output."""
-    row = Table.grid(padding=(0, 1))
-    row.add_row(value(question, kind), Text("→", style="dim"), value(answer, kind))
-    return row
 
 
 def samples_view(rows: Sequence[dict[str, Any]], kind: str, width: int) -> RenderableType:

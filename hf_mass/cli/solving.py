@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.text import Text
 
 from hf_mass.cli.groups import How
@@ -20,7 +19,7 @@ from hf_mass.cli.showing import plain, show_solution, stdout_console
 from hf_mass.engine.api import solve
 from hf_mass.engine.models import SMALL, default_model, load
 from hf_mass.engine.solution import Solution
-from hf_mass.errors import AdaptationError, DataError, HFMassError
+from hf_mass.errors import AdaptationError, DataError
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.guard import guarded
 from hf_mass.methods.registry import make_method
@@ -44,7 +43,9 @@ class Solver:
             watch.say("Loading the model", at_once=True)
             self.loaded[name] = load_chosen(self.how.model, name)
         lm = self.loaded[name]
-        method = guarded(self.methods[self.how.method or fitting_method(lm, problem)], lm, problem.tasks)
+        solved = all(task.demonstrations for task in problem.tasks)
+        fitting = "ttt" if solved and problem.kind in lm.defaults.get("ttt", {}) else "mass"
+        method = guarded(self.methods[self.how.method or fitting], lm, problem.tasks)
         return solve(lm, problem, method, seed=self.how.seed, on_event=watch), lm
 
 
@@ -60,12 +61,6 @@ def load_chosen(choice: ModelChoice, default: str) -> LanguageModel:
     if lm.device.type == "cpu" and lm.size < SMALL:
         torch.set_num_threads(1)
     return lm
-
-
-def fitting_method(lm: LanguageModel, problem: Problem) -> str:
-    """Test-time training where the model can do it and there are solved examples, else MASS."""
-    solved = all(task.demonstrations for task in problem.tasks)
-    return "ttt" if solved and problem.kind in lm.defaults.get("ttt", {}) else "mass"
 
 
 def solve_problems(problems: Sequence[Problem], how: How, each: bool) -> int:
@@ -87,7 +82,10 @@ def solve_problems(problems: Sequence[Problem], how: How, each: bool) -> int:
             if not each:
                 raise
             failed += 1
-            report_failure(problem, error, console, how.as_json)
+            if how.as_json:
+                print(json.dumps({"problem": problem.name, "error": str(error)}, ensure_ascii=False), flush=True)
+            else:
+                console.print(Text(f"{plain(problem.name)}: {plain(str(error))}", style="red"))
             continue
         solutions.append(solution)
         if how.as_json:
@@ -104,14 +102,6 @@ def to_json(solution: Solution, lm: LanguageModel, **more: Any) -> str:
     """A solution as one line of JSON."""
     about = {"kind": solution.problem.kind, "model": lm.name}
     return json.dumps({**solution.to_dict(), **about, **more}, ensure_ascii=False)
-
-
-def report_failure(problem: Problem, error: HFMassError, console: Console, as_json: bool) -> None:
-    """That one of many problems could not be adapted to."""
-    if as_json:
-        print(json.dumps({"problem": problem.name, "error": str(error)}, ensure_ascii=False), flush=True)
-    else:
-        console.print(Text(f"{plain(problem.name)}: {plain(str(error))}", style="red"))
 
 
 def summary(solutions: Sequence[Solution], failed: int) -> str:
@@ -149,12 +139,7 @@ def adapt_and_save(problem: Problem, output: Path, how: How) -> None:
         return
     console = stdout_console()
     show_solution(solution, lm.name, console)
-    console.print(how_to_load(base, folders), markup=False, soft_wrap=True)
-
-
-def how_to_load(base: str, folders: Sequence[Path]) -> str:
-    """Python that loads a saved adapter."""
     lines = ["\nsaved; load it by", "", *peft_snippet(quoted(base), str(folders[0]))]
-    if folders[1:]:
+    if several:
         lines.append(f"# and so on: {', '.join(map(str, folders[1:]))}")
-    return "\n".join(lines)
+    console.print("\n".join(lines), markup=False, soft_wrap=True)

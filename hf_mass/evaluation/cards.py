@@ -62,7 +62,10 @@ def make_card(
         details |= read_measured(Path(results), methods, dataset or (datasets[0] if len(datasets) == 1 else None))
     if config is not None:
         return build_card(mass_card(config, **details))
-    return build_card(CardParts(settings=sorted((settings or _lora_settings(folder)).items()), **details))
+    if not settings:  # all that an adapter's own file says of how it was trained is its shape
+        values = read_json(folder / ADAPTER_FILES[0])
+        settings = {name: values[name] for name in ("peft_type", "r", "lora_alpha", "target_modules") if name in values}
+    return build_card(CardParts(settings=sorted(settings.items()), **details))
 
 
 def write_card(folder: str | Path, results: str | Path | None = None, **details: Any) -> Path:
@@ -85,20 +88,18 @@ def read_measured(path: Path, methods: Sequence[str] | None = None, dataset: str
     table = _read_table(path)
     of_model = [row.method for row in table if row.method.startswith(_OWN_ROWS)] or [row.method for row in table]
     rows = [table[method] for method in (of_model if methods is None else methods)]
-    parts = [table.to_markdown(), _origin(table), f"From `{path.name}`. {_notes(table)}", _further(rows)]
-    measured = {
-        "results": "\n\n".join(part for part in parts if part),
-        "evaluations": _evaluations(table, rows, dataset),
-    }
+    command = table.meta.get("command")
+    made = "The result file does not say by which command."
+    if command is not None:
+        made = "Made by\n\n" + indented(without_tokens(str(command)))
+    parts = [table.to_markdown(), made, f"From `{path.name}`. {_notes(table)}"]
+    # What else the file knows of the model's own rows, such as the inner rates that they were measured at.
+    if figures := [f"- {row.method}; {name}: {value:g}" for row in rows for name, value in row.extra.items()]:
+        parts += ["Measured with, or besides (the settings above are the defaults that are saved):", "\n".join(figures)]
+    measured = {"results": "\n\n".join(parts), "evaluations": _evaluations(table, rows, dataset)}
     if any(row.sampled_tokens is not None or row.latency_s is not None for row in rows):
         measured["cost"] = _cost(table, rows)
     return measured
-
-
-def _lora_settings(folder: Path) -> dict[str, Any]:
-    """What an adapter's own file says of how it was trained: its shape."""
-    values = read_json(folder / ADAPTER_FILES[0])
-    return {name: values[name] for name in ("peft_type", "r", "lora_alpha", "target_modules") if name in values}
 
 
 # -- the results -------------------------------------------------------------------------------------------------------
@@ -114,11 +115,9 @@ def _read_table(path: Path) -> ResultTable:
     if not isinstance(table.meta, Mapping):
         raise DataError(f"{path}: meta is a {type(table.meta).__name__}, not names and values. Make the table again.")
     for row in table:
-        numbers = [row.sampled_tokens, row.latency_s]
-        numbers += [
-            value for interval in row.accuracy.values() for value in (interval.mean, interval.low, interval.high)
-        ]
-        numbers += row.extra.values()
+        numbers = [row.sampled_tokens, row.latency_s, *row.extra.values()]
+        for interval in row.accuracy.values():
+            numbers += [interval.mean, interval.low, interval.high]
         if not all(n is None or (isinstance(n, int | float) and math.isfinite(n)) for n in numbers):
             raise DataError(f"{path}: {row.method!r} has a figure that is no finite number. Measure it again.")
     return table
@@ -144,12 +143,6 @@ def _evaluations(table: ResultTable, rows: Sequence[ResultRow], dataset: str | N
     ]
 
 
-def _origin(table: ResultTable) -> str:
-    if table.meta.get("command") is None:
-        return "The result file does not say by which command."
-    return "Made by\n\n" + indented(without_tokens(str(table.meta["command"])))
-
-
 def _cost(table: ResultTable, rows: Sequence[ResultRow]) -> str:
     """Tokens and seconds of the model's own rows."""
     cells = []
@@ -161,13 +154,6 @@ def _cost(table: ResultTable, rows: Sequence[ResultRow]) -> str:
     where = f"On: {machine}." if machine else "The result file does not say on which machine."
     costs = markdown_table(("method", "sampled tokens", "seconds"), cells)
     return f"{costs}\n\nAuxiliary samples and adaptation are included. {where}"
-
-
-def _further(rows: Sequence[ResultRow]) -> str:
-    """What else the file knows of the model's own rows, such as the inner rates that they were measured at."""
-    figures = [f"- {row.method}; {name}: {value:g}" for row in rows for name, value in row.extra.items()]
-    lead = "Measured with, or besides (the settings above are the defaults that are saved):"
-    return "\n".join([lead, "", *figures]) if figures else ""
 
 
 def _notes(table: ResultTable) -> str:

@@ -112,9 +112,8 @@ def fitting_rows(lm: LanguageModel, kind: str, tasks: Sequence[Task]) -> list[st
     with_demonstrations = all(task.demonstrations for task in tasks)
     if weigh_by == "uniform" and kind in lm.defaults.get("ttt", {}) and with_demonstrations:
         return ["few-shot", "few-shot-voting", "ttt", "ttt-voting"] if kind == "grids" else ["few-shot", "ttt"]
-    by_scorer = ["mass-scorer"] if weigh_by == "scorer" else []
-    by_demonstrations = ["mass-demonstrations"] if with_demonstrations else []
-    return ["none", "majority", "mass-uniform", *by_scorer, *by_demonstrations]
+    judged = {"mass-scorer": weigh_by == "scorer", "mass-demonstrations": with_demonstrations}
+    return ["none", "majority", "mass-uniform", *(name for name, fits in judged.items() if fits)]
 
 
 # -- outcomes ----------------------------------------------------------------------------------------------------------
@@ -264,19 +263,15 @@ class Comparison:
 
     def run(self, seeds: Sequence[int]) -> dict[str, list[list[dict[str, Any]]]]:
         """Name → seed → the outcome of each task."""
+        sharing: dict[object, list[str]] = {}  # rows that share adaptations
+        for name in sorted(self.names, key=lambda name: name == "majority"):  # last: its budget is what others spent
+            sharing.setdefault(training(self.methods[name]), []).append(name)
         for number, seed in enumerate(seeds):
-            for names in self._sharing():
+            for names in sharing.values():
                 if names == ["majority"]:
                     self.methods["majority"].token_budget = self._budget(seeds[: number + 1])  # type: ignore[attr-defined]
                 self._run(names, seed)
         return {name: self.outcomes.complete(name, seeds) for name in self.names}
-
-    def _sharing(self) -> list[list[str]]:
-        """Names of rows that share adaptations; the majority vote last, whose budget is what others spent."""
-        groups: dict[object, list[str]] = {}
-        for name in sorted(self.names, key=lambda name: name == "majority"):
-            groups.setdefault(training(self.methods[name]), []).append(name)
-        return list(groups.values())
 
     def _budget(self, seeds: Sequence[int]) -> float:
         runs = [rows for n in self.names if n.startswith("mass") for rows in self.outcomes.complete(n, seeds)]

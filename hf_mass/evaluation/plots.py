@@ -25,12 +25,7 @@ _PLAIN, _HIGHLIGHT, INK = "#8da9c4", "#D55E00", "#222222"
 _FORMATS = (".png", ".svg", ".pdf")
 
 
-def accuracy_plot(
-    table: ResultTable,
-    path: str | os.PathLike[str],
-    *,
-    highlight: Collection[str] = (),
-) -> Path:
+def accuracy_plot(table: ResultTable, path: str | os.PathLike[str], *, highlight: Collection[str] = ()) -> Path:
     """Horizontal bars, one per method and a panel per split, with the intervals of the table.
 
     Args:
@@ -48,8 +43,7 @@ def accuracy_plot(
     methods = [row.method for row in table]
     if not methods:
         raise DataError("accuracy_plot: the table has no rows. Add the results first.")
-    unknown = sorted(set(highlight) - set(methods))
-    if unknown:
+    if unknown := sorted(set(highlight) - set(methods)):
         raise DataError(f"accuracy_plot: highlight names {unknown}; the methods are {methods}.")
     count = len(table.splits)
     figure = Figure(figsize=(3.2 + 3.6 * count, 1.3 + 0.36 * len(methods)), layout="constrained")

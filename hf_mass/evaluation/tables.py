@@ -66,11 +66,13 @@ class ResultTable:
         object.__setattr__(self, "rows", tuple(self.rows))
         if not self.splits:
             raise DataError("ResultTable.splits is empty. Name at least one split.")
-        _check_unique("ResultTable.splits", list(self.splits))
-        _check_unique("ResultTable.rows", [row.method for row in self.rows])
+        for what, names in (("splits", self.splits), ("rows", tuple(row.method for row in self.rows))):
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise DataError(
+                    f"ResultTable.{what}: {repeated} occur more than once. Give every entry a name of its own."
+                )
         for row in self.rows:
-            unknown = sorted(set(row.accuracy) - set(self.splits))
-            if unknown:
+            if unknown := sorted(set(row.accuracy) - set(self.splits)):
                 raise DataError(
                     f"ResultTable.rows: {row.method!r} has results for {unknown}, but the splits are "
                     f"{list(self.splits)}. Add the split to the table or drop it from the row."
@@ -104,19 +106,15 @@ class ResultTable:
     def to_text(self) -> str:
         """The table for a terminal: title, aligned columns, no markup."""
         lines = self._cells()
-        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-        padded = [
-            "  ".join(
-                [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]
-            )
-            for line in lines
-        ]
+        first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
+        padded = []
+        for name, *cells in lines:
+            padded.append("  ".join([name.ljust(first), *map(str.rjust, cells, others)]))
         return "\n".join([self.title, padded[0], "-" * len(padded[0]), *padded[1:]])
 
     def to_json(self) -> str:
         """Everything, as JSON text; `from_json` reads it back."""
-        record = {"format": FORMAT_VERSION, **asdict(self)}
-        return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        return json.dumps({"format": FORMAT_VERSION, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> ResultTable:
@@ -127,8 +125,7 @@ class ResultTable:
         """
         try:
             record = json.loads(text)
-            version = record["format"]
-            if version != FORMAT_VERSION:
+            if (version := record["format"]) != FORMAT_VERSION:
                 raise DataError(
                     f"ResultTable: format {version!r} is unknown; this version reads {FORMAT_VERSION}. "
                     "Re-make the table, or update the package."
@@ -159,32 +156,18 @@ class ResultTable:
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
 
     def _cells(self) -> list[list[str]]:
-        header = ["method", *self.splits, "n", "seeds", "tokens / problem", "s / problem"]
-        return [header, *(self._row_cells(row) for row in self.rows)]
-
-    def _row_cells(self, row: ResultRow) -> list[str]:
-        intervals = [row.accuracy.get(split) for split in self.splits]
-        accuracies = [_ABSENT if interval is None else str(interval) for interval in intervals]
-        present = [interval for interval in intervals if interval is not None]
-        return [
-            row.method,
-            *accuracies,
-            _join(interval.n for interval in present),
-            _join(interval.seeds for interval in present),
-            _ABSENT if row.sampled_tokens is None else f"{row.sampled_tokens:.0f}",
-            _ABSENT if row.latency_s is None else f"{row.latency_s:.3g}",
-        ]
+        lines = [["method", *self.splits, "n", "seeds", "tokens / problem", "s / problem"]]
+        for row in self.rows:
+            present = [row.accuracy[split] for split in self.splits if split in row.accuracy]
+            accuracies = [str(row.accuracy.get(split, _ABSENT)) for split in self.splits]
+            counts = [_join(interval.n for interval in present), _join(interval.seeds for interval in present)]
+            tokens = _ABSENT if row.sampled_tokens is None else f"{row.sampled_tokens:.0f}"
+            seconds = _ABSENT if row.latency_s is None else f"{row.latency_s:.3g}"
+            lines.append([row.method, *accuracies, *counts, tokens, seconds])
+        return lines
 
 
 def _join(counts: Iterator[int]) -> str:
     """One number where the splits agree, else one per split: `600` or `600 / 450`."""
-    values = list(counts)
-    if len(set(values)) <= 1:
-        values = values[:1]
-    return " / ".join(str(value) for value in values) or _ABSENT
-
-
-def _check_unique(what: str, names: list[str]) -> None:
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise DataError(f"{what}: {repeated} occur more than once. Give every entry a name of its own.")
+    values = list(map(str, counts))
+    return " / ".join(values[:1] if len(set(values)) <= 1 else values) or _ABSENT

@@ -23,7 +23,7 @@ from hf_mass.lm.binding import clear_target_errors, deterministic
 from hf_mass.methods.mass_card import mass_card
 from hf_mass.methods.mass_files import write_config
 from hf_mass.methods.mass_model import GENERATOR, MassModel
-from hf_mass.methods.samples import AuxiliarySample, read_sample
+from hf_mass.methods.samples import read_sample
 from hf_mass.methods.scorer import Scorer
 from hf_mass.store.card import CardParts, write_basic_card
 from hf_mass.store.shipped import resolve_shipped
@@ -177,7 +177,7 @@ class MetaAdaptTrainer(PublishingTrainer):
         groups = [everything[start : start + m] for start in range(0, len(everything), m)]
         places = range(rank, len(groups), world)
         tables = self._outer([groups[g] for g in places]) if len(places) else []
-        by_group = dict(gather_object([(g, rows) for g, rows in zip(places, tables, strict=True)]))
+        by_group = dict(gather_object(list(zip(places, tables, strict=True))))
         self._share_metrics(log_metric)
         self._share_gradients(len(groups))
         rows = [row for g in range(len(groups)) for row in by_group[g]]
@@ -188,10 +188,8 @@ class MetaAdaptTrainer(PublishingTrainer):
 
     def _outer(self, groups: list[list[tuple[int, str, list[int]]]]) -> list[list[dict[str, Any]]]:
         tasks = [self.train_tasks[group[0][0]] for group in groups]
-        samples: list[list[AuxiliarySample]] = [
-            [read_sample(text, ids, self.prompt_format) for _, text, ids in group] for group in groups
-        ]
-        every = max(1, int(self.args.logging_steps)) if self.args.logging_steps >= 1 else 1
+        samples = [[read_sample(text, ids, self.prompt_format) for _, text, ids in group] for group in groups]
+        every = max(1, int(self.args.logging_steps))
         detailed = self.state.global_step % every == 0
         step = self._outer_step = self.outer_loop(tasks, samples, self.state.global_step, detailed)
         return [
@@ -367,11 +365,9 @@ class ScorerCallback(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Clip the scorer's gradient to `max_grad_norm`, apart from the generator's."""
-        parameters = [p for p in self.scorer.parameters() if p.grad is not None]
-        if parameters and args.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+        if args.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), args.max_grad_norm)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Clear the scorer's gradient after the step."""
-        for parameter in self.scorer.parameters():
-            parameter.grad = None
+        self.scorer.zero_grad()

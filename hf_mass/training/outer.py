@@ -78,7 +78,8 @@ class OuterLoop:
             metrics["outer_loss"] = [0.0] * int(valid.sum())  # of tasks whose solutions all agree
             if outer is not None:
                 first, raw = self._differentiate(problem, trajectory, adapted, outer)
-                finite = valid & finite_outcomes(first.losses, first.params, raw)
+                # Adapted weights can be finite and yet so large that the model overflows on them.
+                finite = valid & first.losses.isfinite() & raw.isfinite().all(1) & _finite_tree(first.params)
                 generator = self._generator_gradient(trajectory, adapted, outer, first, finite, valid)
                 valid = finite
                 attributions = torch.where(valid[:, None], raw, torch.zeros_like(raw))
@@ -113,8 +114,7 @@ class OuterLoop:
             with self.mass.adapter.lora.inactive():
                 return outer.gradient(adapted, also), torch.zeros(problem.usable.shape, device=self.mass.device)
         meta = self.mass.adapter.meta_gradient(trajectory, outer, also)
-        first = OuterGradient(meta.outer_losses, meta.outer_gradient, meta.also)
-        return first, problem.to_samples(meta.attributions)
+        return OuterGradient(meta.outer_losses, meta.outer_gradient, meta.also), problem.to_samples(meta.attributions)
 
     def _generator_gradient(
         self,
@@ -183,8 +183,7 @@ class OuterLoop:
         parameters = list(self.mass.scorer.parameters())
         if not weights.requires_grad:
             return [torch.zeros_like(p) for p in parameters]
-        surrogate = (attributions.detach() * weights).sum()
-        gradients = torch.autograd.grad(surrogate, parameters, allow_unused=True)
+        gradients = torch.autograd.grad((attributions.detach() * weights).sum(), parameters, allow_unused=True)
         return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
 
     def _rewards(self, weights: Tensor, attributions: Tensor, usable: Tensor) -> Tensor:
@@ -212,7 +211,9 @@ class OuterLoop:
             "tasks/skipped": (~valid).float().tolist(),
             "weights/entropy": entropy[valid].tolist(),
             "attribution/mean": (-attributions[usable]).tolist(),
-            "attribution/std": _deviations(attributions, usable),
+            "attribution/std": [
+                float(v[u].std()) if int(u.sum()) > 1 else 0.0 for v, u in zip(attributions, usable, strict=True)
+            ],
         }
         for reason in get_args(ParseFailure):
             shares = [sum(s.reason == reason for s in group) / len(group) for group in problem.samples]
@@ -235,10 +236,6 @@ def _inner_objectives(problem: InnerProblem, losses: Tensor, weights: Tensor) ->
     return totals[problem.usable.any(1) & totals.isfinite()].tolist()
 
 
-def _deviations(values: Tensor, usable: Tensor) -> list[float]:
-    return [float(v[u].std()) if int(u.sum()) > 1 else 0.0 for v, u in zip(values, usable, strict=True)]
-
-
 def finite_tasks(problem: InnerProblem, trajectory: Trajectory | None) -> Tensor:
     """[N] bool: tasks whose inner losses and adapted weights are all finite (tasks do not touch each other's)."""
     finite = torch.ones(len(problem.tasks), dtype=torch.bool, device=problem.usable.device)
@@ -247,14 +244,6 @@ def finite_tasks(problem: InnerProblem, trajectory: Trajectory | None) -> Tensor
             finite[trajectory.loss.row_task[~losses.isfinite()]] = False
         finite &= _finite_tree(trajectory.adapted)
     return finite
-
-
-def finite_outcomes(losses: Tensor, gradient: Tree, attributions: Tensor) -> Tensor:
-    """[N] bool: tasks whose outer loss, its gradient and attributions are all finite.
-
-    Adapted weights can be finite and yet so large that the model overflows on them.
-    """
-    return losses.isfinite() & attributions.isfinite().all(1) & _finite_tree(gradient)
 
 
 def _finite_tree(tree: Tree) -> Tensor:

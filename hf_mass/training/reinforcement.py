@@ -120,8 +120,7 @@ def reinforced_prompts(
     prompts: dict[str, ReinforcedPrompt] = {}
     for task in {data_key(task): task for task in reversed(tasks)}.values():  # one of those with the same data
         for example in few_shot_examples(lm, settings, task, seed):
-            view = View(0, _as_task(task, example), Identity(), None, 0, 0)
-            each = prompt(view, example.query.answer)
+            each = prompt(View(0, _as_task(task, example), Identity(), None, 0, 0), example.query.answer)
             prompts.setdefault(f"{each.text}\0{each.gold}", each)
     if not prompts:
         raise DataError("There are no tasks to sample answers for. Give at least one.")

@@ -185,8 +185,7 @@ class TTTTrainer(AdapterTrainer):
         one_for_all = self._session().adapt(several) if adapt and self.args.adapters == "shared" and todo else None
         chunks = passes([several[n] for n in todo], 1 if self.args.objective == "grpo" else self.args.tasks_per_pass)
         share = [[todo[i] for i in chunk] for chunk in (chunks if alone else chunks[rank::world])]
-        quiet = bool(self.args.disable_tqdm) or rank > 0
-        for chunk in track(share, "Tasks", disable=quiet):
+        for chunk in track(share, "Tasks", disable=bool(self.args.disable_tqdm) or rank > 0):
             trained = None if one_for_all is None else [one_for_all[n] for n in chunk]
             outcomes = self._chunk([several[n] for n in chunk], store, adapt, trained, save=not alone or rank == 0)
             results.update(zip(chunk, outcomes, strict=True))
@@ -219,9 +218,8 @@ class TTTTrainer(AdapterTrainer):
         means = mean_scores([result.score() for result in results])
         if not means:
             raise DataError(f"TTTTrainer.evaluate: none of {len(tasks)} tasks has an answer to compare with.")
-        failures = sum(result.reason is not None for result in results)
-        metrics = {f"{metric_key_prefix}_{k}": v for k, v in means.items()}
-        metrics |= {f"{metric_key_prefix}_tasks": len(tasks), f"{metric_key_prefix}_failed": failures}
+        figures = {**means, "tasks": len(tasks), "failed": sum(result.reason is not None for result in results)}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         with deterministic(self.model):  # the log of a model in training mode would take TRL's training metrics along
             self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -230,7 +228,6 @@ class TTTTrainer(AdapterTrainer):
     def _chunk(
         self, tasks: list[Task], store: ResultStore, adapt: bool, records: list[Adaptation] | None, save: bool
     ) -> list[TaskResult]:
-        """Adapt, answer and save."""
         trained = dict(enumerate(records or ([] if adapt else map(Adaptation, tasks))))
 
         def work(places: list[int]) -> list[TaskResult]:
@@ -321,8 +318,7 @@ class TTTTrainer(AdapterTrainer):
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
         """TRL's completions, each cut behind the text that ends an answer."""
         completions, log_probs = super()._generate_single_turn(*args, **kwargs)
-        stop = self.args.settings().format.stop
-        if stop is None:
+        if (stop := self.args.settings().format.stop) is None:
             return completions, log_probs
         lengths = [tokens_up_to(self._tokenizer, ids, stop) for ids in completions]
         completions = [ids[:length] for ids, length in zip(completions, lengths, strict=True)]
