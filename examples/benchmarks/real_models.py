@@ -32,6 +32,7 @@ from hf_mass.methods.guard import Guard
 from hf_mass.methods.sequence import TTTThenMASS
 from hf_mass.methods.ttt_settings import ASKED_ONCE
 from hf_mass.store.markdown import markdown_table
+from hf_mass.store.storage import replace_text
 from paths import DATA, RESULTS
 
 TUNING = (
@@ -116,10 +117,7 @@ class Outcomes:
 
     def put(self, task: str, seed: int, row: str, outcome: dict[str, Any]) -> None:
         self.tasks.setdefault(task, {}).setdefault(str(seed), {})[row] = outcome
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps({"about": self.about, "tasks": self.tasks}, indent=0) + "\n", encoding="utf-8")
-        partial.replace(self.file)
+        replace_text(self.file, json.dumps({"about": self.about, "tasks": self.tasks}, indent=0) + "\n")
 
 
 # -- the report --------------------------------------------------------------------------------------------------------

@@ -98,9 +98,9 @@ class Guard(Method[GuardState]):
         ]
         everything = tuple(range(len(folds)))
         runs = tuple(Run(strength, everything) for strength in range(len(self.candidates))) if folds else ()
-        state = GuardState(tuple(tasks), seed, sets, tuple(folds), runs=runs, entries=((),) * len(sets))
-        state = replace(state, base=tuple(self._log_prob(lm, fold, None) for fold in folds))
-        return replace(state, adaptations=(None,) * len(tasks)) if folds else self._choose(state)
+        base = tuple(self._log_prob(lm, fold, None) for fold in folds)
+        state = GuardState(tuple(tasks), seed, sets, tuple(folds), base, runs, ((),) * len(sets))
+        return state if folds else self._choose(state)
 
     def step(self, lm: LanguageModel, state: GuardState) -> GuardState:
         """A step of the run at hand; where it ends, or a share of it does, the left-out gain is read."""

@@ -31,6 +31,7 @@ from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import ResultRow, ResultTable
 from hf_mass.methods.scorer import Scorer
 from hf_mass.store.shipped import ASSETS
+from hf_mass.store.storage import replace_text
 from paths import DATA, OUTPUTS
 from research.grids.mass_study import FORMAT, ROWS, SCORERS, Row, Setting, Study, load_tasks, room, world_tasks
 from research.grids.world import TRAINED
@@ -206,11 +207,8 @@ def report(found: dict[str, Any], output: Path) -> str:
         lines += [f"- {name}, samples of {row}: {json.dumps(values)}" for row, values in rows.items()]
     chosen = {row: [setting["rate"], setting["temperature"]] for row, setting in found["settings"].items()}
     lines.append(f"- inner rate and temperature, chosen on validation tasks: {json.dumps(chosen)}")
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    temporary = output / "results.tmp"
-    temporary.write_text(json.dumps(found, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(output / "results.json")
+    replace_text(output / "results.md", "\n".join(lines) + "\n")
+    replace_text(output / "results.json", json.dumps(found, ensure_ascii=False) + "\n")
     return "\n".join([table.to_text(), *lines[4:]])
 
 

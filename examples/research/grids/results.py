@@ -25,6 +25,7 @@ import torch
 
 from hf_mass import Task, TTTConfig, TTTTrainer, load_grid_tasks
 from hf_mass.store.shipped import ASSETS
+from hf_mass.store.storage import replace_text
 from hf_mass.tasks.answers import rank_answers, score_answers
 from hf_mass.training.ttt_results import TaskResult
 from paths import DATA, OUTPUTS, RESULTS
@@ -134,16 +135,13 @@ def run_set(arguments: argparse.Namespace, name: str) -> None:
     """All variants of a set; each is written as soon as it is there."""
     tasks = load_tasks(name, arguments.data, arguments.tasks_per_type, arguments.limit, arguments.longest)
     path = file_of(arguments, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
     for variant in arguments.variants:
         found = json.loads(path.read_text()) if path.is_file() else {"set": name, "base": arguments.base.name}
         found["paper_80"] = sorted(paper_tasks(arguments.data) & {t.id.split("_")[0] for t in tasks})
         found["command"] = arguments.command
         runs = found.setdefault("variants", {}).setdefault(variant, {})
         runs[str(arguments.seed)] = run(arguments, name, variant, tasks)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(found) + "\n")
-        temporary.replace(path)
+        replace_text(path, json.dumps(found) + "\n")
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -32,6 +32,7 @@ from hf_mass.methods.base import Adaptation
 from hf_mass.methods.mass_settings import InnerConfig, MassConfig
 from hf_mass.store.markdown import markdown_table
 from hf_mass.store.shipped import ASSETS
+from hf_mass.store.storage import replace_text
 from hf_mass.tasks.answers import rank_answers
 from hf_mass.tasks.formats import FORMATS
 from paths import OUTPUTS, RESULTS
@@ -242,11 +243,8 @@ def report(found: dict[str, Any], output: Path) -> str:
     lines += [f"- settings of {row}: `{json.dumps(values)}`" for row, values in settings.items()]
     if "held-out" in found["sets"]:
         lines += ["", by_family(found, "held-out")]
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    temporary = output / "results.tmp"
-    temporary.write_text(json.dumps(found, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(output / "results.json")
+    replace_text(output / "results.md", "\n".join(lines) + "\n")
+    replace_text(output / "results.json", json.dumps(found, ensure_ascii=False) + "\n")
     return "\n".join([table.to_text(), *lines[4:]])
 
 
