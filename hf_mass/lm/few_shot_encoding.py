@@ -40,6 +40,7 @@ class FewShotEncoder:
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.tokenizer, self.format = tokenizer, fmt
+        self._before = [] if fmt.chat else opening(tokenizer)
 
     def example(self, example: TrainingExample, loss_on: str) -> tuple[list[int], list[bool]]:
         """(ids, whether each is learned). Segment by segment, so that a task's prompt begins as its examples do."""
@@ -55,8 +56,7 @@ class FewShotEncoder:
         return self.example(TrainingExample(task.demonstrations, query, "", task.fields.get(INSTRUCTION, "")), "query")
 
     def _encoded(self, segments: Iterable[Segment]) -> tuple[list[int], list[bool]]:
-        first = self.tokenizer.bos_token_id
-        ids, learned = ([], []) if first is None or self.format.chat else ([first], [False])
+        ids, learned = [*self._before], [False] * len(self._before)
         for segment in segments:
             part = self.tokenizer(segment.text, add_special_tokens=False)["input_ids"]
             ids.extend(part)
@@ -67,3 +67,10 @@ class FewShotEncoder:
         return str(
             self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
         )
+
+
+def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The special tokens that the tokenizer itself puts before a text; many that have a bos_token put none."""
+    ids, bare = (tokenizer("1", add_special_tokens=special)["input_ids"] for special in (True, False))
+    starts = (n for n in range(len(ids) - len(bare) + 1) if ids[n : n + len(bare)] == bare)
+    return list(ids[: next(starts, 0)])

@@ -83,7 +83,9 @@ class FewShotAnswers:
                 batch = [numbers[r] for r in rows]
                 limits = [min(room, longest[views[n].owner]) for n in batch]
                 seeds = [views[n].seed for n in batch]
-                ids = self._completions([prompts[n] for n in batch], seeds, max(limits), part, row_task)
+                stops = {self.encoder.format.stop(views[n].task) for n in batch}
+                stop = stops.pop() if len(stops) == 1 else self.encoder.format.stop()
+                ids = self._completions([prompts[n] for n in batch], seeds, max(limits), stop, part, row_task)
                 completions.update((n, row[:limit]) for n, row, limit in zip(batch, ids, limits, strict=True))
         texts = dict(zip(completions, self.texts(list(completions.values())), strict=True))
         tokens = [0] * len(tasks)
@@ -186,13 +188,18 @@ class FewShotAnswers:
         return token_batch(sequences, learned, row_task, int(self.lm.tokenizer.pad_token_id), self.lm.device)
 
     def _completions(
-        self, prompts: list[list[int]], seeds: list[int], longest: int, part: Part | None, row_task: list[int]
+        self,
+        prompts: list[list[int]],
+        seeds: list[int],
+        longest: int,
+        stop: str | None,
+        part: Part | None,
+        row_task: list[int],
     ) -> list[list[int]]:
         sampling = Sampling(longest, self.settings.predict_temperature)
         alike = part is None or num_tasks(part[1]) == 1
         rows = None if alike else torch.tensor(row_task, device=self.lm.device)
         with self._at([] if part is None else [part], rows):
-            stop = self.encoder.format.stop
             return complete(self.lm.model, self.lm.tokenizer, prompts, sampling, seeds, stop, alike=alike)
 
     @contextmanager

@@ -33,7 +33,7 @@ class View:
     def read(self, fmt: FewShotFormat, text: str) -> Prediction:
         """The answer in a text, mapped back; None where it cannot be read or mapped back."""
         kind = self.task.fields.get(ANSWER_KIND)
-        answer = fmt.read_answer(text) if kind is None else bbh_answer(text, kind) or None  # type: ignore[arg-type]
+        answer = fmt.read_answer(text, self.task) if kind is None else bbh_answer(text, kind) or None  # type: ignore[arg-type]
         if answer is not None and fmt.grid_form is not None:
             grid = parse_grid(answer)
             if grid is not None and self.colours is not None:

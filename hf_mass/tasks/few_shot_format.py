@@ -82,10 +82,19 @@ class FewShotFormat:
         if self.grid_form is not None:
             require_one_of("FewShotFormat.grid_form", self.grid_form, GRID_FORMS)
 
-    @property
-    def stop(self) -> str | None:
-        """The text that ends a generated answer; None in a chat, where the end-of-turn token does."""
-        return None if self.chat else self.pair_separator
+    def stop(self, task: Task | None = None) -> str | None:
+        """The text that ends a generated answer, as answers of the task's demonstrations end.
+
+        None in a chat, where the end-of-turn token does.
+        """
+        if self.chat:
+            return None
+        return "\n" if self.pair_separator.startswith("\n") and self._one_line(task) else self.pair_separator
+
+    def _one_line(self, task: Task | None) -> bool:
+        """Whether answers to a task are of one line, as all that it shows are."""
+        shown = task.demonstrations if task is not None and self.grid_form is None else ()
+        return bool(shown) and not any("\n" in pair.answer.strip() for pair in shown)
 
     def render(
         self,
@@ -133,12 +142,22 @@ class FewShotFormat:
         contents[0] = self._head(example) + contents[0]
         return _as_messages(contents)
 
-    def read_answer(self, text: str) -> str | None:
-        """The answer in a generated text, grids in canonical form; None if there is none that can be read."""
-        answer = text if self.chat else text.partition(self.pair_separator)[0]
-        if self.grid_form is None:
-            return answer.strip() or None
-        return rewritten(answer)
+    def read_answer(self, text: str, task: Task | None = None) -> str | None:
+        """The answer in a generated text, up to where it stops; None if there is none that can be read.
+
+        Args:
+            text: What the model generated.
+            task: What it answers, if that is known: where all answers that it shows are of one line, this one is.
+
+        Returns:
+            The answer, a grid in canonical form.
+        """
+        if self.grid_form is not None:
+            return rewritten(text if self.chat else text.partition(self.pair_separator)[0])
+        if self.chat:
+            answer = text.strip()
+            return (answer.partition("\n")[0].strip() if self._one_line(task) else answer) or None
+        return text.partition(str(self.stop(task)))[0].strip() or None
 
     def _head(self, example: TrainingExample | Task) -> str:
         own = example.fields.get(INSTRUCTION) if isinstance(example, Task) else example.instruction

@@ -318,7 +318,7 @@ class TTTTrainer(AdapterTrainer):
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
         """TRL's completions, each cut behind the text that ends an answer."""
         completions, log_probs = super()._generate_single_turn(*args, **kwargs)
-        if (stop := self.args.settings().format.stop) is None:
+        if (stop := self.args.settings().format.stop()) is None:
             return completions, log_probs
         lengths = [tokens_up_to(self._tokenizer, ids, stop) for ids in completions]
         completions = [ids[:length] for ids, length in zip(completions, lengths, strict=True)]

@@ -143,7 +143,7 @@ def test_a_prompt_is_the_beginning_of_the_example(name: str, loss_on: Any, chat:
 
 
 def test_answers_end_at_the_separator() -> None:
-    assert PLAIN.stop == "\n\n"
+    assert PLAIN.stop() == "\n\n"
     assert PLAIN.read_answer(" mice\n\nInput: louse\nOutput: lice") == "mice"
     assert PLAIN.read_answer("two\nlines") == "two\nlines"
     assert PLAIN.read_answer(" \n\nInput:") is PLAIN.read_answer("") is None
@@ -153,9 +153,21 @@ def test_answers_end_at_the_separator() -> None:
     assert ARC.read_answer(" [[1, 2], [3") is None
 
 
+def test_answers_stop_where_the_demonstrations_do() -> None:
+    one_line = Task.from_pairs([("cat", "cats"), ("dog", "dogs")], "fox")
+    several = Task.from_pairs([("a b", "a\nb"), ("c", "c")], "d e")
+    written = " foxes\nInput: ox\nOutput: oxen\n\nInput:"
+    for fmt in (PLAIN, replace(PLAIN, chat=True)):
+        assert fmt.read_answer(written, one_line) == "foxes"
+    assert PLAIN.stop(one_line) == "\n" and PLAIN.stop(several) == PLAIN.stop(Task("fox")) == "\n\n"
+    assert PLAIN.read_answer(" d\ne\n\nInput:", several) == "d\ne"
+    assert replace(PLAIN, pair_separator=" END").stop(one_line) == " END"
+    assert COMPACT.stop(Task.from_pairs([("1", "2")], "3")) == ";"
+
+
 def test_in_a_chat_the_whole_text_is_the_answer() -> None:
     format = replace(PLAIN, chat=True)
-    assert format.stop is None
+    assert format.stop() is None
     assert format.read_answer("one\n\ntwo ") == "one\n\ntwo"
     assert replace(ARC, chat=True).read_answer("[[1, 2]]\n") == "1 2"
 

@@ -149,7 +149,7 @@ def test_no_limit_and_no_transformation_can_be_asked_for() -> None:
 
 def test_chat_formats_keep_everything_but_the_flag() -> None:
     plain, chat = (config(few_shot_format="arc", chat=flag).settings().format for flag in (False, True))
-    assert plain == FEW_SHOT_FORMATS["arc"] and chat.chat and chat.stop is None
+    assert plain == FEW_SHOT_FORMATS["arc"] and chat.chat and chat.stop() is None
     assert (chat.instruction, chat.grid_form) == (plain.instruction, plain.grid_form)
 
 
