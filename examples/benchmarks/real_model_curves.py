@@ -21,7 +21,8 @@ import torch
 from matplotlib.figure import Figure
 
 import hf_mass
-from benchmarks.real_models import ROWS, TUNING, Outcomes, load_task, run
+from benchmarks.real_models import ROWS, load_task, run
+from benchmarks.real_models_report import LABELS, TUNING, Outcomes
 from hf_mass.evaluation.statistics import mean_interval
 from hf_mass.methods.ttt_settings import ASKED_ONCE
 from hf_mass.store.markdown import markdown_table
@@ -62,7 +63,7 @@ def measure(outcomes: Outcomes, lm: hf_mass.LanguageModel, data: Path, queries: 
                 wanted = {row(curve, point): ("ttt", settings), f"base {shots}": ("base", {})}
                 for key, (kind, changes) in wanted.items():
                     if outcomes.get(name, 0, key) is None:
-                        outcome = run(lm, ROWS[kind][1]({**ASKED_ONCE, **changes}), tasks, seed=0)
+                        outcome = run(lm, ROWS[kind]({**ASKED_ONCE, **changes}), tasks, seed=0)
                         outcomes.put(name, 0, key, outcome)
                         right = np.mean(outcome["right"])
                         print(f"{name} {key}: {right:.3f}, {outcome['cpu_seconds']} s", file=sys.stderr, flush=True)
@@ -80,9 +81,9 @@ def report(outcomes: Outcomes, output: Path) -> str:
             right = np.array([[np.nan if c is None else np.mean(c["right"]) for c in line] for line in cells])
             axis.plot(range(len(points)), right[: len(TUNING)].mean(0), "o-", label=kind, color=_COLOURS[kind])
             for n, name in enumerate(TASKS):
-                lines.append((ROWS[kind][0], name, *(f"{value:.2f}" for value in right[n])))
+                lines.append((LABELS[kind], name, *(f"{value:.2f}" for value in right[n])))
             means = (str(mean_interval(right[: len(TUNING), k])) for k in range(len(points)))
-            lines.append((ROWS[kind][0], "**mean of the tuning tasks**", *means))
+            lines.append((LABELS[kind], "**mean of the tuning tasks**", *means))
         seconds = [[c["cpu_seconds"] for name in TUNING if (c := outcomes.get(name, 0, row(curve, p)))] for p in points]
         lines.append(("CPU s of TTT", "mean of the tuning tasks", *(f"{np.mean(s):.0f}" for s in seconds)))
         parts += [f"## By {curve}", "", markdown_table(("method", "task", *(p[0] for p in points)), lines), ""]
@@ -114,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         about["command"] = "python -m benchmarks.real_model_curves --model <folder>"
         lm = hf_mass.load(arguments.model, dtype=torch.bfloat16)
         measure(Outcomes(file, about), lm, arguments.data, arguments.queries)
-    print(report(Outcomes(file, {}), arguments.output))
+    print(report(Outcomes(file), arguments.output))
 
 
 if __name__ == "__main__":
