@@ -168,7 +168,7 @@ def complete(
             once for all of them.
     """
     device, watch = next(model.parameters()).device, _WATCH.get()
-    prefix = Prefix.read(model, prompts) if alike else None
+    prefix = Prefix.read(model, prompts, sampling.max_new_tokens) if alike else None
     ids, mask = pad_rows(prompts, tokenizer.pad_token_id, device, side="left", prefix=prefix.length if prefix else 0)
     declared = getattr(model.generation_config, "eos_token_id", None)
     ends = {tokenizer.eos_token_id, *(declared if isinstance(declared, list) else [declared])} - {None}

@@ -10,7 +10,7 @@ from itertools import takewhile
 import torch
 from peft import PeftModel
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 KEYWORD = "cache" if tuple(map(int, version("transformers").split(".")[:2])) >= (5, 24) else "past_key_values"
 """What transformers calls the cache that it is handed."""
@@ -31,30 +31,40 @@ class Prefix:
     cache: DynamicCache
 
     @classmethod
-    def read(cls, model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]]) -> Prefix | None:
+    def read(cls, model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]], room: int = 0) -> Prefix | None:
         """The prefix of several prompts; None where it is short, or the model remembers more than keys and values.
 
-        A model with a sliding window or a recurrent state would count the padding that stands between prefix and rest.
+        A model with a recurrent state, or a sliding window that prompts and answers do not fit into, would count the
+        padding that stands between prefix and rest.
+
+        Args:
+            model: A causal language model.
+            prompts: Token ids of each row.
+            room: Tokens that may follow the longest.
         """
         if len(prompts) < 2:
             return None
         columns = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
         length = min(sum(1 for _ in columns), min(map(len, prompts)) - 1)
         config = model.config.get_text_config()
-        if length < SHORTEST or not _remembers_keys_and_values(config):
+        if length < SHORTEST or not _remembers_everything(config, max(map(len, prompts)) + room):
             return None
         cache = DynamicCache(config=config)
         ids = torch.tensor([list(prompts[0][:length])], device=next(model.parameters()).device)
         model(input_ids=ids, use_cache=True, logits_to_keep=1, **{KEYWORD: cache})
-        if any(type(layer) is not DynamicLayer for layer in cache.layers) or cache.get_seq_length() != length:
+        if any(type(layer) not in _LAYERS for layer in cache.layers) or cache.get_seq_length() != length:
             return None
         cache.batch_repeat_interleave(len(prompts))
         return cls(length, cache)
 
 
-def _remembers_keys_and_values(config: object) -> bool:
-    """Whether every layer attends to everything before it."""
-    layers = getattr(config, "layer_types", None) or ["full_attention"]
+_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
+
+
+def _remembers_everything(config: object, length: int) -> bool:
+    """Whether every layer attends to everything before it, in sequences of this length."""
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     recurrent = any(hasattr(config, name) for name in ("state_size", "ssm_state_size", "lru_width", "mamba_d_state"))
-    return set(layers) == {"full_attention"} and not window and not recurrent
+    within = not window or length < window
+    return layers <= {"full_attention", "sliding_attention"} and within and not recurrent

@@ -8,6 +8,7 @@ import pytest
 import torch
 from model_fixtures import byte_base, byte_tokenizer
 from peft import LoraConfig, get_peft_model
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from hf_mass.lm.binding import BoundLora
 from hf_mass.lm.generation import Sampling, complete
@@ -17,16 +18,25 @@ BEGINNING = list(range(5, 5 + SHORTEST + 7))
 PROMPTS = [[*BEGINNING, *rest] for rest in ([40], [41, 42, 43], [44, 45], [46, 47, 48, 49, 50])]
 
 
+def windowed_base(window: int) -> Any:
+    """Gemma 3, every layer but the last with a sliding window."""
+    shape = {"vocab_size": 259, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    layers = {"sliding_window": window, "layer_types": ["sliding_attention", "full_attention"]}
+    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.2}
+    return Gemma3ForCausalLM(Gemma3TextConfig(**shape, **heads, **layers, **ends, max_position_embeddings=1024))
+
+
 def model_of(kind: str = "llama", **config: Any) -> Any:
     torch.manual_seed(0)
-    base = byte_base(kind)
+    base = windowed_base(int(kind.removeprefix("window "))) if kind.startswith("window") else byte_base(kind)
     for name, value in config.items():
         setattr(base.config, name, value)
     lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
     return get_peft_model(base.double(), lora).eval()
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "window 60", "window 51", "window 20"])
 @pytest.mark.parametrize("sampling", [Sampling(6, 0.0), Sampling(6, 1.0)], ids=["greedy", "sampled"])
 def test_completions_are_those_of_rows_read_apart(kind: str, sampling: Sampling) -> None:
     model, tokenizer = model_of(kind), byte_tokenizer()
@@ -58,7 +68,14 @@ def test_what_cannot_be_shared_is_read_row_by_row() -> None:
     assert Prefix.read(model, PROMPTS[:1]) is None  # one row
     assert Prefix.read(model, [[1, 2, 3], [1, 2, 4]]) is None  # too short
     assert Prefix.read(model, [BEGINNING, BEGINNING]).length == len(BEGINNING) - 1  # type: ignore[union-attr]
-    for name, value in (("layer_types", ["sliding_attention"] * 2), ("sliding_window", 8), ("state_size", 16)):
+    for name, value in (("layer_types", ["linear_attention"] * 2), ("sliding_window", 8), ("state_size", 16)):
         other = model_of()
         setattr(other.config, name, value)
         assert Prefix.read(other, PROMPTS) is None
+
+
+def test_a_sliding_window_shares_what_fits_into_it() -> None:
+    longest = max(map(len, PROMPTS))
+    model = model_of(f"window {longest + 7}")
+    assert Prefix.read(model, PROMPTS, room=6) is not None
+    assert Prefix.read(model, PROMPTS, room=7) is None
