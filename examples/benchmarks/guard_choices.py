@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ import numpy as np
 import torch
 
 import hf_mass
-from benchmarks.real_models import TUNING, Outcomes, load_task
+from benchmarks.real_models import load_task
+from benchmarks.real_models_report import TUNING, Outcomes
 from hf_mass import TTT, LanguageModel, Task
 from hf_mass.methods.base import Adaptation
 from hf_mass.methods.few_shot_answers import FewShotAnswers
-from hf_mass.methods.guard import STOPS, halves
+from hf_mass.methods.guard import STOPS
+from hf_mass.methods.left_out import halves
 from hf_mass.methods.ttt_settings import ASKED_ONCE
-from hf_mass.store.markdown import markdown_table
 from paths import DATA, RESULTS
 
 SCALES = (1.0, 0.3)
@@ -116,7 +117,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                     tasks = load_task(arguments.data / f"{name}.jsonl", 10, arguments.queries, seed)
                     draw = measure(lm, tasks, seed)
                     outcomes.put(name, seed, "draw", draw)
-                    print(f"{name} seed {seed}: {np.mean(draw['base']):.3f}, {draw['seconds']}", file=sys.stderr, flush=True)
+                    print(
+                        f"{name} seed {seed}: {np.mean(draw['base']):.3f}, {draw['seconds']}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

@@ -89,16 +89,19 @@ def run(lm: LanguageModel, method: Method[Any], tasks: Sequence[Task], seed: int
 
 def outcome(adaptation: Adaptation, answers: Sequence[Answer], cost: Cost, seconds: float) -> dict[str, Any]:
     """What is kept of a method's answers to the queries of one task, which share an adaptation."""
+    adapting = adaptation.guard_cost + adaptation.cost
     return {
         "right": [int(answer.text == answer.task.answer) for answer in answers],
         "cpu_seconds": round(seconds, 1),
-        "trained_tokens": round(adaptation.cost.trained_tokens * len(answers)),
-        "sampled_tokens": round((adaptation.cost.sampled_tokens + cost.sampled_tokens) * len(answers)),
+        "trained_tokens": round(adapting.trained_tokens * len(answers)),
+        "sampled_tokens": round((adapting.sampled_tokens + cost.sampled_tokens) * len(answers)),
         "losses": [round(value, 4) for value in adaptation.losses],
         "guard": [
             {"strength": e.strength, "share": e.share, "gain": round(e.gain, 4), "chosen": e.chosen}
+            | {"right_before": e.right_before, "right": e.right, "left_out": e.left_out}
             for e in adaptation.guard
         ],
+        "guard_note": adaptation.guard_note,
         "reason": adaptation.reason,
     }
 

@@ -11,6 +11,7 @@ import gradio as gr
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.guard import Guard, guarded
 from hf_mass.methods.mass import MASS
 from hf_mass.methods.mass_settings import MassConfig
 from hf_mass.methods.settings import Option, flat, values_of
@@ -29,11 +30,17 @@ MOST = {"samples": 32, "inner_steps": 8, "max_examples": 100, "num_train_epochs"
 """The most that one visitor may ask for."""
 
 LABELS = {name: f"{method}: {name.replace('_', ' ')}" for name, method in OFFERED.items()}
-LABELS |= {"vote": "TTT: vote", "seed": "Seed"}
+LABELS |= {"vote": "TTT: vote", "guard": "Guard", "seed": "Seed"}
 _ALL = flat(MassConfig) | flat(TTTSettings)
 OPTIONS: dict[str, Option] = {name: replace(_ALL[name], most=MOST.get(name, _ALL[name].most)) for name in OFFERED}
 OPTIONS |= {
     "vote": Option("vote", bool, True, "Answer under several transformations and vote; otherwise ask once."),
+    "guard": Option(
+        "guard",
+        bool,
+        False,
+        "Let solved examples that are left out in turn decide how strongly to adapt, and whether at all; needs four.",
+    ),
     "seed": Option("seed", int, 0, "For sampling and training."),
 }
 """Name → what it does and which values it may have here, in the order of the controls."""
@@ -56,8 +63,8 @@ def control(name: str, value: Any = None) -> Any:
 
 
 def model_values(lm: LanguageModel, tasks: Sequence[Task]) -> dict[str, Any]:
-    """The model's own numbers for tasks, by name of the setting; without those of TTT if it cannot be trained so."""
-    values = values_of(MASS().settings(lm, tasks))
+    """The model's own values for tasks, by name of the setting; without those of TTT if it cannot be trained so."""
+    values = values_of(MASS().settings(lm, tasks)) | {"guard": isinstance(guarded(TTT(), lm, tasks), Guard)}
     with suppress(DataError):
         values |= values_of(TTT().resolved(lm, tasks))
     return {name: values[name] for name in OPTIONS if isinstance(values.get(name), int | float)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -118,6 +118,30 @@ def samples_html(rows: Sequence[dict[str, Any]], kind: str) -> str:
         '<p class="hm-muted">Samples by weight. A positive attribution means that training on the sample makes the '
         f"solved examples likelier.</p>{table(lines[:VISIBLE])}{more}"
     )
+
+
+def guards_html(guards: Sequence[Mapping[str, Any]]) -> str:
+    """What the guard did, with what it measured on left-out examples at each strength."""
+    parts = []
+    for guard in guards:
+        parts.append(f'<p class="hm-muted">Guard, {guard["seconds"]:.1f} s: {escape(guard["note"])}</p>')
+        if guard["entries"]:
+            columns = ("strength", "steps", "left-out gain, nats a token", "left-out answers right", "")
+            head = "".join(f'<th scope="col">{name}</th>' for name in columns)
+            rows = "".join(map(_guard_row, guard["entries"]))
+            parts.append(
+                '<div class="hm-scroll" role="region" aria-label="guard" tabindex="0"><table>'
+                f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+            )
+    return "".join(parts)
+
+
+def _guard_row(entry: Mapping[str, Any]) -> str:
+    measured = entry["reason"] is None
+    gain = f"{entry['gain']:+.3f} ± {entry['error']:.3f}" if measured else "ruled out"
+    right = f"{entry['right_before']} → {entry['right']} of {entry['left_out']}" if measured else "–"
+    cells = (entry["strength"], f"{entry['share']:.0%}", gain, right, "chosen" if entry["chosen"] else "")
+    return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -39,6 +39,7 @@ class Page:
     after: tuple[Answer, ...] = ()
     stage: str = "Waiting for the model"
     samples: str = ""
+    guard: str = ""
     losses: list[Loss] = field(default_factory=list)
 
     def take(self, event: Event) -> None:
@@ -70,7 +71,7 @@ class Page:
         return (
             status_html(text or self.stage, error),
             drawing.answers_html(self.problem, self.before, self.after),
-            drawing.losses_html(self.losses),
+            self.guard + drawing.losses_html(self.losses),
             self.samples,
             download or gr.skip(),
             *_buttons(busy),
@@ -146,6 +147,7 @@ class Handlers:
             stop = None if self.workshop.leases else self.sessions.begin(key)
             for event in self._begin(problem, model, method, settings, stop, folder):
                 if isinstance(event, Outcome):
+                    view.guard = drawing.guards_html(event.facts["guard"])
                     download = gr.DownloadButton(value=str(event.archive), visible=True) if event.archive else hidden
                     yield view.page(False, view.summary(event.facts), event.facts["reason"] is not None, download)
                     return
@@ -187,7 +189,7 @@ class Handlers:
         """Adapt to a problem and answer it. A setting that is left out is the model's own.
 
         The items before the last one say what goes on; the last one is the result: answers before and after, samples
-        with their weights and attributions (positive = helpful), losses.
+        with their weights and attributions (positive = helpful), losses, and what the guard did.
         """
         try:
             view = Page(read_problem(problem, "problem", None, LIMITS))

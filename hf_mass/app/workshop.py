@@ -109,9 +109,9 @@ class Workshop:
     ) -> Iterator[Event | Outcome]:
         """Events, then the result. `settings` are as `chosen_settings` gives them; `folder` gets the archive."""
         values = dict(settings)
-        seed = values.pop("seed", 0)
-        lm = self.models[name]
-        session = Session(lm, guarded(make_method(method, values), lm, problem.tasks), seed, time_limit=TIME_LIMIT)
+        seed, guard, lm = values.pop("seed", 0), values.pop("guard", None), self.models[name]
+        chosen = guarded(make_method(method, values), lm, problem.tasks, guard)
+        session = Session(lm, chosen, seed, time_limit=TIME_LIMIT)
         for event in events(session, problem, stop):
             if isinstance(event, Solution):
                 yield Outcome({"model": name, **event.to_dict()}, None if folder is None else _archive(event, folder))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_mass.cli.deferred import deferred
-from hf_mass.cli.groups import HOW, How, settings, taking
+from hf_mass.cli.groups import HOW, Guard, How, settings, taking
 from hf_mass.cli.options import LOGGED_IN, REPORT, ROWS, AsJson, ModelChoice, Quiet, argument, option
 from hf_mass.cli.reading import read_problems
 from hf_mass.errors import CheckpointError
@@ -83,7 +83,8 @@ def solve(
     ```
 
     With --json there is one object, with --each one a line: `before`, `after`, `samples` with `weight` and
-    `attribution` (positive: training on the sample makes the solved examples likelier), `losses`, `reason`, `seconds`.
+    `attribution` (positive: training on the sample makes the solved examples likelier), `losses`, `guard`, `reason`,
+    `seconds`.
     """
     raise typer.Exit(_solve(read_problems(problem, each), how, each))
 
@@ -129,6 +130,7 @@ def evaluate(
     verifier: Annotated[str, option("--verifier", "Judges texts, unless a task names its own.")] = "exact_match",
     batch_size: Annotated[int, option("--batch_size", "Tasks side by side.", min=1)] = 8,
     token_budget: TokenBudget = None,
+    guard: Guard = None,
     model: ModelChoice,
     settings: dict[str, Any],
     output: Annotated[
@@ -159,7 +161,7 @@ def evaluate(
         _listed(methods),
         [int(seed) for seed in _listed(seeds, "--seeds") or ["0"]],
         settings,
-        {"batch_size": batch_size, "token_budget": token_budget},
+        {"batch_size": batch_size, "token_budget": token_budget, "guard": guard},
         model,
         reading={"limit": limit, "demonstrations": demonstrations, "verifier": verifier},
         command=context.meta["hf_mass.command"],

@@ -156,6 +156,9 @@ def remarks(rows: Rows, outcomes: ByName) -> list[str]:
         if reasons := Counter(row["reason"] for some in by_seed for row in some if row["reason"]):
             reason, _ = reasons.most_common(1)[0]
             lines.append(f"{rows[name].label}: {reasons.total()} times not adapted or answered; most often: {reason}")
+        if notes := [row["guard"] for some in by_seed for row in some if "guard" in row]:
+            counts = Counter(note.partition(":")[0] for note in notes)
+            lines.append(f"{rows[name].label}: " + "; ".join(f"{note} {n} times" for note, n in counts.most_common()))
     return lines
 
 

@@ -155,11 +155,22 @@ Method = Annotated[
 ]
 
 
+Guard = Annotated[
+    bool | None,
+    option(
+        "--guard/--no-guard",
+        "Let solved examples, left out in turn, decide how strongly to adapt, and whether at all. It needs four.",
+        default="on for models that do not ship",
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class How:
     """How `solve` and `adapt` go about a problem: the values of their options, `settings` by flat names."""
 
     method: Method = None
+    guard: Guard = None
     seed: Seed = 0
     model: ModelChoice
     settings: dict[str, Any]

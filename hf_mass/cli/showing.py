@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -95,6 +95,22 @@ def samples_view(rows: Sequence[dict[str, Any]], kind: str, width: int) -> Rende
     return table
 
 
+def guard_view(guard: Mapping[str, Any]) -> RenderableType:
+    """What the guard measured at each strength, and what it did."""
+    note = Text(f"guard ({guard['seconds']:.1f} s): {plain(guard['note'])}")
+    if not guard["entries"]:
+        return note
+    table = Table(box=SIMPLE_HEAD, title="on left-out examples", title_justify="left", title_style="bold")
+    for name in ("strength", "steps", "gain, nats a token", "right before → after", ""):
+        table.add_column(name, no_wrap=True)
+    for entry in guard["entries"]:
+        measured = entry["reason"] is None
+        gain = f"{entry['gain']:+.3f} ± {entry['error']:.3f}" if measured else "ruled out"
+        right = f"{entry['right_before']} → {entry['right']} of {entry['left_out']}" if measured else "–"
+        table.add_row(entry["strength"], f"{entry['share']:.0%}", gain, right, "chosen" if entry["chosen"] else "")
+    return Group(table, note)
+
+
 def answers_view(solution: Solution) -> RenderableType:
     """For each query what was asked, the answers before and after, and the right one where it is known."""
     kind, parts = solution.problem.kind, list[RenderableType]()
@@ -126,6 +142,9 @@ def show_solution(solution: Solution, model: str, console: Console) -> None:
     if solution.losses:
         steps = sum(loss.method == "ttt" for loss in solution.losses)
         console.print(Text(loss_text(solution.losses) + (f" ({steps} steps)" if steps else "")))
+        console.print()
+    for guard in solution.guards:
+        console.print(guard_view(guard))
         console.print()
     console.print(answers_view(solution))
     tokens = f", {solution.sampled_tokens} sampled tokens" if solution.sampled_tokens else ""

@@ -21,7 +21,6 @@ from hf_mass.engine.models import SMALL, default_model, load
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import AdaptationError, DataError
 from hf_mass.lm.language_model import LanguageModel
-from hf_mass.methods.guard import guarded
 from hf_mass.methods.registry import make_method
 from hf_mass.store.card import peft_snippet, quoted
 from hf_mass.tasks.problems import Problem
@@ -45,8 +44,8 @@ class Solver:
         lm = self.loaded[name]
         solved = all(task.demonstrations for task in problem.tasks)
         fitting = "ttt" if solved and problem.kind in lm.defaults.get("ttt", {}) else "mass"
-        method = guarded(self.methods[self.how.method or fitting], lm, problem.tasks)
-        return solve(lm, problem, method, seed=self.how.seed, on_event=watch), lm
+        method = self.methods[self.how.method or fitting]
+        return solve(lm, problem, method, self.how.guard, seed=self.how.seed, on_event=watch), lm
 
 
 def look_here(names: Sequence[str]) -> None:
@@ -128,7 +127,8 @@ def adapt_and_save(problem: Problem, output: Path, how: How) -> None:
         solution, lm = Solver(how)(problem, watch)
         adaptations = list(solution.distinct())
         if not adaptations:
-            raise AdaptationError(f"There are no adapted weights to save: {solution.reason or 'nothing was adapted'}.")
+            reason = solution.reason or "; ".join(guard["note"] for guard in solution.guards) or "nothing was adapted"
+            raise AdaptationError(f"There are no adapted weights to save: {reason}.")
         several = len(adaptations) > 1
         folders = [output / f"question-{n + 1}" if several else output for n in range(len(adaptations))]
         for adaptation, folder in zip(adaptations, folders, strict=True):

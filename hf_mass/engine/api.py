@@ -34,14 +34,26 @@ class RunOptions(TypedDict, total=False):
 
 @overload
 def adapt(
-    model: AnyModel, tasks: Task, method: str | Method[Any] = "ttt", **options: Unpack[RunOptions]
+    model: AnyModel,
+    tasks: Task,
+    method: str | Method[Any] = "ttt",
+    guard: bool | None = None,
+    **options: Unpack[RunOptions],
 ) -> Adaptation: ...
 @overload
 def adapt(
-    model: AnyModel, tasks: Sequence[Task], method: str | Method[Any] = "ttt", **options: Unpack[RunOptions]
+    model: AnyModel,
+    tasks: Sequence[Task],
+    method: str | Method[Any] = "ttt",
+    guard: bool | None = None,
+    **options: Unpack[RunOptions],
 ) -> list[Adaptation]: ...
 def adapt(
-    model: AnyModel, tasks: Task | Sequence[Task], method: str | Method[Any] = "ttt", **options: Unpack[RunOptions]
+    model: AnyModel,
+    tasks: Task | Sequence[Task],
+    method: str | Method[Any] = "ttt",
+    guard: bool | None = None,
+    **options: Unpack[RunOptions],
 ) -> Adaptation | list[Adaptation]:
     """Adapt a model to one task, or to many in one pass. Nothing of it stays in the model.
 
@@ -53,7 +65,9 @@ def adapt(
         model: What `hf_mass.load` gave or takes.
         tasks: One task (gives one record) or several (gives a list). Those with the same demonstrations share one.
         method: "ttt", "mass", "both", "vote", "none", a registered name, "package.module:Class", or a method:
-            `TTT(...)`, `MASS(...)`, `Guard(TTT(...))`. Methods by name are guarded on a model that does not ship.
+            `TTT(...)`, `MASS(...)`, `Guard(TTT(...))`.
+        guard: Whether left-out demonstrations decide how strongly to adapt, and whether at all (`Guard`); None for on a
+            model that does not ship, where that can be.
         options: `seed` for sampling and training; `tasks_per_pass`, distinct sets of demonstrations that go through the
             model side by side, None for all; `on_event`, called with every event (`hf_mass.engine.events`);
             `time_limit` in seconds; `stop`, a `threading.Event` that stops when it is set.
@@ -61,10 +75,10 @@ def adapt(
     Raises:
         Stopped: If it was stopped, or time is up.
         DataError: If a task is none for the method or model.
-        ConfigError: If there is no such method, or an option is out of its range.
+        ConfigError: If there is no such method, an option is out of its range, or the method cannot be guarded so.
     """
     several = _as_list(tasks)
-    session = _session(model, method, several, options)
+    session = _session(model, method, several, guard, options)
     session.require(several)
     adaptations = session.adapt(several)
     return adaptations[0] if isinstance(tasks, Task) else adaptations
@@ -74,6 +88,7 @@ def solve(
     model: AnyModel,
     problem: Task | Problem | Sequence[Task],
     method: str | Method[Any] = "ttt",
+    guard: bool | None = None,
     **options: Unpack[RunOptions],
 ) -> Solution:
     """Answer a problem, adapt to it, and answer it again. Where it was stopped, the solution says so.
@@ -82,16 +97,17 @@ def solve(
         model: What `hf_mass.load` gave or takes.
         problem: A task, a problem of several queries, or several tasks.
         method: As for `adapt`.
+        guard: As for `adapt`.
         options: As for `adapt`.
 
     Raises:
         DataError: If a task is none for the method or model.
-        ConfigError: If there is no such method, or an option is out of its range.
+        ConfigError: If there is no such method, an option is out of its range, or the method cannot be guarded so.
     """
     if not isinstance(problem, Problem):
         tasks = _as_list(problem)
         problem = Problem(tasks[0].id or "problem", kind_of(tasks), tuple(tasks))
-    return _session(model, method, problem.tasks, options).solve(problem)
+    return _session(model, method, problem.tasks, guard, options).solve(problem)
 
 
 def _as_list(tasks: Task | Sequence[Task]) -> list[Task]:
@@ -104,10 +120,12 @@ def _as_list(tasks: Task | Sequence[Task]) -> list[Task]:
     return several
 
 
-def _session(model: AnyModel, method: str | Method[Any], tasks: Sequence[Task], options: RunOptions) -> Session:
+def _session(
+    model: AnyModel, method: str | Method[Any], tasks: Sequence[Task], guard: bool | None, options: RunOptions
+) -> Session:
     fields: dict[str, Any] = {name: value for name, value in options.items() if name != "stop" and value is not None}
     if (stop := options.get("stop")) is not None:
         fields["halt"] = stop.is_set
     lm = load(model)
-    chosen = guarded(make_method(method), lm, tasks) if isinstance(method, str) else method
-    return Session(lm, chosen, **fields)
+    chosen = make_method(method) if isinstance(method, str) else method
+    return Session(lm, guarded(chosen, lm, tasks, guard), **fields)

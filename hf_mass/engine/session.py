@@ -113,8 +113,9 @@ class Session:
             adaptations = method.finish(self.lm, state)
         shared = Cost.of(meter, time.perf_counter() - begun, len(tasks))
         for n, each in enumerate(adaptations):
-            sampled = each.cost.sampled_tokens or shared.sampled_tokens  # a method may know each task's own
-            cost = replace(shared, sampled_tokens=sampled)
+            cost = shared - each.guard_cost
+            sampled = each.cost.sampled_tokens or cost.sampled_tokens  # a method may know each task's own
+            cost = replace(cost, sampled_tokens=sampled)
             adaptations[n] = replace(each, cost=cost, lm=self.lm, method=method, seed=self.seed)
             if each.samples:
                 self._tell_samples(n, adaptations[n])

@@ -54,6 +54,25 @@ class Solution:
         """Tokens of the auxiliary samples."""
         return sum(len(sample.token_ids) for each in self.adaptations for sample in each.samples)
 
+    @property
+    def guards(self) -> list[dict[str, Any]]:
+        """What the guard did, as JSON values, an object for each set of demonstrations: numbers of its `queries`, the
+        `note` in words, `entries` as `GuardEntry`, and the `seconds` and `trained_tokens` that it took."""
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for n, each in enumerate(self.adaptations):
+            if each.guard_note is not None:
+                groups.setdefault((each.guard_note, each.guard), []).append(n)
+        return [
+            {
+                "queries": queries,
+                "note": note,
+                "entries": [{k: _finite(v) for k, v in vars(entry).items()} for entry in entries],
+                "seconds": round(sum(self.adaptations[n].guard_cost.seconds for n in queries), 3),
+                "trained_tokens": round(sum(self.adaptations[n].guard_cost.trained_tokens for n in queries)),
+            }
+            for (note, entries), queries in groups.items()
+        ]
+
     def distinct(self) -> Iterator[Adaptation]:
         """The adaptations that have weights, each once where tasks share one."""
         trees: list[Tree | None] = []
@@ -78,6 +97,7 @@ class Solution:
             "losses": [
                 {"method": x.method, "query": x.query, "step": x.step, "loss": _finite(x.value)} for x in self.losses
             ],
+            "guard": self.guards,
             "reason": self.reason,
             "sampled_tokens": self.sampled_tokens,
             "seconds": round(self.seconds, 3),

@@ -22,6 +22,7 @@ from hf_mass.engine.session import Session, passes
 from hf_mass.errors import CheckpointError, ConfigError, DataError, HFMassError, Stopped
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Cost, Method
+from hf_mass.methods.guard import Guard, guarded, unguardable
 from hf_mass.methods.mass import MASS
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.registry import make_method
@@ -178,7 +179,8 @@ def outcome(task: Task, adaptation: Adaptation | str, answer: tuple[Answer, Cost
         return {**values, "reason": adaptation if isinstance(adaptation, str) else answer, "cost": asdict(cost)}
     record, of_answer = answer
     values |= {"right": record.score or 0.0, "answer": record.text, "reason": adaptation.reason or record.reason}
-    return {**values, "cost": asdict(cost + of_answer)}
+    values |= {} if adaptation.guard_note is None else {"guard": adaptation.guard_note}
+    return {**values, "cost": asdict(cost + adaptation.guard_cost + of_answer)}
 
 
 def digest(tasks: Sequence[Task]) -> str:
@@ -219,11 +221,13 @@ class Comparison:
         batch_size: Tasks side by side; sets of demonstrations for methods that train on these.
         token_budget: Sampled tokens that the majority vote may spend on a task; None for as many as the costliest row
             of MASS.
+        guard: Whether methods that adapt are guarded by left-out demonstrations; None for on one that does not ship.
         say: Told what runs.
         on_event: Called with every event of the methods.
 
     Raises:
-        ConfigError: If there is no such row, or no budget for the majority vote.
+        ConfigError: If there is no such row, no budget for the majority vote, or the guard is asked for where none of
+            the methods has one.
         DataError: If the model is made for other tasks, or a row's method can do none of them.
     """
 
@@ -234,6 +238,7 @@ class Comparison:
     outcomes: Outcomes
     batch_size: int = 8
     token_budget: float | None = None
+    guard: bool | None = None
     say: Callable[[str], None] = lambda text: None
     on_event: Callable[[Event], None] = lambda event: None
     rows: dict[str, Comparator] = field(init=False)
@@ -249,8 +254,26 @@ class Comparison:
         if "majority" in self.names and not (self.token_budget or any(name.startswith("mass") for name in self.names)):
             raise ConfigError("The majority vote spends what a row of MASS does. Name one, or give --token_budget.")
         self.methods = {name: row.make(self.lm, self.tasks, self.settings) for name, row in self.rows.items()}
+        self._guard()
         for method in self.methods.values():
             self._require(method)
+
+    def _guard(self) -> None:
+        """Guards the methods that can be, and names their rows so.
+
+        Raises:
+            ConfigError: If the guard is asked for, and none can be.
+        """
+        for name, method in self.methods.items():
+            can_be = unguardable(method, self.lm, self.tasks) is None
+            self.methods[name] = guarded(method, self.lm, self.tasks, self.guard if can_be else None)
+            if isinstance(self.methods[name], Guard):
+                self.rows[name] = replace(self.rows[name], label=f"{self.rows[name].label}, guarded")
+        if self.guard and not any(isinstance(method, Guard) for method in self.methods.values()):
+            raise ConfigError(
+                f"guard is True, and none of {list(self.names)} can be guarded on such tasks. Name a method that "
+                "adapts, such as 'ttt', or leave the guard off."
+            )
 
     def _require(self, method: Method[Any]) -> None:
         errors = []
@@ -293,7 +316,7 @@ class Comparison:
 
     def _batches(self, method: Method[Any]) -> list[list[int]]:
         """Numbers of tasks that go through the model together; queries behind the same demonstrations train once."""
-        if isinstance(method, TTT | TTTThenMASS):
+        if isinstance(method, TTT | TTTThenMASS | Guard):
             return passes(self.tasks, self.batch_size)
         starts = range(0, len(self.tasks), self.batch_size)
         return [list(range(start, min(start + self.batch_size, len(self.tasks)))) for start in starts]
@@ -325,6 +348,8 @@ class Comparison:
 
 def training(method: Method[Any]) -> object:
     """What adaptations depend on: methods for which it is equal adapt alike, and differ only in how they ask."""
+    if isinstance(method, Guard):
+        return "guarded", training(method.method)
     if isinstance(method, TTT) and method.settings is not None:
         return tuple((k, v) for k, v in vars(method.settings).items() if not k.startswith(("predict_", "vote")))
     return id(method)

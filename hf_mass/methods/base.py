@@ -58,6 +58,9 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(*(a - b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -108,6 +111,11 @@ class GuardEntry:
         gain: Left-out gain, in nats per answer token; −inf where training failed.
         number: Number of the strength.
         chosen: Whether all demonstrations were trained on with it.
+        error: Standard error of the gain over the left-out demonstrations; 0 where there is none.
+        right_before: Left-out answers that were written right before training.
+        right: The same after it.
+        left_out: Left-out answers in all.
+        reason: Why the strength is ruled out ("the training loss rose ..."), or None.
     """
 
     strength: str
@@ -115,6 +123,11 @@ class GuardEntry:
     gain: float
     number: int = 0
     chosen: bool = False
+    error: float = 0.0
+    right_before: int = 0
+    right: int = 0
+    left_out: int = 0
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +146,9 @@ class Adaptation:
         attributions: −∂L/∂s [m] to the task's demonstrations, where they were computed; positive = helpful.
         sample_losses: ℓ_i(θ_k) [K + 1, m] before the first inner step and after each; NaN for unusable samples.
         guard: What the guard measured on left-out demonstrations; empty where it was off.
-        cost: What it took.
+        guard_note: What the guard did and why, in words, also where it was off; None where there was no guard.
+        guard_cost: What the guard took, before the training proper.
+        cost: What it took, without the guard.
         lm: The model, for `answer`, `before`, `explain` and `applied`.
         method: The method, for the same.
         seed: For the same.
@@ -149,6 +164,8 @@ class Adaptation:
     attributions: Tensor | None = field(default=None, repr=False)
     sample_losses: Tensor = field(default=_NONE[None], repr=False)
     guard: tuple[GuardEntry, ...] = field(default=(), repr=False)
+    guard_note: str | None = None
+    guard_cost: Cost = field(default_factory=Cost, repr=False)
     cost: Cost = field(default_factory=Cost)
     lm: LanguageModel | None = field(default=None, repr=False, compare=False)
     method: Method[Any] | None = field(default=None, repr=False, compare=False)
@@ -242,7 +259,8 @@ class Adaptation:
             AdaptationError: If there are none.
         """
         if not self.parts:
-            raise AdaptationError(f"Task {self.task.id!r} has no adapted weights: {self.reason or 'not adapted'}.")
+            reason = self.reason or self.guard_note or "not adapted"
+            raise AdaptationError(f"Task {self.task.id!r} has no adapted weights: {reason}.")
 
     def _bound(self) -> tuple[LanguageModel, Method[Any]]:
         if self.lm is None or self.method is None:
@@ -310,12 +328,17 @@ class Method(Protocol, Generic[State]):
         return "default"
 
     def strengths(self) -> list[Method[Any]]:
-        """The method at the strengths that a guard chooses from, the default first."""
-        return [self]
+        """The method at the strengths that a guard chooses from, the default first; none if it cannot be guarded."""
+        return []
 
     def on_half(self) -> Method[Any]:
-        """What a guard runs on half of the demonstrations: half as much work, where that can be chosen."""
+        """What a guard runs on half of the demonstrations: half as much work, and asking once, where that can be."""
         return self
+
+    def begin_like(self, lm: LanguageModel, tasks: Sequence[Task], seed: int, other: State) -> State:
+        """As `begin`, where another strength has been run on the same tasks and seed, and ended at state `other`: what
+        does not depend on the strength may be taken from there."""
+        return self.begin(lm, tasks, seed)
 
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
         """Checks, before anything is computed, that the method can do what is asked.

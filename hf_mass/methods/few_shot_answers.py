@@ -230,13 +230,13 @@ class FewShotAnswers:
         return [self.lm.tokenizer.decode(row, skip_special_tokens=self.encoder.format.chat) for row in bodies]
 
     @torch.no_grad()
-    def answered_log_prob(self, tasks: Sequence[Task], parts: Sequence[Part] = ()) -> tuple[float, int]:
-        """(log p of the known answers to tasks at adapted weights, in nats; the number of their tokens)."""
+    def answered_log_probs(self, tasks: Sequence[Task], parts: Sequence[Part] = ()) -> tuple[list[float], list[int]]:
+        """(log p of the known answer to each task at adapted weights, in nats; the number of its tokens)."""
         rows = [self.encoder.answered(task, str(task.answer)) for task in tasks]
         batch = self.batch([ids for ids, _ in rows], [flags for _, flags in rows], [0] * len(rows))
         with self._at(parts):
             values, _ = token_log_probs(self.lm.model, batch, cut=not parts)
-        return float(values.double().sum()), sum(sum(flags) for _, flags in rows)
+        return values.double().sum(1).tolist(), [sum(flags) for _, flags in rows]
 
     @torch.no_grad()
     def summed_log_probs(self, batch: TokenBatch, part: Part | None) -> list[float]:

@@ -2,26 +2,29 @@
 
 The demonstrations are cut in two halves. A method is run on one half, and the log-probability of the other half's
 answers, given the first half, is read before and after; then the reverse. The mean rise is the *left-out gain*, in nats
-per answer token. It is measured for a few strengths of the method, and on the way for a part of its steps. Then all
-demonstrations train once, at the strength and number of steps with the largest gain, or not at all where none gains.
+per answer token. It is measured for a few strengths of the method, and on the way for a part of its steps. A strength
+whose training loss rises is given up at once. Then all demonstrations train once, at the strength and number of steps
+that `choose` takes, or not at all where nothing is gained.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hf_mass.errors import ConfigError
+from hf_mass.core.meter import metered
+from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.language_model import LanguageModel
-from hf_mass.methods.base import Adaptation, Answer, GuardEntry, Method, Progress
-from hf_mass.methods.few_shot_answers import FewShotAnswers
+from hf_mass.methods.base import Adaptation, Answer, Cost, GuardEntry, Method, Progress
+from hf_mass.methods.guard_choice import choose, common, said, told
+from hf_mass.methods.left_out import Fold, Reading, failure, gain, halves, read, rise
+from hf_mass.methods.sequence import TTTThenMASS
 from hf_mass.methods.ttt import TTT, sharing_data
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.task import Task
 
-GUARDED = ("ttt", "mass", "both")
-"""Methods that are guarded where nobody says."""
 FEWEST = 4
 """Demonstrations that a guard needs."""
 STOPS = (0.5, 1.0)
@@ -37,6 +40,19 @@ class Run:
     state: Any = None  # the method's own; None before it has begun
     stop: float = 1.0  # share of its steps
     measured: int = 0  # how many of `STOPS` are measured, on folds
+    first: float | None = None  # the first training loss
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one strength came to on a fold at one stop."""
+
+    fold: int
+    strength: int
+    stop: int  # number of the stop
+    share: float  # share of the steps that were made
+    reading: Reading | None = None  # None where the strength is ruled out
+    reason: str | None = None  # why it is
 
 
 @dataclass(frozen=True)
@@ -46,23 +62,26 @@ class GuardState:
     tasks: tuple[Task, ...]
     seed: int  # for the method
     sets: tuple[tuple[int, ...], ...]  # for each distinct set of demonstrations the numbers of its tasks
-    # (number of the set, task that shows one half of its demonstrations, the other half as tasks)
-    folds: tuple[tuple[int, Task, tuple[Task, ...]], ...]
-    base: tuple[tuple[float, int], ...] = ()  # log-probability of the left-out answers of each fold before adapting
+    folds: tuple[Fold, ...]
+    before: tuple[Reading, ...] = ()  # of each fold at the model's own weights
     runs: tuple[Run, ...] = ()  # what is still to be run: strengths on folds, then the choices on the tasks themselves
-    entries: tuple[tuple[GuardEntry, ...], ...] = ()  # what was measured, by set
+    trials: tuple[Trial, ...] = ()
     chosen: bool = False
-    adaptations: tuple[Adaptation | None, ...] = ()  # by number of the task
+    records: tuple[Adaptation, ...] = ()  # by number of the task; without weights until it is trained
+    cost: Cost = field(default_factory=Cost)  # of choosing, for each task
 
 
 class Guard(Method[GuardState]):
-    """Any method, guarded by left-out demonstrations. With fewer than four the method runs as it is.
+    """Any method that has strengths, guarded by left-out demonstrations. With fewer than four of them it runs as it is.
 
     Args:
         method: The method.
         strengths: The method at the strengths to choose from, the default first; None for its own (`Method.strengths`).
         reads_by: Whose few-shot prompt left-out answers are read by; None for the model's own.
-        margin: Left-out gain, in nats per answer token, that adapting must reach.
+        margin: Left-out gain, in nats per answer token, that adapting must exceed.
+
+    Raises:
+        ConfigError: If there is no strength.
     """
 
     def __init__(
@@ -74,10 +93,13 @@ class Guard(Method[GuardState]):
     ) -> None:
         self.method, self.name, self.joint = method, method.name, method.joint
         self.candidates = list(strengths or method.strengths())
-        self.trials = [candidate.on_half() for candidate in self.candidates]
-        self.reads_by, self.margin = reads_by or (method if isinstance(method, TTT) else TTT()), margin
+        self.on_folds = [candidate.on_half() for candidate in self.candidates]
+        self.reads_by, self.margin = reads_by or _reader(method), margin
         if not self.candidates:
-            raise ConfigError("Guard.strengths is empty; give the method at least at one strength.")
+            raise ConfigError(
+                f"Guard.strengths is empty, and method {method.name!r} has none to choose from. Give the method at "
+                "least at one strength, or leave the guard off."
+            )
 
     def __repr__(self) -> str:
         return f"Guard({self.method!r})"
@@ -88,121 +110,191 @@ class Guard(Method[GuardState]):
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> GuardState:
-        """Two folds for each distinct set of demonstrations, and every strength to be run on all of them at once."""
+        """Two folds for each distinct set of demonstrations, and every strength to be run on them."""
         sets = tuple(map(tuple, sharing_data(tasks)))
         folds = [
-            (number, *halves(tasks[members[0]], half))
+            Fold(number, half, *halves(tasks[members[0]], half))
             for number, members in enumerate(sets)
             if len(tasks[members[0]].demonstrations) >= FEWEST
             for half in (0, 1)
         ]
-        everything = tuple(range(len(folds)))
-        runs = tuple(Run(strength, everything) for strength in range(len(self.candidates))) if folds else ()
-        base = tuple(self._log_prob(lm, fold, None) for fold in folds)
-        state = GuardState(tuple(tasks), seed, sets, tuple(folds), base, runs, ((),) * len(sets))
+        groups = self._groups([fold.task for fold in folds], [fold.half for fold in folds])
+        runs = [Run(strength, numbers) for numbers in groups for strength in range(len(self.candidates))]
+        state = GuardState(tuple(tasks), seed, sets, tuple(folds), runs=tuple(runs))
         return state if folds else self._choose(state)
 
     def step(self, lm: LanguageModel, state: GuardState) -> GuardState:
-        """A step of the run at hand; where it ends, or a share of it does, the left-out gain is read."""
-        if not state.runs:
-            return self._choose(state)
-        run = state.runs[0]
-        method = (self.candidates if state.chosen else self.trials)[run.strength]
-        if run.state is None:
-            tasks = [state.tasks[n] if state.chosen else state.folds[n][1] for n in run.numbers]
-            run = replace(run, state=method.begin(lm, tasks, state.seed))
-            return replace(state, runs=(run, *state.runs[1:]))
-        if self._share(method, run) >= run.stop:
-            adaptations = list(state.adaptations)
-            if state.chosen:
-                guards = {n: state.entries[number] for number, members in enumerate(state.sets) for n in members}
-                for n, adaptation in zip(run.numbers, method.finish(lm, run.state), strict=True):
-                    adaptations[n] = replace(adaptation, guard=guards[n])
-            return replace(state, runs=state.runs[1:], adaptations=tuple(adaptations))
-        run = replace(run, state=method.step(lm, run.state))
-        if not state.chosen:
-            due = sum(self._share(method, run) >= stop for stop in STOPS)
-            if due > run.measured:
-                state, run = self._measure(lm, state, run, method), replace(run, measured=due)
-        return replace(state, runs=(run, *state.runs[1:]))
+        """A step of the run at hand; on folds, where it ends or a share of it does, the left-out gain is read."""
+        if state.chosen:
+            return self._train(lm, state)
+        begun = time.perf_counter()
+        with metered() as meter:
+            if len(state.before) < len(state.folds):
+                fold = state.folds[len(state.before)]
+                reading = read(lm, self.on_folds[0], self.reads_by, fold, None, state.seed)
+                state = replace(state, before=(*state.before, reading))
+            else:
+                state = self._try(lm, state) if state.runs else self._choose(state)
+        return replace(state, cost=state.cost + Cost.of(meter, time.perf_counter() - begun, len(state.tasks)))
 
     def stop(self, state: GuardState) -> bool:
         return state.chosen and not state.runs
 
     def progress(self, state: GuardState) -> Progress:
+        if len(state.before) < len(state.folds):
+            return Progress("Reading left-out demonstrations")
         if not state.runs:
             return Progress("Choosing by left-out demonstrations")
         run = state.runs[0]
-        stage = "" if state.chosen else "Trying on left-out demonstrations: "
         method = self.candidates[run.strength]
-        if run.state is None or not state.chosen:
-            return Progress(f"{stage}{method.strength}")
+        if not state.chosen:
+            return Progress(f"Trying on left-out demonstrations: {method.strength}{self._so_far(state)}")
+        if run.state is None:
+            return Progress(method.strength)
         inner = method.progress(run.state)
         return replace(inner, steps=None if inner.steps is None else max(1, round(inner.steps * run.stop)))
 
     def finish(self, lm: LanguageModel, state: GuardState) -> list[Adaptation]:
-        return [each for each in state.adaptations if each is not None]
+        return [replace(each, guard_cost=state.cost) for each in state.records]
 
-    # -- choosing -----------------------------------------------------------------------------------------------------
+    def _groups(self, tasks: Sequence[Task], halves: Sequence[int]) -> list[tuple[int, ...]]:
+        """Numbers of tasks that may train side by side up to a share of their steps, of which all must have as many.
 
-    @staticmethod
-    def _share(method: Method[Any], run: Run) -> float:
-        """Share of the steps that are made; methods that count none are measured at their end."""
-        if method.stop(run.state):
-            return 1.0
-        progress = method.progress(run.state)
-        return progress.step / progress.steps if progress.steps else 0.0
+        Where one adaptation is shared, the halves of a set must not meet in it.
+        """
+        groups: dict[int, list[int]] = {}
+        for number, (task, half) in enumerate(zip(tasks, halves, strict=True)):
+            groups.setdefault(half if self.joint else len(task.demonstrations), []).append(number)
+        return [tuple(numbers) for numbers in groups.values()]
 
-    def _measure(self, lm: LanguageModel, state: GuardState, run: Run, method: Method[Any]) -> GuardState:
-        """The left-out gain of every set at the weights of the moment."""
+    # -- on folds -----------------------------------------------------------------------------------------------------
+
+    def _try(self, lm: LanguageModel, state: GuardState) -> GuardState:
+        """A step of a strength on folds. It ends where it is ruled out for all of them."""
+        run, *others = state.runs
+        method = self.on_folds[run.strength]
+        if run.state is None:
+            begun = method.begin(lm, [state.folds[n].task for n in run.numbers], state.seed)
+            return replace(state, runs=(replace(run, state=begun), *others))
+        if not method.stop(run.state):
+            run = replace(run, state=method.step(lm, run.state))
+        share, loss = _share(method, run), method.progress(run.state).loss
+        run = replace(run, first=loss if run.first is None else run.first)
+        due, trials = sum(share >= stop for stop in STOPS), list[Trial]()
+        if due > run.measured or (loss is not None and run.first is not None and rise(run.first, loss)):
+            trials = self._measure(lm, state, run, share, due - 1 if due > run.measured else None)
+        state = replace(state, trials=(*state.trials, *trials))
+        ruled_out, run = bool(trials) and all(trial.reason for trial in trials), replace(run, measured=due)
+        if due < len(STOPS) and not ruled_out:
+            return replace(state, runs=(run, *others))
+        return replace(state, runs=tuple(self._onward(lm, state, run, others)))
+
+    def _measure(self, lm: LanguageModel, state: GuardState, run: Run, share: float, stop: int | None) -> list[Trial]:
+        """The left-out answers of every fold at the weights of the moment; between two stops, where the loss of all
+        rose, only whether each of them is ruled out, which none is unless all are."""
+        method, trials = self.on_folds[run.strength], []
         adaptations = method.finish(lm, run.state)
-        share = self._share(method, run)
-        sums: dict[int, list[float]] = {}
-        for adaptation, number, (before, _) in zip(adaptations, run.numbers, state.base, strict=True):
-            total = sums.setdefault(state.folds[number][0], [0.0, 0.0, 0.0])
-            after, tokens = self._log_prob(lm, state.folds[number], adaptation)
-            # Losses of minibatches are of other examples at each step; those of auxiliary samples are of the same.
-            rises = bool(adaptation.samples) and adaptation.losses[-1:] > adaptation.losses[:1]
-            total[0] += after - before
-            total[1] += tokens
-            total[2] += not adaptation.parts or rises
-        entries = list(state.entries)
-        for number, (rise, count, failures) in sums.items():
-            value = float("-inf") if failures else rise / count
-            entries[number] = (*entries[number], GuardEntry(method.strength, share, value, run.strength))
-        return replace(state, entries=tuple(entries))
+        reasons = [failure(adaptation) for adaptation in adaptations]
+        if stop is None and not all(reasons):
+            return []
+        for adaptation, reason, n in zip(adaptations, reasons, run.numbers, strict=True):
+            reading = None
+            if reason is None:
+                reading = read(lm, method, self.reads_by, state.folds[n], adaptation, state.seed)
+            trials.append(Trial(n, run.strength, run.measured if stop is None else stop, share, reading, reason))
+        return trials
 
-    def _log_prob(
-        self, lm: LanguageModel, fold: tuple[int, Task, tuple[Task, ...]], adaptation: Adaptation | None
-    ) -> tuple[float, int]:
-        """(log-probability of the left-out answers behind the other half, in nats; their tokens)."""
-        answers = FewShotAnswers(lm, self.reads_by.resolved(lm, [fold[1]]))
-        return answers.answered_log_prob(fold[2], adaptation.parts if adaptation else ())
+    def _onward(self, lm: LanguageModel, state: GuardState, run: Run, others: list[Run]) -> list[Run]:
+        """The runs that follow, without folds of sets for which their strength is ruled out; the next one begun, where
+        it has the same folds."""
+        out = {(trial.strength, state.folds[trial.fold].owner) for trial in state.trials if trial.reason}
+        runs = []
+        for other in others:
+            numbers = [n for n in other.numbers if (other.strength, state.folds[n].owner) not in out]
+            runs += [replace(other, numbers=tuple(numbers))] if numbers else []
+        if runs and runs[0].numbers == run.numbers:
+            tasks = [state.folds[n].task for n in run.numbers]
+            begun = self.on_folds[runs[0].strength].begin_like(lm, tasks, state.seed, run.state)
+            runs[0] = replace(runs[0], state=begun)
+        return runs
+
+    def _entries(self, state: GuardState) -> list[tuple[GuardEntry, ...]]:
+        """What was measured for each set, strength by strength."""
+        by_set: list[dict[tuple[int, int], list[Trial]]] = [{} for _ in state.sets]
+        for trial in state.trials:
+            by_set[state.folds[trial.fold].owner].setdefault((trial.strength, trial.stop), []).append(trial)
+        return [
+            tuple(self._entry(state, trials) for _, trials in sorted(measured.items(), key=lambda item: item[0]))
+            for measured in by_set
+        ]
+
+    def _entry(self, state: GuardState, trials: list[Trial]) -> GuardEntry:
+        number, shares = trials[0].strength, [trial.share for trial in trials]
+        share, strength = sum(shares) / len(shares), self.candidates[number].strength
+        if (reason := next((trial.reason for trial in trials if trial.reason), None)) is not None:
+            return GuardEntry(strength, share, float("-inf"), number, reason=reason)
+        before, after = (Reading((), (), 0), Reading((), (), 0))
+        for trial in trials:
+            assert trial.reading is not None
+            before, after = before + state.before[trial.fold], after + trial.reading
+        value, error = gain(before, after)
+        right = before.right, after.right, len(after.tokens)
+        return GuardEntry(strength, share, value, number, False, error, *right)
+
+    def _so_far(self, state: GuardState) -> str:
+        """The last gain that was measured, in words."""
+        if not state.trials:
+            return ""
+        last = state.trials[-1]
+        owner = state.folds[last.fold].owner
+        alike = [t for t in state.trials if (t.strength, t.stop) == (last.strength, last.stop)]
+        entry = self._entry(state, [trial for trial in alike if state.folds[trial.fold].owner == owner])
+        return f"; {entry.strength}: {said(entry)}"
+
+    # -- choosing and training ----------------------------------------------------------------------------------------
 
     def _choose(self, state: GuardState) -> GuardState:
-        """What each set is trained by: the largest gain, the mean over sets where they share an adaptation."""
-        entries = state.entries
-        if self.joint and len(entries) > 1 and all(entries):
-            alike = zip(*entries, strict=True)  # what was measured at one strength
-            means = [replace(each[0], gain=sum(entry.gain for entry in each) / len(each)) for each in alike]
-            entries = (tuple(means),) * len(entries)
+        """What each set is trained by; where sets share an adaptation, by the mean over those that were measured."""
+        by_set = self._entries(state)
+        measured = [entries for entries in by_set if entries]
+        if self.joint and measured:
+            by_set = [common(measured)] * len(by_set)
         groups: dict[tuple[int, float], list[int]] = {}
-        adaptations: list[Adaptation | None] = [None] * len(state.tasks)
-        by_set: list[tuple[GuardEntry, ...]] = []
-        for members, measured in zip(state.sets, entries, strict=True):
-            best = max(measured, key=lambda entry: entry.gain, default=None)
-            if best is None:
-                groups.setdefault((0, 1.0), []).extend(members)
-            elif best.gain > self.margin:
-                groups.setdefault((best.number, best.share), []).extend(members)
-                measured = tuple(replace(entry, chosen=entry is best) for entry in measured)
-            else:
-                reason = f"not adapted: the best left-out gain is {best.gain:+.3f} nats per answer token"
-                for n in members:
-                    adaptations[n] = Adaptation(state.tasks[n], reason=reason, guard=measured)
-            by_set.append(measured)
-        runs = tuple(Run(strength, tuple(numbers), stop=share) for (strength, share), numbers in groups.items())
-        return replace(state, runs=runs, entries=tuple(by_set), chosen=True, adaptations=tuple(adaptations))
+        records = [Adaptation(task) for task in state.tasks]
+        for members, entries in zip(state.sets, by_set, strict=True):
+            best = choose(entries, self.margin) if entries else None
+            entries = tuple(replace(entry, chosen=entry is best) for entry in entries)
+            note = told(entries) if entries else self._off(state.tasks[members[0]])
+            for n in members:
+                records[n] = replace(records[n], guard=entries, guard_note=note)
+            if best is not None or not entries:
+                groups.setdefault((best.number, best.share) if best else (0, 1.0), []).extend(members)
+        runs = [
+            Run(strength, tuple(numbers[n] for n in group), stop=share)
+            for (strength, share), numbers in groups.items()
+            for group in self._groups([state.tasks[n] for n in numbers], [0] * len(numbers))
+        ]
+        return replace(state, runs=tuple(runs), chosen=True, records=tuple(records))
+
+    def _off(self, task: Task) -> str:
+        count = len(task.demonstrations)
+        had = "no demonstrations" if not count else "1 demonstration" if count == 1 else f"{count} demonstrations"
+        return f"off: {had}, and the guard needs {FEWEST}; adapted at the default strength"
+
+    def _train(self, lm: LanguageModel, state: GuardState) -> GuardState:
+        """A step of a choice on the tasks themselves."""
+        run, *others = state.runs
+        method = self.candidates[run.strength]
+        if run.state is None:
+            run = replace(run, state=method.begin(lm, [state.tasks[n] for n in run.numbers], state.seed))
+        elif _share(method, run) < run.stop:
+            run = replace(run, state=method.step(lm, run.state))
+        else:
+            records = list(state.records)
+            for n, adaptation in zip(run.numbers, method.finish(lm, run.state), strict=True):
+                records[n] = replace(adaptation, guard=records[n].guard, guard_note=records[n].guard_note)
+            return replace(state, runs=tuple(others), records=tuple(records))
+        return replace(state, runs=(run, *others))
 
     # -- answering ----------------------------------------------------------------------------------------------------
 
@@ -218,14 +310,54 @@ class Guard(Method[GuardState]):
         return self.method.defaults(lm, tasks)
 
 
-def guarded(method: Method[Any], lm: LanguageModel, tasks: Sequence[Task]) -> Method[Any]:
-    """The method behind a guard, for a model that does not ship, if left-out answers to such tasks can be read."""
-    readable = kind_of(tasks) in lm.defaults.get("ttt", {})
-    return Guard(method) if readable and not lm.kinds and method.name in GUARDED else method
+# -- where it is on ----------------------------------------------------------------------------------------------------
 
 
-def halves(task: Task, half: int) -> tuple[Task, tuple[Task, ...]]:
-    """(the task with every other demonstration, beginning with the first or second; the others as tasks behind it)."""
-    left_out = task.demonstrations[1 - half :: 2]
-    fold = replace(task, demonstrations=task.demonstrations[half::2], id=f"{task.id}#half{half}")
-    return fold, tuple(replace(fold, problem=pair.question, answer=pair.answer, solution=None) for pair in left_out)
+def guarded(method: Method[Any], lm: LanguageModel, tasks: Sequence[Task], guard: bool | None = None) -> Method[Any]:
+    """The method behind a guard, or as it is.
+
+    Args:
+        method: The method. One that is a `Guard` already stays one unless `guard` is False.
+        lm: The model.
+        tasks: What it is to adapt to.
+        guard: Whether to guard it; None guards on a model that does not ship, where that can be.
+
+    Raises:
+        ConfigError: If `guard` is True and it cannot be.
+    """
+    if isinstance(method, Guard):
+        return method.method if guard is False else method
+    if guard is False:
+        return method
+    problem = unguardable(method, lm, tasks)
+    if guard and problem is not None:
+        raise ConfigError(f"guard is True, and {problem}, or leave the guard off.")
+    return Guard(method) if problem is None and (guard or not lm.kinds) else method
+
+
+def unguardable(method: Method[Any], lm: LanguageModel, tasks: Sequence[Task]) -> str | None:
+    """Why a method cannot be guarded on such tasks, with the cure; None if it can."""
+    if not method.strengths():
+        return f"method {method.name!r} has no strengths to choose from. Choose method 'ttt', 'mass' or 'both'"
+    try:
+        _reader(method).resolved(lm, tasks)
+    except DataError:
+        return (
+            f"left-out answers of {kind_of(tasks)} cannot be read: the tokenizer of {lm.name} cannot write a few-shot "
+            "prompt of them. Choose another model"
+        )
+    return None
+
+
+def _share(method: Method[Any], run: Run) -> float:
+    """Share of the steps that are made; methods that count none are measured at their end."""
+    if method.stop(run.state):
+        return 1.0
+    progress = method.progress(run.state)
+    return progress.step / progress.steps if progress.steps else 0.0
+
+
+def _reader(method: Method[Any]) -> TTT:
+    """Whose few-shot prompt left-out answers are read by."""
+    method = method.first if isinstance(method, TTTThenMASS) else method
+    return method if isinstance(method, TTT) else TTT()

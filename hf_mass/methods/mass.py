@@ -116,6 +116,10 @@ class MASS(Method[MassState]):
     def begin(self, lm: LanguageModel, tasks: Sequence[Task], seed: int) -> MassState:
         return MassState(self.resolved(lm, tasks), as_read(lm, tasks), seed)
 
+    def begin_like(self, lm: LanguageModel, tasks: Sequence[Task], seed: int, other: MassState) -> MassState:
+        """The samples do not depend on the inner rate: they are kept."""
+        return replace(self.begin(lm, tasks, seed), samples=other.samples)
+
     def step(self, lm: LanguageModel, state: MassState) -> MassState:
         """First the samples are written, then they are weighed and trained on."""
         if state.samples is None:

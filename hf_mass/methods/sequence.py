@@ -11,7 +11,7 @@ from hf_mass.core.trees import tree_map
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Method, Progress
 from hf_mass.methods.mass import MASS
-from hf_mass.methods.ttt import TTT, TTTState
+from hf_mass.methods.ttt import STRENGTHS, TTT, TTTState
 from hf_mass.tasks.task import Task
 
 
@@ -34,6 +34,17 @@ class TTTThenMASS(Method[SequenceState]):
 
     def __init__(self, first: TTT | None = None, second: MASS | None = None) -> None:
         self.first, self.second = first or TTT(), second or MASS()
+
+    @property
+    def strength(self) -> str:
+        return self.first.strength if self.first.scale == 1 else f"{self.first.strength} in both"
+
+    def strengths(self) -> list[Method[Any]]:
+        """Both at the rates that are set, and at smaller ones."""
+        return [TTTThenMASS(self.first.scaled(scale), self.second.scaled(scale)) for scale in STRENGTHS]
+
+    def on_half(self) -> TTTThenMASS:
+        return TTTThenMASS(self.first.on_half(), self.second)
 
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
         self.first.require(lm, tasks)

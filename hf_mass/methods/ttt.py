@@ -29,7 +29,7 @@ from hf_mass.lm.generation import row_seed
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Method, Progress
 from hf_mass.methods.few_shot_answers import FewShotAnswers
-from hf_mass.methods.ttt_settings import STRIPS, TTTSettings
+from hf_mass.methods.ttt_settings import ASKED_ONCE, STRIPS, TTTSettings
 from hf_mass.tasks.answers import rank_answers
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample, training_examples
@@ -74,6 +74,7 @@ class TTT(Method[TTTState]):
     def __init__(self, settings: TTTSettings | None = None, preset: str | None = None, **changes: Any) -> None:
         self.settings, self.preset, self.changes = settings, preset, changes
         self.scale = self.share = 1.0  # of the learning rate, and of the number of examples
+        self.asked_once = False
         if settings is None:  # wrong settings are told before a model is loaded
             TTTSettings.preset(preset or "text", **changes)
 
@@ -100,9 +101,9 @@ class TTT(Method[TTTState]):
         return other
 
     def on_half(self) -> TTT:
-        """The same with half as many examples."""
+        """The same with half as many examples, and without a vote."""
         other = copy(self)
-        other.share = self.share / 2
+        other.share, other.asked_once = self.share / 2, True
         return other
 
     def resolved(self, lm: LanguageModel, tasks: Sequence[Task]) -> TTTSettings:
@@ -112,8 +113,9 @@ class TTT(Method[TTTState]):
             DataError: If the model has none for such tasks.
         """
         settings = self.settings or self._suiting(lm, tasks)
-        examples = math.ceil(settings.max_examples * self.share)
-        return replace(settings, learning_rate=settings.learning_rate * self.scale, max_examples=examples)
+        changes: dict[str, Any] = {"max_examples": math.ceil(settings.max_examples * self.share)}
+        changes |= ASKED_ONCE if self.asked_once else {}
+        return replace(settings, learning_rate=settings.learning_rate * self.scale, **changes)
 
     def _suiting(self, lm: LanguageModel, tasks: Sequence[Task]) -> TTTSettings:
         kind = kind_of(tasks)

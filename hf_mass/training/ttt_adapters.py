@@ -11,8 +11,7 @@ from huggingface_hub import CommitInfo
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.adapters import read_adapter
 from hf_mass.lm.language_model import LanguageModel
-from hf_mass.methods.base import Adaptation
-from hf_mass.methods.ttt import TTT
+from hf_mass.methods.base import Adaptation, Method
 from hf_mass.store.adapters import write_adapter
 from hf_mass.store.card import CardParts
 from hf_mass.store.publishing import publish
@@ -27,7 +26,7 @@ class AdapterTrainer(PublishingTrainer):
 
     args: TTTConfig
     lm: LanguageModel
-    method: TTT
+    method: Method[Any]
     trained: list[Adaptation]
 
     def save_adapter(self, record: Adaptation, path: str | Path) -> None:

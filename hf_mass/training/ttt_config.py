@@ -63,6 +63,10 @@ class TTTConfig(GRPOConfig):
         "to the task's own, unlabelled query.",
         choices=REWARDS,
     )
+    guard: bool = setting(
+        False,
+        "For 'sft': let left-out demonstrations decide how strongly to adapt to each task, and whether at all.",
+    )
     tasks_per_pass: int = setting(8, "Tasks trained and answered side by side.", least=1)
     keep_adapters: bool = setting(False, "Save each task's adapter under output_dir.")
 
@@ -99,6 +103,11 @@ class TTTConfig(GRPOConfig):
         for name, (is_wrong, why) in refused.items() if self.objective == "sft" else ():
             if is_wrong:
                 raise ConfigError(f"TTTConfig.{name} is {getattr(self, name)}; objective='sft' {why}.")
+        if self.guard and self.objective != "sft":
+            raise ConfigError(
+                f"TTTConfig.guard is True, and objective={self.objective!r} has no strengths to choose from. Use "
+                "objective='sft', or leave the guard off."
+            )
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> TTTConfig:
@@ -123,7 +132,7 @@ class TTTConfig(GRPOConfig):
 
     def result_settings(self) -> dict[str, Any]:
         """The settings that results depend on, as JSON values: a run may be resumed with the same ones only."""
-        names = {*flat(TTTSettings), "objective", "seed"} - {"predict_batch_size"}
+        names = {*flat(TTTSettings), "objective", "guard", "seed"} - {"predict_batch_size"}
         if self.objective == "grpo":
             names |= {"ttt_reward", "num_generations", *_OF_GRPO}
         values = {name: getattr(self, name) for name in sorted(names)}

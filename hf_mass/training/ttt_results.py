@@ -49,6 +49,7 @@ class TaskResult:
         losses: Mean training loss of each step ("sft"), or mean reward of each logged step ("grpo").
         seconds: Wall time of training and answering, shared evenly by the tasks of a pass.
         adapter: The folder of its adapter, where adapters are kept.
+        guard: What the guard did and why, in words; None where there was none.
     """
 
     task: Task
@@ -59,6 +60,7 @@ class TaskResult:
     losses: tuple[float, ...] = ()
     seconds: float = 0.0
     adapter: Path | None = field(default=None, compare=False)
+    guard: str | None = None
 
     @property
     def answer(self) -> str | None:

@@ -36,6 +36,7 @@ from hf_mass.lm.generation import tokens_up_to
 from hf_mass.lm.language_model import LanguageModel, lora_config
 from hf_mass.methods.base import Adaptation
 from hf_mass.methods.few_shot_answers import FewShotAnswers
+from hf_mass.methods.guard import Guard
 from hf_mass.methods.ttt import TTT
 from hf_mass.store.shipped import resolve_shipped
 from hf_mass.tasks.answers import mean_scores
@@ -102,7 +103,7 @@ class TTTTrainer(AdapterTrainer):
         for callback in (ProgressCallback, PrinterCallback):  # one bar over tasks instead of one for each
             self.remove_callback(callback)
         self.lm = LanguageModel(self.model, self._tokenizer, str(self.model.config.name_or_path))
-        self.method = TTT(args.settings())
+        self.method = Guard(TTT(args.settings())) if args.guard else TTT(args.settings())
         if args.objective == "grpo":
             self.method = Reinforcement(args.settings(), args.ttt_reward, self._reinforce)
         self._start = tree_map(torch.clone, self.lm.starting_lora().start(1))
@@ -137,7 +138,9 @@ class TTTTrainer(AdapterTrainer):
         store = self._store(True, self.train_tasks)
         store.begin(resume=False)
         for record in records if self.accelerator.is_main_process else []:
-            result = TaskResult(record.task, (), (), record.reason, record.examples, record.losses)
+            result = TaskResult(
+                record.task, (), (), record.reason, record.examples, record.losses, guard=record.guard_note
+            )
             self._put_away(store, result, record, keep=True)
         return records
 
@@ -264,7 +267,15 @@ class TTTTrainer(AdapterTrainer):
     def _answer(self, tasks: list[Task], records: Sequence[Adaptation]) -> list[TaskResult]:
         answers, _ = self._session().answer(tasks, records)
         return [
-            TaskResult(a.task, a.ranked, a.predictions, record.reason or a.reason, record.examples, record.losses)
+            TaskResult(
+                a.task,
+                a.ranked,
+                a.predictions,
+                record.reason or a.reason,
+                record.examples,
+                record.losses,
+                guard=record.guard_note,
+            )
             for a, record in zip(answers, records, strict=True)
         ]
 

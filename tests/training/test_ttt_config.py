@@ -283,6 +283,7 @@ WITH_EFFECT: dict[str, Any] = {
     "max_completion_length": 9,
     "weight_decay": 0.5,
     "chat": True,
+    "guard": True,
     "adapters": "shared",
     "lr_scheduler_type": "constant",
 }

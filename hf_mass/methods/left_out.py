@@ -1,0 +1,111 @@
+"""What a guard goes by: a task's demonstrations in halves, and how the answers of one half fare behind the other."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.base import Adaptation, Method
+from hf_mass.methods.few_shot_answers import FewShotAnswers
+from hf_mass.methods.ttt import TTT
+from hf_mass.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Half of a task's demonstrations.
+
+    Args:
+        owner: Number of the set of demonstrations that it is cut from.
+        half: 0 or 1.
+        task: The task with this half alone.
+        left_out: The other half, as tasks behind this one.
+    """
+
+    owner: int
+    half: int
+    task: Task
+    left_out: tuple[Task, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the left-out answers of a fold fare at some weights.
+
+    Args:
+        log_probs: Log-probability of each, in nats.
+        tokens: Tokens of each.
+        right: How many of them the method writes.
+    """
+
+    log_probs: tuple[float, ...]
+    tokens: tuple[int, ...]
+    right: int
+
+    def __add__(self, other: Reading) -> Reading:
+        return Reading(self.log_probs + other.log_probs, self.tokens + other.tokens, self.right + other.right)
+
+
+def halves(task: Task, half: int) -> tuple[Task, tuple[Task, ...]]:
+    """(the task with every other demonstration, beginning with the first or second; the others as tasks behind it)."""
+    left_out = task.demonstrations[1 - half :: 2]
+    fold = replace(task, demonstrations=task.demonstrations[half::2], id=f"{task.id}#half{half}")
+    return fold, tuple(replace(fold, problem=pair.question, answer=pair.answer, solution=None) for pair in left_out)
+
+
+def read(
+    lm: LanguageModel, method: Method[Any], reads_by: TTT, fold: Fold, adaptation: Adaptation | None, seed: int
+) -> Reading:
+    """How left-out answers fare at an adaptation, or at the model's own weights.
+
+    Args:
+        lm: The model.
+        method: Writes answers to the left-out questions.
+        reads_by: Whose few-shot prompt the known answers are scored behind.
+        fold: What is left out.
+        adaptation: Of `fold.task`; None for the model as it is.
+        seed: For answering.
+    """
+    answers = FewShotAnswers(lm, reads_by.resolved(lm, [fold.task]))
+    log_probs, tokens = answers.answered_log_probs(fold.left_out, adaptation.parts if adaptation else ())
+    adaptations = None if adaptation is None else [replace(adaptation, task=task) for task in fold.left_out]
+    written = method.answer(lm, fold.left_out, adaptations, seed)
+    return Reading(tuple(log_probs), tuple(tokens), sum(bool(answer.right) for answer in written))
+
+
+def gain(before: Reading, after: Reading) -> tuple[float, float]:
+    """(left-out gain in nats per answer token, its standard error over the left-out answers).
+
+    The gain is a ratio of sums, the rise over the tokens; the error is that of a ratio estimator (Cochran, Sampling
+    Techniques, chapter 6, without the correction for finite populations).
+    """
+    rises, tokens = [a - b for a, b in zip(after.log_probs, before.log_probs, strict=True)], after.tokens
+    value, n = sum(rises) / sum(tokens), len(rises)
+    residuals = sum((rise - value * count) ** 2 for rise, count in zip(rises, tokens, strict=True))
+    return value, math.sqrt(residuals * n / max(1, n - 1)) / sum(tokens)
+
+
+def failure(adaptation: Adaptation) -> str | None:
+    """Why an adaptation is no good whatever is left out: it has no weights, or its own loss rose; else None."""
+    if not adaptation.parts:
+        return adaptation.reason or "nothing was trained"
+    if adaptation.samples:  # the same ones before and after
+        weights = adaptation.weights
+        ends = (adaptation.losses_before, adaptation.losses_after)
+        first, last = (float((weights * losses).nansum() / weights.sum()) for losses in ends)
+        return rise(first, last, room=0.0)
+    return rise(adaptation.losses[0], adaptation.losses[-1]) if adaptation.losses else None
+
+
+def rise(first: float, last: float, room: float | None = None) -> str | None:
+    """That a training loss, in nats per token, is not finite, or rose by more than `room`; else None.
+
+    Losses of minibatches are of other examples at each step, so they have room: that of the first loss once more, and
+    at least a nat.
+    """
+    if not math.isfinite(last):
+        return "the training loss is not finite"
+    room = max(1.0, first) if room is None else room
+    return f"the training loss rose from {first:.2f} to {last:.2f} nats per token" if last > first + room else None
