@@ -190,12 +190,14 @@ class Guard(Method[GuardState]):
         return replace(state, runs=tuple(self._onward(lm, state, run, others)))
 
     def _measure(self, lm: LanguageModel, state: GuardState, run: Run, share: float, stop: int | None) -> list[Trial]:
-        """The left-out answers of every fold at the weights of the moment; between two stops, where the loss of all
-        rose, only whether each of them is ruled out, which none is unless all are."""
+        """The left-out answers of every fold at the weights of the moment; nothing where the method has none midway.
+
+        Between two stops, where the loss rose, only whether all are ruled out.
+        """
         method, trials = self.on_folds[run.strength], []
         adaptations = method.finish(lm, run.state)
         reasons = [failure(adaptation) for adaptation in adaptations]
-        if stop is None and not all(reasons):
+        if len(adaptations) < len(run.numbers) or (stop is None and not all(reasons)):
             return []
         for adaptation, reason, n in zip(adaptations, reasons, run.numbers, strict=True):
             reading = None
@@ -350,11 +352,11 @@ def unguardable(method: Method[Any], lm: LanguageModel, tasks: Sequence[Task]) -
 
 
 def _share(method: Method[Any], run: Run) -> float:
-    """Share of the steps that are made; methods that count none are measured at their end."""
+    """Share of the steps that are made, 1 at the end alone; methods that count none are measured there."""
     if method.stop(run.state):
         return 1.0
     progress = method.progress(run.state)
-    return progress.step / progress.steps if progress.steps else 0.0
+    return min(progress.step / progress.steps, 0.99) if progress.steps else 0.0
 
 
 def _reader(method: Method[Any]) -> TTT:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from model_fixtures import byte_base, byte_tokenizer
 
 import hf_mass
-from hf_mass import MASS, TTT, LanguageModel, Task
+from hf_mass import MASS, TTT, LanguageModel, NoAdaptation, Task
 from hf_mass.engine.session import Session
 from hf_mass.errors import ConfigError
+from hf_mass.lm.encoding import TextEncoder
 from hf_mass.methods.base import Cost
 from hf_mass.methods.few_shot_answers import FewShotAnswers
-from hf_mass.methods.guard import Guard
+from hf_mass.methods.guard import STOPS, Guard, guarded
 from hf_mass.methods.left_out import halves
+from hf_mass.methods.sequence import TTTThenMASS
 
 RULE = [("abc", "cba"), ("hello", "olleh"), ("stone", "enots"), ("plant", "tnalp"), ("lamp", "pmal"), ("ink", "kni")]
 NONE = [("abc", "b"), ("hello", "zz"), ("stone", "q"), ("plant", "r"), ("lamp", "u"), ("ink", "w")]
@@ -71,15 +76,6 @@ def test_the_gain_is_the_rise_of_the_left_out_answers_in_nats_per_token(strings:
     assert entry.gain == pytest.approx(sum(rises) / sum(tokens), rel=1e-3)
 
 
-def test_halves_hold_each_demonstration_once() -> None:
-    (first, behind_first), (second, behind_second) = halves(task(), 0), halves(task(), 1)
-    assert [pair.question for pair in first.demonstrations] == ["abc", "stone", "lamp"]
-    pairs = [(each.problem, each.answer) for each in behind_first]
-    assert pairs == [("hello", "olleh"), ("plant", "tnalp"), ("ink", "kni")]
-    assert [each.problem for each in behind_second] == [pair.question for pair in first.demonstrations]
-    assert all(each.demonstrations == second.demonstrations for each in behind_second)
-
-
 def test_with_three_demonstrations_it_is_off_and_says_so(strings: LanguageModel) -> None:
     few = task(RULE[:3])
     guarded, plain = (hf_mass.adapt(strings, few, method) for method in (Guard(quick()), quick()))
@@ -90,10 +86,43 @@ def test_with_three_demonstrations_it_is_off_and_says_so(strings: LanguageModel)
     assert guarded.losses == pytest.approx(plain.losses)
 
 
-def test_a_shared_adaptation_has_one_choice(strings: LanguageModel) -> None:
-    tasks = [task(), task([(b, a) for a, b in RULE])]
-    first, second = hf_mass.adapt(strings, tasks, Guard(quick(adapters="shared")))
-    assert first.guard == second.guard and first.adapted is second.adapted
+def test_without_demonstrations_it_is_off_and_says_so(strings: LanguageModel) -> None:
+    (bare,) = hf_mass.adapt(strings, [Task("river", ())], MASS(samples=4), guard=True)
+    assert bare.guard == () and isinstance(bare.method, Guard)
+    assert bare.guard_note == "off: no demonstrations, and the guard needs 4; adapted at the default strength"
+
+
+# -- a shared adaptation -----------------------------------------------------------------------------------------------
+
+
+def test_a_shared_adaptation_has_one_choice_by_the_mean_of_its_tasks(strings: LanguageModel) -> None:
+    """Also for a task with too few demonstrations to be measured itself."""
+    tasks = [task(), task([(b, a) for a, b in RULE]), task(NONE[:3])]
+    records = hf_mass.adapt(strings, tasks, Guard(quick(adapters="shared"), margin=-100.0))
+    assert len({id(each.adapted) for each in records}) == 1 and records[0].parts
+    assert len({each.guard for each in records}) == len({each.guard_note for each in records}) == 1
+    assert {entry.left_out for entry in records[0].guard} == {12}
+
+
+def test_what_is_left_out_is_in_no_training_data_of_a_shared_adaptation(
+    strings: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[list[Task]] = []
+    begin = TTT.begin
+
+    def spy(self: TTT, lm: LanguageModel, tasks: Any, seed: int) -> Any:
+        begun.append(list(tasks))
+        return begin(self, lm, tasks, seed)
+
+    monkeypatch.setattr(TTT, "begin", spy)
+    hf_mass.adapt(strings, [task(), task(NONE)], Guard(quick(adapters="shared"), margin=-100.0))
+    *folds, final = [{pair for each in tasks for pair in each.demonstrations} for tasks in begun]
+    assert len(folds) == 4 and len(final) == 12  # two strengths on each half; then both tasks with all they have
+    for demonstrations in folds:
+        assert len(demonstrations) == 6 and len({pair.question for pair in demonstrations}) == 3
+
+
+# -- MASS --------------------------------------------------------------------------------------------------------------
 
 
 def test_mass_is_guarded_by_its_rates_and_rising_losses_are_out(strings: LanguageModel) -> None:
@@ -103,11 +132,91 @@ def test_mass_is_guarded_by_its_rates_and_rising_losses_are_out(strings: Languag
     wild = MASS(samples=4, inner_learning_rate=1e4)
     refused = hf_mass.adapt(strings, task(), Guard(wild, [wild]))
     assert refused.parts == () and refused.guard[0].gain == float("-inf")
+    assert "the training loss rose from" in str(refused.guard[0].reason) and refused.reason is None
+    assert str(refused.guard_note).startswith(
+        "not adapted; the inner rate ruled out after 100% of the steps: the train"
+    )
+
+
+def test_mass_draws_its_samples_once_from_a_fold_alone(strings: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One draw for all rates; no left-out answer is in any prompt, and what is in sight is."""
+    drawn: list[list[str]] = []
+    prompt_ids = TextEncoder.generator_prompt_ids
+
+    def spy(self: TextEncoder, asked: Task) -> list[int]:
+        ids = prompt_ids(self, asked)
+        drawn.append([asked.id, self.tokenizer.decode(ids)])
+        return ids
+
+    monkeypatch.setattr(TextEncoder, "generator_prompt_ids", spy)
+    guarded = hf_mass.adapt(strings, task(), Guard(MASS(samples=4), margin=-100.0))
+    assert len({entry.strength for entry in guarded.guard}) == 3
+    assert [each.rpartition("#")[2] for each, _ in drawn[:2]] == ["half0", "half1"] and len(drawn) == 3
+    for half, (_, prompt) in enumerate(drawn[:2]):
+        assert all(answer in prompt for _, answer in RULE[half::2])
+        assert not any(answer in prompt or question in prompt for question, answer in RULE[1 - half :: 2])
+    assert all(answer in drawn[2][1] for _, answer in RULE)
+
+
+def test_both_in_turn_are_guarded(strings: LanguageModel) -> None:
+    method = TTTThenMASS(quick(), MASS(samples=4))
+    guarded = hf_mass.adapt(strings, task(), Guard(method, margin=-100.0))
+    assert [entry.strength for entry in guarded.guard] == ["the rate", "0.3 × the rate in both"]
+    (chosen,) = [entry for entry in guarded.guard if entry.chosen]
+    assert chosen.gain == max(entry.gain for entry in guarded.guard) and len(guarded.parts) == 2
+
+
+# -- giving a strength up ----------------------------------------------------------------------------------------------
+
+
+def test_a_strength_whose_loss_rises_is_given_up_midway(
+    strings: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of the second step is the first that a step has made: there it ends, and the other strength goes on."""
+    steps: list[float] = []
+    step = TTT.step
+
+    def spy(self: TTT, lm: LanguageModel, state: Any) -> Any:
+        steps.append(self.scale)
+        return step(self, lm, state)
+
+    monkeypatch.setattr(TTT, "step", spy)
+    wild = quick(num_train_epochs=6, learning_rate=3.0)
+    guarded = hf_mass.adapt(strings, task(), Guard(wild, [wild, wild.scaled(1e-3)]))
+    out, *others = guarded.guard
+    assert out.gain == float("-inf") and "the training loss rose from" in str(out.reason)
+    assert steps.count(1.0) == 2 and out.share < STOPS[0]
+    assert [(entry.strength, entry.share, entry.reason) for entry in others] == [
+        ("0.001 × the rate", 0.5, None),
+        ("0.001 × the rate", 1.0, None),
+    ]
+    assert f"the rate ruled out after {out.share:.0%} of the steps: the training loss rose" in str(guarded.guard_note)
+
+
+def test_one_set_that_fails_does_not_end_the_others(strings: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The losses of one set of demonstrations are made to rise; the other is measured as it would be alone."""
+    alone = hf_mass.adapt(strings, task(), Guard(quick(), [quick()], margin=-100.0))
+    finish = TTT.finish
+
+    def spoiled(self: TTT, lm: LanguageModel, state: Any) -> Any:
+        wrong = set(task(NONE).demonstrations)
+        return [
+            replace(each, losses=(1.0, 9.0)) if set(each.task.demonstrations) <= wrong else each
+            for each in finish(self, lm, state)
+        ]
+
+    monkeypatch.setattr(TTT, "finish", spoiled)
+    first, second = hf_mass.adapt(strings, [task(), task(NONE)], Guard(quick(), [quick()], margin=-100.0))
+    assert [entry.gain for entry in first.guard] == pytest.approx([entry.gain for entry in alone.guard], rel=1e-3)
+    assert [entry.gain for entry in second.guard] == [float("-inf")] * 2 and second.parts == ()
+
+
+# -- cost --------------------------------------------------------------------------------------------------------------
 
 
 def test_the_cost_of_choosing_is_in_the_record_apart_from_the_training_proper(strings: LanguageModel) -> None:
-    """Six examples for each half and epoch, twice, with 12 rows each way; six left-out answers are scored three times:
-    before, and after half and all of the steps. The rule and its halves take the same number of passes."""
+    """Six examples of each half in two epochs; six left-out answers are scored before, and after half and all of the
+    steps."""
     plain = hf_mass.adapt(strings, task(), quick(), seed=3)
     guarded = hf_mass.adapt(strings, task(), Guard(quick(), [quick()], margin=-100.0), seed=3)
     (chosen,) = [entry for entry in guarded.guard if entry.chosen]
@@ -128,3 +237,53 @@ def test_a_guard_without_strengths_is_refused() -> None:
 def replace_strengths(method: TTT) -> TTT:
     method.strengths = list  # type: ignore[method-assign]
     return method
+
+
+# -- where it is on ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unshipped() -> LanguageModel:
+    return hf_mass.load(byte_base(), byte_tokenizer())
+
+
+def test_it_is_on_for_models_that_do_not_ship_and_where_it_is_asked_for(
+    strings: LanguageModel, unshipped: LanguageModel
+) -> None:
+    method = quick()
+    assert guarded(method, strings, [task()]) is method
+    assert isinstance(guarded(method, strings, [task()], True), Guard)
+    assert isinstance(guarded(method, unshipped, [task()]), Guard)
+    assert guarded(method, unshipped, [task()], False) is method
+    own = Guard(method, margin=0.5)
+    assert guarded(own, unshipped, [task()]) is own is guarded(own, strings, [task()], True)
+    assert guarded(own, strings, [task()], False) is method
+
+
+def test_no_guard_is_the_bare_method(unshipped: LanguageModel) -> None:
+    bare, default = (hf_mass.adapt(unshipped, task(), quick(), guard) for guard in (False, None))
+    assert bare.guard == () and bare.guard_note is None and isinstance(bare.method, TTT) and len(bare.losses) > 0
+    assert len(default.guard) == 4 and default.guard_note is not None and isinstance(default.method, Guard)
+    solution = hf_mass.solve(unshipped, task(), quick(), guard=False)
+    assert solution.adaptations[0].losses == pytest.approx(bare.losses) and solution.to_dict()["guard"] == []
+
+
+def test_a_guard_that_cannot_be_is_refused_with_the_cure(strings: LanguageModel) -> None:
+    with pytest.raises(ConfigError, match=r"'vote' has no strengths.*Choose method 'ttt', 'mass' or 'both'"):
+        hf_mass.adapt(strings, task(), "vote", guard=True)
+    conventions = hf_mass.load("conventions-mass", device="cpu")
+    with pytest.raises(ConfigError, match=r"texts cannot be read: the tokenizer of conventions-mass.*leave the guard"):
+        hf_mass.solve(conventions, task(), "mass", guard=True)
+    assert isinstance(hf_mass.adapt(strings, task(), "none").method, NoAdaptation)
+
+
+def test_a_solution_says_what_the_guard_did(strings: LanguageModel) -> None:
+    tasks = [task(), task(NONE), task(query="tulip")]
+    solution = hf_mass.solve(strings, tasks, quick(), guard=True)
+    assert solution.reason is None  # not adapting is no failure
+    rule, noise = solution.to_dict()["guard"]
+    assert (rule["queries"], noise["queries"]) == ([0, 2], [1])
+    assert rule["note"] == solution.adaptations[0].guard_note and noise["note"].startswith("not adapted")
+    assert [entry["gain"] for entry in rule["entries"]] == [e.gain for e in solution.adaptations[0].guard]
+    assert rule["seconds"] > 0 and rule["trained_tokens"] > 0
+    json.dumps(solution.to_dict(), allow_nan=False)

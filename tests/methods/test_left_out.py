@@ -1,0 +1,128 @@
+"""What a guard goes by: halves of the demonstrations, readings of left-out answers, the gain and its error."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import hf_mass
+from hf_mass import TTT, Adaptation, LanguageModel, Task
+from hf_mass.engine.session import Session
+from hf_mass.methods.base import GuardEntry
+from hf_mass.methods.guard_choice import common, said, told
+from hf_mass.methods.left_out import Fold, Reading, failure, gain, halves, read, rise
+from hf_mass.methods.samples import AuxiliarySample
+
+RULE = [("abc", "cba"), ("hello", "olleh"), ("stone", "enots"), ("plant", "tnalp"), ("lamp", "pmal"), ("ink", "kni")]
+
+
+@pytest.fixture(scope="module")
+def strings() -> LanguageModel:
+    return hf_mass.load("strings-base", device="cpu")
+
+
+def task() -> Task:
+    return Task.from_pairs(RULE, "river", "revir")
+
+
+def test_halves_hold_each_demonstration_once() -> None:
+    (first, behind_first), (second, behind_second) = halves(task(), 0), halves(task(), 1)
+    assert [pair.question for pair in first.demonstrations] == ["abc", "stone", "lamp"]
+    pairs = [(each.problem, each.answer) for each in behind_first]
+    assert pairs == [("hello", "olleh"), ("plant", "tnalp"), ("ink", "kni")]
+    assert [each.problem for each in behind_second] == [pair.question for pair in first.demonstrations]
+    assert all(each.demonstrations == second.demonstrations for each in behind_second)
+    assert all(each.solution is None for each in (*behind_first, *behind_second))
+
+
+def test_what_is_right_is_what_the_method_writes(strings: LanguageModel) -> None:
+    """Against the answers of the plain method, before and after training on the half."""
+    method = TTT(max_examples=12, num_train_epochs=4, predict_transformations=["none"], vote="first")
+    fold = Fold(0, 0, *halves(Task.from_pairs([(word, f"{word}x{word[0]}") for word, _ in RULE], "river"), 0))
+    (trained,) = Session(strings, method).adapt([fold.task])
+    for adaptation in (None, trained):
+        adaptations = None if adaptation is None else [adaptation] * len(fold.left_out)
+        written = [str(answer) for answer in method.answer(strings, fold.left_out, adaptations, 0)]
+        right = sum(text == each.answer for text, each in zip(written, fold.left_out, strict=True))
+        assert read(strings, method, method, fold, adaptation, 0).right == right
+    assert (
+        read(strings, method, method, fold, trained, 0).right == 3 > read(strings, method, method, fold, None, 0).right
+    )
+
+
+def test_the_gain_is_a_ratio_of_sums_with_the_error_of_one() -> None:
+    """The error against the spread of the ratio over many resamples of the left-out answers."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 5, 400)
+    before = -2.0 * tokens
+    after = before + tokens * rng.normal(0.3, 1.0, 400)
+    value, error = gain(Reading(tuple(before), tuple(tokens), 0), Reading(tuple(after), tuple(tokens), 0))
+    assert value == pytest.approx((after - before).sum() / tokens.sum())
+    draws = rng.integers(0, 400, (4000, 400))
+    ratios = (after - before)[draws].sum(1) / tokens[draws].sum(1)
+    assert error == pytest.approx(ratios.std(), rel=0.05)
+    assert gain(Reading((-1.0,), (2,), 0), Reading((0.0,), (2,), 0)) == (0.5, 0.0)
+
+
+def test_readings_of_two_folds_are_put_together() -> None:
+    both = Reading((-1.0,), (2,), 1) + Reading((-2.0, -3.0), (1, 1), 0)
+    assert both == Reading((-1.0, -2.0, -3.0), (2, 1, 1), 1)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "room", "told"),
+    [
+        (5.0, 11.0, None, "rose from 5.00 to 11.00"),
+        (5.0, 9.9, None, None),  # minibatches differ
+        (0.1, 1.0, None, None),
+        (0.1, 1.2, None, "rose from 0.10 to 1.20"),
+        (0.5, 0.6, 0.0, "rose from 0.50 to 0.60"),
+        (2.0, math.nan, None, "not finite"),
+        (2.0, math.inf, None, "not finite"),
+    ],
+)
+def test_a_loss_that_rises_is_told(first: float, last: float, room: float | None, told: str | None) -> None:
+    reason = rise(first, last, room)
+    assert reason is None if told is None else told in str(reason)
+
+
+def test_samples_are_the_same_before_and_after_so_any_rise_of_theirs_counts() -> None:
+    part = (None, {})
+    samples = (AuxiliarySample("q a", (1,), "q", "a"), AuxiliarySample("", (1,), "", "", "no_match"))
+    weights = torch.tensor([1.0, 0.0])
+
+    def record(before: float, after: float) -> Adaptation:
+        losses = torch.tensor([[before, math.nan], [after, math.nan]])
+        return Adaptation(task(), (part,), samples=samples, weights=weights, sample_losses=losses)  # type: ignore[arg-type]
+
+    assert failure(record(1.0, 0.9)) is None
+    assert failure(record(1.0, 1.1)) == "the training loss rose from 1.00 to 1.10 nats per token"
+    assert failure(Adaptation(task(), reason="no usable sample")) == "no usable sample"
+    assert failure(Adaptation(task(), (part,), losses=(2.0, 1.0))) is None  # type: ignore[arg-type]
+
+
+def test_sets_that_share_an_adaptation_count_alike() -> None:
+    """The mean of their gains; a set that could not be trained on does not count."""
+    one = GuardEntry("the rate", 1.0, 0.4, 0, error=0.3, right_before=1, right=2, left_out=6)
+    two = GuardEntry("the rate", 1.0, 0.2, 0, error=0.4, right_before=0, right=5, left_out=8)
+    none = GuardEntry("the rate", 1.0, -math.inf, 0, reason="no example fits")
+    (both,) = common([(one,), (two,), (none,)])
+    assert (both.gain, both.error) == (pytest.approx(0.3), pytest.approx(0.25))
+    assert (both.right_before, both.right, both.left_out, both.reason) == (1, 7, 14, None)
+    assert common([(none,), (none,)]) == (none,)
+
+
+def test_what_was_done_is_said_in_words() -> None:
+    entry = GuardEntry("the rate", 0.5, 0.25, 0, chosen=True, right_before=1, right=4, left_out=6)
+    out = GuardEntry("0.3 × the rate", 0.5, -math.inf, 1, reason="the training loss is not finite")
+    assert said(entry) == "left-out gain +0.250 nats per answer token, 1 → 4 of 6 left-out answers right"
+    assert told([entry, out]) == (
+        f"adapted at the rate, 50% of the steps: {said(entry)}; "
+        "0.3 × the rate ruled out after 50% of the steps: the training loss is not finite"
+    )
+    assert (
+        told([out]) == "not adapted; 0.3 × the rate ruled out after 50% of the steps: the training loss is not finite"
+    )
