@@ -78,7 +78,7 @@ class Guard(Method[GuardState]):
         method: The method.
         strengths: The method at the strengths to choose from, the default first; None for its own (`Method.strengths`).
         reads_by: Whose few-shot prompt left-out answers are read by; None for the model's own.
-        margin: Left-out gain, in nats per answer token, that adapting must exceed.
+        margin: Left-out gain, in nats per answer token, that adapting must exceed by a standard error.
 
     Raises:
         ConfigError: If there is no strength.

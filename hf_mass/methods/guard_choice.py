@@ -10,9 +10,21 @@ from hf_mass.methods.base import GuardEntry
 
 
 def choose(entries: Sequence[GuardEntry], margin: float = 0.0) -> GuardEntry | None:
-    """The entry to train by, or None for not adapting."""
+    """The entry to train by, or None for not adapting: the weakest whose gain is within one standard error of the best.
+
+    The one-standard-error rule (Breiman, Friedman, Olshen, Stone: Classification and Regression Trees, 1984, section
+    3.4.3). Few demonstrations are left out, so that gains differ by chance, and the largest one alone would mostly be
+    that of the strongest training. Not adapting is the weakest strength of all, with a gain of `margin`.
+
+    Args:
+        entries: What was measured, at least one.
+        margin: Gain of not adapting, in nats per answer token.
+    """
     best = max(entries, key=lambda entry: entry.gain)
-    return best if best.gain > margin else None
+    enough = best.gain - best.error
+    if margin >= enough:
+        return None
+    return min((e for e in entries if e.gain >= enough), key=lambda entry: (-entry.number, entry.share))
 
 
 def common(by_set: Sequence[Sequence[GuardEntry]]) -> tuple[GuardEntry, ...]:
@@ -37,7 +49,7 @@ def said(entry: GuardEntry) -> str:
     if entry.reason is not None:
         return f"ruled out after {entry.share:.0%} of the steps: {entry.reason}"
     right = f"{entry.right_before} → {entry.right} of {entry.left_out} left-out answers right"
-    return f"left-out gain {entry.gain:+.3f} nats per answer token, {right}"
+    return f"left-out gain {entry.gain:+.3f} ± {entry.error:.3f} nats per answer token, {right}"
 
 
 def told(entries: Sequence[GuardEntry]) -> str:
