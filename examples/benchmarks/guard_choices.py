@@ -14,7 +14,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,22 @@ import hf_mass
 from benchmarks.real_models import load_task
 from benchmarks.real_models_report import TUNING, Outcomes
 from hf_mass import TTT, LanguageModel, Task
-from hf_mass.methods.base import Adaptation
+from hf_mass.methods.base import Adaptation, GuardEntry
 from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.guard import STOPS
-from hf_mass.methods.left_out import halves
+from hf_mass.methods.guard_choice import choose
+from hf_mass.methods.left_out import Reading, gain, halves
 from hf_mass.methods.ttt_settings import ASKED_ONCE
+from hf_mass.store.markdown import markdown_table
 from paths import DATA, RESULTS
 
 SCALES = (1.0, 0.3)
 """Shares of the default rate."""
 Draw = dict[str, Any]
-Choice = tuple[str, str] | None
-"""(strength, stop), or None for not adapting."""
+Rule = Callable[[Sequence[GuardEntry]], GuardEntry | None]
+PLACES = [(number, share) for number in range(len(SCALES)) for share in STOPS]
+"""(number of the rate, share of the steps) of each entry."""
+TITLES = [f"{SCALES[number]:g}, {share:.0%}" for number, share in PLACES]
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------------
@@ -56,7 +61,9 @@ def left_out(lm: LanguageModel, method: TTT, fold: tuple[Task, tuple[Task, ...]]
     }
 
 
-def trained_to(lm: LanguageModel, method: TTT, tasks: Sequence[Task], seed: int) -> Any:
+def trained_to(
+    lm: LanguageModel, method: TTT, tasks: Sequence[Task], seed: int
+) -> Iterator[tuple[str, list[Adaptation]]]:
     """(stop, adaptations) at each stop."""
     state = method.begin(lm, tasks, seed)
     for stop in STOPS:
@@ -92,6 +99,139 @@ def measure(lm: LanguageModel, tasks: Sequence[Task], seed: int) -> Draw:
     return draw
 
 
+# -- rules -------------------------------------------------------------------------------------------------------------
+
+
+def together(readings: Sequence[Draw]) -> Reading:
+    """What was read on all folds, as one."""
+    parts = [Reading(tuple(r["log_prob"]), tuple(r["tokens"]), sum(r["right"])) for r in readings]
+    return sum(parts[1:], parts[0])
+
+
+def entries_of(draw: Draw) -> list[GuardEntry]:
+    """What a guard would have measured, strength by strength, the default first."""
+    before, entries = together(draw["before"]), []
+    for number, (scale, stops) in enumerate(draw["folds"].items()):
+        for stop, readings in stops.items():
+            after = together(readings)
+            value, error = gain(before, after)
+            right = before.right, after.right, len(after.tokens)
+            entries.append(GuardEntry(scale, float(stop), value, number, False, error, *right))
+    return entries
+
+
+def largest(score: Callable[[GuardEntry], float], least: float = 0.0) -> Rule:
+    """The entry of the largest score, where that is above the least."""
+
+    def rule(entries: Sequence[GuardEntry]) -> GuardEntry | None:
+        best = max(entries, key=score)
+        return best if score(best) > least else None
+
+    return rule
+
+
+def weakest(errors: float) -> Rule:
+    """The weakest entry within some standard errors of the best: `choose` at one."""
+
+    def rule(entries: Sequence[GuardEntry]) -> GuardEntry | None:
+        chosen = choose([replace(entry, error=errors * entry.error) for entry in entries])
+        return None if chosen is None else always(chosen.number, chosen.share)(entries)
+
+    return rule
+
+
+def always(number: int, share: float) -> Rule:
+    """One strength and stop, whatever was measured."""
+    return lambda entries: next(e for e in entries if (e.number, e.share) == (number, share))
+
+
+def rise(entry: GuardEntry) -> float:
+    """By how much the share of left-out answers that are right rose."""
+    return (entry.right - entry.right_before) / entry.left_out
+
+
+RULES: dict[str, Rule] = {
+    "never": lambda entries: None,
+    **{f"always {SCALES[n]:g} × the rate, {share:.0%}": always(n, share) for n, share in PLACES},
+    "largest gain": largest(lambda e: e.gain),
+    "largest gain, above 0.1 nats": largest(lambda e: e.gain, 0.1),
+    "largest gain, above 0.2 nats": largest(lambda e: e.gain, 0.2),
+    "largest gain + rise of right answers": largest(lambda e: e.gain + rise(e)),
+    "largest gain + 4 × rise of right answers": largest(lambda e: e.gain + 4 * rise(e)),
+    "largest rise of right answers, then gain": largest(lambda e: rise(e) + 1e-3 * e.gain),
+    "largest gain less 1 standard error": largest(lambda e: e.gain - e.error),
+    "largest gain less 2 standard errors": largest(lambda e: e.gain - 2 * e.error),
+    "weakest within 0.5 standard errors of the best": weakest(0.5),
+    "weakest within 1 standard error of the best (taken)": choose,
+    "weakest within 1.5 standard errors of the best": weakest(1.5),
+    "weakest within 2 standard errors of the best": weakest(2.0),
+}
+"""Name → what it chooses of the entries."""
+
+
+def accuracy(draw: Draw, entry: GuardEntry | None) -> float:
+    """On the queries, at what was chosen."""
+    return float(np.mean(draw["base"] if entry is None else draw["test"][entry.strength][str(entry.share)]))
+
+
+def by_rule(draws: dict[Any, Draw]) -> str:
+    """A table of what each rule comes to over all draws."""
+    measured = {key: entries_of(draw) for key, draw in draws.items()}
+    chosen = {name: [rule(entries) for entries in measured.values()] for name, rule in RULES.items()}
+    reached = {
+        name: np.array([accuracy(draw, e) for draw, e in zip(draws.values(), entries, strict=True)])
+        for name, entries in chosen.items()
+    }
+    single, lines = max(reached[name].mean() for name in RULES if name.startswith("always")), []
+    for name, values in reached.items():
+        apart = values - reached["never"]
+        places = [None if e is None else (e.number, e.share) for e in chosen[name]]
+        counts = " / ".join(str(places.count(place)) for place in (None, *PLACES))
+        numbers = f"{values.mean():.3f}", f"{apart.mean():+.3f}", f"{apart.min():+.3f}", f"{(apart < -0.03).sum()}"
+        lines.append((name, *numbers, f"{single - values.mean():+.3f}", counts))
+    chosen_of = "chosen: none / " + " / ".join(TITLES)
+    header = ("rule", "accuracy", "− prompt", "worst draw", "worse by > .03", "below the best single", chosen_of)
+    return markdown_table(header, lines)
+
+
+def by_draw(draws: dict[Any, Draw]) -> str:
+    """A table of the draws."""
+    lines = []
+    for (name, seed), draw in sorted(draws.items()):
+        entries = entries_of(draw)
+        cells = [f"{accuracy(draw, e):.2f} ({e.gain:+.2f} ± {e.error:.2f}; {e.right})" for e in entries]
+        before = f"{accuracy(draw, None):.2f} ({entries[0].right_before} of {entries[0].left_out})"
+        lines.append((name, seed, before, *cells))
+    return markdown_table(("task", "seed", "prompt", *TITLES), lines)
+
+
+def report(outcomes: Outcomes, output: Path) -> str:
+    """Writes results.md; returns the text."""
+    draws = {(name, int(seed)): rows["draw"] for name, seeds in outcomes.tasks.items() for seed, rows in seeds.items()}
+    seconds = [d["seconds"] for d in draws.values()]
+    folds, test = (
+        np.mean([sum(s[f"{part} {scale}"] for scale in SCALES) for s in seconds]) for part in ("folds", "test")
+    )
+    about = outcomes.about
+    parts = [
+        f"    {about['command']}",
+        "",
+        f"{about['model']}, {about['dtype']}: {len(draws)} draws of the tuning tasks; the seed draws {about['shots']} "
+        f"demonstrations and {about['queries']} queries. CPU seconds a draw: {folds:.0f} on folds, {test:.0f} for "
+        "training on all demonstrations at both rates and answering the queries at both stops.",
+        "",
+        by_rule(draws),
+        "",
+        "By draw: accuracy at each share of the rate and of the steps (left-out gain ± standard error, nats per answer "
+        "token; left-out answers right).",
+        "",
+        by_draw(draws),
+        "",
+    ]
+    (output / "results.md").write_text("\n".join(parts), encoding="utf-8")
+    return "\n".join(parts)
+
+
 # -- running -----------------------------------------------------------------------------------------------------------
 
 
@@ -122,6 +262,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         file=sys.stderr,
                         flush=True,
                     )
+    print(report(Outcomes(file, {}), arguments.output))
 
 
 if __name__ == "__main__":

@@ -251,7 +251,7 @@ class Guard(Method[GuardState]):
         owner = state.folds[last.fold].owner
         alike = [t for t in state.trials if (t.strength, t.stop) == (last.strength, last.stop)]
         entry = self._entry(state, [trial for trial in alike if state.folds[trial.fold].owner == owner])
-        return f"; {entry.strength}: {said(entry)}"
+        return f"; so far {entry.strength}, {entry.share:.0%}: {said(entry)}"
 
     # -- choosing and training ----------------------------------------------------------------------------------------
 

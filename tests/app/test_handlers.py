@@ -17,7 +17,7 @@ import gradio as gr
 import pytest
 import torch
 from app_fixtures import SPACE
-from model_fixtures import snapshot
+from model_fixtures import byte_base, byte_tokenizer, snapshot
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -225,6 +225,30 @@ def test_what_is_no_setting_here() -> None:
 
 
 # -- adapting ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_guard_is_a_box_that_stands_as_the_model_has_it(do: Handlers) -> None:
+    problem = read_problem("abc -> cba\nhello -> olleh\nstone -> enots\nplant -> tnalp\nriver ->")
+    assert offered(do, problem)["guard"].value is False  # of a model that ships
+    own = load(byte_base(), byte_tokenizer())
+    assert model_values(own, problem.tasks)["guard"] is True
+
+
+def test_the_page_shows_what_the_guard_did(visitor: Visitor, do: Handlers) -> None:
+    rows = [*ROWS, [8, 0, 1], [2, 2, 5]]
+    problem = read_problem(
+        json.dumps(
+            {"train": [{"input": [row], "output": [row[::-1]]} for row in rows], "test": [{"input": [[7, 8, 9]]}]}
+        )
+    )
+    *_, last = visitor.adapt(problem, settings={**SMALL, "guard": True})
+    assert "Guard, " in last[2] and "left-out gain" in last[2] and "0.3 × the rate" in last[2] and "Done in" in last[0]
+    *_, few = visitor.adapt(read_problem(strips()), settings={**SMALL, "guard": True})
+    assert "off: 3 demonstrations, and the guard needs 4" in few[2] and "<th" not in few[2]
+    *_, bare = visitor.adapt(problem)
+    assert "Guard" not in bare[2]
+    *_, done = do.solve(json.dumps([*PAIRS, {"input": [[7, 8, 9]]}]), settings={"guard": True, "max_examples": 4})
+    assert [guard["note"][:3] for guard in done["guard"]] == ["off"]
 
 
 def test_a_whole_adaptation(visitor: Visitor, tmp_path: Path) -> None:

@@ -359,3 +359,27 @@ def test_defaults_are_made_where_no_settings_are_given(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     trainer = TTTTrainer(guessing_base(), processing_class=byte_tokenizer())
     assert trainer.args.output_dir == "outputs/ttt" and trainer.model.peft_config["default"].r == 128
+
+
+# -- the guard ---------------------------------------------------------------------------------------------------------
+
+
+def test_tasks_are_guarded_where_it_is_asked_for(tmp_path: Path) -> None:
+    """One answer for all rows is learned from any half of them; answers at odds with each other gain nothing."""
+    rows = ("1 0", "0 2", "3 3", "0 5", "2 2", "5 1")
+    rule, noise = strip_task("rule", "444444", rows), strip_task("noise", "454554", rows)
+    trainer = make_trainer(tmp_path, guard=True)
+    first, second = trainer.predict([rule, noise])
+    assert first.answer == "4" and str(first.guard).startswith("adapted at") and len(first.losses) > 0
+    assert str(second.guard).startswith("not adapted: at most left-out gain") and second.losses == ()
+    assert first.reason is None is second.reason  # not adapting is no failure
+    assert outcome(make_trainer(tmp_path, guard=True).predict([rule, noise], resume=True)) == outcome([first, second])
+    with pytest.raises(ConfigError, match="guard"):
+        make_trainer(tmp_path).predict([rule, noise], resume=True)
+    bare = make_trainer(tmp_path / "bare").predict([rule, noise])
+    assert [result.guard for result in bare] == [None, None] and all(result.losses for result in bare)
+
+
+def test_reinforcement_cannot_be_guarded(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="guard is True, and objective='grpo' has no strengths"):
+        make_trainer(tmp_path, guard=True, objective="grpo")
