@@ -15,7 +15,7 @@ from hf_mass import MASS, TTT, LanguageModel, NoAdaptation, Task
 from hf_mass.engine.session import Session
 from hf_mass.errors import ConfigError
 from hf_mass.lm.encoding import TextEncoder
-from hf_mass.methods.base import Cost
+from hf_mass.methods.base import Cost, Method
 from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.guard import STOPS, Guard, guarded
 from hf_mass.methods.guard_choice import choose
@@ -289,3 +289,21 @@ def test_a_solution_says_what_the_guard_did(strings: LanguageModel) -> None:
     assert [entry["gain"] for entry in rule["entries"]] == [e.gain for e in solution.adaptations[0].guard]
     assert rule["seconds"] > 0 and rule["trained_tokens"] > 0
     json.dumps(solution.to_dict(), allow_nan=False)
+
+
+def test_a_method_of_ones_own_is_guarded_once_it_has_strengths(unshipped: LanguageModel) -> None:
+    class Own(TTT):
+        name = "own"
+
+        def strengths(self) -> list[Method[Any]]:
+            return [self]
+
+    class Without(Own):
+        def strengths(self) -> list[Method[Any]]:
+            return []
+
+    own = hf_mass.adapt(unshipped, task(), Own(max_examples=20))
+    assert [(entry.strength, entry.share) for entry in own.guard] == [("the rate", 0.5), ("the rate", 1.0)]
+    assert hf_mass.adapt(unshipped, task(), Without(max_examples=6)).guard_note is None
+    with pytest.raises(ConfigError, match="method 'own' has no strengths"):
+        hf_mass.adapt(unshipped, task(), Without(max_examples=6), guard=True)
