@@ -22,6 +22,7 @@ from hf_mass.app.visitors import Visitors
 from hf_mass.app.workshop import EXAMPLES, METHOD_NAMES, Lease, Workshop
 from hf_mass.engine.models import SMALL
 from hf_mass.errors import ConfigError
+from hf_mass.lm.threads import choose_threads
 from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.problems import KINDS
 
@@ -164,6 +165,7 @@ def launch(
     files.mkdir(parents=True, exist_ok=True)
     sessions = Visitors(Path(tempfile.mkdtemp(prefix="hf_mass-", dir=files)))
     atexit.register(shutil.rmtree, sessions.root, ignore_errors=True)
+    choose_threads("cuda" if lease else model_settings.get("device"))
     workshop = Workshop.load(model, lease, **model_settings)
     if all(each.size < SMALL for each in workshop.models.values()):
         torch.set_num_threads(1)  # one thread is faster than several, and visitors have the others

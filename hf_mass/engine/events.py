@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from hf_mass.methods.base import Answer
+from hf_mass.methods.base import Answer, GuardEntry
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,21 @@ class Stage:
     """
 
     text: str
+
+
+@dataclass(frozen=True)
+class Generating:
+    """Texts as far as they are generated.
+
+    Args:
+        rows: How many side by side.
+        tokens: Tokens of the longest.
+        most: Tokens that one may have.
+    """
+
+    rows: int
+    tokens: int
+    most: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,35 @@ class Weighed:
 
     query: int
     rows: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The loss at a step whose outcome is not kept as it is: of training on a part of the demonstrations, to see what
+    the others gain, or of an inner loop while samples are weighed.
+
+    Args:
+        stage: What goes on.
+        step: From 0.
+        steps: How many there will be; None where that is not known.
+        value: Nats per token.
+    """
+
+    stage: str
+    step: int
+    steps: int | None
+    value: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a guard has measured so far, and in the end what it chose.
+
+    Args:
+        entries: As in `Adaptation.guard`, for one set of demonstrations after the other.
+    """
+
+    entries: tuple[GuardEntry, ...]
 
 
 @dataclass(frozen=True)
@@ -75,4 +119,4 @@ class Replies:
     answers: tuple[Answer, ...]
 
 
-Event: TypeAlias = Stage | Writing | Weighed | Loss | Replies
+Event: TypeAlias = Stage | Generating | Writing | Weighed | Trial | Measured | Loss | Replies
