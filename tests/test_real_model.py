@@ -7,6 +7,7 @@ done once for all tests.
 from __future__ import annotations
 
 import json
+import random
 import re
 from pathlib import Path
 
@@ -72,13 +73,14 @@ def test_a_saved_adaptation_answers_as_before_it_was_saved(adaptation: Adaptatio
 
 
 def test_the_guard_does_not_adapt_where_training_harms(real_model: LanguageModel, shared_data: Path) -> None:
-    """The task that lost accuracy by training; a few steps of a high rate make the harm plain at a small cost."""
-    file = shared_data / "function-vectors" / "extractive" / "alphabetically_first_3.json"
+    """A task that loses accuracy by training; a step at a high rate makes the harm plain at a small cost."""
+    file = shared_data / "function-vectors" / "extractive" / "alphabetically_first_3.jsonl"
     if not file.is_file():
         pytest.skip(f"no {file}")
-    pairs = [(row["input"], row["output"]) for row in json.loads(file.read_text(encoding="utf-8"))[:9]]
-    task = Task.from_pairs(pairs[:8], pairs[8][0])
-    guarded = hf_mass.adapt(real_model, task, Guard(TTT(max_examples=10), [TTT(max_examples=10, learning_rate=3e-3)]))
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    *shown, asked = [(row["input"], row["output"]) for row in random.Random(0).sample(rows, 9)]
+    method = TTT(max_examples=10, learning_rate=3e-3)
+    guarded = hf_mass.adapt(real_model, Task.from_pairs(shown, asked[0]), Guard(method, [method]))
     assert guarded.parts == () and "not adapted: the best left-out gain is -" in str(guarded.reason)
     assert str(guarded.answer()) == str(guarded.before())
 

@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Column
 from transformers.utils import logging as transformers_logging
 
-from hf_mass.engine.events import Event, Generating, Loss, Measured, Stage, Trial
+from hf_mass.engine.events import Event, Generating, InnerStep, Loss, Measured, Stage, Trial
 
 EVERY = 3.0
 """Seconds between two lines on one stage where there is no terminal."""
@@ -66,7 +66,7 @@ class Watcher:
             case Generating():
                 several = f" of {event.rows} texts" if event.rows > 1 else ""
                 self._show(f"token {event.tokens}{several}", event.tokens, event.most)
-            case Loss() | Trial():
+            case Loss() | Trial() | InnerStep():
                 of = "" if event.steps is None else f" of {event.steps}"
                 self._show(f"step {event.step + 1}{of}, loss {event.value:.3f}", event.step + 1, event.steps)
             case Measured((*_, last)):

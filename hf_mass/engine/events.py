@@ -59,20 +59,34 @@ class Weighed:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """The loss at a step whose outcome is not kept as it is: of training on a part of the demonstrations, to see what
-    the others gain, or of an inner loop while samples are weighed.
+class InnerStep:
+    """A step of an inner loop while samples are weighed, which may not be the last with these weights.
 
     Args:
-        stage: What goes on.
         step: From 0.
         steps: How many there will be; None where that is not known.
+        value: The loss before it, in nats per token.
+    """
+
+    step: int
+    steps: int | None
+    value: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The training loss at one step on a part of the demonstrations, to see what the others gain.
+
+    Args:
+        stage: What is tried.
+        step: From 0.
+        steps: How many there will be.
         value: Nats per token.
     """
 
     stage: str
     step: int
-    steps: int | None
+    steps: int
     value: float
 
 
@@ -119,4 +133,4 @@ class Replies:
     answers: tuple[Answer, ...]
 
 
-Event: TypeAlias = Stage | Generating | Writing | Weighed | Trial | Measured | Loss | Replies
+Event: TypeAlias = Stage | Generating | Writing | Weighed | InnerStep | Trial | Measured | Loss | Replies

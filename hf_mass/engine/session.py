@@ -14,7 +14,18 @@ from itertools import count
 from typing import Any
 
 from hf_mass.core.meter import metered, watching_steps
-from hf_mass.engine.events import Event, Generating, Loss, Measured, Replies, Stage, Trial, Weighed, Writing
+from hf_mass.engine.events import (
+    Event,
+    Generating,
+    InnerStep,
+    Loss,
+    Measured,
+    Replies,
+    Stage,
+    Trial,
+    Weighed,
+    Writing,
+)
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import ConfigError, DataError, Stopped
 from hf_mass.lm.adapters import changes_something
@@ -155,7 +166,7 @@ class Session:
     def _inner_steps(self, progress: Progress) -> Callable[[float], None]:
         """What tells of the inner steps that are made within one step of the method."""
         numbers = count()
-        return lambda loss: self.tell(Trial(progress.stage, next(numbers), progress.steps, loss))
+        return lambda loss: self.tell(InnerStep(next(numbers), progress.steps, loss))
 
     def _tell_step(self, progress: Progress, before: Progress) -> None:
         self.check()

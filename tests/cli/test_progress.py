@@ -14,7 +14,7 @@ from cli_fixtures import run
 from rich.console import Console
 
 from hf_mass.cli import deferred, progress
-from hf_mass.engine.events import Event, Generating, Loss, Measured, Stage, Trial
+from hf_mass.engine.events import Event, Generating, InnerStep, Loss, Measured, Stage, Trial
 from hf_mass.methods.base import GuardEntry
 
 
@@ -65,8 +65,10 @@ def test_elsewhere_lines_come_at_once_with_a_new_stage_and_now_and_then_within_o
         (9.0, Loss("ttt", 0, 0, 4, 2.0)),
         (12.0, Loss("ttt", 0, 1, 4, 1.25)),
         (13.0, Stage("Trying")),
-        (16.0, Trial("Trying", 0, None, 3.0)),
+        (16.0, Trial("Trying", 0, 2, 3.0)),
         (19.0, Measured(entries)),
+        (22.0, Stage("Weighing")),
+        (25.0, InnerStep(0, None, 2.5)),
     ]
     with progress.watched(quiet=False) as watch:
         for at, event in events:
@@ -79,8 +81,10 @@ def test_elsewhere_lines_come_at_once_with_a_new_stage_and_now_and_then_within_o
         "Training, step 1 of 4, loss 2.000",
         "Training, step 2 of 4, loss 1.250, 6 s left",
         "Trying",
-        "Trying, step 1, loss 3.000",
+        "Trying, step 1 of 2, loss 3.000",
         "Trying, left-out gain +1.530",
+        "Weighing",
+        "Weighing, step 1, loss 2.500",
     ]
 
 
