@@ -59,8 +59,8 @@ def evaluate_methods(
     look_here(names)
     tasks = read_set(name, **reading)
     with watched(quiet) as watch:
-        watch.say("Loading the model")
-        lm = load_chosen(choice, tasks.model or default_model(tasks.kind))
+        default = tasks.model or default_model(tasks.kind)
+        lm = load_chosen(choice, default, watch)
         about = {"model": lm.name, "tasks": digest(tasks.tasks), "settings": {**settings, **sizes}}
         comparison = Comparison(
             lm,
@@ -69,7 +69,7 @@ def evaluate_methods(
             settings,
             Outcomes(output and output / OUTCOMES, about, resume),
             **sizes,
-            say=watch.say,
+            say=watch.count,
             on_event=watch,
         )
         outcomes = comparison.run(seeds)

@@ -17,6 +17,7 @@ from hf_mass.errors import CheckpointError, ConfigError, DataError
 from hf_mass.lm.language_model import ADAPTATION_FILE, LanguageModel, lora_config, sharing_weights, with_starting_lora
 from hf_mass.lm.loading import load_base, load_lora, load_tokenizer
 from hf_mass.lm.precision import prefers_bfloat16
+from hf_mass.lm.threads import warn_of_threads
 from hf_mass.methods.mass import without_scorer
 from hf_mass.methods.mass_files import CONFIG_NAME
 from hf_mass.methods.mass_model import MassModel
@@ -118,6 +119,8 @@ def load(
         lm.scorer.to(lm.device)
         lm.defaults = {**lm.defaults, "mass": without_scorer(lm.config)}
     lm.starting_lora()  # an adapter that cannot be continued is refused here
+    if lm.device.type == "cpu" and lm.size >= SMALL:
+        warn_of_threads()
     return lm
 
 

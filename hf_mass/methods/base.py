@@ -262,6 +262,8 @@ class Progress:
         steps: How many there will be; None where there are no steps.
         loss: The last training loss, mean over the tasks; None where there is none.
         writes: Whether what is being generated is worth showing while it is written.
+        trial: Whether what is trained is thrown away, once it was measured.
+        guard: What a guard has measured so far.
     """
 
     stage: str
@@ -269,6 +271,8 @@ class Progress:
     steps: int | None = None
     loss: float | None = None
     writes: bool = False
+    trial: bool = False
+    guard: tuple[GuardEntry, ...] = ()
 
 
 class Method(Protocol, Generic[State]):

@@ -130,7 +130,10 @@ class MASS(Method[MassState]):
     def progress(self, state: MassState) -> Progress:
         if state.samples is None:
             return Progress("Writing samples", writes=True)
-        return Progress("Weighing the samples and training on them")
+        config = state.mass.config
+        weigh_by = self.weigh_by or suitable_weighing(state.mass, state.tasks)
+        loops = 1 + {"uniform": 0, "scorer": 1, "demonstrations": config.attribution.rounds}[weigh_by]
+        return Progress("Weighing the samples and training on them", 0, loops * config.inner.steps)
 
     def finish(self, lm: LanguageModel, state: MassState) -> list[Adaptation]:
         return list(state.adaptations or ())
