@@ -46,6 +46,17 @@ def watching(watch: Watch) -> Iterator[None]:
         _WATCH.reset(token)
 
 
+@contextmanager
+def continuing(beginnings: Sequence[list[int]]) -> Iterator[None]:
+    """Within this context what is written is shown behind these tokens, a list for each row."""
+    watch = _WATCH.get()
+    if watch is None:
+        yield
+        return
+    with watching(lambda rows: watch([[*a, *b] for a, b in zip(beginnings, rows, strict=True)])):
+        yield
+
+
 def row_seed(*parts: object) -> int:
     """A 63-bit seed from any printable parts, the same in every process and on every machine."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()

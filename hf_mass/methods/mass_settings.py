@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_mass.errors import ConfigError
 from hf_mass.methods.settings import check, setting
+from hf_mass.methods.ttt_settings import TTTSettings
 from hf_mass.tasks.formats import PromptFormat
 
 FEATURES = ("hidden", "log_prob", "overlap", "agreement", "attribution")
@@ -157,6 +158,8 @@ class MassConfig:
     inner: InnerConfig = setting(InnerConfig(), "The inner loop.")
     scorer: ScorerConfig = setting(ScorerConfig(), "The scorer.")
     attribution: AttributionConfig = setting(AttributionConfig(), "Test-time attribution.")
+    few_shot: TTTSettings | None = None
+    """How tasks with demonstrations are asked, as test-time training asks them; None for `format` there too."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -179,6 +182,8 @@ class MassConfig:
             ConfigError: If a name is unknown or a value out of range.
         """
         parts: dict[str, Any] = {"inner": InnerConfig, "scorer": ScorerConfig, "attribution": AttributionConfig}
+        if values.get("few_shot") is not None:
+            parts["few_shot"] = TTTSettings
 
         def made(part: Any, entries: Mapping[str, Any]) -> Any:
             known = [f.name for f in fields(part)]
