@@ -115,8 +115,7 @@ class MASS(Method[MassState]):
                 f'JSON with "problem", "demonstrations" and "fields": {{"{name}": ...}}, or take another model.'
             )
         room = config.max_length - config.max_answer_tokens  # for the problem, which is shown whole
-        few_shot = config.few_shot and config.few_shot.format
-        encoder = TextEncoder(lm.tokenizer, config.format, config.max_length, few_shot=few_shot)
+        encoder = TextEncoder(lm.tokenizer, config.format, config.max_length, few_shot=config.few_shot_format)
         for task in as_read(lm, tasks):
             length = len(encoder.full_solver_prompt_ids(task))
             if length > room:

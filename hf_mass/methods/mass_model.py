@@ -73,10 +73,8 @@ class MassModel(LanguageModel):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(row_seed("inner", seed))
                 add_lora(model, INNER, inner) if present is None else replace_lora(model, INNER, inner)
-        few_shot = config.few_shot and config.few_shot.format
-        self.encoder = TextEncoder(
-            tokenizer, config.format, config.max_length, config.max_sample_tokens, config.max_answer_tokens, few_shot
-        )
+        rooms = (config.max_length, config.max_sample_tokens, config.max_answer_tokens)
+        self.encoder = TextEncoder(tokenizer, config.format, *rooms, few_shot=config.few_shot_format)
         self.adapter = InnerAdapter(model, self.encoder, config, INNER)
         if scorer is None:
             with torch.random.fork_rng(devices=[]):
@@ -244,8 +242,8 @@ class MassModel(LanguageModel):
                 losses = self.adapter.sample_losses(problem, trajectory)
         cost = Cost.of(meter, time.perf_counter() - start, len(several))
         outcome = (problem, weights, attributions, trajectory, losses, cost)
-        records = {owner: self._adaptation(n, *outcome) for n, owner in enumerate(first)}
-        adaptations = [_for_task(task, records[n], owners.count(n)) for task, n in zip(several, owners, strict=True)]
+        records = {owner: self._adaptation(n, owners.count(owner), *outcome) for n, owner in enumerate(first)}
+        adaptations = [replace(records[owner], task=task) for task, owner in zip(several, owners, strict=True)]
         return adaptations[0] if isinstance(tasks, Task) else adaptations
 
     def _weigh(self, problem: InnerProblem, weigh_by: str) -> tuple[Tensor, Tensor | None, Trajectory | None]:
@@ -265,6 +263,7 @@ class MassModel(LanguageModel):
     def _adaptation(
         self,
         n: int,
+        sharing: int,
         problem: InnerProblem,
         weights: Tensor,
         attributions: Tensor | None,
@@ -272,7 +271,7 @@ class MassModel(LanguageModel):
         losses: Tensor,
         cost: Cost,
     ) -> Adaptation:
-        """The record of task n: weights and ∂L/∂s [N, m], losses [K + 1, N, m]."""
+        """The record of task n, which `sharing` tasks have: weights and ∂L/∂s [N, m], losses [K + 1, N, m]."""
         usable, shares, samples = problem.usable[n].cpu(), weights[n].detach().float().cpu(), tuple(problem.samples[n])
         means: tuple[float, ...] = ()
         parts: tuple[Part, ...] = ()
@@ -295,7 +294,7 @@ class MassModel(LanguageModel):
             attributions=None if attributions is None else 0 - attributions[n].float().cpu(),
             sample_losses=losses[:, n],
             lm=self,
-            cost=replace(cost, sampled_tokens=float(sum(len(sample.token_ids) for sample in samples))),
+            cost=replace(cost, sampled_tokens=sum(len(sample.token_ids) for sample in samples) / sharing),
         )
 
     @overload
@@ -325,11 +324,9 @@ class MassModel(LanguageModel):
         few_shot = [n for n, task in enumerate(several) if self.encoder.few_shot_for(task)]
         asked = [n for n in range(len(several)) if n not in few_shot]
         answers = dict(zip(asked, self._solutions(several, trees, asked, temperature, seed, always), strict=True))
-        if few_shot and self.config.few_shot is not None:
-            settings = replace(
-                self.config.few_shot, predict_temperature=temperature or self.config.few_shot.predict_temperature
-            )
-            parts = [None if trees[n] is None else (self.adapter.lora, trees[n]) for n in few_shot]
+        if few_shot and (settings := self.config.few_shot) is not None:
+            settings = replace(settings, predict_temperature=temperature or settings.predict_temperature)
+            parts = [None if (tree := trees[n]) is None else (self.adapter.lora, tree) for n in few_shot]
             replies = FewShotAnswers(self, settings).answer([several[n] for n in few_shot], parts, seed)
             answers.update(zip(few_shot, replies, strict=True))
         in_order = [answers[n] for n in range(len(several))]
@@ -366,12 +363,6 @@ class MassModel(LanguageModel):
 def as_list(tasks: Task | Sequence[Task]) -> list[Task]:
     """One task or many as a list."""
     return [tasks] if isinstance(tasks, Task) else list(tasks)
-
-
-def _for_task(task: Task, record: Adaptation, sharing: int) -> Adaptation:
-    """The record of one of several tasks that share it, and what it cost."""
-    cost = replace(record.cost, sampled_tokens=record.cost.sampled_tokens / sharing)
-    return replace(record, task=task, cost=cost)
 
 
 def one_task(tree: Tree, task: int) -> Tree:

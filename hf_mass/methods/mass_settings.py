@@ -9,6 +9,7 @@ from typing import Any
 from hf_mass.errors import ConfigError
 from hf_mass.methods.settings import check, setting
 from hf_mass.methods.ttt_settings import TTTSettings
+from hf_mass.tasks.few_shot_format import FewShotFormat
 from hf_mass.tasks.formats import PromptFormat
 
 FEATURES = ("hidden", "log_prob", "overlap", "agreement", "attribution")
@@ -169,6 +170,11 @@ class MassConfig:
                 f"MassConfig.max_length is {self.max_length}, which leaves no prompt beside {longest} generated tokens "
                 "(the larger of max_sample_tokens and max_answer_tokens). Raise max_length, or lower those."
             )
+
+    @property
+    def few_shot_format(self) -> FewShotFormat | None:
+        """How tasks with demonstrations read; None for `format`."""
+        return None if self.few_shot is None else self.few_shot.format
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-serialisable values; `from_dict` reads them back."""
