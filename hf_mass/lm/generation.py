@@ -126,6 +126,10 @@ def _up_to_end(row: list[int], ends: set[int]) -> list[int]:
     return row[: end + 1]
 
 
+def _without_last(row: list[int], token: int) -> list[int]:
+    return row[: len(row) - next((i for i, each in enumerate(reversed(row)) if each != token), len(row))]
+
+
 @contextmanager
 def _own_settings_aside(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """Within this context the model has no generation settings: `generate` fills those left open from them."""
@@ -203,6 +207,8 @@ def complete(
             **({"tokenizer": tokenizer} if config.stop_strings else {}),
         )
     completions = [_up_to_end(row, ends) for row in output[:, ids.shape[1] :].tolist()]
+    if tokenizer.pad_token_id not in ends:  # rows that `stop` ended are filled up with it
+        completions = [_without_last(row, tokenizer.pad_token_id) for row in completions]
     count_sampled(sum(map(len, completions)))
     return completions
 

@@ -17,7 +17,7 @@ FACTOR = 2.0
 # Nothing but punctuation; something in brackets; a name for a text instead of one, numbered or not; one sign repeated.
 _PLACEHOLDER = re.compile(
     r"[\W_]*|<[^<>]*>|\[[^\[\]]*\]|\{[^{}]*\}|(.)\1{2,}|"
-    r"(?:an?|the|your|new|another|next|some)?\s*"
+    r"(?:(?:an?|the|your|new|another|next|some)\s+)*"
     r"(?:input|output|question|answer|problem|example|word|phrase|sentence|text|sample|placeholder)s?\s*(?:#?\d+|[a-z])?",
     re.IGNORECASE | re.DOTALL,
 )
