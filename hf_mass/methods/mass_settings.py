@@ -61,7 +61,11 @@ class InnerConfig:
         metavar="RATE",
     )
     optimizer: str = setting(
-        "sgd", "Optimizer of these steps, 'sgd', 'momentum' or 'adamw'.", name="inner_optimizer", choices=OPTIMIZERS
+        "sgd",
+        "Optimizer of these steps, 'sgd', 'momentum' or 'adamw' (whose first step hardly depends on the weights of "
+        "samples, so that weigh by attribution with another).",
+        name="inner_optimizer",
+        choices=OPTIMIZERS,
     )
     momentum: float = setting(
         0.9, "Share of the last update in the next one; for 'momentum'.", name="inner_momentum", least=0, below=1

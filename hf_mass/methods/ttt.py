@@ -241,6 +241,7 @@ class TTT(Method[TTTState]):
     def answer(
         self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None, seed: int
     ) -> list[Answer]:
+        """Every task under all its views, and the answers by the vote, best first."""
         parts = None if adaptations is None else [each.parts[-1] if each.parts else None for each in adaptations]
         return FewShotAnswers(lm, self.resolved(lm, tasks)).answer(tasks, parts, seed)
 
