@@ -155,7 +155,7 @@ def remarks(rows: Rows, outcomes: ByName) -> list[str]:
     for name, by_seed in outcomes.items():
         if reasons := Counter(row["reason"] for some in by_seed for row in some if row["reason"]):
             reason, _ = reasons.most_common(1)[0]
-            lines.append(f"{rows[name].label}: {reasons.total()} times not adapted or answered; most often: {reason}")
+            lines.append(f"{rows[name].label}: {reasons.total()} times not all went well; most often: {reason}")
     return lines
 
 

@@ -47,6 +47,17 @@ def watching(watch: Watch) -> Iterator[None]:
         _WATCH.reset(token)
 
 
+@contextmanager
+def continuing(beginnings: Sequence[list[int]]) -> Iterator[None]:
+    """Within this context what is written is shown behind these tokens, a list for each row."""
+    watch = _WATCH.get()
+    if watch is None:
+        yield
+        return
+    with watching(lambda rows: watch([[*a, *b] for a, b in zip(beginnings, rows, strict=True)])):
+        yield
+
+
 def row_seed(*parts: object) -> int:
     """A 63-bit seed from any printable parts, the same in every process and on every machine."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
@@ -115,6 +126,10 @@ class _Watched(StoppingCriteria):
 def _up_to_end(row: list[int], ends: set[int]) -> list[int]:
     end = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
     return row[: end + 1]
+
+
+def _without_last(row: list[int], token: int) -> list[int]:
+    return row[: len(row) - next((i for i, each in enumerate(reversed(row)) if each != token), len(row))]
 
 
 @contextmanager
@@ -195,6 +210,8 @@ def complete(
             **({"tokenizer": tokenizer} if config.stop_strings else {}),
         )
     completions = [_up_to_end(row, ends) for row in output[:, ids.shape[1] :].tolist()]
+    if tokenizer.pad_token_id not in ends:  # rows that `stop` ended are filled up with it
+        completions = [_without_last(row, tokenizer.pad_token_id) for row in completions]
     count_sampled(sum(map(len, completions)))
     return completions
 

@@ -125,7 +125,8 @@ class Adaptation:
         task: The task.
         parts: The adapted low-rank updates, applied together: adapters with leaves [1, ...]. Empty if the task could
             not be adapted to. Tasks that share an adaptation have the same objects.
-        reason: Why it could not ("no usable sample", "the training loss is not finite", ...), or None.
+        reason: Why it could not ("no usable sample", "the training loss is not finite", ...), or if it could that few
+            of its samples were usable; None if all went well.
         losses: Training loss before each step, in nats per token.
         examples: Number of training examples, for methods that train on demonstrations.
         samples: The m auxiliary samples, for methods that write some.

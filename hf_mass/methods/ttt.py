@@ -30,16 +30,12 @@ from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Method, Progress
 from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.ttt_settings import STRIPS, TTTSettings
-from hf_mass.tasks.answers import rank_answers
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample, training_examples
 from hf_mass.tasks.task import Task
-from hf_mass.tasks.voting import flat_vote
 
 STRENGTHS = (1.0, 0.3)
 """Shares of the learning rate that a guard chooses from."""
-RESCORED = 4
-"""Answers of a task that are scored again, the most frequent ones."""
 
 
 @dataclass(frozen=True)
@@ -246,27 +242,8 @@ class TTT(Method[TTTState]):
         self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None, seed: int
     ) -> list[Answer]:
         """Every task under all its views, and the answers by the vote, best first."""
-        settings = self.resolved(lm, tasks)
-        answers = FewShotAnswers(lm, settings)
         parts = None if adaptations is None else [each.parts[-1] if each.parts else None for each in adaptations]
-        reasons: list[str | None] = []
-        for task in tasks:
-            try:
-                answers.require_room(task)
-                reasons.append(None)
-            except DataError as error:
-                reasons.append(str(error))
-        predictions, tokens = answers.predict(tasks, parts, seed)
-        scores: list[dict[str, list[float]] | None] = [None] * len(tasks)
-        if settings.vote == "rescore":
-            frequent = [flat_vote(each, RESCORED) for each in predictions]
-            scores = list(answers.log_probs(tasks, frequent, parts, seed))
-        replies = []
-        for n, task in enumerate(tasks):
-            ranked = rank_answers(predictions[n], settings.vote, settings.vote_within, 2, scores[n])
-            outcome = {"ranked": tuple(ranked), "predictions": tuple(predictions[n]), "reason": reasons[n]}
-            replies.append(Answer.judged(task, ranked[0] if ranked else None, sampled_tokens=tokens[n], **outcome))
-        return replies
+        return FewShotAnswers(lm, self.resolved(lm, tasks)).answer(tasks, parts, seed)
 
     def explain(self, lm: LanguageModel, adaptation: Adaptation) -> list[dict[str, Any]]:
         """Each demonstration with its loss behind the others, before and after: nats per token."""

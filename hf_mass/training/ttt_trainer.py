@@ -308,7 +308,7 @@ class TTTTrainer(AdapterTrainer):
 
     def _ttt_reward(self, completion_ids: list[list[int]], prompt_index: list[int], **kwargs: Any) -> list[float]:
         answers = FewShotAnswers(self.lm, self.args.settings())
-        return ttt_reward(self._prompts, answers.encoder.format, answers.texts(completion_ids), prompt_index)
+        return ttt_reward(self._prompts, answers.encoder.format, answers.encoder.texts(completion_ids), prompt_index)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Token ids as the engine makes them, so that training and answering see the same prompt."""

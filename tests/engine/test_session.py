@@ -140,11 +140,11 @@ def test_events_are_in_order_and_complete(grids: LanguageModel, method: str, que
         expected += ["Stage", "Loss", "Stage"]
     if method in ("mass", "both"):
         expected = expected[: 4 if method == "both" else 2]
-        expected += ["Stage", "Writing", "Stage"] * (queries if method == "both" else 1)
+        expected += ["Stage", "Writing", "Stage"]
         for rows in outcome.samples:
             expected += ["Weighed", *(["Loss"] if any(not r["reason"] for r in rows) else [])]
         expected += ["Stage"]
-        expected = [name for name, _ in groupby(expected)]  # the last stage of a query and the first of the next
+        expected = [name for name, _ in groupby(expected)]
     assert order == expected + (["Replies"] if method != "none" else [])
     assert [e.answers for e in happened if isinstance(e, Replies)] == [a for a in (outcome.before, outcome.after) if a]
     assert tuple(e for e in happened if isinstance(e, Loss)) == outcome.losses

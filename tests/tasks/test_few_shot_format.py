@@ -305,3 +305,18 @@ def test_formats_by_name() -> None:
     with pytest.raises(ConfigError, match=r"'json'; choose one of \['compact', 'arc', 'plain'"):
         resolve_format("json")
     assert FewShotFormat(**asdict(ARC)) == ARC
+
+
+# -- written inputs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_written_input_is_read_up_to_its_output() -> None:
+    assert PLAIN.read_input(" dogs\nOutput: dog") == "dogs"
+    assert PLAIN.read_input(" dogs") == "dogs"
+    assert PLAIN.read_input(" \nOutput: dog") is None
+    assert PLAIN.read_input(" dogs\n\nInput: cat\nOutput: cats") is None  # a pair without an output went before
+    assert COMPACT.read_input("12\n34>43") == "1 2\n3 4" and COMPACT.read_input("12\n3>") is None
+    assert replace(PLAIN, chat=True).read_input(" two\nlines ") == "two\nlines"
+    assert PLAIN.input_stop == "\nOutput:" and replace(PLAIN, chat=True).input_stop is None
+    with pytest.raises(ConfigError, match="there is no chat template"):
+        replace(PLAIN, chat=True).continued(as_task(WORDS))
