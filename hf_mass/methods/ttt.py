@@ -23,6 +23,7 @@ from hf_mass.core.token_loss import TokenLoss
 from hf_mass.errors import DataError
 from hf_mass.lm.adapters import Part
 from hf_mass.lm.binding import BoundLora, deterministic
+from hf_mass.lm.device_memory import training_plan
 from hf_mass.lm.encoding import token_batch
 from hf_mass.lm.few_shot_encoding import ExampleRows, FewShotEncoder
 from hf_mass.lm.generation import row_seed
@@ -211,6 +212,7 @@ class TTT(Method[TTTState]):
         with deterministic(lm.model), state.lora.inactive():
             share, seed = settings.lora_dropout, state.dropout_seed
             loss = TokenLoss(lm.model, state.lora.function, batch, dropout=share, seed=seed).at_step(index)
+            loss.use(training_plan(loss, trees.tree_map(lambda leaf: leaf[:1], state.fit.params)))
             fit, values = fit_step(FitStep(loss, counts, rates), state.fit, state.optimizer, settings.max_grad_norm)
         losses, sizes = list(state.losses), [len(state.batches[n][index]) for n in present]
         for n, own in zip(present, values.split(sizes), strict=True):

@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from ttt_fixtures import FewShot, few_shot_settings
 
 from hf_mass.core.dropout import LoraDropout
+from hf_mass.core.memory import LEAN, MemoryPlan
 from hf_mass.errors import AdaptationError, ConfigError
 from hf_mass.lm.few_shot_encoding import FewShotEncoder
 from hf_mass.lm.language_model import LanguageModel
@@ -99,6 +100,20 @@ def test_inputs_of_the_lora_are_dropped_anew_in_each_step(monkeypatch: pytest.Mo
     assert steps == list(range(len(dropped.losses)))
     assert without.losses[0] == pytest.approx(dropped.losses[0])  # B is zero there
     assert abs(without.losses[-1] - dropped.losses[-1]) > 1e-3
+
+
+@pytest.mark.parametrize("plan", [LEAN, MemoryPlan(microbatch=1)])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_short_memory_changes_nothing_but_time(
+    plan: MemoryPlan, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"per_device_train_batch_size": 3, "lora_dropout": dropout}
+    (whole,) = few_shot(**changes).adapt([copy_task("a")])
+    monkeypatch.setattr("hf_mass.methods.ttt.training_plan", lambda loss, start: plan)
+    (cut,) = few_shot(**changes).adapt([copy_task("a")])
+    assert whole.adapted is not None and cut.adapted is not None
+    assert largest_difference(whole.adapted, cut.adapted) < 1e-4
+    assert cut.losses == pytest.approx(whole.losses, abs=1e-5)
 
 
 def test_one_adapter_for_all() -> None:

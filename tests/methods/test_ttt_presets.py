@@ -136,10 +136,10 @@ ARC: list[tuple[str, Any, str, str]] = [
 ]
 """Setting, published value, where, and file and line there."""
 ARC_DIFFERS = {
-    "the output layer": "no LoRA on it, as README and configs say; README's command line turns it on all the same, since "
-    "argparse reads the text 'False' as true there, and a tied output layer cannot have one of its own",
-    "warm-up": "step k of w has the share (k + 1) / (w + 1) and w is rounded up; there k / w, whose first step is lost, "
-    "and w is rounded down",
+    "the output layer": "no LoRA on it, as README and configs say; README's command line turns it on all the same, "
+    "since argparse reads the text 'False' as true there, and a tied output layer cannot have one of its own",
+    "warm-up": "step k of w has the share (k + 1) / (w + 1) and w is rounded up; there k / w, whose first step is "
+    "lost, and w is rounded down",
     "the last batch": "of an epoch is kept where it is not full, and dropped there",
     "precision": "LoRA and optimizer in float32; there in bfloat16, with the fused kernel of AdamW",
     "shifts": "a grid with a side of 3 is shifted by 3 = 0 as well; there a shift is below the side",
@@ -184,7 +184,7 @@ BBH: list[tuple[str, Any, str, str]] = [
     ("random_shift", 0, FEWSHOT, "likewise"),
     ("colour_permutations", 0, FEWSHOT, "likewise"),
     ("max_length", None, FEWSHOT, "src/methods/ttt.py:155"),
-    ("max_completion_length", 50, FEWSHOT, "src/tasks.py:162, the longest of the tasks' own; see BBH_TASKS"),
+    ("max_completion_length", 50, FEWSHOT, "src/tasks.py:162, the longest; each task's is in BBH_TASKS"),
     ("predict_transformations", ("none",), FEWSHOT, "src/methods/ttt.py:498 to 511"),
     ("predict_permutations", 1, FEWSHOT, "scripts/ttt_sweep.sh:37, no majority vote"),
     ("predict_samples", 1, FEWSHOT, "src/utils.py:50 to 54"),
