@@ -103,7 +103,7 @@ class FewShotAnswers:
         completions: dict[int, list[int]] = {}
         prompts = [self.encoder.prompt(view.task) for view in views]
         longest = [self._longest_answer(task) for task in tasks]
-        for room, numbers in self._by_room(prompts).items():
+        for room, numbers in self._by_room(prompts, max(longest, default=1)).items():
             owners, fitting = [views[n].owner for n in numbers], [prompts[n] for n in numbers]
             for rows, part, row_task in self._passes(owners, fitting, parts):
                 batch = [numbers[r] for r in rows]
@@ -169,12 +169,12 @@ class FewShotAnswers:
             )
         return rows
 
-    def _by_room(self, prompts: Sequence[list[int]]) -> dict[int, list[int]]:
-        """Longest answer → prompts that have room for it: one near the context's end must not cut the others' short."""
+    def _by_room(self, prompts: Sequence[list[int]], longest: int) -> dict[int, list[int]]:
+        """Tokens, `longest` at most → prompts with room for them: one near the context's end cuts no others short."""
         numbers: dict[int, list[int]] = {}
         for number, prompt in enumerate(prompts):
             room = [] if self.lm.context is None else [self.lm.context - len(prompt)]
-            numbers.setdefault(min([self.settings.max_completion_length, *room]), []).append(number)
+            numbers.setdefault(min([longest, *room]), []).append(number)
         return {room: rows for room, rows in numbers.items() if room > 0}
 
     def _passes(

@@ -23,6 +23,7 @@ from hf_mass.core.token_loss import TokenLoss
 from hf_mass.errors import DataError
 from hf_mass.lm.adapters import Part
 from hf_mass.lm.binding import BoundLora, deterministic
+from hf_mass.lm.device_memory import training_plan
 from hf_mass.lm.encoding import token_batch
 from hf_mass.lm.few_shot_encoding import ExampleRows, FewShotEncoder
 from hf_mass.lm.generation import row_seed
@@ -54,6 +55,7 @@ class TTTState:
     optimizer: InnerOptimizer  # AdamW at the highest rate; the schedule scales its updates
     fit: FitState  # parameters [N, ...] and moments
     losses: tuple[tuple[float, ...], ...]  # for each adapter the mean loss of each step
+    dropout_seed: int
 
 
 class TTT(Method[TTTState]):
@@ -188,6 +190,7 @@ class TTT(Method[TTTState]):
             optimizer,
             begin_fit(lora.start(max(1, len(parts))), optimizer),
             ((),) * len(parts),
+            row_seed("dropout", seed),
         )
 
     def step(self, lm: LanguageModel, state: TTTState) -> TTTState:
@@ -203,7 +206,9 @@ class TTT(Method[TTTState]):
         for n in present:
             rates[n] = schedule_factor(settings.lr_scheduler_type, index, len(state.batches[n]), settings.warmup_steps)
         with deterministic(lm.model), state.lora.inactive():
-            loss = TokenLoss(lm.model, state.lora.function, batch)
+            share, seed = settings.lora_dropout, state.dropout_seed
+            loss = TokenLoss(lm.model, state.lora.function, batch, dropout=share, seed=seed).at_step(index)
+            loss.use(training_plan(loss, trees.tree_map(lambda leaf: leaf[:1], state.fit.params)))
             fit, values = fit_step(FitStep(loss, counts, rates), state.fit, state.optimizer, settings.max_grad_norm)
         losses, sizes = list(state.losses), [len(state.batches[n][index]) for n in present]
         for n, own in zip(present, values.split(sizes), strict=True):

@@ -237,12 +237,13 @@ FEW_SHOT_FORMATS: dict[str, FewShotFormat] = {
         ),
         input_prefix="",
         output_prefix=" ->",
-        grid_form="list",
+        pair_separator="#\n",
+        grid_form="array",
     ),
     "plain": FewShotFormat(),
     "questions": FewShotFormat(input_prefix="Q: ", output_prefix="\nA:"),
 }
-"""Name → format: one token a cell; lists of lists; lines of input and output; and, as in the paper, of Q and A."""
+"""Name → format: one token a cell; arrays, as the paper has them; lines of input and output; and, as there, Q and A."""
 
 
 def resolve_format(fmt: str | FewShotFormat) -> FewShotFormat:

@@ -54,7 +54,7 @@ class TTTTrainer(AdapterTrainer):
 
     Args:
         model: Hub id, folder, `PreTrainedModel`, or `PeftModel` whose "default" adapter each task starts from.
-        args: Settings; the paper's for ARC by default.
+        args: Settings; `TTTConfig.preset` gives those that go by a name.
         train_dataset: Tasks that `train` adapts to.
         eval_dataset: Tasks that `evaluate` answers.
         processing_class: Tokenizer; by default the model's.

@@ -60,16 +60,16 @@ def test_compact_is_the_text_of_the_grid_world(seed: int) -> None:
     assert COMPACT.read_answer(expected.removeprefix(prompt) + "123>") == texts[-1].answer
 
 
-def test_arc_is_lists_after_an_instruction() -> None:
+def test_arc_is_arrays_after_an_instruction() -> None:
     head, _, rest = text(GRIDS, ARC).partition("\n\n")
     assert head == ARC.instruction
-    assert rest.split("\n\n") == [
-        "[[0, 1, 2], [3, 4, 0]] -> [[1, 1, 1], [1, 1, 1]]",
-        "[[0, 0, 0]] -> [[3, 4, 0]]",
-        "[[2, 2, 0]] -> [[3, 4, 5]]",
+    assert rest.split("#\n") == [
+        "[[0 1 2]\n [3 4 0]] -> [[1 1 1]\n [1 1 1]]",
+        "[[0 0 0]] -> [[3 4 0]]",
+        "[[2 2 0]] -> [[3 4 5]]",
         "",
     ]
-    assert text(as_task(GRIDS), ARC).endswith("\n\n[[2, 2, 0]] ->")
+    assert text(as_task(GRIDS), ARC).endswith("#\n[[2 2 0]] ->")
 
 
 def test_plain_is_lines_of_input_and_output() -> None:
@@ -149,8 +149,9 @@ def test_answers_end_at_the_separator() -> None:
     assert PLAIN.read_answer(" \n\nInput:") is PLAIN.read_answer("") is None
     assert COMPACT.read_answer("12\n34;0>") == "1 2\n3 4"
     assert COMPACT.read_answer("12\n3") is COMPACT.read_answer(";12") is COMPACT.read_answer("12>3;") is None
-    assert ARC.read_answer(" [[1, 2], [3, 4]]\n\n[[0]] -> [[1]]") == "1 2\n3 4"
-    assert ARC.read_answer(" [[1, 2], [3") is None
+    assert ARC.read_answer(" [[1 2]\n [3 4]]#\n[[0]] -> [[1]]#\n") == "1 2\n3 4"
+    assert ARC.read_answer(" [[1, 2], [3, 4]]#\n") == "1 2\n3 4"
+    assert ARC.read_answer(" [[1 2]\n [3") is None
 
 
 def test_answers_stop_where_the_demonstrations_do() -> None:
