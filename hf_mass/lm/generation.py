@@ -54,7 +54,11 @@ def continuing(beginnings: Sequence[list[int]]) -> Iterator[None]:
     if watch is None:
         yield
         return
-    with watching(lambda rows: watch([[*a, *b] for a, b in zip(beginnings, rows, strict=True)])):
+
+    def watch_all(rows: list[list[int]], longest: int) -> None:
+        watch([[*a, *b] for a, b in zip(beginnings, rows, strict=True)], longest)
+
+    with watching(watch_all):
         yield
 
 
