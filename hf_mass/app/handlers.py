@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,21 @@ from hf_mass.app import drawing
 from hf_mass.app.controls import AUTOMATIC, OPTIONS, chosen_settings, control, model_values
 from hf_mass.app.drawing import status_html
 from hf_mass.app.visitors import Visitors
-from hf_mass.app.workshop import METHOD_NAMES, Outcome, Workshop, example
-from hf_mass.engine.events import Event, Loss, Replies, Stage, Weighed, Writing
+from hf_mass.app.workshop import METHOD_NAMES, Outcome, Workshop, described, example
+from hf_mass.engine.events import (
+    Event,
+    Generating,
+    InnerStep,
+    Loss,
+    Measured,
+    Replies,
+    Stage,
+    Trial,
+    Weighed,
+    Writing,
+)
 from hf_mass.errors import ConfigError, HFMassError
-from hf_mass.methods.base import Answer
+from hf_mass.methods.base import Answer, GuardEntry
 from hf_mass.methods.registry import METHODS
 from hf_mass.tasks.problems import Limits, Problem, read_problem, read_problem_file
 
@@ -35,18 +47,31 @@ class Page:
     """What the page shows of one adaptation so far."""
 
     problem: Problem
+    model: str = ""
     before: tuple[Answer, ...] = ()
     after: tuple[Answer, ...] = ()
     stage: str = "Waiting for the model"
+    detail: str = ""
     samples: str = ""
-    guard: str = ""
+    notes: str = ""
     losses: list[Loss] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
+    guard: tuple[GuardEntry, ...] = ()
 
     def take(self, event: Event) -> None:
         """Note an event."""
         match event:
             case Stage(text):
-                self.stage = text
+                self.stage, self.detail = text, ""
+            case Generating():
+                self.detail = f"token {event.tokens}"
+            case InnerStep():
+                self._note_step(event)
+            case Trial():
+                self.trials.append(event)
+                self._note_step(event)
+            case Measured(entries):
+                self.guard = entries
             case Writing(texts):
                 self.samples = drawing.writing_html(texts)
             case Weighed(rows=rows):
@@ -57,21 +82,28 @@ class Page:
                 self.after = answers
             case Loss():
                 self.losses.append(event)
-                self.stage = f"{event.method.upper()}: step {event.step + 1} of {event.steps}, loss {event.value:.3f}"
+                self._note_step(event)
+
+    def _note_step(self, event: InnerStep | Trial | Loss) -> None:
+        of = "" if event.steps is None else f" of {event.steps}"
+        self.detail = f"step {event.step + 1}{of}, loss {event.value:.3f}"
 
     def summary(self, facts: Mapping[str, Any]) -> str:
         """The end in a line."""
         seconds, reason, tokens = f"{facts['seconds']:.1f} s", facts["reason"], facts["sampled_tokens"]
         end = f"Ended after {seconds}: {reason}" if reason else f"Done in {seconds}"
-        parts = [end, drawing.loss_text(self.losses), f"{tokens} tokens sampled" if tokens else ""]
+        if self.guard and self.after and not any(entry.chosen for entry in self.guard):
+            end = f"{end}, not adapted: nothing is gained on left-out examples"
+        gains = [f"left-out gain {entry.gain:+.2f} at {entry.strength}" for entry in self.guard if entry.chosen]
+        parts = [end, ", ".join(gains), drawing.loss_text(self.losses), f"{tokens} tokens sampled" if tokens else ""]
         return ". ".join(part for part in parts if part) + "."
 
     def page(self, busy: bool, text: str | None = None, error: bool = False, download: Any = None) -> tuple[Any, ...]:
         """Status, answers, losses, samples, download, buttons."""
         return (
-            status_html(text or self.stage, error),
-            drawing.answers_html(self.problem, self.before, self.after),
-            self.guard + drawing.losses_html(self.losses),
+            status_html(text or ", ".join(part for part in (self.stage, self.detail) if part), error),
+            drawing.answers_html(self.problem, self.before, self.after, self.model),
+            drawing.losses_html(self.losses, self.trials) + drawing.gains_html(self.guard) + self.notes,
             self.samples,
             download or gr.skip(),
             *_buttons(busy),
@@ -141,18 +173,20 @@ class Handlers:
             yield status_html(problem or FIRST, error=True), "", "", "", hidden, *_buttons(False)
             return
         view, key, last = Page(problem), str(request.session_hash), 0.0
+        with suppress(ConfigError):  # which the adaptation itself tells
+            view.model = described(self.workshop.choose(problem, _name(model)))
         yield view.page(True, download=hidden)
         folder = self.sessions.folder(key)
         try:
             stop = None if self.workshop.leases else self.sessions.begin(key)
             for event in self._begin(problem, model, method, settings, stop, folder):
                 if isinstance(event, Outcome):
-                    view.guard = drawing.guards_html(event.facts["guard"])
+                    view.notes = drawing.guard_notes_html(event.facts["guard"])
                     download = gr.DownloadButton(value=str(event.archive), visible=True) if event.archive else hidden
                     yield view.page(False, view.summary(event.facts), event.facts["reason"] is not None, download)
                     return
                 view.take(event)
-                if time.perf_counter() - last > REDRAW or isinstance(event, Replies | Weighed):
+                if time.perf_counter() - last > REDRAW or isinstance(event, Replies | Weighed | Measured):
                     last = time.perf_counter()
                     yield view.page(True)
         except HFMassError as error:

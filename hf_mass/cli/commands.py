@@ -86,7 +86,7 @@ def solve(
     `attribution` (positive: training on the sample makes the solved examples likelier), `losses`, `guard`, `reason`,
     `seconds`.
     """
-    raise typer.Exit(_solve(read_problems(problem, each), how, each))
+    raise typer.Exit(_solve(read_problems(problem, each), how, each, told=not how.quiet))
 
 
 @taking(how=HOW)
@@ -113,7 +113,7 @@ def adapt(
     """
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not overwrite):
         raise CheckpointError(f"{output} is there already. Give a new folder, or --overwrite.")
-    _adapt(*read_problems(problem), output, how)
+    _adapt(*read_problems(problem), output, how, told=not how.quiet)
 
 
 @taking(model=ModelChoice, settings=settings("weigh_by", "vote"))
@@ -169,6 +169,7 @@ def evaluate(
         resume=resume,
         as_json=as_json,
         quiet=quiet,
+        told=not quiet,
     )
 
 
@@ -240,7 +241,7 @@ def demo(
     ```
     """
     where = {"revision": model.revision, "token": model.token, "device": model.device}
-    _launch(model=model.name, host=host, port=port, share=share, **where)
+    _launch(model=model.name, host=host, port=port, share=share, told=True, **where)
 
 
 ALL: tuple[Callable[..., None], ...] = (solve, adapt, evaluate, push, card, demo)

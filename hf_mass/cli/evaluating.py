@@ -59,8 +59,8 @@ def evaluate_methods(
     look_here(names)
     tasks = read_set(name, **reading)
     with watched(quiet) as watch:
-        watch.say("Loading the model")
-        lm = load_chosen(choice, tasks.model or default_model(tasks.kind))
+        default = tasks.model or default_model(tasks.kind)
+        lm = load_chosen(choice, default, watch)
         about = {"model": lm.name, "tasks": digest(tasks.tasks), "settings": {**settings, **sizes}}
         comparison = Comparison(
             lm,
@@ -69,7 +69,7 @@ def evaluate_methods(
             settings,
             Outcomes(output and output / OUTCOMES, about, resume),
             **sizes,
-            say=watch.say,
+            say=watch.count,
             on_event=watch,
         )
         outcomes = comparison.run(seeds)
@@ -155,7 +155,7 @@ def remarks(rows: Rows, outcomes: ByName) -> list[str]:
     for name, by_seed in outcomes.items():
         if reasons := Counter(row["reason"] for some in by_seed for row in some if row["reason"]):
             reason, _ = reasons.most_common(1)[0]
-            lines.append(f"{rows[name].label}: {reasons.total()} times not adapted or answered; most often: {reason}")
+            lines.append(f"{rows[name].label}: {reasons.total()} times not all went well; most often: {reason}")
         if notes := [row["guard"] for some in by_seed for row in some if "guard" in row]:
             counts = Counter(note.partition(":")[0] for note in notes)
             lines.append(f"{rows[name].label}: " + "; ".join(f"{note} {n} times" for note, n in counts.most_common()))

@@ -21,6 +21,7 @@ from hf_mass.engine.models import SMALL, default_model, load
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import AdaptationError, DataError
 from hf_mass.lm.language_model import LanguageModel
+from hf_mass.lm.threads import choose_threads
 from hf_mass.methods.registry import make_method
 from hf_mass.store.card import peft_snippet, quoted
 from hf_mass.tasks.problems import Problem
@@ -39,8 +40,7 @@ class Solver:
         """Adapt to a problem and answer it."""
         name = self.how.model.name or default_model(problem.kind, problem.tasks[0].fields)
         if name not in self.loaded:
-            watch.say("Loading the model", at_once=True)
-            self.loaded[name] = load_chosen(self.how.model, name)
+            self.loaded[name] = load_chosen(self.how.model, name, watch)
         lm = self.loaded[name]
         solved = all(task.demonstrations for task in problem.tasks)
         fitting = "ttt" if solved and problem.kind in lm.defaults.get("ttt", {}) else "mass"
@@ -54,8 +54,11 @@ def look_here(names: Sequence[str]) -> None:
         sys.path.insert(0, os.getcwd())
 
 
-def load_chosen(choice: ModelChoice, default: str) -> LanguageModel:
-    """The model that was chosen, or a default."""
+def load_chosen(choice: ModelChoice, default: str, watch: Watcher) -> LanguageModel:
+    """The model that was chosen, or a default; on a CPU with as many threads as are fastest."""
+    watch.say(f"Loading {choice.name or default}")
+    if (threads := choose_threads(choice.device)) is not None:
+        watch.say(f"Loading {choice.name or default}, with {threads}")
     lm = load(choice.name or default, revision=choice.revision, token=choice.token, device=choice.device)
     if lm.device.type == "cpu" and lm.size < SMALL:
         torch.set_num_threads(1)

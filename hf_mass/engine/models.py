@@ -11,12 +11,14 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_mass.errors import CheckpointError, ConfigError, DataError
 from hf_mass.lm.language_model import ADAPTATION_FILE, LanguageModel, lora_config, sharing_weights, with_starting_lora
 from hf_mass.lm.loading import load_base, load_lora, load_tokenizer
 from hf_mass.lm.precision import prefers_bfloat16
+from hf_mass.lm.threads import warn_of_threads
 from hf_mass.methods.mass import without_scorer
 from hf_mass.methods.mass_files import CONFIG_NAME
 from hf_mass.methods.mass_model import MassModel
@@ -59,7 +61,11 @@ SHIPPED: dict[str, Shipped] = {
 """Name → model; each is a folder of the package."""
 SMALL = 20_000_000
 """Parameters below which one CPU thread is faster than several."""
-PRESETS = {"grids": ("arc", "grids"), "texts": ("text",)}
+PRESETS: dict[str, tuple[dict[str, Any], ...]] = {
+    # Answers have a limit of their own, for a model that does not know how a grid ends.
+    "grids": ({"preset": "arc", "predict_length_factor": 3.0}, {"preset": "grids"}),
+    "texts": ({"preset": "text"},),
+}
 """Kind of problem → settings of TTT for a model that does not ship: the first whose prompts it can write."""
 
 
@@ -118,6 +124,8 @@ def load(
         lm.scorer.to(lm.device)
         lm.defaults = {**lm.defaults, "mass": without_scorer(lm.config)}
     lm.starting_lora()  # an adapter that cannot be continued is refused here
+    if lm.device.type == "cpu" and lm.size >= SMALL:
+        warn_of_threads()
     return lm
 
 
@@ -159,7 +167,7 @@ def _saved(
     if has_file(name, CONFIG_NAME, revision, token):
         mass = MassModel.from_pretrained(name, revision=revision, token=token, **model_kwargs)
         mass.name, mass.chat = name, mass.tokenizer.chat_template is not None
-        mass.defaults = {"ttt": suitable_presets(mass.tokenizer)}
+        mass.defaults = {"ttt": suitable_presets(mass.tokenizer, mass.model)}
         return mass
     if has_file(name, ADAPTER_FILES[0], revision, token):
         folder = resolve_adapter(name, revision, token)
@@ -187,18 +195,31 @@ def _fresh(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str)
 
 def _any(model: PeftModel, tokenizer: PreTrainedTokenizerBase, name: str, **more: Any) -> LanguageModel:
     chat = getattr(tokenizer, "chat_template", None) is not None
-    return LanguageModel(model, tokenizer, name, chat, defaults={"ttt": suitable_presets(tokenizer)}, **more)
+    return LanguageModel(model, tokenizer, name, chat, defaults={"ttt": suitable_presets(tokenizer, model)}, **more)
 
 
-def suitable_presets(tokenizer: PreTrainedTokenizerBase) -> dict[str, dict[str, Any]]:
+def suitable_presets(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> dict[str, dict[str, Any]]:
     """Kind of problem → settings of TTT for a model that does not ship."""
-    fitting = {kind: [name for name in names if _can_write(tokenizer, name)] for kind, names in PRESETS.items()}
-    return {kind: {"preset": names[0]} for kind, names in fitting.items() if names}
+    fitting = {kind: [each for each in several if _can_write(tokenizer, each)] for kind, several in PRESETS.items()}
+    return {kind: _with_targets(several[0], model) for kind, several in fitting.items() if several}
 
 
-def _can_write(tokenizer: PreTrainedTokenizerBase, preset: str) -> bool:
-    """Whether the tokenizer has the characters of a preset's prompts: one of a small world may not."""
-    fmt = TTTSettings.preset(preset).format
+def _resolved(settings: dict[str, Any]) -> TTTSettings:
+    changes = dict(settings)
+    return TTTSettings.preset(changes.pop("preset"), **changes)
+
+
+def _with_targets(settings: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """The settings, with a LoRA on all linear modules where the model lacks one of those that they name."""
+    targets = _resolved(settings).lora_target_modules
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    lacks = not isinstance(targets, str) and not names.issuperset(targets)
+    return {**settings, "lora_target_modules": "all-linear"} if lacks else dict(settings)
+
+
+def _can_write(tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> bool:
+    """Whether the tokenizer has the characters of the settings' prompts: one of a small world may not."""
+    fmt = _resolved(settings).format
     text = fmt.prompt(Task("2", (Demonstration("1", "2"),))) + fmt.pair_separator
     read_back = tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"])
     return "".join(read_back.split()) == "".join(text.split())

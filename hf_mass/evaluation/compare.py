@@ -222,7 +222,7 @@ class Comparison:
         token_budget: Sampled tokens that the majority vote may spend on a task; None for as many as the costliest row
             of MASS.
         guard: Whether methods that adapt are guarded by left-out demonstrations; None for on one that does not ship.
-        say: Told what runs.
+        say: Told what runs, how many tasks are done, and of how many.
         on_event: Called with every event of the methods.
 
     Raises:
@@ -239,7 +239,7 @@ class Comparison:
     batch_size: int = 8
     token_budget: float | None = None
     guard: bool | None = None
-    say: Callable[[str], None] = lambda text: None
+    say: Callable[[str, int, int], None] = lambda text, done, total: None
     on_event: Callable[[Event], None] = lambda event: None
     rows: dict[str, Comparator] = field(init=False)
     methods: dict[str, Method[Any]] = field(init=False)
@@ -307,7 +307,7 @@ class Comparison:
         for numbers in self._batches(self.methods[names[0]]):
             if missing := [name for name in names if any(rows[name][n] is None for n in numbers)]:
                 labels = ", ".join(self.rows[name].label for name in missing)
-                self.say(f"{labels}; seed {seed}; {done} of {total} tasks")
+                self.say(f"{labels}, seed {seed}", done, total)
                 for name, results in self._together(missing, numbers, seed).items():
                     for n, result in results.items():
                         rows[name][n] = result

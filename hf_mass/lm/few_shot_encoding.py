@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -50,10 +50,21 @@ class FewShotEncoder:
         """Token ids of a task, up to where its answer begins."""
         return self._encoded(self.format.render(task, template=self._template))[0]
 
+    def continued(self, task: Task) -> list[int]:
+        """Token ids of a task's demonstrations, up to where a further input begins."""
+        return self._encoded(self.format.continued(task, self._template))[0]
+
     def answered(self, task: Task, answer: str) -> tuple[list[int], list[bool]]:
         """A task's prompt with an answer behind it, on which alone the flags are set."""
         query = Demonstration(task.problem, answer)
         return self.example(TrainingExample(task.demonstrations, query, "", task.fields.get(INSTRUCTION, "")), "query")
+
+    def texts(self, completions: Sequence[Sequence[int]]) -> list[str]:
+        """Completions as text, without the token that ends them."""
+        ends = set(self.tokenizer.all_special_ids)
+        bodies = [row[:-1] if row and row[-1] in ends else row for row in completions]
+        # In a chat the template's own marks are no part of an answer; elsewhere an unknown token must stay visible.
+        return [self.tokenizer.decode(list(row), skip_special_tokens=self.format.chat) for row in bodies]
 
     def _encoded(self, segments: Iterable[Segment]) -> tuple[list[int], list[bool]]:
         ids, learned = [*self._before], [False] * len(self._before)

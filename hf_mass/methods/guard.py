@@ -18,7 +18,7 @@ from hf_mass.core.meter import metered
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Cost, GuardEntry, Method, Progress
-from hf_mass.methods.guard_choice import choose, common, said, told
+from hf_mass.methods.guard_choice import choose, common, told
 from hf_mass.methods.left_out import Fold, Reading, failure, gain, halves, read, rise
 from hf_mass.methods.sequence import TTTThenMASS
 from hf_mass.methods.ttt import TTT, sharing_data
@@ -41,10 +41,11 @@ class Run:
     stop: float = 1.0  # share of its steps
     measured: int = 0  # how many of `STOPS` are measured, on folds
     first: float | None = None  # the first training loss
+    ended: bool = False  # whether its last share is measured, or it is ruled out
 
 
 @dataclass(frozen=True)
-class Trial:
+class Attempt:
     """What one strength came to on a fold at one stop."""
 
     fold: int
@@ -65,8 +66,9 @@ class GuardState:
     folds: tuple[Fold, ...]
     before: tuple[Reading, ...] = ()  # of each fold at the model's own weights
     runs: tuple[Run, ...] = ()  # what is still to be run: strengths on folds, then the choices on the tasks themselves
-    trials: tuple[Trial, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
     chosen: bool = False
+    entries: tuple[tuple[GuardEntry, ...], ...] = ()  # what was measured for each set, once it is chosen
     records: tuple[Adaptation, ...] = ()  # by number of the task; without weights until it is trained
     cost: Cost = field(default_factory=Cost)  # of choosing, for each task
 
@@ -142,17 +144,19 @@ class Guard(Method[GuardState]):
 
     def progress(self, state: GuardState) -> Progress:
         if len(state.before) < len(state.folds):
-            return Progress("Reading left-out demonstrations")
+            return Progress("Reading left-out demonstrations", trial=True)
+        by_set = state.entries if state.chosen else self._entries(state)
+        measured = tuple(entry for entries in by_set for entry in entries)
         if not state.runs:
-            return Progress("Choosing by left-out demonstrations")
+            return Progress("Choosing by left-out demonstrations", guard=measured)
         run = state.runs[0]
-        method = self.candidates[run.strength]
+        method = (self.candidates if state.chosen else self.on_folds)[run.strength]
+        inner = Progress(f"Adapting at {method.strength}") if run.state is None else method.progress(run.state)
         if not state.chosen:
-            return Progress(f"Trying on left-out demonstrations: {method.strength}{self._so_far(state)}")
-        if run.state is None:
-            return Progress(method.strength)
-        inner = method.progress(run.state)
-        return replace(inner, steps=None if inner.steps is None else max(1, round(inner.steps * run.stop)))
+            stage = f"Trying on left-out demonstrations: {method.strength}"
+            return replace(inner, stage=stage, writes=False, trial=True, guard=measured)
+        steps = None if inner.steps is None else max(1, round(inner.steps * run.stop))
+        return replace(inner, steps=steps, guard=measured)
 
     def finish(self, lm: LanguageModel, state: GuardState) -> list[Adaptation]:
         return [replace(each, guard_cost=state.cost) for each in state.records]
@@ -173,6 +177,8 @@ class Guard(Method[GuardState]):
         """A step of a strength on folds. It ends where it is ruled out for all of them."""
         run, *others = state.runs
         method = self.on_folds[run.strength]
+        if run.ended:
+            return replace(state, runs=tuple(self._onward(lm, state, run, others)))
         if run.state is None:
             begun = method.begin(lm, [state.folds[n].task for n in run.numbers], state.seed)
             return replace(state, runs=(replace(run, state=begun), *others))
@@ -180,21 +186,19 @@ class Guard(Method[GuardState]):
             run = replace(run, state=method.step(lm, run.state))
         share, loss = _share(method, run), method.progress(run.state).loss
         run = replace(run, first=loss if run.first is None else run.first)
-        due, trials = sum(share >= stop for stop in STOPS), list[Trial]()
+        due, attempts = sum(share >= stop for stop in STOPS), list[Attempt]()
         if due > run.measured or (loss is not None and run.first is not None and rise(run.first, loss)):
-            trials = self._measure(lm, state, run, share, due - 1 if due > run.measured else None)
-        state = replace(state, trials=(*state.trials, *trials))
-        ruled_out, run = bool(trials) and all(trial.reason for trial in trials), replace(run, measured=due)
-        if due < len(STOPS) and not ruled_out:
-            return replace(state, runs=(run, *others))
-        return replace(state, runs=tuple(self._onward(lm, state, run, others)))
+            attempts = self._measure(lm, state, run, share, due - 1 if due > run.measured else None)
+        state = replace(state, attempts=(*state.attempts, *attempts))
+        ended = due == len(STOPS) or (bool(attempts) and all(attempt.reason for attempt in attempts))
+        return replace(state, runs=(replace(run, measured=due, ended=ended), *others))
 
-    def _measure(self, lm: LanguageModel, state: GuardState, run: Run, share: float, stop: int | None) -> list[Trial]:
+    def _measure(self, lm: LanguageModel, state: GuardState, run: Run, share: float, stop: int | None) -> list[Attempt]:
         """The left-out answers of every fold at the weights of the moment; nothing where the method has none midway.
 
         Between two stops, where the loss rose, only whether all are ruled out.
         """
-        method, trials = self.on_folds[run.strength], []
+        method, attempts = self.on_folds[run.strength], []
         adaptations = method.finish(lm, run.state)
         reasons = [failure(adaptation) for adaptation in adaptations]
         if len(adaptations) < len(run.numbers) or (stop is None and not all(reasons)):
@@ -203,13 +207,13 @@ class Guard(Method[GuardState]):
             reading = None
             if reason is None:
                 reading = read(lm, method, self.reads_by, state.folds[n], adaptation, state.seed)
-            trials.append(Trial(n, run.strength, run.measured if stop is None else stop, share, reading, reason))
-        return trials
+            attempts.append(Attempt(n, run.strength, run.measured if stop is None else stop, share, reading, reason))
+        return attempts
 
     def _onward(self, lm: LanguageModel, state: GuardState, run: Run, others: list[Run]) -> list[Run]:
         """The runs that follow, without folds of sets for which their strength is ruled out; the next one begun, where
         it has the same folds."""
-        out = {(trial.strength, state.folds[trial.fold].owner) for trial in state.trials if trial.reason}
+        out = {(attempt.strength, state.folds[attempt.fold].owner) for attempt in state.attempts if attempt.reason}
         runs = []
         for other in others:
             numbers = [n for n in other.numbers if (other.strength, state.folds[n].owner) not in out]
@@ -222,36 +226,26 @@ class Guard(Method[GuardState]):
 
     def _entries(self, state: GuardState) -> list[tuple[GuardEntry, ...]]:
         """What was measured for each set, strength by strength."""
-        by_set: list[dict[tuple[int, int], list[Trial]]] = [{} for _ in state.sets]
-        for trial in state.trials:
-            by_set[state.folds[trial.fold].owner].setdefault((trial.strength, trial.stop), []).append(trial)
+        by_set: list[dict[tuple[int, int], list[Attempt]]] = [{} for _ in state.sets]
+        for attempt in state.attempts:
+            by_set[state.folds[attempt.fold].owner].setdefault((attempt.strength, attempt.stop), []).append(attempt)
         return [
-            tuple(self._entry(state, trials) for _, trials in sorted(measured.items(), key=lambda item: item[0]))
+            tuple(self._entry(state, attempts) for _, attempts in sorted(measured.items(), key=lambda item: item[0]))
             for measured in by_set
         ]
 
-    def _entry(self, state: GuardState, trials: list[Trial]) -> GuardEntry:
-        number, shares = trials[0].strength, [trial.share for trial in trials]
+    def _entry(self, state: GuardState, attempts: list[Attempt]) -> GuardEntry:
+        number, shares = attempts[0].strength, [attempt.share for attempt in attempts]
         share, strength = sum(shares) / len(shares), self.candidates[number].strength
-        if (reason := next((trial.reason for trial in trials if trial.reason), None)) is not None:
+        if (reason := next((attempt.reason for attempt in attempts if attempt.reason), None)) is not None:
             return GuardEntry(strength, share, float("-inf"), number, reason=reason)
         before, after = (Reading((), (), 0), Reading((), (), 0))
-        for trial in trials:
-            assert trial.reading is not None
-            before, after = before + state.before[trial.fold], after + trial.reading
+        for attempt in attempts:
+            assert attempt.reading is not None
+            before, after = before + state.before[attempt.fold], after + attempt.reading
         value, error = gain(before, after)
         right = before.right, after.right, len(after.tokens)
         return GuardEntry(strength, share, value, number, False, error, *right)
-
-    def _so_far(self, state: GuardState) -> str:
-        """The last gain that was measured, in words."""
-        if not state.trials:
-            return ""
-        last = state.trials[-1]
-        owner = state.folds[last.fold].owner
-        alike = [t for t in state.trials if (t.strength, t.stop) == (last.strength, last.stop)]
-        entry = self._entry(state, [trial for trial in alike if state.folds[trial.fold].owner == owner])
-        return f"; so far {entry.strength}, {entry.share:.0%}: {said(entry)}"
 
     # -- choosing and training ----------------------------------------------------------------------------------------
 
@@ -262,10 +256,11 @@ class Guard(Method[GuardState]):
         if self.joint and measured:
             by_set = [common(measured)] * len(by_set)
         groups: dict[tuple[int, float], list[int]] = {}
-        records = [Adaptation(task) for task in state.tasks]
+        records, kept = [Adaptation(task) for task in state.tasks], list[tuple[GuardEntry, ...]]()
         for members, entries in zip(state.sets, by_set, strict=True):
             best = choose(entries, self.margin) if entries else None
             entries = tuple(replace(entry, chosen=entry is best) for entry in entries)
+            kept.append(entries)
             note = told(entries) if entries else self._off(state.tasks[members[0]])
             for n in members:
                 records[n] = replace(records[n], guard=entries, guard_note=note)
@@ -276,7 +271,7 @@ class Guard(Method[GuardState]):
             for (strength, share), numbers in groups.items()
             for group in self._groups([state.tasks[n] for n in numbers], [0] * len(numbers))
         ]
-        return replace(state, runs=tuple(runs), chosen=True, records=tuple(records))
+        return replace(state, runs=tuple(runs), chosen=True, entries=tuple(kept), records=tuple(records))
 
     def _off(self, task: Task) -> str:
         count = len(task.demonstrations)

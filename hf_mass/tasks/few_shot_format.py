@@ -136,6 +136,34 @@ class FewShotFormat:
             example = Task(example.query.question, example.demonstrations, fields={INSTRUCTION: example.instruction})
         return "".join(segment.text for segment in self.render(example, template=template))
 
+    def continued(self, task: Task, template: ChatTemplate | None = None) -> list[Segment]:
+        """The text of a task's demonstrations, up to where a further input begins; raises as `render` does."""
+        if not self.chat:
+            before = self.render(task)[:-1]
+            return [*before, Segment(self.input_prefix.rstrip(" "), False)]  # tokenizers join a space to the next word
+        emptied = [*(message["content"] for message in self.messages(task)[:-1]), ""]
+        if template is None:
+            raise ConfigError("FewShotFormat.chat is set, but there is no chat template. Give one, or unset chat.")
+        texts = _through(template, emptied)
+        texts[-1] = texts[-1].removesuffix(_around(template, len(emptied))[-1])
+        return [Segment(text, False) for text in texts]
+
+    @property
+    def input_stop(self) -> str | None:
+        """The text that ends a generated input; None in a chat, where the end-of-turn token does."""
+        return None if self.chat else self.output_prefix
+
+    def read_input(self, text: str) -> str | None:
+        """The input in a text that was generated behind `continued`; None if there is none that can be read.
+
+        Returns:
+            The input, a grid in canonical form.
+        """
+        content = text if self.chat else text.partition(self.output_prefix)[0]
+        if not self.chat and self.pair_separator in content:
+            return None  # it went on to another pair without an output
+        return rewritten(content) if self.grid_form is not None else content.strip() or None
+
     def messages(self, example: TrainingExample | Task) -> Messages:
         """The same as a chat: inputs from the user, outputs from the assistant; raises DataError as `render` does."""
         contents = self._contents(example)
@@ -209,12 +237,13 @@ FEW_SHOT_FORMATS: dict[str, FewShotFormat] = {
         ),
         input_prefix="",
         output_prefix=" ->",
-        grid_form="list",
+        pair_separator="#\n",
+        grid_form="array",
     ),
     "plain": FewShotFormat(),
     "questions": FewShotFormat(input_prefix="Q: ", output_prefix="\nA:"),
 }
-"""Name → format: one token a cell; lists of lists; lines of input and output; and, as in the paper, of Q and A."""
+"""Name → format: one token a cell; arrays, as the paper has them; lines of input and output; and, as there, Q and A."""
 
 
 def resolve_format(fmt: str | FewShotFormat) -> FewShotFormat:

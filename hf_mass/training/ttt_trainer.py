@@ -55,7 +55,7 @@ class TTTTrainer(AdapterTrainer):
 
     Args:
         model: Hub id, folder, `PreTrainedModel`, or `PeftModel` whose "default" adapter each task starts from.
-        args: Settings; the paper's for ARC by default.
+        args: Settings; `TTTConfig.preset` gives those that go by a name.
         train_dataset: Tasks that `train` adapts to.
         eval_dataset: Tasks that `evaluate` answers.
         processing_class: Tokenizer; by default the model's.
@@ -319,7 +319,7 @@ class TTTTrainer(AdapterTrainer):
 
     def _ttt_reward(self, completion_ids: list[list[int]], prompt_index: list[int], **kwargs: Any) -> list[float]:
         answers = FewShotAnswers(self.lm, self.args.settings())
-        return ttt_reward(self._prompts, answers.encoder.format, answers.texts(completion_ids), prompt_index)
+        return ttt_reward(self._prompts, answers.encoder.format, answers.encoder.texts(completion_ids), prompt_index)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Token ids as the engine makes them, so that training and answering see the same prompt."""
