@@ -98,6 +98,11 @@ class Page:
         return ". ".join(part for part in parts if part) + "."
 
     @property
+    def status(self) -> str:
+        """What goes on, in a line."""
+        return ", ".join(part for part in (self.stage, self.detail) if part)
+
+    @property
     def declined(self) -> bool:
         """Whether the guard chose not to adapt."""
         return bool(self.guard and self.after) and not any(entry.chosen for entry in self.guard)
@@ -109,7 +114,7 @@ class Page:
     def page(self, busy: bool, text: str | None = None, error: bool = False, download: Any = None) -> tuple[Any, ...]:
         """Status, answers, losses, samples, download, buttons."""
         return (
-            status_html(text or ", ".join(part for part in (self.stage, self.detail) if part), error),
+            status_html(text or self.status, error),
             drawing.answers_html(self.problem, self.before, self.after, self.model),
             drawing.losses_html(self.losses, self.trials) + drawing.gains_html(self.guard),
             self.samples,
@@ -239,7 +244,7 @@ class Handlers:
                     yield {"done": True, **event.facts}
                     return
                 view.take(event)
-                yield {"done": False, "stage": view.stage}
+                yield {"done": False, "stage": view.status}
         except HFMassError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
