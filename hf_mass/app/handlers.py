@@ -93,8 +93,8 @@ class Page:
         end = f"Ended after {seconds}: {reason}" if self.failed(facts) else f"Done in {seconds}"
         if self.declined:
             end = f"{end}, {reason}"
-        gains = [f"left-out gain {entry.gain:+.2f} at {entry.strength}" for entry in self.guard if entry.chosen]
-        parts = [end, ", ".join(gains), drawing.loss_text(self.losses), f"{tokens} tokens sampled" if tokens else ""]
+        gains = [f"Left-out gain {entry.gain:+.2f} at {entry.strength}" for entry in self.guard if entry.chosen]
+        parts = [end, "; ".join(gains), drawing.loss_text(self.losses), f"{tokens} tokens sampled" if tokens else ""]
         return ". ".join(part for part in parts if part) + "."
 
     @property
