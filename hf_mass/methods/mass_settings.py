@@ -142,8 +142,8 @@ class AttributionConfig:
 class MassConfig:
     """Everything that a saved model needs besides its weights.
 
-    `few_shot` is how tasks with demonstrations are asked, as test-time training asks them: prompt, views and vote; None for
-    the prompts of `format` there too.
+    `few_shot` is how tasks with demonstrations are asked, as test-time training asks them: prompt, views and vote; None
+    for the prompts of `format` there too.
     """
 
     samples: int = setting(
