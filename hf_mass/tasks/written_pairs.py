@@ -41,7 +41,7 @@ def answer_fault(answer: str, task: Task) -> Unusable | None:
     """Why an answer cannot be practised on, or None: where the demonstrated answers are labels, it is one of them."""
     shown = [pair.answer for pair in task.demonstrations]
     labels = set(shown)
-    if 2 * len(labels) <= len(shown):
+    if shown and 2 * len(labels) <= len(shown):
         return None if answer in labels else "other_form"
     return _fault(answer, shown)
 

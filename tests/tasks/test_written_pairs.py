@@ -61,6 +61,8 @@ def test_questions(task: Task, question: str, fault: str | None) -> None:
         (LABELS, "fair", "other_form"),
         (GRIDS, "1 1\n7 7", None),
         (GRIDS, "none", "other_form"),
+        (Task("What is 2 + 2?"), "6", None),
+        (Task("What is 2 + 2?"), "the answer", "placeholder"),
     ],
 )
 def test_answers(task: Task, answer: str, fault: str | None) -> None:
