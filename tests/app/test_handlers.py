@@ -243,7 +243,7 @@ def test_the_page_shows_what_the_guard_did(visitor: Visitor, do: Handlers) -> No
         )
     )
     *_, last = visitor.adapt(problem, settings={**SMALL, "guard": True})
-    assert "Guard, " in last[2] and "left-out gain" in last[2] and "0.3 × the rate" in last[2] and "Done in" in last[0]
+    assert "Guard, " in last[2] and "left-out gain" in last[2] and "0.4 × the rate" in last[2] and "Done in" in last[0]
     *_, few = visitor.adapt(read_problem(strips()), settings={**SMALL, "guard": True})
     assert "off: 3 demonstrations, and the guard needs 4" in few[2] and "<th" not in few[2]
     *_, bare = visitor.adapt(problem)

@@ -27,7 +27,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_solve_shows_what_the_guard_did() -> None:
     text = run("solve", *WORDS, *SHIPPED, "--guard").stdout
     assert "on left-out examples" in text and text.count("chosen") == 1
-    assert "0.3 × the rate" in text and "of 6" in text and "guard (" in text
+    assert "0.4 × the rate" in text and "of 6" in text and "guard (" in text
     assert "adapted at" in text and "nats per answer token" in text and "not all went well" not in text
 
 

@@ -115,37 +115,43 @@ def test_sets_that_share_an_adaptation_count_alike() -> None:
     assert common([(none,), (none,)]) == (none,)
 
 
+PLACES = [(0, 0.5), (0, 1.0), (1, 0.5), (1, 1.0)]
+
+
 @pytest.mark.parametrize(
-    ("gains", "error", "margin", "chosen"),
+    ("gains", "right", "margin", "chosen"),
     [
-        ((1.0, 1.2, 0.5, 0.8), 0.1, 0.0, 1),  # nothing else is within an error of 1.2
-        ((1.1, 1.2, 0.5, 0.8), 0.1, 0.0, 0),  # half of the steps are
-        ((1.1, 1.2, 0.5, 0.8), 0.4, 0.0, 3),  # the smaller rate to its end is weaker than half of the larger one
-        ((1.1, 1.2, 0.9, 0.8), 0.4, 0.0, 2),
-        ((0.1, 0.2, 0.1, 0.1), 0.2, 0.0, None),  # not adapting is within an error of the best
-        ((0.1, 0.2, 0.1, 0.1), 0.19, 0.0, 2),
-        ((0.1, 0.2, 0.1, 0.1), 0.05, 0.16, None),
-        ((-0.3, -0.2, -0.1, -0.2), 0.01, 0.0, None),
-        ((-math.inf, -math.inf, 0.5, 0.4), 0.2, 0.0, 2),
-        ((-math.inf,) * 4, 0.0, -100.0, None),
+        ((1.0, 0.2, 0.5, 0.8), (5, 5, 5, 5), 0.0, 1),  # the default helps, whatever else has a larger gain
+        ((1.0, 0.2, 0.5, 0.8), (6, 5, 6, 6), 0.0, 1),  # one answer more may be chance
+        ((1.0, 0.2, 0.5, 0.8), (7, 5, 7, 6), 0.0, 0),  # two more are not; of equals the larger gain
+        ((1.0, 0.2, 1.5, 0.8), (7, 5, 7, 6), 0.0, 2),
+        ((1.0, -0.1, 0.5, 0.8), (5, 5, 5, 5), 0.0, 0),  # the default does not help
+        ((1.0, 0.2, 0.5, 1.8), (5, 3, 5, 5), 0.0, 3),  # nor where fewer are right
+        ((1.0, 0.2, 0.5, 1.8), (3, 3, 3, 3), 0.0, None),
+        ((0.1, 0.2, 0.1, 0.1), (5, 5, 5, 5), 0.2, None),  # a gain must exceed the margin
+        ((0.1, 0.2, 0.1, 0.1), (5, 5, 5, 5), 0.19, 1),
+        ((-0.3, -0.2, -0.1, -0.2), (9, 9, 9, 9), 0.0, None),
+        ((-math.inf, -math.inf, 0.5, 0.4), (0, 0, 4, 4), 0.0, 2),
+        ((-math.inf,) * 4, (0, 0, 0, 0), -100.0, None),
     ],
 )
-def test_the_weakest_within_a_standard_error_of_the_best_is_chosen(
-    gains: tuple[float, ...], error: float, margin: float, chosen: int | None
+def test_the_default_is_chosen_where_it_helps(
+    gains: tuple[float, ...], right: tuple[int, ...], margin: float, chosen: int | None
 ) -> None:
-    places = [(0, 0.5), (0, 1.0), (1, 0.5), (1, 1.0)]
-    entries = [GuardEntry("", share, g, n, error=error) for (n, share), g in zip(places, gains, strict=True)]
+    """Four of ten left-out answers were right before."""
+    measured = zip(PLACES, gains, right, strict=True)
+    entries = [GuardEntry("", share, g, n, right_before=4, right=r, left_out=10) for (n, share), g, r in measured]
     assert choose(entries, margin) is (None if chosen is None else entries[chosen])
 
 
 def test_what_was_done_is_said_in_words() -> None:
     entry = GuardEntry("the rate", 0.5, 0.25, 0, True, 0.1, right_before=1, right=4, left_out=6)
-    out = GuardEntry("0.3 × the rate", 0.5, -math.inf, 1, reason="the training loss is not finite")
+    out = GuardEntry("0.4 × the rate", 0.5, -math.inf, 1, reason="the training loss is not finite")
     assert said(entry) == "left-out gain +0.250 ± 0.100 nats per answer token, 1 → 4 of 6 left-out answers right"
     assert told([entry, out]) == (
         f"adapted at the rate, 50% of the steps: {said(entry)}; "
-        "0.3 × the rate ruled out after 50% of the steps: the training loss is not finite"
+        "0.4 × the rate ruled out after 50% of the steps: the training loss is not finite"
     )
     assert (
-        told([out]) == "not adapted; 0.3 × the rate ruled out after 50% of the steps: the training loss is not finite"
+        told([out]) == "not adapted; 0.4 × the rate ruled out after 50% of the steps: the training loss is not finite"
     )
