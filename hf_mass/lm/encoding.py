@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_mass.core.token_loss import IGNORED, TokenBatch
 from hf_mass.errors import DataError
+from hf_mass.lm.chat import Chat
 from hf_mass.tasks.formats import PromptFormat
 from hf_mass.tasks.task import Task
 
@@ -40,6 +42,7 @@ class TextEncoder:
         max_length: Longest row in tokens; longer prompts are cut on the left, since the question stands at their end.
         sample_room: Tokens kept free behind a generator prompt, so that what is generated fits max_length too.
         answer_room: The same behind a solver prompt.
+        chat_template_kwargs: For the chat template, where tasks are conversational.
 
     Raises:
         DataError: If the tokenizer has no end-of-sequence token.
@@ -52,6 +55,7 @@ class TextEncoder:
         max_length: int,
         sample_room: int = 0,
         answer_room: int = 0,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise DataError("tokenizer.eos_token is None; answers need an end. Set tokenizer.eos_token.")
@@ -59,6 +63,7 @@ class TextEncoder:
             tokenizer.pad_token = tokenizer.eos_token
         self.tokenizer, self.format, self.max_length = tokenizer, fmt, max_length
         self.sample_room, self.answer_room = sample_room, answer_room
+        self.chat = Chat(tokenizer, chat_template_kwargs or {})
         # The same prompts come back for every sample, demonstration and round of one task.
         self._plain_ids = lru_cache(maxsize=65536)(self._tokenize)
 
@@ -89,9 +94,7 @@ class TextEncoder:
                 f"Task {task.id!r} is conversational, but the tokenizer has no chat_template. Use an instruction-"
                 "tuned model, set tokenizer.chat_template, or give `problem` as plain text."
             )
-        messages = self.format.messages(task, text)
-        encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-        return list(encoded["input_ids"])
+        return self.chat.ids(self.format.messages(task, text))
 
     def generator_prompt_ids(self, task: Task) -> list[int]:
         """Token ids on which the generator writes a sample (see `prompt_ids`)."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_mass.tasks.few_shot_format import FewShotFormat, Messages, Segment
+from hf_mass.errors import ConfigError
+from hf_mass.lm.chat import Chat
+from hf_mass.tasks.chat import Turns
+from hf_mass.tasks.few_shot_format import FewShotFormat, Segment
 from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample
 from hf_mass.tasks.task import Demonstration, Task
 
@@ -34,21 +38,37 @@ class FewShotEncoder:
     Args:
         tokenizer: A missing padding token is set to the end of sequence.
         fmt: How they read.
+        chat_template_kwargs: For the chat template, where the format is a chat. Answers of examples have no thoughts,
+            so `enable_thinking` is False there.
+
+    Raises:
+        ConfigError: If the format is a chat, and the tokenizer has no chat template or one of no use, or thoughts are
+            asked for.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, fmt: FewShotFormat) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        fmt: FewShotFormat,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.tokenizer, self.format = tokenizer, fmt
+        self.turns = _turns(tokenizer, chat_template_kwargs or {}) if fmt.chat else None
         self._before = [] if fmt.chat else opening(tokenizer)
+
+    def stop(self, task: Task | None = None) -> str:
+        """The text that ends a generated answer, to a task or to any."""
+        return str(self.format.stop(task)) if self.turns is None else self.turns.stop
 
     def example(self, example: TrainingExample, loss_on: str) -> tuple[list[int], list[bool]]:
         """(ids, whether each is learned). Segment by segment, so that a task's prompt begins as its examples do."""
-        return self._encoded(self.format.render(example, loss_on, self._template))  # type: ignore[arg-type]
+        return self._encoded(self.format.render(example, loss_on, self.turns))  # type: ignore[arg-type]
 
     def prompt(self, task: Task) -> list[int]:
         """Token ids of a task, up to where its answer begins."""
-        return self._encoded(self.format.render(task, template=self._template))[0]
+        return self._encoded(self.format.render(task, template=self.turns))[0]
 
     def answered(self, task: Task, answer: str) -> tuple[list[int], list[bool]]:
         """A task's prompt with an answer behind it, on which alone the flags are set."""
@@ -63,10 +83,14 @@ class FewShotEncoder:
             learned.extend([segment.trained] * len(part))
         return ids, learned
 
-    def _template(self, messages: Messages, add_generation_prompt: bool) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+
+def _turns(tokenizer: PreTrainedTokenizerBase, kwargs: Mapping[str, Any]) -> Turns:
+    if kwargs.get("enable_thinking"):
+        raise ConfigError(
+            "chat_template_kwargs has enable_thinking = True, but the answers of few-shot examples have no thoughts to "
+            "learn from. Leave it out, or unset chat."
         )
+    return Turns.of(Chat(tokenizer, {"enable_thinking": False, **kwargs}).text)
 
 
 def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:

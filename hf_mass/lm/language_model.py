@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_mass import __version__
 from hf_mass.lm.binding import BoundLora, add_lora, clear_target_errors
+from hf_mass.lm.chat import require_chat
 from hf_mass.lm.generation import row_seed
 from hf_mass.lm.shapes import LoraShape
 from hf_mass.store.adapters import write_adapter
@@ -36,7 +37,9 @@ class LanguageModel:
         model: The PEFT model. Its starting adapter is the state that adapting starts from; it is never changed.
         tokenizer: Its tokenizer.
         name: What people call it.
-        chat: Whether prompts go through its chat template.
+        chat: Whether prompts go through its chat template; None for what suits the method: few-shot lists are plain, and
+            other prompts go through the template where there is one.
+        chat_template_kwargs: Arguments of the chat template, such as `enable_thinking`.
         kinds: Kinds of problems that it is made for ("grids", "texts"); empty for all.
         about: What it is, in a sentence.
         defaults: Method → that method's own settings for this model, as plain data.
@@ -48,13 +51,22 @@ class LanguageModel:
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
     name: str = ""
-    chat: bool = False
+    chat: bool | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     kinds: tuple[str, ...] = ()
     about: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     adapter_name: str = STARTING
     untrained: LoraShape | None = None
     _lora: BoundLora | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        require_chat(self.tokenizer, self.chat, self.chat_template_kwargs)
+
+    @property
+    def converses(self) -> bool:
+        """Whether prompts that are no few-shot list go through the chat template."""
+        return bool(getattr(self.tokenizer, "chat_template", None)) if self.chat is None else self.chat
 
     @property
     def device(self) -> torch.device:

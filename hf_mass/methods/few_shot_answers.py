@@ -18,7 +18,7 @@ from hf_mass.lm.adapters import Part
 from hf_mass.lm.binding import deterministic
 from hf_mass.lm.encoding import token_batch
 from hf_mass.lm.few_shot_encoding import FewShotEncoder
-from hf_mass.lm.generation import Sampling, complete
+from hf_mass.lm.generation import Sampling, complete, tokens_up_to
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.lm.prefix import SHORTEST
 from hf_mass.methods.ttt_settings import TTTSettings
@@ -43,7 +43,7 @@ class FewShotAnswers:
 
     def __init__(self, lm: LanguageModel, settings: TTTSettings) -> None:
         self.lm, self.settings = lm, settings
-        self.encoder = FewShotEncoder(lm.tokenizer, settings.format)
+        self.encoder = FewShotEncoder(lm.tokenizer, settings.format, lm.chat_template_kwargs)
 
     def require_room(self, task: Task) -> None:
         """Checks that a task and an answer of one token fit into the model's context.
@@ -83,8 +83,8 @@ class FewShotAnswers:
                 batch = [numbers[r] for r in rows]
                 limits = [min(room, longest[views[n].owner]) for n in batch]
                 seeds = [views[n].seed for n in batch]
-                stops = {self.encoder.format.stop(views[n].task) for n in batch}
-                stop = stops.pop() if len(stops) == 1 else self.encoder.format.stop()
+                stops = {self.encoder.stop(views[n].task) for n in batch}
+                stop = stops.pop() if len(stops) == 1 else self.encoder.stop()
                 ids = self._completions([prompts[n] for n in batch], seeds, max(limits), stop, part, row_task)
                 completions.update((n, row[:limit]) for n, row, limit in zip(batch, ids, limits, strict=True))
         texts = dict(zip(completions, self.texts(list(completions.values())), strict=True))
@@ -192,7 +192,7 @@ class FewShotAnswers:
         prompts: list[list[int]],
         seeds: list[int],
         longest: int,
-        stop: str | None,
+        stop: str,
         part: Part | None,
         row_task: list[int],
     ) -> list[list[int]]:
@@ -224,10 +224,13 @@ class FewShotAnswers:
 
     def texts(self, completions: Sequence[list[int]]) -> list[str]:
         """Completions as text, without the token that ends them."""
-        ends = set(self.lm.tokenizer.all_special_ids)
+        tokenizer, stop = self.lm.tokenizer, self.encoder.stop()
+        if self.encoder.format.chat:  # the template's own marks are no part of an answer
+            ended = [row[: tokens_up_to(tokenizer, row, stop)] for row in completions]
+            return [tokenizer.decode(row, skip_special_tokens=True).partition(stop)[0] for row in ended]
+        ends = set(tokenizer.all_special_ids)
         bodies = [row[:-1] if row and row[-1] in ends else row for row in completions]
-        # In a chat the template's own marks are no part of an answer; elsewhere an unknown token must stay visible.
-        return [self.lm.tokenizer.decode(row, skip_special_tokens=self.encoder.format.chat) for row in bodies]
+        return [tokenizer.decode(row) for row in bodies]  # an unknown token stays visible
 
     @torch.no_grad()
     def answered_log_prob(self, tasks: Sequence[Task], parts: Sequence[Part] = ()) -> tuple[float, int]:

@@ -104,7 +104,9 @@ class MASS(Method[MassState]):
                 f'JSON with "problem", "demonstrations" and "fields": {{"{name}": ...}}, or take another model.'
             )
         room = config.max_length - config.max_answer_tokens  # for the problem, which is shown whole
-        encoder = TextEncoder(lm.tokenizer, config.format, config.max_length)
+        encoder = TextEncoder(
+            lm.tokenizer, config.format, config.max_length, chat_template_kwargs=lm.chat_template_kwargs
+        )
         for task in as_read(lm, tasks):
             length = len(encoder.full_prompt_ids(task, config.format.solver_prompt(task)))
             if length > room:
@@ -163,8 +165,8 @@ def suitable_weighing(mass: MassModel, tasks: Sequence[Task]) -> str:
 
 
 def as_read(lm: LanguageModel, tasks: Sequence[Task]) -> tuple[Task, ...]:
-    """Tasks as MASS reads them: through the chat template where the model has one."""
-    return tuple(replace(task, conversational=True) if lm.chat else task for task in tasks)
+    """Tasks as MASS reads them: through the chat template where the model has one, unless it is to be left out."""
+    return tuple(replace(task, conversational=True) if lm.converses else task for task in tasks)
 
 
 def _untrained(lm: LanguageModel, tasks: Sequence[Task], prompt_format: str | None) -> MassConfig:

@@ -72,7 +72,12 @@ class MassModel(LanguageModel):
                 torch.manual_seed(row_seed("inner", seed))
                 add_lora(model, INNER, inner) if present is None else replace_lora(model, INNER, inner)
         self.encoder = TextEncoder(
-            tokenizer, config.format, config.max_length, config.max_sample_tokens, config.max_answer_tokens
+            tokenizer,
+            config.format,
+            config.max_length,
+            config.max_sample_tokens,
+            config.max_answer_tokens,
+            self.chat_template_kwargs,
         )
         self.adapter = InnerAdapter(model, self.encoder, config, INNER)
         if scorer is None:
