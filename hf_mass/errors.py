@@ -48,8 +48,13 @@ class ModelWarning(UserWarning):
 
 
 EXTRAS = {
-    **{"datasets": "train", "trl": "train", "gradio": "demo", "matplotlib": "plots", "math_verify": "math"},
-    **{"gguf": "gguf", "torchao": "quantized"},
+    "datasets": "train",
+    "trl": "train",
+    "gradio": "demo",
+    "matplotlib": "plots",
+    "math_verify": "math",
+    "gguf": "gguf",
+    "torchao": "quantized",
 }
 """Module → the extra that brings it."""
 

@@ -17,6 +17,7 @@ from hf_mass.app.visitors import Visitors
 from hf_mass.app.workshop import METHOD_NAMES, Outcome, Workshop, example
 from hf_mass.engine.events import Event, Loss, Replies, Stage, Weighed, Writing
 from hf_mass.errors import ConfigError, HFMassError
+from hf_mass.lm.suitability import beyond
 from hf_mass.methods.base import Answer
 from hf_mass.methods.registry import METHODS
 from hf_mass.tasks.problems import Limits, Problem, read_problem, read_problem_file
@@ -32,9 +33,11 @@ _SAME = (gr.skip(),) * (1 + len(OPTIONS))
 
 @dataclass
 class Page:
-    """What the page shows of one adaptation so far."""
+    """What the page shows of one adaptation so far, by which `model`; a `note` says if that is not made for it."""
 
     problem: Problem
+    model: str = ""
+    note: str | None = None
     before: tuple[Answer, ...] = ()
     after: tuple[Answer, ...] = ()
     stage: str = "Waiting for the model"
@@ -63,13 +66,13 @@ class Page:
         seconds, reason, tokens = f"{facts['seconds']:.1f} s", facts["reason"], facts["sampled_tokens"]
         end = f"Ended after {seconds}: {reason}" if reason else f"Done in {seconds}"
         parts = [end, drawing.loss_text(self.losses), f"{tokens} tokens sampled" if tokens else ""]
-        return ". ".join(part for part in parts if part) + "."
+        return ". ".join(part for part in (*parts, f"By {self.model}" if self.model else "") if part) + "."
 
     def page(self, busy: bool, text: str | None = None, error: bool = False, download: Any = None) -> tuple[Any, ...]:
         """Status, answers, losses, samples, download, buttons."""
         return (
             status_html(text or self.stage, error),
-            drawing.answers_html(self.problem, self.before, self.after),
+            drawing.note_html(self.note) + drawing.answers_html(self.problem, self.before, self.after),
             drawing.losses_html(self.losses),
             self.samples,
             download or gr.skip(),
@@ -139,7 +142,7 @@ class Handlers:
         if not isinstance(problem, Problem):
             yield status_html(problem or FIRST, error=True), "", "", "", hidden, *_buttons(False)
             return
-        view, key, last = Page(problem), str(request.session_hash), 0.0
+        view, key, last = self._view(problem, model), str(request.session_hash), 0.0
         yield view.page(True, download=hidden)
         folder = self.sessions.folder(key)
         try:
@@ -160,6 +163,14 @@ class Handlers:
             raise
         finally:
             self.sessions.settle(key, folder)
+
+    def _view(self, problem: Problem, model: str) -> Page:
+        """The page of a problem on the model that is chosen; without a name for it where there is no such model."""
+        try:
+            lm = self.workshop.choose(problem, _name(model))
+        except HFMassError:
+            return Page(problem)  # which is refused when it begins
+        return Page(problem, f"{lm.name} ({lm.measure})", beyond(lm, problem.tasks))
 
     def _begin(
         self, problem: Problem, model: str, method: str, settings: Mapping[str, Any], *more: Any

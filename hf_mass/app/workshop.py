@@ -17,6 +17,7 @@ from hf_mass.engine.session import Session, events
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.language_model import LanguageModel
+from hf_mass.lm.suitability import beyond
 from hf_mass.methods.guard import guarded
 from hf_mass.methods.registry import make_method
 from hf_mass.store.shipped import ASSETS
@@ -43,7 +44,7 @@ class Outcome:
     """What came of an adaptation, as plain data: a leased GPU is used in another process.
 
     Args:
-        facts: As `Solution.to_dict`, with the model's name.
+        facts: As `Solution.to_dict`, with the model's name, size and precision, and a note if it is not made for that.
         archive: Zip file with the adapters; None if there are none, or nobody asked for them.
     """
 
@@ -114,7 +115,8 @@ class Workshop:
         session = Session(lm, guarded(make_method(method, values), lm, problem.tasks), seed, time_limit=TIME_LIMIT)
         for event in events(session, problem, stop):
             if isinstance(event, Solution):
-                yield Outcome({"model": name, **event.to_dict()}, None if folder is None else _archive(event, folder))
+                facts = {**lm.facts(), "note": beyond(lm, problem.tasks), **event.to_dict()}
+                yield Outcome(facts, None if folder is None else _archive(event, folder))
             else:
                 yield event
 

@@ -20,7 +20,7 @@ from hf_mass.cli.options import ModelChoice
 from hf_mass.cli.progress import watched
 from hf_mass.cli.reading import read_set
 from hf_mass.cli.showing import plain, stdout_console
-from hf_mass.cli.solving import load_chosen, look_here
+from hf_mass.cli.solving import introduction, load_chosen, look_here
 from hf_mass.engine.models import default_model
 from hf_mass.evaluation.compare import OUTCOMES, ROWS, Comparator, Comparison, Outcomes, digest, fitting_rows, mean_cost
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
@@ -61,6 +61,7 @@ def evaluate_methods(
     with watched(quiet) as watch:
         watch.say("Loading the model")
         lm = load_chosen(choice, tasks.model or default_model(tasks.kind))
+        watch.say(introduction(lm), at_once=True)
         about = {"model": lm.name, "tasks": digest(tasks.tasks), "settings": {**settings, **sizes}}
         comparison = Comparison(
             lm,
@@ -84,8 +85,21 @@ def show(table: ResultTable, notes: Sequence[str], paths: Sequence[Path], as_jso
     if as_json:
         print(json.dumps({**json.loads(table.to_json()), "notes": notes}, ensure_ascii=False))
         return
-    lines = [table.to_text(), "", *notes, *(f"written: {path}" for path in paths), f"by: {table.meta['command']}"]
+    lines = [
+        table.to_text(),
+        "",
+        f"answered by {answerer(table)}",
+        *notes,
+        *(f"written: {path}" for path in paths),
+        f"by: {table.meta['command']}",
+    ]
     stdout_console().print(plain("\n".join(lines)), markup=False, soft_wrap=True)
+
+
+def answerer(table: ResultTable) -> str:
+    """Name, size and precision of the model of a table."""
+    meta = table.meta
+    return f"{meta['model']}, {meta['parameters'] / 1e6:.1f}M parameters, {meta['precision']}"
 
 
 def row_name(word: str) -> str:
@@ -131,7 +145,7 @@ def build_table(
         "command": command,
         "date": datetime.date.today().isoformat(),
         "machine": f"{machine}, {torch.get_num_threads()} thread(s)",
-        "model": lm.name,
+        **lm.facts(),
         "seeds": list(seeds),
         "settings": {key: value for key, value in settings.items() if value is not None},
         **{package: version(package) for package in PACKAGES},
@@ -186,6 +200,8 @@ def write_report(output: Path, table: ResultTable, notes: Sequence[str], domains
         f"# {table.title}",
         "",
         f"    {table.meta['command']}",
+        "",
+        f"Answered by {answerer(table)}.",
         "",
         f"Mean with a 95% interval (bootstrap over tasks and seeds). Seeds: {seeds}. {about}.",
         "",

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from transformers.utils import logging as transformers_logging
 
 from hf_mass.engine.events import Event, Loss, Stage, Writing
+from hf_mass.errors import ModelWarning
 
 EVERY = 3.0
 """Seconds between two lines where there is no terminal."""
@@ -66,6 +67,20 @@ def watched(quiet: bool) -> Iterator[Watcher]:
         with warnings.catch_warnings(), redirect_stdout(sys.stderr), bar:
             if not sys.warnoptions:  # what libraries will change some day is no news to who has a problem to solve
                 warnings.simplefilter("ignore", Warning if quiet else FutureWarning)
+                warnings.showwarning = _shown
             yield Watcher(bar, None if drawn or quiet else sys.stderr)
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _shown(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning on stderr; those of this package for people, without the place in the code."""
+    text = f"hf-mass: {message}\n" if issubclass(category, ModelWarning) else None
+    sys.stderr.write(text or warnings.formatwarning(message, category, filename, lineno))

@@ -21,6 +21,7 @@ from hf_mass.engine.models import SMALL, default_model, load
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import AdaptationError, DataError
 from hf_mass.lm.language_model import LanguageModel
+from hf_mass.lm.suitability import beyond
 from hf_mass.methods.guard import guarded
 from hf_mass.methods.registry import make_method
 from hf_mass.store.card import peft_snippet, quoted
@@ -42,6 +43,7 @@ class Solver:
         if name not in self.loaded:
             watch.say("Loading the model", at_once=True)
             self.loaded[name] = load_chosen(self.how.model, name)
+            watch.say(introduction(self.loaded[name]), at_once=True)
         lm = self.loaded[name]
         solved = all(task.demonstrations for task in problem.tasks)
         fitting = "ttt" if solved and problem.kind in lm.defaults.get("ttt", {}) else "mass"
@@ -57,10 +59,15 @@ def look_here(names: Sequence[str]) -> None:
 
 def load_chosen(choice: ModelChoice, default: str) -> LanguageModel:
     """The model that was chosen, or a default."""
-    lm = load(choice.name or default, revision=choice.revision, token=choice.token, device=choice.device)
+    lm = load(choice.name or default, **choice.settings())
     if lm.device.type == "cpu" and lm.size < SMALL:
         torch.set_num_threads(1)
     return lm
+
+
+def introduction(lm: LanguageModel) -> str:
+    """What answers: its name, size and precision, and why it runs in that."""
+    return f"{lm.name}: {lm.measure}" + (f" ({lm.precision_reason})" if lm.precision_reason else "")
 
 
 def solve_problems(problems: Sequence[Problem], how: How, each: bool) -> int:
@@ -92,7 +99,7 @@ def solve_problems(problems: Sequence[Problem], how: How, each: bool) -> int:
             print(to_json(solution, lm), flush=True)
         else:
             console.rule(f"{number + 1} of {len(problems)}") if each else None
-            show_solution(solution, lm.name, console)
+            show_solution(solution, introduction(lm), console)
     if each and not how.as_json:
         console.print(Text(summary(solutions, failed), style="bold"))
     return 1 if failed else 0
@@ -100,7 +107,7 @@ def solve_problems(problems: Sequence[Problem], how: How, each: bool) -> int:
 
 def to_json(solution: Solution, lm: LanguageModel, **more: Any) -> str:
     """A solution as one line of JSON."""
-    about = {"kind": solution.problem.kind, "model": lm.name}
+    about = {"kind": solution.problem.kind, **lm.facts(), "note": beyond(lm, solution.problem.tasks)}
     return json.dumps({**solution.to_dict(), **about, **more}, ensure_ascii=False)
 
 
@@ -138,7 +145,7 @@ def adapt_and_save(problem: Problem, output: Path, how: How) -> None:
         print(to_json(solution, lm, adapters=[str(folder) for folder in folders], base_model=base))
         return
     console = stdout_console()
-    show_solution(solution, lm.name, console)
+    show_solution(solution, introduction(lm), console)
     lines = ["\nsaved; load it by", "", *peft_snippet(quoted(base), str(folders[0]))]
     if several:
         lines.append(f"# and so on: {', '.join(map(str, folders[1:]))}")

@@ -38,7 +38,7 @@ def load_base(base: str | Path, token: Token = None, cure: str = "", **model_kwa
         model_kwargs: Passed to `AutoModelForCausalLM.from_pretrained`.
 
     Raises:
-        ConfigError: If `trust_remote_code` is given, or a package is missing that its weights need.
+        ConfigError: If `trust_remote_code` is given, or a GGUF file without the package `gguf`.
         CheckpointError: If it cannot be loaded.
         UnsupportedModelError: If it is multimodal and its language model cannot be taken by itself.
     """
@@ -86,7 +86,7 @@ def _refused(subject: str, factory: Any, source: str | Path, settings: Mapping[s
     try:
         return factory.from_pretrained(source, **settings)
     except ImportError as error:  # of a package that quantised weights need
-        raise ConfigError(
+        raise CheckpointError(
             f"{subject}: {' '.join(str(error).split())} Weights quantised by torchao need: "
             'pip install "hf_mass[quantized]"'
         ) from error

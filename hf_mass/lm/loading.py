@@ -1,4 +1,4 @@
-"""Putting a saved model together: its folder, the base that it names or is given, and whether the two belong together."""
+"""Putting a saved model together: its folder, the base that it names or is given, and whether the two fit."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ def language_model_of(whole: PreTrainedModel) -> PreTrainedModel:
     config, name = _alone(whole.config.get_text_config(decoder=True)), type(whole).__name__
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise UnsupportedModelError(
-            f"{name} has a language model of type {config.model_type!r}, for which transformers has no class by itself, "
-            "so it cannot be adapted on text alone. Use a text-only model of the family."
+            f"{name} has a language model of type {config.model_type!r}, for which transformers has no class by "
+            "itself, so it cannot be adapted on text alone. Use a text-only model of the family."
         )
     alone, inside = AutoModelForCausalLM.from_config(config), whole.get_decoder()
     head = whole.get_output_embeddings()

@@ -21,11 +21,12 @@ from hf_mass.core.trees import Tree, concatenate_rows, tree_map
 from hf_mass.core.weights import uniform_weights
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.adapters import Part
+from hf_mass.lm.base_models import load_base, load_tokenizer
 from hf_mass.lm.binding import add_lora, deterministic
 from hf_mass.lm.encoding import TextEncoder
 from hf_mass.lm.generation import Sampling, complete, row_seed
 from hf_mass.lm.language_model import LanguageModel, lora_config, replace_lora, with_starting_lora
-from hf_mass.lm.loading import GENERATOR, INNER, describe_base, load_adapted, load_base, load_tokenizer
+from hf_mass.lm.loading import GENERATOR, INNER, describe_base, load_adapted
 from hf_mass.lm.shapes import LoraShape
 from hf_mass.methods.base import Adaptation, Answer, Cost
 from hf_mass.methods.inner import InnerAdapter, InnerProblem

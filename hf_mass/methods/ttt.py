@@ -149,7 +149,10 @@ class TTT(Method[TTTState]):
         A set of which no data can be made gets the reason; the others go on.
         """
         settings = self.resolved(lm, tasks)
-        lora, encoder = lm.starting_lora(settings.lora), FewShotEncoder(lm.tokenizer, settings.format, lm.chat_template_kwargs)
+        lora, encoder = (
+            lm.starting_lora(settings.lora),
+            FewShotEncoder(lm.tokenizer, settings.format, lm.chat_template_kwargs),
+        )
         places: dict[tuple[str, ...], int] = {}
         owners = [places.setdefault(data_key(task), len(places)) for task in tasks]
         distinct = [tasks[owners.index(place)] for place in range(len(places))]
@@ -305,7 +308,8 @@ def few_shot_examples(lm: LanguageModel, settings: TTTSettings, task: Task, seed
     Raises:
         DataError: If none can be made.
     """
-    data, encoder = settings.data(), FewShotEncoder(lm.tokenizer, settings.format, lm.chat_template_kwargs)
+    data = settings.data()
+    encoder = FewShotEncoder(lm.tokenizer, settings.format, lm.chat_template_kwargs)
     limits = [n for n in (data.max_tokens, lm.context) if n is not None]
     return training_examples(
         task,
