@@ -67,6 +67,8 @@ def watched(quiet: bool) -> Iterator[Watcher]:
         with warnings.catch_warnings(), redirect_stdout(sys.stderr), bar:
             if not sys.warnoptions:  # what libraries will change some day is no news to who has a problem to solve
                 warnings.simplefilter("ignore", Warning if quiet else FutureWarning)
+                if not quiet:
+                    warnings.simplefilter("always", ModelWarning)
                 warnings.showwarning = _shown
             yield Watcher(bar, None if drawn or quiet else sys.stderr)
     finally:

@@ -35,8 +35,8 @@ def _reason(lm: LanguageModel, tasks: Sequence[Task]) -> str | None:
     longest = max(len(text.split()) for text in texts)
     if lm.most_words is not None and longest > lm.most_words:
         return f"a text of this problem has {longest} words, where it knows texts of {lm.most_words} at most"
-    unknown = lm.tokenizer.unk_token_id
-    for text in texts if unknown is not None else ():
-        if unknown in lm.tokenizer(text, add_special_tokens=False)["input_ids"]:
+    for text in texts:
+        read_back = lm.tokenizer.decode(lm.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if "".join(read_back.split()) != "".join(text.split()):
             return f"it has no tokens for all of {text[:40]!r}"
     return None

@@ -89,8 +89,8 @@ def test_gguf_files_of_no_use(tiny_gguf: Path, tmp_path: Path, monkeypatch: pyte
 def test_a_real_gguf_file() -> None:
     lm = hf_mass.load(os.environ["HF_MASS_REAL_GGUF"], device="cpu")
     assert 134e6 < lm.size < 135e6 and lm.context == 8192
-    task = Task.from_pairs([("France", "Paris"), ("Italy", "Rome"), ("Japan", "Tokyo"), ("Egypt", "Cairo")], "Spain")
-    assert str(hf_mass.solve(lm, task, "none").answers[0]) == "Madrid"
+    task = Task.from_pairs([("walk", "walked"), ("play", "played"), ("go", "went"), ("look", "looked")], "jump")
+    assert str(hf_mass.solve(lm, task, "none").answers[0]) == "jumped"
 
 
 # -- quantised ---------------------------------------------------------------------------------------------------------
