@@ -24,7 +24,7 @@ from hf_mass.lm.language_model import LanguageModel
 from hf_mass.lm.suitability import beyond
 from hf_mass.methods.guard import guarded
 from hf_mass.methods.registry import make_method
-from hf_mass.store.card import peft_snippet, quoted
+from hf_mass.store.card import converted_snippet, peft_snippet, quoted
 from hf_mass.tasks.problems import Problem
 
 
@@ -146,7 +146,9 @@ def adapt_and_save(problem: Problem, output: Path, how: How) -> None:
         return
     console = stdout_console()
     show_solution(solution, introduction(lm), console)
-    lines = ["\nsaved; load it by", "", *peft_snippet(quoted(base), str(folders[0]))]
+    is_converted = getattr(lm.model.get_base_model(), "is_converted", False)
+    code = converted_snippet(base, str(folders[0])) if is_converted else peft_snippet(quoted(base), str(folders[0]))
+    lines = ["\nsaved; load it by", "", *code]
     if several:
         lines.append(f"# and so on: {', '.join(map(str, folders[1:]))}")
     console.print("\n".join(lines), markup=False, soft_wrap=True)

@@ -245,8 +245,15 @@ def _saved(
         return mass
     if gguf_file(name) is None and has_file(name, ADAPTER_FILES[0], revision, token):
         folder = resolve_adapter(name, revision, token)
-        model, saved_tokenizer, base = load_lora(folder, name, token, model_kwargs)
-        lm = _any(model, tokenizer or saved_tokenizer, name)
+        reasons: list[str] = []
+
+        def prepare(base: PreTrainedModel) -> PreTrainedModel:
+            base, reason = cast(base, device, model_kwargs.get("dtype"), SMALL)
+            reasons.append(reason)
+            return base
+
+        model, saved_tokenizer, base = load_lora(folder, name, token, model_kwargs, prepare)
+        lm = _any(model, tokenizer or saved_tokenizer, name, precision_reason=reasons[0])
         if (known := SHIPPED.get(shipped_name(base) or "")) is not None:
             lm.defaults = known.defaults
             _made_for(lm, known)

@@ -62,6 +62,7 @@ def load_gguf(file: Path, cure: str = "", **model_kwargs: Any) -> PreTrainedMode
     model.tie_weights()
     model.generation_config = read.generation_config
     model.config._name_or_path = model.name_or_path = str(file)
+    model.is_converted = True  # its name alone is not enough for `AutoModelForCausalLM.from_pretrained`
     return model
 
 

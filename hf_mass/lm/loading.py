@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def load_adapted(
     token: Token,
     model_kwargs: Mapping[str, Any],
     adapters: Mapping[str, str] = _FOLDERS,
+    prepare: Callable[[PreTrainedModel], PreTrainedModel] = lambda base: base,
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """The base with the generator's and the inner adapter of a saved model, and the tokenizer.
 
@@ -40,6 +41,7 @@ def load_adapted(
         token: Access token of the Hub.
         model_kwargs: Passed to `AutoModelForCausalLM.from_pretrained`.
         adapters: Name of an adapter → its folder within the saved model; the first names the base.
+        prepare: What is done to a base that is loaded here, before it gets adapters.
 
     Raises:
         CheckpointError: If no base is named, it cannot be loaded, or it is not the one that the adapters were made for.
@@ -54,7 +56,7 @@ def load_adapted(
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
     tokenizer = load_tokenizer(folder if has_tokenizer else origin or str(base), token, cure)
     label = str(base) if isinstance(base, str | Path) else base.config.name_or_path or type(base).__name__
-    model = base if isinstance(base, PreTrainedModel) else load_base(base, token, cure, **model_kwargs)
+    model = base if isinstance(base, PreTrainedModel) else prepare(load_base(base, token, cure, **model_kwargs))
     mismatch = f"{name} does not fit the base {label!r}; it was made for {repr(str(origin)) if origin else 'another'}"
     if differing := [
         f"{field} {value!r} in place of {made_for[field]!r}"
@@ -71,13 +73,17 @@ def load_adapted(
 
 
 def load_lora(
-    folder: Path, name: str, token: Token, model_kwargs: Mapping[str, Any]
+    folder: Path,
+    name: str,
+    token: Token,
+    model_kwargs: Mapping[str, Any],
+    prepare: Callable[[PreTrainedModel], PreTrainedModel] = lambda base: base,
 ) -> tuple[PeftModel, PreTrainedTokenizerBase, str]:
     """A LoRA with the base that it names, its tokenizer (the base's where it has none), and the base's name.
 
     Arguments and errors are those of `load_adapted`.
     """
-    model, tokenizer = load_adapted(folder, name, {}, None, token, model_kwargs, {GENERATOR: ""})
+    model, tokenizer = load_adapted(folder, name, {}, None, token, model_kwargs, {GENERATOR: ""}, prepare)
     return model, tokenizer, str(read_json(folder / "adapter_config.json").get("base_model_name_or_path"))
 
 

@@ -49,6 +49,7 @@ def language_model_of(whole: PreTrainedModel) -> PreTrainedModel:
     alone.tie_weights()
     alone.generation_config = whole.generation_config
     alone.config._name_or_path = alone.name_or_path = whole.config.name_or_path
+    alone.is_converted = True  # `AutoModelForCausalLM.from_pretrained` gives another model by that name, or none
     return alone.eval()
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cli_fixtures import FRUIT, run, write
 from model_fixtures import byte_base, byte_tokenizer
+from model_forms import tiny_llama, write_gguf
 
 import hf_mass
 from hf_mass import TTT, Task
@@ -135,3 +137,13 @@ def test_a_toy_warns_when_it_is_asked_for_something_else(tmp_path: Path) -> None
     rows = write(tmp_path / "rows.json", [{"input": sentence, "output": "x"}] * 3)
     told = run("evaluate", rows, "--demonstrations", "2", "--methods", "few-shot")
     assert "has 9 words, where it knows texts of 5 at most" in told.stderr
+
+
+def test_an_adapter_on_a_gguf_file_is_loaded_by_the_code_that_is_shown(tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="gguf is not installed (hf_mass[gguf])")
+    file = write_gguf(tmp_path / "tiny.gguf", tiny_llama())
+    text = run("adapt", *LINES, "--model", file, "--output", tmp_path / "out", *WORDS[:-1]).stdout
+    names: dict[str, Any] = {}
+    exec(text.split("load it by")[1], names)
+    assert torch.equal(names["base"].get_input_embeddings().weight, tiny_llama().get_input_embeddings().weight)
+    assert type(names["model"]).__name__ == "PeftModelForCausalLM"

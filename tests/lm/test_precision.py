@@ -75,3 +75,16 @@ def test_quantised_weights_by_what_their_config_says(settings: dict[str, Any], t
 def test_other_precisions_are_refused(dtype: Any, folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"dtype is .*; choose one of float32, bfloat16, float16, auto"):
         hf_mass.load(folder, dtype=dtype)
+
+
+def test_an_adapter_is_loaded_on_a_base_in_the_precision_that_it_would_run_in(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = hf_mass.load(folder, device="cpu")
+    task = hf_mass.Task.from_pairs([("ab", "b"), ("cd", "d")], "ef")
+    hf_mass.adapt(lm, task, hf_mass.TTT(preset="text", max_examples=2)).save(tmp_path / "adapted")
+    monkeypatch.setattr(precision, "reason_for_bfloat16", lambda device: "faster")
+    monkeypatch.setattr("hf_mass.engine.models.SMALL", 100)
+    again = hf_mass.load(tmp_path / "adapted", device="cpu")
+    assert (again.precision, again.precision_reason) == ("bfloat16", "faster")
+    assert {p.dtype for name, p in again.model.named_parameters() if "lora_" in name} == {torch.float32}
