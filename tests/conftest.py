@@ -48,6 +48,9 @@ from hub_emulator import EmulatedHub
 from hub_server import serving
 from huggingface_hub import constants
 
+import hf_mass
+from hf_mass import LanguageModel
+
 # The same examples on every run. HYPOTHESIS_PROFILE=explore looks for new ones.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=30)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=500)
@@ -126,3 +129,31 @@ def hub(hub_server: EmulatedHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     sleep = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
     return hub_server
+
+
+# -- a real language model ---------------------------------------------------------------------------------------------
+
+
+def from_variable(name: str) -> Path:
+    """The path that an environment variable holds; the test skips where it is not set, and says why."""
+    if not os.environ.get(name):
+        pytest.skip(f"{name} is not set: .ci/run makes the real model and sets it, where it can be made")
+    return Path(os.environ[name])
+
+
+@pytest.fixture(scope="session")
+def real_folder() -> Path:
+    """The folder of a real language model: SmolLM2-135M-Instruct, dequantised from Q4_1."""
+    return from_variable("HF_MASS_REAL_MODEL")
+
+
+@pytest.fixture(scope="session")
+def real_gguf() -> Path:
+    """The GGUF file that it was made from."""
+    return from_variable("HF_MASS_REAL_GGUF")
+
+
+@pytest.fixture(scope="session")
+def real_model(real_folder: Path) -> LanguageModel:
+    """The real model, loaded once in a process: tests on it lie in one file, which one process runs."""
+    return hf_mass.load(real_folder)

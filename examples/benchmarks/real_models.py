@@ -44,9 +44,9 @@ ROWS: dict[str, Made] = {
     "guarded": lambda s: Guard(TTT(**s)),
     "direct": lambda s: TTT(**s, direct=True),
     "query-loss": lambda s: TTT(**s, loss_on="query"),
-    "mass-uniform": lambda s: MASS(weigh_by="uniform", samples=12),
-    "mass": lambda s: MASS(weigh_by="demonstrations", samples=12),
-    "both": lambda s: TTTThenMASS(TTT(**s), MASS(samples=12)),
+    "mass-uniform": lambda s: MASS(weigh_by="uniform", asks=TTT(**s)),
+    "mass": lambda s: MASS(weigh_by="demonstrations", asks=TTT(**s)),
+    "both": lambda s: TTTThenMASS(TTT(**s), MASS(weigh_by="demonstrations", asks=TTT(**s))),
 }
 """Row → the method from settings of TTT. Besides these there are "vote", which samples as many tokens as "ttt" was
 trained on, and "shared", one adapter for all tasks."""

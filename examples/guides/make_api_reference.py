@@ -45,8 +45,9 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Watching and stopping": (
         *("hf_mass.engine.session.Session", "hf_mass.engine.session.events", "hf_mass.engine.events.Stage"),
-        *("hf_mass.engine.events.Writing", "hf_mass.engine.events.Weighed", "hf_mass.engine.events.Loss"),
-        "hf_mass.engine.events.Replies",
+        *("hf_mass.engine.events.Generating", "hf_mass.engine.events.Writing", "hf_mass.engine.events.Weighed"),
+        *("hf_mass.engine.events.InnerStep", "hf_mass.engine.events.Trial", "hf_mass.engine.events.Measured"),
+        *("hf_mass.engine.events.Loss", "hf_mass.engine.events.Replies"),
     ),
     "Tasks and data": (
         *("hf_mass.Task", "hf_mass.Demonstration", "hf_mass.load_tasks", "hf_mass.Columns"),

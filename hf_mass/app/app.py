@@ -19,14 +19,13 @@ from hf_mass.app.controls import AUTOMATIC, OPTIONS, control
 from hf_mass.app.drawing import status_html
 from hf_mass.app.handlers import FIRST, LIMITS, Handlers
 from hf_mass.app.visitors import Visitors
-from hf_mass.app.workshop import EXAMPLES, METHOD_NAMES, Lease, Workshop
+from hf_mass.app.workshop import METHOD_NAMES, Lease, Workshop
 from hf_mass.engine.models import SMALL
 from hf_mass.errors import ConfigError
+from hf_mass.lm.threads import choose_threads
 from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.problems import KINDS
 
-FIRST_EXAMPLE = "grid mirrored tiles"
-"""What is there when the page opens."""
 AT_ONCE = 4
 """Adaptations that are begun at once; they take turns."""
 QUEUE = 20
@@ -56,8 +55,7 @@ def build(workshop: Workshop, sessions: Visitors) -> gr.Blocks:
         problem = gr.State(None)
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
-                # A model of somebody's own need not be made for what ships.
-                sources = _problem_elements(FIRST_EXAMPLE if len(workshop.models) > 1 else None)
+                sources = _problem_elements(*workshop.examples())
                 picture = gr.HTML(status_html(FIRST), elem_id="problem")
                 method, model, controls = _settings(workshop)
                 with gr.Row():
@@ -101,13 +99,11 @@ def build(workshop: Workshop, sessions: Visitors) -> gr.Blocks:
     return page
 
 
-def _problem_elements(first: str | None) -> tuple[tuple[Any, Any], ...]:
+def _problem_elements(examples: list[str], first: str) -> tuple[tuple[Any, Any], ...]:
     """(tab, element) for an example, a file and a text."""
     with gr.Tabs():
         with gr.Tab("Example", id="example") as example_tab:
-            example = gr.Dropdown(
-                list(EXAMPLES), value=first, label="Problems that come with the app", elem_id="example"
-            )
+            example = gr.Dropdown(examples, value=first, label="Problems that come with the app", elem_id="example")
         with gr.Tab("Upload", id="upload") as file_tab:
             file = gr.File(label=f"A file: {', '.join(KINDS)}", file_types=list(KINDS), height=120, elem_id="file")
         with gr.Tab("Paste", id="paste") as text_tab:
@@ -165,6 +161,7 @@ def launch(
     files.mkdir(parents=True, exist_ok=True)
     sessions = Visitors(Path(tempfile.mkdtemp(prefix="hf_mass-", dir=files)))
     atexit.register(shutil.rmtree, sessions.root, ignore_errors=True)
+    choose_threads("cuda" if lease else model_settings.get("device"))
     workshop = Workshop.load(model, lease, **model_settings)
     if all(each.size < SMALL for each in workshop.models.values()):
         torch.set_num_threads(1)  # one thread is faster than several, and visitors have the others

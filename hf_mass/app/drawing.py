@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from hf_mass.engine.events import Loss
-from hf_mass.methods.base import Answer
+from hf_mass.engine.events import Loss, Trial
+from hf_mass.methods.base import Answer, GuardEntry
 from hf_mass.tasks.grids import Grid, parse_grid
 from hf_mass.tasks.problems import Problem
 from hf_mass.tasks.task import Demonstration
@@ -68,9 +68,11 @@ def note_html(note: str | None) -> str:
     return "" if note is None else f'<p role="note"><strong>{escape(note)}</strong></p>'
 
 
-def answers_html(problem: Problem, before: Sequence[Answer], after: Sequence[Answer]) -> str:
-    """For each query the answers before and after adapting side by side, and the right one where it is known."""
-    rows = [f'<p class="hm-muted">{escape(problem.name)}</p>']  # which is not always the one that is shown beside
+def answers_html(problem: Problem, before: Sequence[Answer], after: Sequence[Answer], model: str = "") -> str:
+    """For each query the answers before and after adapting side by side, and the right one where it is known; `model`
+    tells what answers."""
+    by = f", answered by <b>{escape(model)}</b>" if model else ""
+    rows = [f'<p class="hm-muted">{escape(problem.name)}{by}</p>']  # not always the one that is shown beside
     for n, task in enumerate(problem.tasks):
         cards = _card("Asked", value_html(task.problem, problem.kind)) if len(problem.tasks) > 1 else ""
         for title, answers in (("Before", before), ("After", after)):
@@ -152,36 +154,61 @@ WIDE, HIGH, LEFT, LOW = 440, 150, 46, 22
 """Size of the plot of losses, and the room for the numbers at its left and below it."""
 
 
-def losses_html(losses: Sequence[Loss]) -> str:
-    """The inner loss of every step so far: a line for each method, queries one after the other."""
-    if not losses:
-        return ""
-    lines: dict[str, list[tuple[int, float]]] = {}
+def losses_html(losses: Sequence[Loss], trials: Sequence[Trial] = ()) -> str:
+    """The loss of every step so far: a line for each trial of a guard, and for each method, query after query."""
+    lines: dict[tuple[str, str], list[tuple[int, float]]] = {}  # (what, class of its style) → points
+    for trial in trials:
+        lines.setdefault((trial.stage, "trial"), []).append((trial.step, trial.value))
     for loss in losses:
-        if math.isfinite(loss.value):
-            lines.setdefault(loss.method, []).append((loss.step + loss.query * loss.steps, loss.value))
-    last = max([1, *(loss.steps * (loss.query + 1) - 1 for loss in losses)])
-    top = max((value for line in lines.values() for _, value in line), default=1.0) or 1.0
+        lines.setdefault((loss.method, loss.method), []).append((loss.step + loss.query * loss.steps, loss.value))
+    if not lines:
+        return ""
+    lines = {name: [point for point in line if math.isfinite(point[1])] for name, line in lines.items()}
+    ends = [loss.steps * (loss.query + 1) - 1 for loss in losses] + [trial.steps - 1 for trial in trials]
+    last, top = max(1, *ends), max((value for line in lines.values() for _, value in line), default=1.0) or 1.0
 
     def place(step: int, value: float) -> str:
         return f"{LEFT + (WIDE - LEFT - 8) * step / last:.1f},{8 + (HIGH - LOW - 8) * (1 - value / top):.1f}"
 
     curves = ""
-    for name, line in lines.items():
+    for (_, style), line in lines.items():
         points = [place(*point) for point in line]
-        x, y = points[-1].split(",")
-        curves += f'<polyline class="hm-{name}" points="{" ".join(points)}"/>'
-        curves += f'<circle class="hm-{name}" cx="{x}" cy="{y}" r="3"/>'
+        x, y = points[-1].split(",") if points else ("", "")
+        curves += f'<polyline class="hm-{style}" points="{" ".join(points)}"/>' if points else ""
+        curves += f'<circle class="hm-{style}" cx="{x}" cy="{y}" r="3"/>' if points else ""
     (_, zero), (right, _) = place(0, 0).split(","), place(last, 0).split(",")
     axes = (
         f'<path d="M{LEFT} 8V{zero}H{right}"/><text x="{LEFT - 6}" y="14" text-anchor="end">{top:.3g}</text>'
-        f'<text x="{LEFT - 6}" y="{zero}" text-anchor="end">0</text><text x="{LEFT}" y="{HIGH - 4}">0</text>'
-        f'<text x="{right}" y="{HIGH - 4}" text-anchor="end">step {last}</text>'
+        f'<text x="{LEFT - 6}" y="{zero}" text-anchor="end">0</text><text x="{LEFT}" y="{HIGH - 4}">1</text>'
+        f'<text x="{right}" y="{HIGH - 4}" text-anchor="end">step {last + 1}</text>'
     )
-    legend = " ".join(f'<span class="hm-key hm-{name}">{name.upper()}</span>' for name in lines)
+    names = {style: "on half of the examples" if style == "trial" else style.upper() for _, style in lines}
+    legend = " ".join(f'<span class="hm-key hm-{style}">{name}</span>' for style, name in names.items())
     return (
-        f'<p class="hm-muted">Inner loss, nats a token {legend}</p><svg class="hm-losses" viewBox="0 0 {WIDE} {HIGH}" '
-        f'role="img" aria-label="{escape(loss_text(losses))}">{axes}{curves}</svg>'
+        f'<p class="hm-muted">Training loss, nats a token {legend}</p><svg class="hm-losses" '
+        f'viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{escape(loss_text(losses))}">{axes}{curves}</svg>'
+    )
+
+
+def gains_html(entries: Sequence[GuardEntry]) -> str:
+    """What a guard has measured so far: a bar for each strength and share of its steps, the one it chose marked."""
+    if not entries:
+        return ""
+    largest = max([abs(entry.gain) for entry in entries if math.isfinite(entry.gain)], default=0.0) or 1.0
+    rows = ""
+    for entry in entries:
+        share = abs(entry.gain) / largest if math.isfinite(entry.gain) else 0.0
+        style = "hm-bar" if entry.gain > 0 else "hm-bar hm-loss"
+        mark = ' <b class="hm-chosen">chosen</b>' if entry.chosen else ""
+        rows += (
+            f"<tr><td>{escape(entry.strength)}</td><td>{entry.share:.0%} of the steps</td>"
+            f'<td><span class="{style}" style="width:{6 * share:.2f}rem"></span>'
+            f"{_number(entry.gain, '+.2f')}{mark}</td></tr>"
+        )
+    return (
+        '<p class="hm-muted">Left-out gain, nats a token: how much likelier training on half of the examples makes the '
+        'answers of the other half. Where none is above 0 the model stays as it is.</p><div class="hm-scroll" '
+        f'role="region" aria-label="left-out gains" tabindex="0"><table class="hm-gains">{rows}</table></div>'
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,22 @@ from hf_mass.app import drawing
 from hf_mass.app.controls import AUTOMATIC, OPTIONS, chosen_settings, control, model_values
 from hf_mass.app.drawing import status_html
 from hf_mass.app.visitors import Visitors
-from hf_mass.app.workshop import METHOD_NAMES, Outcome, Workshop, example
-from hf_mass.engine.events import Event, Loss, Replies, Stage, Weighed, Writing
+from hf_mass.app.workshop import METHOD_NAMES, Outcome, Workshop, described, example
+from hf_mass.engine.events import (
+    Event,
+    Generating,
+    InnerStep,
+    Loss,
+    Measured,
+    Replies,
+    Stage,
+    Trial,
+    Weighed,
+    Writing,
+)
 from hf_mass.errors import ConfigError, HFMassError
 from hf_mass.lm.suitability import beyond
-from hf_mass.methods.base import Answer
+from hf_mass.methods.base import Answer, GuardEntry
 from hf_mass.methods.registry import METHODS
 from hf_mass.tasks.problems import Limits, Problem, read_problem, read_problem_file
 
@@ -41,14 +53,26 @@ class Page:
     before: tuple[Answer, ...] = ()
     after: tuple[Answer, ...] = ()
     stage: str = "Waiting for the model"
+    detail: str = ""
     samples: str = ""
     losses: list[Loss] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
+    guard: tuple[GuardEntry, ...] = ()
 
     def take(self, event: Event) -> None:
         """Note an event."""
         match event:
             case Stage(text):
-                self.stage = text
+                self.stage, self.detail = text, ""
+            case Generating():
+                self.detail = f"token {event.tokens}"
+            case InnerStep():
+                self._note_step(event)
+            case Trial():
+                self.trials.append(event)
+                self._note_step(event)
+            case Measured(entries):
+                self.guard = entries
             case Writing(texts):
                 self.samples = drawing.writing_html(texts)
             case Weighed(rows=rows):
@@ -59,21 +83,37 @@ class Page:
                 self.after = answers
             case Loss():
                 self.losses.append(event)
-                self.stage = f"{event.method.upper()}: step {event.step + 1} of {event.steps}, loss {event.value:.3f}"
+                self._note_step(event)
+
+    def _note_step(self, event: InnerStep | Trial | Loss) -> None:
+        of = "" if event.steps is None else f" of {event.steps}"
+        self.detail = f"step {event.step + 1}{of}, loss {event.value:.3f}"
 
     def summary(self, facts: Mapping[str, Any]) -> str:
         """The end in a line."""
         seconds, reason, tokens = f"{facts['seconds']:.1f} s", facts["reason"], facts["sampled_tokens"]
-        end = f"Ended after {seconds}: {reason}" if reason else f"Done in {seconds}"
-        parts = [end, drawing.loss_text(self.losses), f"{tokens} tokens sampled" if tokens else ""]
-        return ". ".join(part for part in (*parts, f"By {self.model}" if self.model else "") if part) + "."
+        end = f"Ended after {seconds}: {reason}" if self.failed(facts) else f"Done in {seconds}"
+        if self.declined:
+            end = f"{end}, {reason}"
+        gains = [f"left-out gain {entry.gain:+.2f} at {entry.strength}" for entry in self.guard if entry.chosen]
+        parts = [end, ", ".join(gains), drawing.loss_text(self.losses), f"{tokens} tokens sampled" if tokens else ""]
+        return ". ".join(part for part in parts if part) + "."
+
+    @property
+    def declined(self) -> bool:
+        """Whether the guard chose not to adapt."""
+        return bool(self.guard and self.after) and not any(entry.chosen for entry in self.guard)
+
+    def failed(self, facts: Mapping[str, Any]) -> bool:
+        """Whether something went otherwise than it should."""
+        return facts["reason"] is not None and not self.declined
 
     def page(self, busy: bool, text: str | None = None, error: bool = False, download: Any = None) -> tuple[Any, ...]:
         """Status, answers, losses, samples, download, buttons."""
         return (
-            status_html(text or self.stage, error),
-            drawing.note_html(self.note) + drawing.answers_html(self.problem, self.before, self.after),
-            drawing.losses_html(self.losses),
+            status_html(text or ", ".join(part for part in (self.stage, self.detail) if part), error),
+            drawing.note_html(self.note) + drawing.answers_html(self.problem, self.before, self.after, self.model),
+            drawing.losses_html(self.losses, self.trials) + drawing.gains_html(self.guard),
             self.samples,
             download or gr.skip(),
             *_buttons(busy),
@@ -142,7 +182,10 @@ class Handlers:
         if not isinstance(problem, Problem):
             yield status_html(problem or FIRST, error=True), "", "", "", hidden, *_buttons(False)
             return
-        view, key, last = self._view(problem, model), str(request.session_hash), 0.0
+        view, key, last = Page(problem), str(request.session_hash), 0.0
+        with suppress(ConfigError):  # which the adaptation itself tells
+            lm = self.workshop.choose(problem, _name(model))
+            view.model, view.note = described(lm), beyond(lm, problem.tasks)
         yield view.page(True, download=hidden)
         folder = self.sessions.folder(key)
         try:
@@ -150,10 +193,10 @@ class Handlers:
             for event in self._begin(problem, model, method, settings, stop, folder):
                 if isinstance(event, Outcome):
                     download = gr.DownloadButton(value=str(event.archive), visible=True) if event.archive else hidden
-                    yield view.page(False, view.summary(event.facts), event.facts["reason"] is not None, download)
+                    yield view.page(False, view.summary(event.facts), view.failed(event.facts), download)
                     return
                 view.take(event)
-                if time.perf_counter() - last > REDRAW or isinstance(event, Replies | Weighed):
+                if time.perf_counter() - last > REDRAW or isinstance(event, Replies | Weighed | Measured):
                     last = time.perf_counter()
                     yield view.page(True)
         except HFMassError as error:
@@ -163,14 +206,6 @@ class Handlers:
             raise
         finally:
             self.sessions.settle(key, folder)
-
-    def _view(self, problem: Problem, model: str) -> Page:
-        """The page of a problem on the model that is chosen; without a name for it where there is no such model."""
-        try:
-            lm = self.workshop.choose(problem, _name(model))
-        except HFMassError:
-            return Page(problem)  # which is refused when it begins
-        return Page(problem, f"{lm.name} ({lm.measure})", beyond(lm, problem.tasks))
 
     def _begin(
         self, problem: Problem, model: str, method: str, settings: Mapping[str, Any], *more: Any

@@ -30,10 +30,17 @@ METHOD_NAMES = {"mass": "MASS", "ttt": "TTT", "both": "both"}
 TIME_LIMIT = 120.0
 """Seconds that one adaptation may take."""
 
-EXAMPLES: dict[str, Path] = {
-    path.stem.replace("-", " "): path for path in sorted((ASSETS / "examples").glob("*")) if path.suffix != ".md"
-}
-"""Name → file of a problem that ships."""
+
+def _problems(folder: str) -> dict[str, Path]:
+    return {path.stem.replace("-", " "): path for path in sorted((ASSETS / folder).glob("*"))}
+
+
+EXAMPLES = _problems("examples")
+"""Name → file of a problem for the tiny models that ship."""
+WORD_EXAMPLES = _problems("word-examples")
+"""Name → file of a problem for a language model."""
+FIRST_EXAMPLES = "grid mirrored tiles", "the word in the middle"
+"""What is there when the page opens: for the tiny models, and for a language model."""
 
 Lease = Callable[[Callable[..., Any]], Callable[..., Any]]
 """A decorator that has a GPU for the duration of a call, such as `spaces.GPU` of a ZeroGPU Space."""
@@ -89,6 +96,12 @@ class Workshop:
             raise ConfigError(f"model is {name!r}; choose one of {list(self.models)}.")
         return self.models[name]
 
+    def examples(self) -> tuple[list[str], str]:
+        """(names of the problems to pick from, the one that is there at first)."""
+        if all(model.kinds for model in self.models.values()):
+            return list(EXAMPLES), FIRST_EXAMPLES[0]
+        return list(WORD_EXAMPLES), FIRST_EXAMPLES[1]
+
     def methods(self, problem: Problem, name: str | None = None) -> list[str]:
         """Names of the methods that suit problem and model; MASS if none does, which then says why."""
         model = self.choose(problem, name)
@@ -134,4 +147,10 @@ def _archive(solution: Solution, folder: Path) -> Path | None:
 
 def example(name: str) -> Problem:
     """A problem that ships."""
-    return read_problem_file(EXAMPLES[name])
+    return read_problem_file((EXAMPLES | WORD_EXAMPLES)[name])
+
+
+def described(model: LanguageModel) -> str:
+    """What answers: its name, size and precision."""
+    name = Path(model.name).name if Path(model.name).is_dir() else model.name
+    return f"{name}, {model.measure}"

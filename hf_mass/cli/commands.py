@@ -87,7 +87,7 @@ def solve(
     With --json there is one object, with --each one a line: `before`, `after`, `samples` with `weight` and
     `attribution` (positive: training on the sample makes the solved examples likelier), `losses`, `reason`, `seconds`.
     """
-    raise typer.Exit(_solve(read_problems(problem, each), how, each))
+    raise typer.Exit(_solve(read_problems(problem, each), how, each, told=not how.quiet))
 
 
 @taking(how=HOW)
@@ -114,7 +114,7 @@ def adapt(
     """
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not overwrite):
         raise CheckpointError(f"{output} is there already. Give a new folder, or --overwrite.")
-    _adapt(*read_problems(problem), output, how)
+    _adapt(*read_problems(problem), output, how, told=not how.quiet)
 
 
 @taking(model=ModelChoice, settings=settings("weigh_by", "vote"))
@@ -169,6 +169,7 @@ def evaluate(
         resume=resume,
         as_json=as_json,
         quiet=quiet,
+        told=not quiet,
     )
 
 
@@ -239,7 +240,7 @@ def demo(
     hf-mass demo --model Qwen/Qwen2.5-0.5B-Instruct --port 8000
     ```
     """
-    _launch(model=model.name, host=host, port=port, share=share, **model.settings())
+    _launch(model=model.name, host=host, port=port, share=share, told=True, **model.settings())
 
 
 ALL: tuple[Callable[..., None], ...] = (solve, adapt, evaluate, push, card, demo)

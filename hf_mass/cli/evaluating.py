@@ -20,7 +20,7 @@ from hf_mass.cli.options import ModelChoice
 from hf_mass.cli.progress import watched
 from hf_mass.cli.reading import read_set
 from hf_mass.cli.showing import plain, stdout_console
-from hf_mass.cli.solving import introduction, load_chosen, look_here
+from hf_mass.cli.solving import load_chosen, look_here
 from hf_mass.engine.models import default_model
 from hf_mass.evaluation.compare import OUTCOMES, ROWS, Comparator, Comparison, Outcomes, digest, fitting_rows, mean_cost
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
@@ -59,9 +59,8 @@ def evaluate_methods(
     look_here(names)
     tasks = read_set(name, **reading)
     with watched(quiet) as watch:
-        watch.say("Loading the model")
-        lm = load_chosen(choice, tasks.model or default_model(tasks.kind))
-        watch.say(introduction(lm), at_once=True)
+        default = tasks.model or default_model(tasks.kind)
+        lm = load_chosen(choice, default, watch)
         about = {"model": lm.name, "tasks": digest(tasks.tasks), "settings": {**settings, **sizes}}
         comparison = Comparison(
             lm,
@@ -70,7 +69,7 @@ def evaluate_methods(
             settings,
             Outcomes(output and output / OUTCOMES, about, resume),
             **sizes,
-            say=watch.say,
+            say=watch.count,
             on_event=watch,
         )
         outcomes = comparison.run(seeds)
@@ -169,7 +168,7 @@ def remarks(rows: Rows, outcomes: ByName) -> list[str]:
     for name, by_seed in outcomes.items():
         if reasons := Counter(row["reason"] for some in by_seed for row in some if row["reason"]):
             reason, _ = reasons.most_common(1)[0]
-            lines.append(f"{rows[name].label}: {reasons.total()} times not adapted or answered; most often: {reason}")
+            lines.append(f"{rows[name].label}: {reasons.total()} times not all went well; most often: {reason}")
     return lines
 
 

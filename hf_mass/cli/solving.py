@@ -17,11 +17,12 @@ from hf_mass.cli.options import ModelChoice
 from hf_mass.cli.progress import Watcher, watched
 from hf_mass.cli.showing import plain, show_solution, stdout_console
 from hf_mass.engine.api import solve
-from hf_mass.engine.models import SMALL, default_model, load
+from hf_mass.engine.models import SMALL, default_model, load, require_device
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import AdaptationError, DataError
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.lm.suitability import beyond
+from hf_mass.lm.threads import choose_threads
 from hf_mass.methods.guard import guarded
 from hf_mass.methods.registry import make_method
 from hf_mass.store.card import converted_snippet, peft_snippet, quoted
@@ -41,9 +42,7 @@ class Solver:
         """Adapt to a problem and answer it."""
         name = self.how.model.name or default_model(problem.kind, problem.tasks[0].fields)
         if name not in self.loaded:
-            watch.say("Loading the model", at_once=True)
-            self.loaded[name] = load_chosen(self.how.model, name)
-            watch.say(introduction(self.loaded[name]), at_once=True)
+            self.loaded[name] = load_chosen(self.how.model, name, watch)
         lm = self.loaded[name]
         solved = all(task.demonstrations for task in problem.tasks)
         fitting = "ttt" if solved and problem.kind in lm.defaults.get("ttt", {}) else "mass"
@@ -57,9 +56,14 @@ def look_here(names: Sequence[str]) -> None:
         sys.path.insert(0, os.getcwd())
 
 
-def load_chosen(choice: ModelChoice, default: str) -> LanguageModel:
-    """The model that was chosen, or a default."""
+def load_chosen(choice: ModelChoice, default: str, watch: Watcher) -> LanguageModel:
+    """The model that was chosen, or a default, which is introduced; on a CPU with as many threads as are fastest."""
+    watch.say(f"Loading {choice.name or default}")
+    require_device(choice.device)
+    if (threads := choose_threads(choice.device)) is not None:
+        watch.say(f"Loading {choice.name or default}, with {threads}")
     lm = load(choice.name or default, **choice.settings())
+    watch.say(introduction(lm))
     if lm.device.type == "cpu" and lm.size < SMALL:
         torch.set_num_threads(1)
     return lm

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
 from hf_mass.core import trees
 from hf_mass.core.losses import RowLoss, row_values, sample_gradients, weighted_gradient
+from hf_mass.core.meter import tell_step
 from hf_mass.core.optimizers import InnerOptimizer
 from hf_mass.core.trees import Tree
 from hf_mass.errors import ConfigError
@@ -103,5 +105,11 @@ class InnerLoop:
             optimizer_states.append(optimizer_state)
             gradients.append(None if self.optimizer.linear else gradient)
             losses.append(values)
+            tell_step(partial(_mean_loss, values, weights))
         history = tuple(optimizer_states[:-1]), tuple(gradients), tuple(losses)
         return Trajectory(loss, weights, tuple(states), self.optimizer, *history, first)
+
+
+def _mean_loss(values: Tensor, weights: Tensor) -> float:
+    """Σ_r s_r ℓ_r / Σ_r s_r over the rows of all tasks."""
+    return float((values * weights).sum() / weights.sum())

@@ -1,4 +1,5 @@
-"""Counting what a computation costs: tokens sampled, and rows and tokens through forward and backward passes.
+"""Counting what a computation costs: tokens sampled, and rows and tokens through forward and backward passes. And
+telling whoever watches of the steps of inner loops.
 
 Passes are counted where they are made (`hf_mass.core.token_loss`, and generation above the core), so whoever runs any
 method inside `metered()` knows what it took without the method's help.
@@ -6,7 +7,7 @@ method inside `metered()` knows what it took without the method's help.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -56,3 +57,26 @@ def count_pass(rows: int, length: int, backward: bool) -> None:
         if backward:
             meter.backward_passes += rows
             meter.trained_tokens += rows * length
+
+
+# -- inner steps -------------------------------------------------------------------------------------------------------
+
+StepWatch = Callable[[float], None]
+"""Called with the loss before an inner step, in nats per token. An exception that it raises ends the inner loop."""
+_STEP_WATCH: ContextVar[StepWatch | None] = ContextVar("step_watch", default=None)
+
+
+@contextmanager
+def watching_steps(watch: StepWatch) -> Iterator[None]:
+    """Within this context every inner step in this thread is watched, whoever asked for it."""
+    token = _STEP_WATCH.set(watch)
+    try:
+        yield
+    finally:
+        _STEP_WATCH.reset(token)
+
+
+def tell_step(loss: Callable[[], float]) -> None:
+    """Tell of an inner step; the loss before it is computed only where somebody watches."""
+    if (watch := _STEP_WATCH.get()) is not None:
+        watch(loss())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from hf_mass.methods.base import Answer
+from hf_mass.methods.base import Answer, GuardEntry
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,21 @@ class Stage:
     """
 
     text: str
+
+
+@dataclass(frozen=True)
+class Generating:
+    """Texts as far as they are generated.
+
+    Args:
+        rows: How many side by side.
+        tokens: Tokens of the longest.
+        most: Tokens that one may have.
+    """
+
+    rows: int
+    tokens: int
+    most: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,49 @@ class Weighed:
 
     query: int
     rows: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class InnerStep:
+    """A step of an inner loop while samples are weighed, which may not be the last with these weights.
+
+    Args:
+        step: From 0.
+        steps: How many there will be; None where that is not known.
+        value: The loss before it, in nats per token.
+    """
+
+    step: int
+    steps: int | None
+    value: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The training loss at one step on a part of the demonstrations, to see what the others gain.
+
+    Args:
+        stage: What is tried.
+        step: From 0.
+        steps: How many there will be.
+        value: Nats per token.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a guard has measured so far, and in the end what it chose.
+
+    Args:
+        entries: As in `Adaptation.guard`, for one set of demonstrations after the other.
+    """
+
+    entries: tuple[GuardEntry, ...]
 
 
 @dataclass(frozen=True)
@@ -75,4 +133,4 @@ class Replies:
     answers: tuple[Answer, ...]
 
 
-Event: TypeAlias = Stage | Writing | Weighed | Loss | Replies
+Event: TypeAlias = Stage | Generating | Writing | Weighed | InnerStep | Trial | Measured | Loss | Replies

@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_mass.errors import CheckpointError, ConfigError, DataError
@@ -21,6 +22,7 @@ from hf_mass.lm.language_model import ADAPTATION_FILE, LanguageModel, lora_confi
 from hf_mass.lm.loading import load_lora
 from hf_mass.lm.multimodal import is_multimodal, language_model_of
 from hf_mass.lm.precision import cast, require_dtype
+from hf_mass.lm.threads import warn_of_threads
 from hf_mass.methods.mass import without_scorer
 from hf_mass.methods.mass_files import CONFIG_NAME
 from hf_mass.methods.mass_model import MassModel
@@ -67,7 +69,11 @@ SHIPPED: dict[str, Shipped] = {
 """Name → model; each is a folder of the package."""
 SMALL = 20_000_000
 """Parameters below which one CPU thread is faster than several."""
-PRESETS = {"grids": ("arc", "grids"), "texts": ("text",)}
+PRESETS: dict[str, tuple[dict[str, Any], ...]] = {
+    # Answers have a limit of their own, for a model that does not know how a grid ends.
+    "grids": ({"preset": "arc", "predict_length_factor": 3.0}, {"preset": "grids"}),
+    "texts": ({"preset": "text"},),
+}
 """Kind of problem → settings of TTT for a model that does not ship: the first whose prompts it can write."""
 
 
@@ -139,6 +145,8 @@ def load(
         lm.scorer.to(lm.device)
         lm.defaults = {**lm.defaults, "mass": without_scorer(lm.config)}
     lm.starting_lora()  # an adapter that cannot be continued is refused here
+    if lm.device.type == "cpu" and lm.size >= SMALL:
+        warn_of_threads()
     return with_chat(lm, chat, chat_template_kwargs)
 
 
@@ -241,7 +249,7 @@ def _saved(
     if gguf_file(name) is None and has_file(name, CONFIG_NAME, revision, token):
         mass = MassModel.from_pretrained(name, revision=revision, token=token, **model_kwargs)
         mass.name = name
-        mass.defaults = {"ttt": suitable_presets(mass.tokenizer)}
+        mass.defaults = {"ttt": suitable_presets(mass.tokenizer, mass.model)}
         return mass
     if gguf_file(name) is None and has_file(name, ADAPTER_FILES[0], revision, token):
         folder = resolve_adapter(name, revision, token)
@@ -277,18 +285,31 @@ def _fresh(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str,
 
 
 def _any(model: PeftModel, tokenizer: PreTrainedTokenizerBase, name: str, **more: Any) -> LanguageModel:
-    return LanguageModel(model, tokenizer, name, defaults={"ttt": suitable_presets(tokenizer)}, **more)
+    return LanguageModel(model, tokenizer, name, defaults={"ttt": suitable_presets(tokenizer, model)}, **more)
 
 
-def suitable_presets(tokenizer: PreTrainedTokenizerBase) -> dict[str, dict[str, Any]]:
+def suitable_presets(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> dict[str, dict[str, Any]]:
     """Kind of problem → settings of TTT for a model that does not ship."""
-    fitting = {kind: [name for name in names if _can_write(tokenizer, name)] for kind, names in PRESETS.items()}
-    return {kind: {"preset": names[0]} for kind, names in fitting.items() if names}
+    fitting = {kind: [each for each in several if _can_write(tokenizer, each)] for kind, several in PRESETS.items()}
+    return {kind: _with_targets(several[0], model) for kind, several in fitting.items() if several}
 
 
-def _can_write(tokenizer: PreTrainedTokenizerBase, preset: str) -> bool:
-    """Whether the tokenizer has the characters of a preset's prompts: one of a small world may not."""
-    fmt = TTTSettings.preset(preset).format
+def _resolved(settings: dict[str, Any]) -> TTTSettings:
+    changes = dict(settings)
+    return TTTSettings.preset(changes.pop("preset"), **changes)
+
+
+def _with_targets(settings: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """The settings, with a LoRA on all linear modules where the model lacks one of those that they name."""
+    targets = _resolved(settings).lora_target_modules
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    lacks = not isinstance(targets, str) and not names.issuperset(targets)
+    return {**settings, "lora_target_modules": "all-linear"} if lacks else dict(settings)
+
+
+def _can_write(tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> bool:
+    """Whether the tokenizer has the characters of the settings' prompts: one of a small world may not."""
+    fmt = _resolved(settings).format
     text = fmt.prompt(Task("2", (Demonstration("1", "2"),))) + fmt.pair_separator
     read_back = tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"])
     return "".join(read_back.split()) == "".join(text.split())

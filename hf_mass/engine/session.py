@@ -10,10 +10,23 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
 from typing import Any
 
-from hf_mass.core.meter import metered
-from hf_mass.engine.events import Event, Loss, Replies, Stage, Weighed, Writing
+from hf_mass.core.meter import metered, watching_steps
+from hf_mass.engine.events import (
+    Event,
+    Generating,
+    InnerStep,
+    Loss,
+    Measured,
+    Replies,
+    Stage,
+    Trial,
+    Weighed,
+    Writing,
+)
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import ConfigError, DataError, ModelWarning, Stopped
 from hf_mass.lm.adapters import changes_something
@@ -100,22 +113,26 @@ class Session:
             Stopped: If somebody asked for it, or time is up.
         """
         begun = time.perf_counter()
-        with metered() as meter, watching(lambda rows: self.check()):
+        with metered() as meter, watching(self._tell_generating):
             answers = self.method.answer(self.lm, tasks, adaptations, self.seed)
         return answers, Cost.of(meter, time.perf_counter() - begun, len(tasks))
 
     def _adapt_together(self, tasks: list[Task]) -> list[Adaptation]:
-        method, stage, begun = self.method, "", time.perf_counter()
+        method, begun = self.method, time.perf_counter()
         with metered() as meter:
-            state = method.begin(self.lm, tasks, self.seed)
+            self.tell(Stage("Reading the problem"))
+            state, before = method.begin(self.lm, tasks, self.seed), Progress("")
             while not method.stop(state):
                 progress = method.progress(state)
-                if progress.stage != stage:
-                    stage = progress.stage
-                    self.tell(Stage(stage))
-                with watching(self._watch(progress)):
+                if progress.stage != before.stage:
+                    self.tell(Stage(progress.stage))
+                with (
+                    watching(partial(self._tell_writing, progress.writes)),
+                    watching_steps(self._inner_steps(progress)),
+                ):
                     state = method.step(self.lm, state)
-                self._tell_loss(method.progress(state), progress)
+                before = progress
+                self._tell_step(method.progress(state), before)
             adaptations = method.finish(self.lm, state)
         shared = Cost.of(meter, time.perf_counter() - begun, len(tasks))
         for n, each in enumerate(adaptations):
@@ -144,21 +161,27 @@ class Session:
             self.losses.append(event)
         self.on_event(event)
 
-    def _watch(self, progress: Progress) -> Callable[[list[list[int]]], None]:
-        def watch(rows: list[list[int]]) -> None:
-            self.check()
-            if progress.writes:
-                texts = self.lm.tokenizer.batch_decode(rows, skip_special_tokens=True)
-                self.on_event(Writing(tuple(texts)))
+    def _tell_generating(self, rows: list[list[int]], most: int) -> None:
+        self.tell(Generating(len(rows), max(map(len, rows)), most))
 
-        return watch
+    def _tell_writing(self, shown: bool, rows: list[list[int]], most: int) -> None:
+        self._tell_generating(rows, most)
+        if shown:
+            self.tell(Writing(tuple(self.lm.tokenizer.batch_decode(rows, skip_special_tokens=True))))
 
-    def _tell_loss(self, progress: Progress, before: Progress) -> None:
+    def _inner_steps(self, progress: Progress) -> Callable[[float], None]:
+        """What tells of the inner steps that are made within one step of the method."""
+        numbers = count()
+        return lambda loss: self.tell(InnerStep(next(numbers), progress.steps, loss))
+
+    def _tell_step(self, progress: Progress, before: Progress) -> None:
+        self.check()
         if progress.loss is not None and progress.steps is not None and progress.step > before.step:
             name = "ttt" if self.method.name == "both" else self.method.name
-            self.tell(Loss(name, 0, progress.step - 1, progress.steps, progress.loss))
-        else:
-            self.check()
+            step = progress.step - 1, progress.steps, progress.loss
+            self.tell(Trial(progress.stage, *step) if progress.trial else Loss(name, 0, *step))
+        if progress.guard != before.guard:
+            self.tell(Measured(progress.guard))
 
     def _tell_samples(self, query: int, adaptation: Adaptation) -> None:
         self.tell(Weighed(query, tuple(adaptation.explain())))

@@ -221,7 +221,7 @@ class Comparison:
         batch_size: Tasks side by side; sets of demonstrations for methods that train on these.
         token_budget: Sampled tokens that the majority vote may spend on a task; None for as many as the costliest row
             of MASS.
-        say: Told what runs.
+        say: Told what runs, how many tasks are done, and of how many.
         on_event: Called with every event of the methods.
 
     Raises:
@@ -236,7 +236,7 @@ class Comparison:
     outcomes: Outcomes
     batch_size: int = 8
     token_budget: float | None = None
-    say: Callable[[str], None] = lambda text: None
+    say: Callable[[str, int, int], None] = lambda text, done, total: None
     on_event: Callable[[Event], None] = lambda event: None
     rows: dict[str, Comparator] = field(init=False)
     methods: dict[str, Method[Any]] = field(init=False)
@@ -288,7 +288,7 @@ class Comparison:
         for numbers in self._batches(self.methods[names[0]]):
             if missing := [name for name in names if any(rows[name][n] is None for n in numbers)]:
                 labels = ", ".join(self.rows[name].label for name in missing)
-                self.say(f"{labels}; seed {seed}; {done} of {total} tasks")
+                self.say(f"{labels}, seed {seed}", done, total)
                 for name, results in self._together(missing, numbers, seed).items():
                     for n, result in results.items():
                         rows[name][n] = result

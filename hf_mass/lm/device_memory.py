@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from hf_mass.core import trees
-from hf_mass.core.memory import FAST
+from hf_mass.core.lora import LoraFunction
+from hf_mass.core.memory import FAST, MemoryPlan, choose_plan
 from hf_mass.core.token_loss import TokenBatch, TokenLoss
 from hf_mass.core.trees import Tree
 
 PROBED_TOKENS = 128  # a piece this long is enough to measure, and small beside any row that memory is short for
+TRAINING_BYTES = 2**31
+"""The graph of one pass of plain training on a CPU beyond which rows go one after another: time is the same, and they
+share the machine's memory with others."""
+_BYTES_PER_TOKEN: WeakKeyDictionary[LoraFunction, float] = WeakKeyDictionary()
 
 
 def free_bytes(device: torch.device) -> int:
@@ -66,6 +73,24 @@ def graph_bytes_per_token(loss: TokenLoss, start: Tree) -> float:
     ):
         pass
     return sum(sizes.values()) / ids.numel()
+
+
+def training_plan(loss: TokenLoss, start: Tree) -> MemoryPlan:
+    """What the passes of a step of plain training may keep, by the memory that is free now.
+
+    Args:
+        loss: The row losses.
+        start: Parameters of one task, leaves [1, ...].
+    """
+    if loss.lora not in _BYTES_PER_TOKEN:
+        _BYTES_PER_TOKEN[loss.lora] = graph_bytes_per_token(loss, start)
+    rows, length = loss.batch.input_ids.shape
+    device = loss.batch.input_ids.device
+    row_bytes = int(_BYTES_PER_TOKEN[loss.lora] * length)
+    tree_bytes = sum(leaf[0].nbytes for leaf in start.values())
+    enough = TRAINING_BYTES if device.type == "cpu" else None
+    preference = "auto" if loss.lora.layers else "fast"
+    return choose_plan(preference, rows, row_bytes, tree_bytes, free_bytes(device), None, enough)
 
 
 def _has_storage(tensor: object) -> bool:

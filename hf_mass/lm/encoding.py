@@ -1,9 +1,9 @@
-"""Text to token rows: prompts through the chat template where a task is conversational, answers behind them."""
+"""Text to token rows: few-shot prompts, or questions (through the chat template where a task is conversational)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,8 +14,10 @@ from transformers import PreTrainedTokenizerBase
 from hf_mass.core.token_loss import IGNORED, TokenBatch
 from hf_mass.errors import DataError
 from hf_mass.lm.chat import Chat
+from hf_mass.lm.few_shot_encoding import FewShotEncoder
+from hf_mass.tasks.few_shot_format import FewShotFormat
 from hf_mass.tasks.formats import PromptFormat
-from hf_mass.tasks.task import Task
+from hf_mass.tasks.task import Demonstration, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Row:
 
 
 class TextEncoder:
-    """Renders tasks with a `PromptFormat` and a tokenizer.
+    """Renders tasks with a tokenizer and a `PromptFormat`, or where they show demonstrations a `FewShotFormat`.
 
     Args:
         tokenizer: Needs an end-of-sequence token; a missing padding token is set to it.
@@ -42,6 +44,7 @@ class TextEncoder:
         max_length: Longest row in tokens; longer prompts are cut on the left, since the question stands at their end.
         sample_room: Tokens kept free behind a generator prompt, so that what is generated fits max_length too.
         answer_room: The same behind a solver prompt.
+        few_shot: How tasks with demonstrations read; None for `fmt` there too.
         chat_template_kwargs: For the chat template, where tasks are conversational.
 
     Raises:
@@ -55,6 +58,7 @@ class TextEncoder:
         max_length: int,
         sample_room: int = 0,
         answer_room: int = 0,
+        few_shot: FewShotFormat | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         if tokenizer.eos_token_id is None:
@@ -64,11 +68,16 @@ class TextEncoder:
         self.tokenizer, self.format, self.max_length = tokenizer, fmt, max_length
         self.sample_room, self.answer_room = sample_room, answer_room
         self.chat = Chat(tokenizer, chat_template_kwargs or {})
+        self.few_shot = None if few_shot is None else FewShotEncoder(tokenizer, few_shot, chat_template_kwargs)
         # The same prompts come back for every sample, demonstration and round of one task.
         self._plain_ids = lru_cache(maxsize=65536)(self._tokenize)
 
     def _tokenize(self, text: str, special: bool) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+
+    def few_shot_for(self, task: Task) -> FewShotEncoder | None:
+        """What renders this task where it reads as a list of solved examples; None where it is a question."""
+        return self.few_shot if task.demonstrations and not task.history else None
 
     def prompt_ids(self, task: Task, text: str, room: int = 0) -> list[int]:
         """The last token ids of a rendered prompt, leaving `room` tokens up to max_length.
@@ -76,10 +85,13 @@ class TextEncoder:
         Raises:
             DataError: If the task is conversational and the tokenizer has no chat template, or no room is left.
         """
+        return self._last(self.full_prompt_ids(task, text), room)
+
+    def _last(self, ids: list[int], room: int) -> list[int]:
         length = self.max_length - room
         if length < 1:
             raise DataError(f"max_length {self.max_length} leaves no prompt beside {room} answer tokens; raise it.")
-        return self.full_prompt_ids(task, text)[-length:]
+        return ids[-length:]
 
     def full_prompt_ids(self, task: Task, text: str) -> list[int]:
         """All token ids of a rendered prompt, through the chat template where the task is conversational.
@@ -98,11 +110,40 @@ class TextEncoder:
 
     def generator_prompt_ids(self, task: Task) -> list[int]:
         """Token ids on which the generator writes a sample (see `prompt_ids`)."""
+        if few_shot := self.few_shot_for(task):
+            return self._last(few_shot.continued(task), self.sample_room)
         return self.prompt_ids(task, self.format.generator_prompt(task), self.sample_room)
 
     def solver_prompt_ids(self, task: Task) -> list[int]:
         """Token ids on which the task is solved (see `prompt_ids`)."""
-        return self.prompt_ids(task, self.format.solver_prompt(task), self.answer_room)
+        return self._last(self.full_solver_prompt_ids(task), self.answer_room)
+
+    def full_solver_prompt_ids(self, task: Task) -> list[int]:
+        """All token ids on which the task is solved (see `full_prompt_ids`)."""
+        if few_shot := self.few_shot_for(task):
+            return few_shot.prompt(task)
+        return self.full_prompt_ids(task, self.format.solver_prompt(task))
+
+    def inner_row(self, n: int, task: Task, question: str, answer: str) -> Row:
+        """What the inner loop trains of an auxiliary sample of task n."""
+        if few_shot := self.few_shot_for(task):
+            return self._few_shot_row(few_shot, n, task, Demonstration(question, answer))
+        return Row(n, self.prompt_ids(task, self.format.inner_prompt(question, task)), self.answer_ids(answer))
+
+    def demonstration_row(self, n: int, task: Task, index: int, derivation: str) -> Row:
+        """The answer to demonstration `index` of task n, after a derivation, behind the others where they are shown."""
+        pair, others = task.demonstrations[index], task.leave_one_out(index).demonstrations
+        if few_shot := self.few_shot_for(task):
+            return self._few_shot_row(few_shot, n, replace(task, demonstrations=others), pair)
+        shown = replace(task, demonstrations=others)
+        prompt = self.prompt_ids(shown, self.format.demonstration_prompt(pair.question, shown))
+        return Row(n, prompt, self.answer_ids(self.format.compose_solution(derivation, pair.answer), end=False))
+
+    @staticmethod
+    def _few_shot_row(few_shot: FewShotEncoder, n: int, task: Task, pair: Demonstration) -> Row:
+        ids, learned = few_shot.answered(replace(task, problem=pair.question), pair.answer)
+        start = learned.index(True)
+        return Row(n, ids[:start], ids[start:])
 
     def answer_ids(self, answer: str, end: bool = True) -> list[int]:
         """Token ids of an answer, with the end-of-sequence token behind it where it `end`s."""

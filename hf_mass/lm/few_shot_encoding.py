@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,11 @@ class FewShotEncoder:
         """The text that ends a generated answer, to a task or to any."""
         return str(self.format.stop(task)) if self.turns is None else self.turns.stop
 
+    @property
+    def input_stop(self) -> str:
+        """The text that ends a generated input."""
+        return str(self.format.input_stop) if self.turns is None else self.turns.question_stop
+
     def example(self, example: TrainingExample, loss_on: str) -> tuple[list[int], list[bool]]:
         """(ids, whether each is learned). Segment by segment, so that a task's prompt begins as its examples do."""
         return self._encoded(self.format.render(example, loss_on, self.turns))  # type: ignore[arg-type]
@@ -70,10 +75,28 @@ class FewShotEncoder:
         """Token ids of a task, up to where its answer begins."""
         return self._encoded(self.format.render(task, template=self.turns))[0]
 
+    def continued(self, task: Task) -> list[int]:
+        """Token ids of a task's demonstrations, up to where a further input begins."""
+        return self._encoded(self.format.continued(task, self.turns))[0]
+
     def answered(self, task: Task, answer: str) -> tuple[list[int], list[bool]]:
         """A task's prompt with an answer behind it, on which alone the flags are set."""
         query = Demonstration(task.problem, answer)
         return self.example(TrainingExample(task.demonstrations, query, "", task.fields.get(INSTRUCTION, "")), "query")
+
+    def texts(self, completions: Sequence[Sequence[int]], stop: str | None = None) -> list[str]:
+        """Completions as text, without the token that ends them; in a chat up to `stop`, by default an answer's."""
+        if self.format.chat:  # the template's own marks are no part of what is said
+            stop = stop or self.stop()
+            ended = [list(row[: tokens_up_to(self.tokenizer, list(row), stop)]) for row in completions]
+            return [self.tokenizer.decode(row, skip_special_tokens=True).partition(stop)[0] for row in ended]
+        ends = set(self.tokenizer.all_special_ids)
+        bodies = [row[:-1] if row and row[-1] in ends else row for row in completions]
+        return [self.tokenizer.decode(list(row)) for row in bodies]  # an unknown token stays visible
+
+    def is_ended(self, completion: Sequence[int], stop: str) -> bool:
+        """Whether a completion holds the text that ends it."""
+        return stop in self.tokenizer.decode(list(completion))
 
     def _encoded(self, segments: Iterable[Segment]) -> tuple[list[int], list[bool]]:
         ids, learned = [*self._before], [False] * len(self._before)
@@ -98,3 +121,14 @@ def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     ids, bare = (tokenizer("1", add_special_tokens=special)["input_ids"] for special in (True, False))
     starts = (n for n in range(len(ids) - len(bare) + 1) if ids[n : n + len(bare)] == bare)
     return list(ids[: next(starts, 0)])
+
+
+def tokens_up_to(tokenizer: PreTrainedTokenizerBase, ids: list[int], stop: str) -> int:
+    """Number of tokens up to and including the one that completes `stop`; all where it does not occur."""
+    low, high = 1, len(ids)
+    if stop not in tokenizer.decode(ids):
+        return high
+    while low < high:  # the shortest beginning that contains it
+        middle = (low + high) // 2
+        low, high = (low, middle) if stop in tokenizer.decode(ids[:middle]) else (middle + 1, high)
+    return low

@@ -31,8 +31,9 @@ from hf_mass.core.meter import count_sampled
 from hf_mass.lm.encoding import pad_rows
 from hf_mass.lm.prefix import KEYWORD, Prefix
 
-Watch = Callable[[list[list[int]]], None]
-"""Called with the tokens that each row has so far. An exception that it raises ends the generation."""
+Watch = Callable[[list[list[int]], int], None]
+"""Called with the tokens that each row has so far, and the most that it may have. An exception that it raises ends the
+generation."""
 _WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
 
 
@@ -44,6 +45,21 @@ def watching(watch: Watch) -> Iterator[None]:
         yield
     finally:
         _WATCH.reset(token)
+
+
+@contextmanager
+def continuing(beginnings: Sequence[list[int]]) -> Iterator[None]:
+    """Within this context what is written is shown behind these tokens, a list for each row."""
+    watch = _WATCH.get()
+    if watch is None:
+        yield
+        return
+
+    def watch_all(rows: list[list[int]], longest: int) -> None:
+        watch([[*a, *b] for a, b in zip(beginnings, rows, strict=True)], longest)
+
+    with watching(watch_all):
+        yield
 
 
 def row_seed(*parts: object) -> int:
@@ -101,18 +117,23 @@ class Sampling:
 class _Watched(StoppingCriteria):
     """Never ends a row; shows what has been written so far after every token, up to each row's end."""
 
-    def __init__(self, watch: Watch, prompt: int, ends: set[int]) -> None:
-        self.watch, self.prompt, self.ends = watch, prompt, ends
+    def __init__(self, watch: Watch, prompt: int, longest: int, ends: set[int]) -> None:
+        self.watch, self.prompt, self.longest, self.ends = watch, prompt, longest, ends
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
         """[rows] False; the arguments are those of every stopping criterion."""
-        self.watch([_up_to_end(row, self.ends) for row in input_ids[:, self.prompt :].tolist()])
+        rows = [_up_to_end(row, self.ends) for row in input_ids[:, self.prompt :].tolist()]
+        self.watch(rows, self.longest)
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
 def _up_to_end(row: list[int], ends: set[int]) -> list[int]:
     end = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
     return row[: end + 1]
+
+
+def _without_last(row: list[int], token: int) -> list[int]:
+    return row[: len(row) - next((i for i, each in enumerate(reversed(row)) if each != token), len(row))]
 
 
 @contextmanager
@@ -181,27 +202,19 @@ def complete(
     )
     if stop is not None and tokenizer(stop, add_special_tokens=False)["input_ids"] not in [[end] for end in ends]:
         config.stop_strings = [stop]  # otherwise the end-of-sequence token does it
+    watched = [] if watch is None else [_Watched(watch, ids.shape[1], sampling.max_new_tokens, ends)]
     with _own_settings_aside(model), _contiguous_head(model):
         output = model.generate(
             input_ids=ids,
             attention_mask=mask,
             generation_config=config,
             logits_processor=sampling.processors(seeds),
-            stopping_criteria=StoppingCriteriaList([_Watched(watch, ids.shape[1], ends)] if watch else []),
+            stopping_criteria=StoppingCriteriaList(watched),
             **({} if prefix is None else {KEYWORD: prefix.cache}),
             **({"tokenizer": tokenizer} if config.stop_strings else {}),
         )
     completions = [_up_to_end(row, ends) for row in output[:, ids.shape[1] :].tolist()]
+    if tokenizer.pad_token_id not in ends:  # rows that `stop` ended are filled up with it
+        completions = [_without_last(row, tokenizer.pad_token_id) for row in completions]
     count_sampled(sum(map(len, completions)))
     return completions
-
-
-def tokens_up_to(tokenizer: PreTrainedTokenizerBase, ids: list[int], stop: str) -> int:
-    """Number of tokens up to and including the one that completes `stop`; all where it does not occur."""
-    low, high = 1, len(ids)
-    if stop not in tokenizer.decode(ids):
-        return high
-    while low < high:  # the shortest beginning that contains it
-        middle = (low + high) // 2
-        low, high = (low, middle) if stop in tokenizer.decode(ids[:middle]) else (middle + 1, high)
-    return low

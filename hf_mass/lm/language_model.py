@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_mass import __version__
+from hf_mass.core.trees import Tree
 from hf_mass.lm.binding import BoundLora, add_lora, clear_target_errors
 from hf_mass.lm.chat import require_chat
 from hf_mass.lm.generation import row_seed
@@ -112,6 +113,17 @@ class LanguageModel:
     def bare(self) -> AbstractContextManager[None]:
         """Within this context a starting adapter that changes nothing yet costs nothing."""
         return self.starting_lora().inactive() if self.untrained is not None else nullcontext()
+
+    @contextmanager
+    def starting_at(self, tree: Tree) -> Iterator[None]:
+        """Within this context the starting adapter has these matrices, leaves [1, ...], and is one to be continued."""
+        lora, untrained = self.starting_lora(), self.untrained
+        try:
+            self.untrained = None
+            with lora.loaded(tree):
+                yield
+        finally:
+            self.untrained = untrained
 
     def starting_lora(self, shape: LoraShape | None = None, seed: int = 0) -> BoundLora:
         """The adapter that adapting starts from: the model's own, or if that is untrained one of the shape asked for.

@@ -125,7 +125,8 @@ class Adaptation:
         task: The task.
         parts: The adapted low-rank updates, applied together: adapters with leaves [1, ...]. Empty if the task could
             not be adapted to. Tasks that share an adaptation have the same objects.
-        reason: Why it could not ("no usable sample", "the training loss is not finite", ...), or None.
+        reason: Why it could not ("no usable sample", "the training loss is not finite", ...), or if it could that few
+            of its samples were usable; None if all went well.
         losses: Training loss before each step, in nats per token.
         examples: Number of training examples, for methods that train on demonstrations.
         samples: The m auxiliary samples, for methods that write some.
@@ -263,6 +264,8 @@ class Progress:
         steps: How many there will be; None where there are no steps.
         loss: The last training loss, mean over the tasks; None where there is none.
         writes: Whether what is being generated is worth showing while it is written.
+        trial: Whether what is trained is thrown away, once it was measured.
+        guard: What a guard has measured so far.
     """
 
     stage: str
@@ -270,6 +273,8 @@ class Progress:
     steps: int | None = None
     loss: float | None = None
     writes: bool = False
+    trial: bool = False
+    guard: tuple[GuardEntry, ...] = ()
 
 
 class Method(Protocol, Generic[State]):

@@ -18,14 +18,18 @@ from hf_mass.lm.adapters import Part
 from hf_mass.lm.binding import deterministic
 from hf_mass.lm.encoding import token_batch
 from hf_mass.lm.few_shot_encoding import FewShotEncoder
-from hf_mass.lm.generation import Sampling, complete, tokens_up_to
+from hf_mass.lm.generation import Sampling, complete
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.lm.prefix import SHORTEST
+from hf_mass.methods.base import Answer
 from hf_mass.methods.ttt_settings import TTTSettings
 from hf_mass.methods.views import task_views
+from hf_mass.tasks.answers import rank_answers
 from hf_mass.tasks.task import Task
-from hf_mass.tasks.voting import Prediction
+from hf_mass.tasks.voting import Prediction, flat_vote
 
+RESCORED = 4
+"""Answers of a task that are scored again, the most frequent ones."""
 MANY = 3
 """Rows that begin alike at the same weights, from which on what they begin with is read once."""
 Pass = tuple[list[int], Part | None, list[int]]
@@ -58,6 +62,28 @@ class FewShotAnswers:
                 f"model's context {self.lm.context}. Give fewer or shorter demonstrations, or a more compact format."
             )
 
+    def answer(self, tasks: Sequence[Task], parts: Sequence[Part | None] | None = None, seed: int = 0) -> list[Answer]:
+        """Every task under all its views, and the answers by the vote, best first; the arguments are those of
+        `predict`."""
+        settings, reasons = self.settings, list[str | None]()
+        for task in tasks:
+            try:
+                self.require_room(task)
+                reasons.append(None)
+            except DataError as error:
+                reasons.append(str(error))
+        predictions, tokens = self.predict(tasks, parts, seed)
+        scores: list[dict[str, list[float]] | None] = [None] * len(tasks)
+        if settings.vote == "rescore":
+            frequent = [flat_vote(each, RESCORED) for each in predictions]
+            scores = list(self.log_probs(tasks, frequent, parts, seed))
+        replies = []
+        for n, task in enumerate(tasks):
+            ranked = rank_answers(predictions[n], settings.vote, settings.vote_within, 2, scores[n])
+            outcome = {"ranked": tuple(ranked), "predictions": tuple(predictions[n]), "reason": reasons[n]}
+            replies.append(Answer.judged(task, ranked[0] if ranked else None, sampled_tokens=tokens[n], **outcome))
+        return replies
+
     def predict(
         self, tasks: Sequence[Task], parts: Sequence[Part | None] | None = None, seed: int = 0
     ) -> tuple[list[list[Prediction]], list[int]]:
@@ -77,7 +103,7 @@ class FewShotAnswers:
         completions: dict[int, list[int]] = {}
         prompts = [self.encoder.prompt(view.task) for view in views]
         longest = [self._longest_answer(task) for task in tasks]
-        for room, numbers in self._by_room(prompts).items():
+        for room, numbers in self._by_room(prompts, max(longest, default=1)).items():
             owners, fitting = [views[n].owner for n in numbers], [prompts[n] for n in numbers]
             for rows, part, row_task in self._passes(owners, fitting, parts):
                 batch = [numbers[r] for r in rows]
@@ -87,7 +113,7 @@ class FewShotAnswers:
                 stop = stops.pop() if len(stops) == 1 else self.encoder.stop()
                 ids = self._completions([prompts[n] for n in batch], seeds, max(limits), stop, part, row_task)
                 completions.update((n, row[:limit]) for n, row, limit in zip(batch, ids, limits, strict=True))
-        texts = dict(zip(completions, self.texts(list(completions.values())), strict=True))
+        texts = dict(zip(completions, self.encoder.texts(list(completions.values())), strict=True))
         tokens = [0] * len(tasks)
         for number, view in enumerate(views):
             predictions[view.owner].append(view.read(self.encoder.format, texts.get(number, "")))
@@ -143,12 +169,12 @@ class FewShotAnswers:
             )
         return rows
 
-    def _by_room(self, prompts: Sequence[list[int]]) -> dict[int, list[int]]:
-        """Longest answer → prompts that have room for it: one near the context's end must not cut the others' short."""
+    def _by_room(self, prompts: Sequence[list[int]], longest: int) -> dict[int, list[int]]:
+        """Tokens, `longest` at most → prompts with room for them: one near the context's end cuts no others short."""
         numbers: dict[int, list[int]] = {}
         for number, prompt in enumerate(prompts):
             room = [] if self.lm.context is None else [self.lm.context - len(prompt)]
-            numbers.setdefault(min([self.settings.max_completion_length, *room]), []).append(number)
+            numbers.setdefault(min([longest, *room]), []).append(number)
         return {room: rows for room, rows in numbers.items() if room > 0}
 
     def _passes(
@@ -221,16 +247,6 @@ class FewShotAnswers:
         bare = [replace(task, demonstrations=(), problem=pair.question) for pair in task.demonstrations]
         answered = [self.encoder.answered(each, d.answer) for each, d in zip(bare, task.demonstrations, strict=True)]
         return min(most, math.ceil(factor * max(sum(flags) for _, flags in answered)))
-
-    def texts(self, completions: Sequence[list[int]]) -> list[str]:
-        """Completions as text, without the token that ends them."""
-        tokenizer, stop = self.lm.tokenizer, self.encoder.stop()
-        if self.encoder.format.chat:  # the template's own marks are no part of an answer
-            ended = [row[: tokens_up_to(tokenizer, row, stop)] for row in completions]
-            return [tokenizer.decode(row, skip_special_tokens=True).partition(stop)[0] for row in ended]
-        ends = set(tokenizer.all_special_ids)
-        bodies = [row[:-1] if row and row[-1] in ends else row for row in completions]
-        return [tokenizer.decode(row) for row in bodies]  # an unknown token stays visible
 
     @torch.no_grad()
     def answered_log_prob(self, tasks: Sequence[Task], parts: Sequence[Part] = ()) -> tuple[float, int]:

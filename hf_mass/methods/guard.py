@@ -130,15 +130,17 @@ class Guard(Method[GuardState]):
         return state.chosen and not state.runs
 
     def progress(self, state: GuardState) -> Progress:
+        measured = tuple(entry for entries in state.entries for entry in entries)
         if not state.runs:
-            return Progress("Choosing by left-out demonstrations")
+            return Progress("Choosing by left-out demonstrations", guard=measured)
         run = state.runs[0]
-        stage = "" if state.chosen else "Trying on left-out demonstrations: "
-        method = self.candidates[run.strength]
-        if run.state is None or not state.chosen:
-            return Progress(f"{stage}{method.strength}")
-        inner = method.progress(run.state)
-        return replace(inner, steps=None if inner.steps is None else max(1, round(inner.steps * run.stop)))
+        method = (self.candidates if state.chosen else self.trials)[run.strength]
+        inner = Progress(f"Adapting at {method.strength}") if run.state is None else method.progress(run.state)
+        if not state.chosen:
+            stage = f"Trying on left-out demonstrations: {method.strength}"
+            return replace(inner, stage=stage, writes=False, trial=True, guard=measured)
+        steps = None if inner.steps is None else max(1, round(inner.steps * run.stop))
+        return replace(inner, steps=steps, guard=measured)
 
     def finish(self, lm: LanguageModel, state: GuardState) -> list[Adaptation]:
         return [each for each in state.adaptations if each is not None]

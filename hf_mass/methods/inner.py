@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
@@ -124,11 +124,7 @@ class InnerAdapter:
                 "size m ≥ 1. Fill a smaller group up with samples that have a `reason`: they get weight 0."
             )
         rows = [
-            Row(
-                n,
-                encoder.prompt_ids(task, encoder.format.inner_prompt(sample.question, task)),
-                encoder.answer_ids(sample.answer),
-            )
+            encoder.inner_row(n, task, sample.question, sample.answer)
             for n, (task, group) in enumerate(zip(tasks, samples, strict=True))
             for sample in group
             if sample.usable
@@ -209,19 +205,18 @@ class InnerAdapter:
                     f"Task {task.id!r} has no demonstrations to attribute samples to. Use weigh_by='scorer' or "
                     "'uniform' for such tasks."
                 )
-            for j, pair in enumerate(task.demonstrations):
-                others = replace(task, demonstrations=task.leave_one_out(j).demonstrations)
-                prompt = encoder.prompt_ids(others, encoder.format.demonstration_prompt(pair.question, others))
+            for j in range(len(task.demonstrations)):
                 for derivation in candidates:
-                    solution = encoder.format.compose_solution(derivation, pair.answer)
-                    rows.append(Row(n, prompt, encoder.answer_ids(solution, end=False)))
+                    rows.append(encoder.demonstration_row(n, task, j, derivation))
                     groups.append(len(weights))
                 weights.append(1 / len(task.demonstrations))
         loss = self.token_loss(rows, reduction="sum", whole=True)
         return MixtureLoss(loss, torch.tensor(groups, device=device), torch.tensor(weights, device=device))
 
-    def proposed_derivations(self, group: Sequence[AuxiliarySample]) -> list[str]:
+    def proposed_derivations(self, task: Task, group: Sequence[AuxiliarySample]) -> list[str]:
         """Distinct derivations of a task's usable samples, in order; [""] where there are none."""
+        if self.encoder.few_shot_for(task):
+            return [""]
         solutions = [self.encoder.format.split_solution(sample.answer) for sample in group if sample.usable]
         return list(dict.fromkeys(parts.rationale for parts in solutions if parts)) or [""]
 
@@ -229,7 +224,7 @@ class InnerAdapter:
 
     def demonstration_attributions(self, problem: InnerProblem, trajectory: Trajectory) -> Tensor:
         """∂L/∂s [N, m] with the outer loss on the tasks' own demonstrations."""
-        proposed = [self.proposed_derivations(group) for group in problem.samples]
+        proposed = list(map(self.proposed_derivations, problem.tasks, problem.samples))
         outer = self.demonstration_loss(problem.tasks, proposed)
         return problem.to_samples(self.meta_gradient(trajectory, outer).attributions)
 

@@ -15,11 +15,16 @@ from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.mass_settings import MassConfig, ScorerConfig
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.methods.settings import build, flat, values_of
+from hf_mass.methods.ttt import TTT
 from hf_mass.tasks.formats import FORMATS, PromptFormat
+from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.task import Task
 
 LONGEST = 256
 """Longest sample or answer in tokens where neither settings nor demonstrations say."""
+REAL: dict[str, Any] = {"samples": 24, "inner_learning_rate": 0.1}
+"""Settings for a model that neither ships nor was meta-trained, chosen on one (examples/results/LOG.md). It is one step
+of SGD: the first of AdamW hardly depends on a sample's weight, so that attributions through it would be noise."""
 OFFERED = flat(MassConfig)
 """Settings by the names under which they may be changed."""
 
@@ -39,12 +44,14 @@ class MASS(Method[MassState]):
     """Self-synthesis: no label is needed, and no training beforehand.
 
     On a model that was not meta-trained, samples are weighed by their attribution to the task's own demonstrations, or
-    alike where it has none.
+    alike where it has none; and a task with demonstrations reads as test-time training has it, also for the generator,
+    which continues the list of solved examples.
 
     Args:
         config: All settings; None for the model's own, with `changes`.
         weigh_by: "demonstrations", "scorer" or "uniform"; None for what suits model and task.
         prompt_format: Name of a format, one of `FORMATS`; None for the model's own.
+        asks: How tasks with demonstrations are asked on a model that was not meta-trained; None for the default.
         changes: Settings that differ, by their flat names: `samples`, `inner_steps`, `inner_learning_rate`, ...
     """
 
@@ -55,6 +62,7 @@ class MASS(Method[MassState]):
         config: MassConfig | None = None,
         weigh_by: str | None = None,
         prompt_format: str | None = None,
+        asks: TTT | None = None,
         **changes: Any,
     ) -> None:
         if unknown := sorted(set(changes) - set(OFFERED)):
@@ -62,7 +70,7 @@ class MASS(Method[MassState]):
         if prompt_format is not None and prompt_format not in FORMATS:
             raise ConfigError(f"prompt_format is {prompt_format!r}; choose one of {sorted(FORMATS)}.")
         self.config, self.prompt_format, self.changes = config, prompt_format, changes
-        self.weigh_by, self.scale = weigh_by, 1.0
+        self.weigh_by, self.asks, self.scale = weigh_by, asks or TTT(), 1.0
         build(MassConfig, {"weigh_by": weigh_by, **changes})  # wrong settings are told at once
 
     @property
@@ -88,7 +96,7 @@ class MASS(Method[MassState]):
         """The settings for these tasks. The model's modules are not touched: others may be using them meanwhile."""
         config = self.config
         if config is None:
-            trained = lm.config if isinstance(lm, MassModel) else _untrained(lm, tasks, self.prompt_format)
+            trained = lm.config if isinstance(lm, MassModel) else _untrained(lm, tasks, self.prompt_format, self.asks)
             config = with_changes(trained, self.changes)
         rate = config.inner.learning_rate * self.scale
         return config if self.scale == 1 else replace(config, inner=replace(config.inner, learning_rate=rate))
@@ -105,10 +113,14 @@ class MASS(Method[MassState]):
             )
         room = config.max_length - config.max_answer_tokens  # for the problem, which is shown whole
         encoder = TextEncoder(
-            lm.tokenizer, config.format, config.max_length, chat_template_kwargs=lm.chat_template_kwargs
+            lm.tokenizer,
+            config.format,
+            config.max_length,
+            few_shot=config.few_shot_format,
+            chat_template_kwargs=lm.chat_template_kwargs,
         )
         for task in as_read(lm, tasks):
-            length = len(encoder.full_prompt_ids(task, config.format.solver_prompt(task)))
+            length = len(encoder.full_solver_prompt_ids(task))
             if length > room:
                 raise DataError(
                     f"Task {task.id!r} with its {len(task.demonstrations)} demonstrations has {length} tokens, and "
@@ -132,7 +144,10 @@ class MASS(Method[MassState]):
     def progress(self, state: MassState) -> Progress:
         if state.samples is None:
             return Progress("Writing samples", writes=True)
-        return Progress("Weighing the samples and training on them")
+        config = state.mass.config
+        weigh_by = self.weigh_by or suitable_weighing(state.mass, state.tasks)
+        loops = 1 + {"uniform": 0, "scorer": 1, "demonstrations": config.attribution.rounds}[weigh_by]
+        return Progress("Weighing the samples and training on them", 0, loops * config.inner.steps)
 
     def finish(self, lm: LanguageModel, state: MassState) -> list[Adaptation]:
         return list(state.adaptations or ())
@@ -169,12 +184,17 @@ def as_read(lm: LanguageModel, tasks: Sequence[Task]) -> tuple[Task, ...]:
     return tuple(replace(task, conversational=True) if lm.converses else task for task in tasks)
 
 
-def _untrained(lm: LanguageModel, tasks: Sequence[Task], prompt_format: str | None) -> MassConfig:
+def _untrained(lm: LanguageModel, tasks: Sequence[Task], prompt_format: str | None, asks: TTT) -> MassConfig:
     """Settings for a model that was not meta-trained, with room that follows the demonstrations."""
+    scorer = ScorerConfig(("log_prob",), width=0)
+    if prompt_format is None and "mass" not in lm.defaults:
+        few_shot = asks.resolved(lm, tasks) if kind_of(tasks) in lm.defaults.get("ttt", {}) else None
+        config = MassConfig(weigh_by="uniform", scorer=scorer, few_shot=few_shot)
+        return with_changes(config, {**REAL, **_room(lm, tasks, config.format)})
     suiting = dict(lm.defaults.get("mass", {}))
     name, written = suiting.pop("prompt_format", "default"), suiting.pop("format", None)
     fmt = FORMATS[prompt_format or name] if prompt_format or written is None else PromptFormat.from_dict(written)
-    config = MassConfig(weigh_by="uniform", format=fmt, scorer=ScorerConfig(("log_prob",), width=0))
+    config = MassConfig(weigh_by="uniform", format=fmt, scorer=scorer)
     return with_changes(config, {**suiting, **_room(lm, tasks, config.format)})
 
 

@@ -29,11 +29,13 @@ from hf_mass.lm.language_model import LanguageModel, lora_config, replace_lora, 
 from hf_mass.lm.loading import GENERATOR, INNER, describe_base, load_adapted
 from hf_mass.lm.shapes import LoraShape
 from hf_mass.methods.base import Adaptation, Answer, Cost
+from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.inner import InnerAdapter, InnerProblem
 from hf_mass.methods.mass_card import mass_card
 from hf_mass.methods.mass_files import REQUIRED, read_base, read_config, write_config
 from hf_mass.methods.mass_settings import WEIGHINGS, MassConfig
-from hf_mass.methods.samples import AuxiliarySample, read_sample
+from hf_mass.methods.samples import AuxiliarySample
+from hf_mass.methods.sampling import few_usable, sharing_samples, write_samples
 from hf_mass.methods.scorer import Scorer, scorer_features
 from hf_mass.store.publishing import publish
 from hf_mass.store.shipped import name_base_portably, resolve_shipped
@@ -72,14 +74,9 @@ class MassModel(LanguageModel):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(row_seed("inner", seed))
                 add_lora(model, INNER, inner) if present is None else replace_lora(model, INNER, inner)
-        self.encoder = TextEncoder(
-            tokenizer,
-            config.format,
-            config.max_length,
-            config.max_sample_tokens,
-            config.max_answer_tokens,
-            self.chat_template_kwargs,
-        )
+        rooms = (config.max_length, config.max_sample_tokens, config.max_answer_tokens)
+        few_shot, kwargs = config.few_shot_format, self.chat_template_kwargs
+        self.encoder = TextEncoder(tokenizer, config.format, *rooms, few_shot=few_shot, chat_template_kwargs=kwargs)
         self.adapter = InnerAdapter(model, self.encoder, config, INNER)
         if scorer is None:
             with torch.random.fork_rng(devices=[]):
@@ -188,15 +185,8 @@ class MassModel(LanguageModel):
             raise ConfigError(f"MassModel.generate_auxiliary: count is {count}; choose at least 1.")
         if not several:
             raise DataError("MassModel.generate_auxiliary: tasks is empty; give at least one task.")
-        config, encoder = self.config, self.encoder
-        sampling = Sampling(config.max_sample_tokens, config.temperature, config.top_p, config.top_k)
-        prompts = [prompt for task in several for prompt in [encoder.generator_prompt_ids(task)] * count]
-        seeds = [row_seed("auxiliary", seed, task.id, task.problem, i) for task in several for i in range(count)]
         with deterministic(self.model):
-            ids = complete(self.model, self.tokenizer, prompts, sampling, seeds, alike=len(several) == 1)
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        samples = [read_sample(text, row, config.format) for text, row in zip(texts, ids, strict=True)]
-        return [samples[start : start + count] for start in range(0, len(samples), count)]
+            return write_samples(self.model, self.encoder, self.config, several, count, seed)
 
     def score(self, tasks: Task | Sequence[Task], samples: Sequence[Sequence[AuxiliarySample]]) -> Tensor:
         """s_η [N, m]: the scorer's weights of the samples of each task."""
@@ -245,13 +235,17 @@ class MassModel(LanguageModel):
         with metered() as meter:
             if samples is None:
                 samples = self.generate_auxiliary(several, seed=seed)
-            problem = self.adapter.problem(several, samples, row_seed("dropout", seed))
+            owners = sharing_samples(self.encoder, several, samples)
+            first = list(dict.fromkeys(owners))
+            groups = samples if len(first) == len(several) else [samples[n] for n in first]
+            problem = self.adapter.problem([several[n] for n in first], groups, row_seed("dropout", seed))
             with deterministic(self.model):
                 weights, attributions, trajectory = self._weigh(problem, weigh_by)
                 losses = self.adapter.sample_losses(problem, trajectory)
         cost = Cost.of(meter, time.perf_counter() - start, len(several))
         outcome = (problem, weights, attributions, trajectory, losses, cost)
-        adaptations = [self._adaptation(n, *outcome) for n in range(len(several))]
+        records = {owner: self._adaptation(n, owners.count(owner), *outcome) for n, owner in enumerate(first)}
+        adaptations = [replace(records[owner], task=task) for task, owner in zip(several, owners, strict=True)]
         return adaptations[0] if isinstance(tasks, Task) else adaptations
 
     def _weigh(self, problem: InnerProblem, weigh_by: str) -> tuple[Tensor, Tensor | None, Trajectory | None]:
@@ -271,6 +265,7 @@ class MassModel(LanguageModel):
     def _adaptation(
         self,
         n: int,
+        sharing: int,
         problem: InnerProblem,
         weights: Tensor,
         attributions: Tensor | None,
@@ -278,13 +273,13 @@ class MassModel(LanguageModel):
         losses: Tensor,
         cost: Cost,
     ) -> Adaptation:
-        """The record of task n: weights and ∂L/∂s [N, m], losses [K + 1, N, m]."""
+        """The record of task n, which `sharing` tasks have: weights and ∂L/∂s [N, m], losses [K + 1, N, m]."""
         usable, shares, samples = problem.usable[n].cpu(), weights[n].detach().float().cpu(), tuple(problem.samples[n])
         means: tuple[float, ...] = ()
         parts: tuple[Part, ...] = ()
-        reason: str | None = None
+        reason = few_usable(samples)
         if trajectory is None or not usable.any():
-            reason = "no usable sample"
+            reason = reason or "no usable sample"
         elif not torch.isfinite(losses[:, n, usable]).all():
             reason = "non-finite inner loss"
         else:
@@ -301,7 +296,7 @@ class MassModel(LanguageModel):
             attributions=None if attributions is None else 0 - attributions[n].float().cpu(),
             sample_losses=losses[:, n],
             lm=self,
-            cost=replace(cost, sampled_tokens=float(sum(len(sample.token_ids) for sample in samples))),
+            cost=replace(cost, sampled_tokens=sum(len(sample.token_ids) for sample in samples) / sharing),
         )
 
     @overload
@@ -328,24 +323,43 @@ class MassModel(LanguageModel):
         trees = [None] * len(several) if records is None else [record.adapted for record in records]
         if len(trees) != len(several):
             raise DataError(f"solve: {len(trees)} adaptations for {len(several)} tasks; give one for each task.")
-        sampling, ids = Sampling(self.config.max_answer_tokens, temperature), list[list[int]]([[]] * len(several))
+        few_shot = [n for n, task in enumerate(several) if self.encoder.few_shot_for(task)]
+        asked = [n for n in range(len(several)) if n not in few_shot]
+        answers = dict(zip(asked, self._solutions(several, trees, asked, temperature, seed, always), strict=True))
+        if few_shot and (settings := self.config.few_shot) is not None:
+            settings = replace(settings, predict_temperature=temperature or settings.predict_temperature)
+            parts = [None if (tree := trees[n]) is None else (self.adapter.lora, tree) for n in few_shot]
+            replies = FewShotAnswers(self, settings).answer([several[n] for n in few_shot], parts, seed)
+            answers.update(zip(few_shot, replies, strict=True))
+        in_order = [answers[n] for n in range(len(several))]
+        return in_order[0] if isinstance(tasks, Task) else in_order
+
+    def _solutions(
+        self,
+        tasks: Sequence[Task],
+        trees: Sequence[Tree | None],
+        asked: Sequence[int],
+        temperature: float,
+        seed: int,
+        always: bool,
+    ) -> list[Answer]:
+        """Answers to the tasks of these numbers, which are asked by the solver's prompt."""
+        sampling, ids = Sampling(self.config.max_answer_tokens, temperature), dict[int, list[int]]()
         with deterministic(self.model), self.adapter.lora.inactive():
             for is_adapted in (True, False):
-                numbers = [n for n, tree in enumerate(trees) if (tree is not None) == is_adapted]
+                numbers = [n for n in asked if (trees[n] is not None) == is_adapted]
                 if not numbers:
                     continue
-                prompts = [self.encoder.solver_prompt_ids(several[n]) for n in numbers]
-                seeds = [row_seed("solve", seed, several[n].id, several[n].problem) for n in numbers]
+                prompts = [self.encoder.solver_prompt_ids(tasks[n]) for n in numbers]
+                seeds = [row_seed("solve", seed, tasks[n].id, tasks[n].problem) for n in numbers]
                 if is_adapted:
-                    params = concatenate_rows([tree for tree in trees if tree is not None])
+                    params = concatenate_rows([tree for n in numbers if (tree := trees[n]) is not None])
                     rows = self.adapter.complete(params, prompts, range(len(numbers)), sampling, seeds)
                 else:
                     rows = complete(self.model, self.tokenizer, prompts, sampling, seeds)
-                for n, row in zip(numbers, rows, strict=True):
-                    ids[n] = row
-        texts = [self.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
-        answers = judge(self.config.format, several, texts, list(map(len, ids)), always)
-        return answers[0] if isinstance(tasks, Task) else answers
+                ids.update(zip(numbers, rows, strict=True))
+        texts = [self.tokenizer.decode(ids[n], skip_special_tokens=True) for n in asked]
+        return judge(self.config.format, [tasks[n] for n in asked], texts, [len(ids[n]) for n in asked], always)
 
 
 def as_list(tasks: Task | Sequence[Task]) -> list[Task]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from hf_mass.errors import ConfigError
 from hf_mass.methods.settings import check, setting
+from hf_mass.methods.ttt_settings import TTTSettings
+from hf_mass.tasks.few_shot_format import FewShotFormat
 from hf_mass.tasks.formats import PromptFormat
 
 FEATURES = ("hidden", "log_prob", "overlap", "agreement", "attribution")
@@ -59,7 +61,11 @@ class InnerConfig:
         metavar="RATE",
     )
     optimizer: str = setting(
-        "sgd", "Optimizer of these steps, 'sgd', 'momentum' or 'adamw'.", name="inner_optimizer", choices=OPTIMIZERS
+        "sgd",
+        "Optimizer of these steps, 'sgd', 'momentum' or 'adamw' (whose first step hardly depends on the weights of "
+        "samples, so that weigh by attribution with another).",
+        name="inner_optimizer",
+        choices=OPTIMIZERS,
     )
     momentum: float = setting(
         0.9, "Share of the last update in the next one; for 'momentum'.", name="inner_momentum", least=0, below=1
@@ -157,6 +163,8 @@ class MassConfig:
     inner: InnerConfig = setting(InnerConfig(), "The inner loop.")
     scorer: ScorerConfig = setting(ScorerConfig(), "The scorer.")
     attribution: AttributionConfig = setting(AttributionConfig(), "Test-time attribution.")
+    few_shot: TTTSettings | None = None
+    """How tasks with demonstrations are asked, as test-time training asks them; None for `format` there too."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -166,6 +174,11 @@ class MassConfig:
                 f"MassConfig.max_length is {self.max_length}, which leaves no prompt beside {longest} generated tokens "
                 "(the larger of max_sample_tokens and max_answer_tokens). Raise max_length, or lower those."
             )
+
+    @property
+    def few_shot_format(self) -> FewShotFormat | None:
+        """How tasks with demonstrations read; None for `format`."""
+        return None if self.few_shot is None else self.few_shot.format
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-serialisable values; `from_dict` reads them back."""
@@ -179,6 +192,8 @@ class MassConfig:
             ConfigError: If a name is unknown or a value out of range.
         """
         parts: dict[str, Any] = {"inner": InnerConfig, "scorer": ScorerConfig, "attribution": AttributionConfig}
+        if values.get("few_shot") is not None:
+            parts["few_shot"] = TTTSettings
 
         def made(part: Any, entries: Mapping[str, Any]) -> Any:
             known = [f.name for f in fields(part)]

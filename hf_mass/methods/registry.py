@@ -26,7 +26,7 @@ def _ttt(settings: Mapping[str, Any]) -> TTT:
 
 
 def _mass(settings: Mapping[str, Any]) -> MASS:
-    return MASS(**{n: v for n, v in settings.items() if n in _MASS_NAMES})
+    return MASS(asks=_ttt(settings), **{n: v for n, v in settings.items() if n in _MASS_NAMES})
 
 
 METHODS: dict[str, Callable[[Mapping[str, Any]], Method[Any]]] = {

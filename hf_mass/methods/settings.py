@@ -253,9 +253,10 @@ def build(cls: type[T], values: Any) -> T:
 def values_of(instance: Any) -> dict[str, Any]:
     """The inverse of `build`: flat name → value, and what is no setting under its own name."""
     values: dict[str, Any] = {}
+    kinds = get_type_hints(type(instance))
     for name, value in vars(instance).items():
         names = _flat_names(type(instance), name)
-        if _nested(type(value)):
+        if _nested(kinds[name]):
             values |= values_of(value)
         else:
             values |= zip(names, value if len(names) > 1 else [value], strict=True)

@@ -23,6 +23,7 @@ from hf_mass.core.token_loss import TokenLoss
 from hf_mass.errors import DataError
 from hf_mass.lm.adapters import Part
 from hf_mass.lm.binding import BoundLora, deterministic
+from hf_mass.lm.device_memory import training_plan
 from hf_mass.lm.encoding import token_batch
 from hf_mass.lm.few_shot_encoding import ExampleRows, FewShotEncoder
 from hf_mass.lm.generation import row_seed
@@ -30,16 +31,12 @@ from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Method, Progress
 from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.ttt_settings import STRIPS, TTTSettings
-from hf_mass.tasks.answers import rank_answers
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample, training_examples
 from hf_mass.tasks.task import Task
-from hf_mass.tasks.voting import flat_vote
 
 STRENGTHS = (1.0, 0.3)
 """Shares of the learning rate that a guard chooses from."""
-RESCORED = 4
-"""Answers of a task that are scored again, the most frequent ones."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,7 @@ class TTTState:
     optimizer: InnerOptimizer  # AdamW at the highest rate; the schedule scales its updates
     fit: FitState  # parameters [N, ...] and moments
     losses: tuple[tuple[float, ...], ...]  # for each adapter the mean loss of each step
+    dropout_seed: int
 
 
 class TTT(Method[TTTState]):
@@ -195,6 +193,7 @@ class TTT(Method[TTTState]):
             optimizer,
             begin_fit(lora.start(max(1, len(parts))), optimizer),
             ((),) * len(parts),
+            row_seed("dropout", seed),
         )
 
     def step(self, lm: LanguageModel, state: TTTState) -> TTTState:
@@ -210,7 +209,9 @@ class TTT(Method[TTTState]):
         for n in present:
             rates[n] = schedule_factor(settings.lr_scheduler_type, index, len(state.batches[n]), settings.warmup_steps)
         with deterministic(lm.model), state.lora.inactive():
-            loss = TokenLoss(lm.model, state.lora.function, batch)
+            share, seed = settings.lora_dropout, state.dropout_seed
+            loss = TokenLoss(lm.model, state.lora.function, batch, dropout=share, seed=seed).at_step(index)
+            loss.use(training_plan(loss, trees.tree_map(lambda leaf: leaf[:1], state.fit.params)))
             fit, values = fit_step(FitStep(loss, counts, rates), state.fit, state.optimizer, settings.max_grad_norm)
         losses, sizes = list(state.losses), [len(state.batches[n][index]) for n in present]
         for n, own in zip(present, values.split(sizes), strict=True):
@@ -249,27 +250,8 @@ class TTT(Method[TTTState]):
         self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None, seed: int
     ) -> list[Answer]:
         """Every task under all its views, and the answers by the vote, best first."""
-        settings = self.resolved(lm, tasks)
-        answers = FewShotAnswers(lm, settings)
         parts = None if adaptations is None else [each.parts[-1] if each.parts else None for each in adaptations]
-        reasons: list[str | None] = []
-        for task in tasks:
-            try:
-                answers.require_room(task)
-                reasons.append(None)
-            except DataError as error:
-                reasons.append(str(error))
-        predictions, tokens = answers.predict(tasks, parts, seed)
-        scores: list[dict[str, list[float]] | None] = [None] * len(tasks)
-        if settings.vote == "rescore":
-            frequent = [flat_vote(each, RESCORED) for each in predictions]
-            scores = list(answers.log_probs(tasks, frequent, parts, seed))
-        replies = []
-        for n, task in enumerate(tasks):
-            ranked = rank_answers(predictions[n], settings.vote, settings.vote_within, 2, scores[n])
-            outcome = {"ranked": tuple(ranked), "predictions": tuple(predictions[n]), "reason": reasons[n]}
-            replies.append(Answer.judged(task, ranked[0] if ranked else None, sampled_tokens=tokens[n], **outcome))
-        return replies
+        return FewShotAnswers(lm, self.resolved(lm, tasks)).answer(tasks, parts, seed)
 
     def explain(self, lm: LanguageModel, adaptation: Adaptation) -> list[dict[str, Any]]:
         """Each demonstration with its loss behind the others, before and after: nats per token."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from typing import Any
 
 from hf_mass.errors import ConfigError
@@ -22,7 +23,8 @@ SCHEDULES = ("cosine", "linear", "constant")
 class TTTSettings:
     """How a LoRA is trained on a task's own demonstrations, and how the task is asked then.
 
-    Names that TRL has mean what they mean there. The defaults are the paper's for ARC (arXiv 2411.07279, appendix).
+    Names that TRL has mean what they mean there. The published settings (arXiv 2411.07279) are the presets "arc" and
+    "bbh"; the defaults are those that any model can be trained with.
     """
 
     learning_rate: float = setting(5e-5, "Highest learning rate of one task's training.", above=0, metavar="RATE")
@@ -39,6 +41,9 @@ class TTTSettings:
     adapters: str = setting("per_task", "One adapter for each task, or one that all tasks share.", choices=ADAPTERS)
     lora_r: int = setting(128, "Rank of the LoRA.", least=1)
     lora_alpha: int = setting(16, "Alpha of the LoRA; updates are scaled by alpha / rank.", least=1)
+    lora_dropout: float = setting(
+        0.0, "Share of the LoRA's inputs that is dropped while it trains on demonstrations.", least=0, below=1
+    )
     lora_target_modules: str | tuple[str, ...] = setting("all-linear", "Names of linear modules; default: all.")
     few_shot_format: str = setting("arc", "How tasks read.", choices=tuple(sorted(FEW_SHOT_FORMATS)))
     chat: bool = setting(False, "Use the tokenizer's chat template.")
@@ -48,7 +53,14 @@ class TTTSettings:
     permutations: int = setting(1, "Orders of the demonstrations for each query.", least=1)
     transformations: tuple[str, ...] = setting(("geometric",), "What to do to grids of training examples, by name.")
     colour_permutations: int = setting(1, "Recoloured copies of each example.", least=0)
+    random_shift: int = setting(
+        0,
+        "Cells by which copies of examples are shifted at most, drawn for each task; 0: no such copies.",
+        least=0,
+    )
     keep_background: bool = setting(True, "Recolouring leaves colour 0 as it is.")
+    recolour_to_unused: bool = setting(False, "Recoloured copies have colours that the example has not, if possible.")
+    reorder_recoloured: bool = setting(False, "Recoloured copies have their demonstrations in random orders.")
     max_examples: int = setting(250, "Training examples of one task at most.", least=1, metavar="N")
     max_grid_side: int = setting(30, "Examples with a larger grid are dropped.", least=1)
     max_length: int | None = setting(None, "Examples with more tokens are dropped; None for no limit.", least=1)
@@ -109,7 +121,10 @@ class TTTSettings:
             permutations=self.permutations,
             transformations=() if none else resolve_transformations(self.transformations),
             colour_permutations=self.colour_permutations,
+            random_shift=self.random_shift,
             keep_background=self.keep_background,
+            recolour_to_unused=self.recolour_to_unused,
+            reorder_recoloured=self.reorder_recoloured,
             limit=self.max_examples,
             max_side=self.max_grid_side,
             max_tokens=self.max_length,
@@ -126,7 +141,9 @@ def preset_values(name: str, known: set[str], **changes: Any) -> dict[str, Any]:
     if name not in TTT_PRESETS:
         raise ConfigError(f"TTT preset {name!r} is unknown; choose one of {sorted(TTT_PRESETS)}.")
     if unknown := sorted(set(changes) - known):
-        raise ConfigError(f"TTT has no setting {unknown[0]!r}; choose some of {sorted(known)}.")
+        near = get_close_matches(unknown[0], sorted(known))
+        cure = f"Did you mean {' or '.join(map(repr, near))}?" if near else "TTTSettings lists and describes them."
+        raise ConfigError(f"TTT has no setting {unknown[0]!r}. {cure}")
     return {**TTT_PRESETS[name], **changes}
 
 
@@ -148,19 +165,50 @@ _TEXT: dict[str, Any] = {
     "max_examples": 40,
     "vote": "flat",
 }
+_PUBLISHED: dict[str, Any] = {"lr_scheduler_type": "cosine", "weight_decay": 0.01, "max_grad_norm": None}
+_MLP = ("gate_proj", "up_proj", "down_proj")
 _PLAIN = {**_TEXT, "few_shot_format": "plain", "lora_r": 16, "lora_alpha": 32, "predict_length_factor": 3.0}
 
 TTT_PRESETS: dict[str, dict[str, Any]] = {
-    "arc": {},
+    "arc": {
+        **_PUBLISHED,
+        "learning_rate": 5e-5,
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 2,
+        "warmup_steps": 0.1,
+        "lora_r": 128,
+        "lora_alpha": 16,
+        "lora_target_modules": ["q_proj", "v_proj", *_MLP],
+        "few_shot_format": "arc",
+        "loss_on": "demonstrations",
+        "transformations": ["paper"],
+        "random_shift": 3,
+        "colour_permutations": 1,
+        "recolour_to_unused": True,
+        "reorder_recoloured": True,
+        "max_examples": 250,
+        "max_grid_side": 30,
+        "max_length": 8191,
+        "max_completion_length": 8192,
+        "predict_transformations": ["inference"],
+        "predict_permutations": 2,
+        "vote": "hierarchical",
+        "vote_within": 3,
+    },
     "bbh": {
+        **_PUBLISHED,
         **_TEXT,
-        "few_shot_format": "questions",
         "learning_rate": 1e-4,
         "num_train_epochs": 1,
         "per_device_train_batch_size": 5,
         "lora_r": 64,
         "lora_alpha": 64,
+        "lora_dropout": 0.05,
+        "lora_target_modules": ["q_proj", "v_proj", "o_proj", *_MLP],
+        "few_shot_format": "questions",
+        "loss_on": "outputs",
         "leave_two_out": False,
+        "permutations": 40,  # so many that the 40 examples are in random orders
         "max_completion_length": 50,
         "predict_permutations": 1,
     },
@@ -192,6 +240,7 @@ TTT_PRESETS: dict[str, dict[str, Any]] = {
         "predict_permutations": 4,
     },
 }
-"""The paper's settings for ARC (the defaults) and for BIG-Bench Hard (10 demonstrations × 4 orders = 40 sequences),
-those for texts that were chosen on a real model (examples/benchmarks/real_models.py, its tuning tasks), and those
-chosen for the bases that ship for grids and strings."""
+"""The published settings for ARC (github.com/ekinakyurek/marc) and BIG-Bench Hard (github.com/adamzweiger/Fewshot-TTT),
+which tests/methods/test_ttt_presets.py compares one by one; those for texts that were chosen on a real model
+(examples/benchmarks/real_models.py, its tuning tasks); and those chosen for the bases that ship for grids and strings.
+"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from hf_mass.errors import ConfigError
@@ -11,9 +12,11 @@ from hf_mass.lm.binding import deterministic
 from hf_mass.lm.generation import Sampling, complete, row_seed
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Method
+from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.mass import MASS, as_read
 from hf_mass.methods.mass_model import MassModel, judge
 from hf_mass.methods.ttt import TTT
+from hf_mass.methods.ttt_settings import ASKED_ONCE
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.task import Task
 
@@ -22,8 +25,8 @@ class NoAdaptation(Method[tuple[Task, ...]]):
     """The model as it is.
 
     Args:
-        asks: The method whose prompt and vote it answers by; None for the few-shot prompt where the model has one for
-            such tasks, else that of MASS.
+        asks: The method whose prompt and vote it answers by; None for the few-shot prompt where tasks have
+            demonstrations and the model has one for such tasks, else that of MASS.
     """
 
     name = "none"
@@ -32,7 +35,8 @@ class NoAdaptation(Method[tuple[Task, ...]]):
         self.asks = asks
 
     def _asks(self, lm: LanguageModel, tasks: Sequence[Task]) -> Method[Any]:
-        return self.asks or (TTT() if kind_of(tasks) in lm.defaults.get("ttt", {}) else MASS())
+        few_shot = kind_of(tasks) in lm.defaults.get("ttt", {}) and all(task.demonstrations for task in tasks)
+        return self.asks or (TTT() if few_shot else MASS())
 
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
         asks = self._asks(lm, tasks)
@@ -91,6 +95,18 @@ class MajorityVote(NoAdaptation):
 
 def vote(mass: MassModel, tasks: Sequence[Task], count: int, seed: int) -> list[Answer]:
     """The majority among `count` sampled solutions of each task."""
+    answers = dict[int, Answer]()
+    few_shot = [n for n, task in enumerate(tasks) if mass.encoder.few_shot_for(task)]
+    if few_shot and mass.config.few_shot is not None:
+        settings = {**ASKED_ONCE, "predict_samples": count, "predict_temperature": 1.0, "vote": "flat"}
+        few_shot_answers = FewShotAnswers(mass, replace(mass.config.few_shot, **settings))
+        answers.update(zip(few_shot, few_shot_answers.answer([tasks[n] for n in few_shot], None, seed), strict=True))
+    if asked := [n for n in range(len(tasks)) if n not in answers]:
+        answers.update(zip(asked, _vote(mass, [tasks[n] for n in asked], count, seed), strict=True))
+    return [answers[n] for n in range(len(tasks))]
+
+
+def _vote(mass: MassModel, tasks: Sequence[Task], count: int, seed: int) -> list[Answer]:
     prompts = [mass.encoder.solver_prompt_ids(task) for task in tasks for _ in range(count)]
     seeds = [row_seed("vote", seed, task.id, task.problem, j) for task in tasks for j in range(count)]
     with deterministic(mass.model), mass.adapter.lora.inactive():

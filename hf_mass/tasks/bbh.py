@@ -45,18 +45,20 @@ class BBHTask:
     Args:
         instruction: What to do and how to answer, to stand before the demonstrations.
         kind: How an answer is found in a generated text (see this module's docstring).
+        answer_tokens: Longest answer in tokens of Llama 3's tokenizer, as in the paper's code.
     """
 
     instruction: str
     kind: AnswerKind
+    answer_tokens: int
 
 
 def _letter(aim: str) -> BBHTask:
-    return BBHTask(f"{aim} Reply only with the letter of your choice, such as (A).", "letter")
+    return BBHTask(f"{aim} Reply only with the letter of your choice, such as (A).", "letter", 3)
 
 
-def _word(aim: str, reply: str, kind: AnswerKind = "word") -> BBHTask:
-    return BBHTask(f"{aim} Reply only with {reply}.", kind)
+def _word(aim: str, reply: str, kind: AnswerKind = "word", answer_tokens: int = 1) -> BBHTask:
+    return BBHTask(f"{aim} Reply only with {reply}.", kind, answer_tokens)
 
 
 _DEDUCTION = _letter("Work out the order of the objects from the clues.")
@@ -67,7 +69,9 @@ BBH_TASKS: dict[str, BBHTask] = {
     "causal_judgement": _word("Judge the cause as most people would.", "Yes or No"),
     "date_understanding": _letter("Work out the date that is asked for."),
     "disambiguation_qa": _letter("Say whom the pronoun stands for, or that it is unclear."),
-    "dyck_languages": _word("Close all brackets in the right order.", "brackets with spaces between them", "sequence"),
+    "dyck_languages": _word(
+        "Close all brackets in the right order.", "brackets with spaces between them", "sequence", 3
+    ),
     "formal_fallacies": _word("Say whether the conclusion follows from the premises.", "valid or invalid"),
     "geometric_shapes": _letter("Name the shape that the SVG path draws."),
     "hyperbaton": _letter("Choose the sentence whose adjectives stand in the usual order."),
@@ -75,9 +79,9 @@ BBH_TASKS: dict[str, BBHTask] = {
     "logical_deduction_seven_objects": _DEDUCTION,
     "logical_deduction_three_objects": _DEDUCTION,
     "movie_recommendation": _letter("Choose the film most like those listed."),
-    "multistep_arithmetic_two": _word("Compute the value of the expression.", "a whole number"),
+    "multistep_arithmetic_two": _word("Compute the value of the expression.", "a whole number", answer_tokens=3),
     "navigate": _word("Say whether the steps lead back to the start.", "Yes or No"),
-    "object_counting": _word("Count the objects that are asked for.", "a whole number"),
+    "object_counting": _word("Count the objects that are asked for.", "a whole number", answer_tokens=2),
     "penguins_in_a_table": _letter("Answer the question about the table of penguins."),
     "reasoning_about_colored_objects": _letter("Answer the question about the objects and their colours."),
     "ruin_names": _letter("Choose the edit that makes the name of the artist or film funny."),
@@ -89,7 +93,9 @@ BBH_TASKS: dict[str, BBHTask] = {
     "tracking_shuffled_objects_seven_objects": _SHUFFLE,
     "tracking_shuffled_objects_three_objects": _SHUFFLE,
     "web_of_lies": _word("Work out whether the last person tells the truth.", "Yes or No"),
-    "word_sorting": _word("Put the words into alphabetical order.", "the words with spaces between them", "sequence"),
+    "word_sorting": _word(
+        "Put the words into alphabetical order.", "the words with spaces between them", "sequence", 50
+    ),
 }
 """The 27 tasks by name, in the paper's order."""
 

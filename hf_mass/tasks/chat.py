@@ -71,6 +71,12 @@ class Turns:
         """The text that ends a generated answer."""
         return self.end.strip()
 
+    @property
+    def question_stop(self) -> str:
+        """The text that ends a generated question."""
+        mark = MARK.search(self.opening)
+        return self.opening[: mark.end() if mark else None].strip()
+
     def written(self, contents: Sequence[str]) -> list[str]:
         """The text of a chat, cut after each message: before an answer begins, and after the end of its turn.
 

@@ -114,10 +114,7 @@ class FewShotFormat:
         require_one_of("loss_on", loss_on, LOSS_ON)
         contents = self._contents(example)
         if self.chat:
-            if template is None:
-                raise ConfigError("FewShotFormat.chat is set, but there is no chat template. Give one, or unset chat.")
-            turns = template if isinstance(template, Turns) else Turns.of(template)
-            texts = turns.written([message["content"] for message in self.messages(example)])
+            texts = self._turns(template).written([message["content"] for message in self.messages(example)])
         else:
             texts = [self._wrapped(content, place) for place, content in enumerate(contents)]
         count = len(example.demonstrations)
@@ -130,6 +127,36 @@ class FewShotFormat:
         if isinstance(example, TrainingExample):
             example = Task(example.query.question, example.demonstrations, fields={INSTRUCTION: example.instruction})
         return "".join(segment.text for segment in self.render(example, template=template))
+
+    def continued(self, task: Task, template: ChatTemplate | Turns | None = None) -> list[Segment]:
+        """The text of a task's demonstrations, up to where a further input begins; raises as `render` does."""
+        if not self.chat:
+            before = self.render(task)[:-1]
+            return [*before, Segment(self.input_prefix.rstrip(" "), False)]  # tokenizers join a space to the next word
+        turns, contents = self._turns(template), [message["content"] for message in self.messages(task)[:-1]]
+        texts = [*turns.written([*contents, ""])[:-1], turns.next_question if contents else turns.head]
+        return [Segment(text, False) for text in [*texts[:-1], texts[-1].rstrip(" ")]]
+
+    def _turns(self, template: ChatTemplate | Turns | None) -> Turns:
+        if template is None:
+            raise ConfigError("FewShotFormat.chat is set, but there is no chat template. Give one, or unset chat.")
+        return template if isinstance(template, Turns) else Turns.of(template)
+
+    @property
+    def input_stop(self) -> str | None:
+        """The text that ends a generated input; None in a chat, where the end of the turn does."""
+        return None if self.chat else self.output_prefix
+
+    def read_input(self, text: str) -> str | None:
+        """The input in a text that was generated behind `continued`; None if there is none that can be read.
+
+        Returns:
+            The input, a grid in canonical form.
+        """
+        content = text if self.chat else text.partition(self.output_prefix)[0]
+        if not self.chat and self.pair_separator in content:
+            return None  # it went on to another pair without an output
+        return rewritten(content) if self.grid_form is not None else content.strip() or None
 
     def messages(self, example: TrainingExample | Task) -> Messages:
         """The same as a chat: inputs from the user, outputs from the assistant; raises DataError as `render` does."""
@@ -204,12 +231,13 @@ FEW_SHOT_FORMATS: dict[str, FewShotFormat] = {
         ),
         input_prefix="",
         output_prefix=" ->",
-        grid_form="list",
+        pair_separator="#\n",
+        grid_form="array",
     ),
     "plain": FewShotFormat(),
     "questions": FewShotFormat(input_prefix="Q: ", output_prefix="\nA:"),
 }
-"""Name → format: one token a cell; lists of lists; lines of input and output; and, as in the paper, of Q and A."""
+"""Name → format: one token a cell; arrays, as the paper has them; lines of input and output; and, as there, Q and A."""
 
 
 def resolve_format(fmt: str | FewShotFormat) -> FewShotFormat:

@@ -10,10 +10,10 @@ from left to right. Settings out of range raise ConfigError.
 
 from __future__ import annotations
 
-import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import astuple, dataclass
+from random import Random
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from hf_mass.errors import ConfigError
@@ -163,6 +163,11 @@ class Translate(_Transformation):
         require_whole("Translate.rows", self.rows)
         require_whole("Translate.columns", self.columns)
 
+    @classmethod
+    def random(cls, rng: Random, most: int) -> Translate:
+        """A shift by 0 to `most` cells down and as many to the right, drawn from `rng`, each as likely."""
+        return cls(rng.randint(0, most), rng.randint(0, most))
+
     def _changed(self, grid: Grid) -> Grid:
         down, right = -self.rows % len(grid), -self.columns % len(grid[0])
         return tuple(row[right:] + row[:right] for row in grid[down:] + grid[:down])
@@ -265,11 +270,24 @@ class PermuteColours(_Transformation):
             raise ConfigError(f"PermuteColours.mapping must be a tuple of 0 to 9, each once; got {self.mapping!r}.")
 
     @classmethod
-    def random(cls, rng: random.Random, keep_background: bool = True) -> PermuteColours:
+    def random(cls, rng: Random, keep_background: bool = True) -> PermuteColours:
         """A permutation drawn from `rng`, every one as likely; with `keep_background`, 0 stays 0."""
         background = [0] if keep_background else []
         others = range(len(background), COLOURS)
         return cls((*background, *rng.sample(others, len(others))))
+
+    @classmethod
+    def to_unused(cls, used: Collection[int], rng: Random, keep_background: bool = True) -> PermuteColours:
+        """A permutation drawn from `rng` that turns the `used` colours into others, as far as there are others.
+
+        With `keep_background`, 0 stays 0, and neither counts.
+        """
+        free = range(1 if keep_background else 0, COLOURS)
+        shown, unused = ([c for c in free if c in used], [c for c in free if c not in used])
+        old = [*rng.sample(shown, len(shown)), *unused]
+        new = [*rng.sample(unused, len(unused)), *rng.sample(shown, len(shown))]
+        mapping = dict(zip(old, new, strict=True))
+        return cls(tuple(mapping.get(colour, colour) for colour in range(COLOURS)))
 
     def _settings(self) -> tuple[Any, ...]:
         return ("".join(map(str, self.mapping)),)

@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.tasks.checks import require_one_of, require_whole
-from hf_mass.tasks.grid_transformations import Identity, PermuteColours, Transformation
+from hf_mass.tasks.grid_transformations import Identity, PermuteColours, Transformation, Translate
 from hf_mass.tasks.grids import parse_grid
 from hf_mass.tasks.task import INSTRUCTION, Demonstration, Task
 from hf_mass.tasks.transformations import SIDES, Side, transform_task
@@ -60,6 +60,10 @@ class DataConfig:
             on "input" or "output" grids only. Untransformed examples are always made as well.
         colour_permutations: Randomly recoloured copies of each untransformed and transformed example.
         keep_background: Whether colour 0 stays as it is in recoloured copies.
+        recolour_to_unused: Recoloured copies have, as far as possible, colours that the example does not have.
+        reorder_recoloured: Recoloured copies have their demonstrations in random orders, the first one too.
+        random_shift: One more transformation, on both sides: a shift down and right by up to so many cells, drawn for
+            the task; 0 for none.
         limit: Examples at most; which ones is drawn at random, those with one demonstration left out first.
         max_side: Examples with a grid that is higher or wider are dropped. Only for tasks whose texts are all grids.
         max_tokens: Examples with more tokens are dropped; None for no limit.
@@ -76,13 +80,17 @@ class DataConfig:
     transformations: tuple[Transformation | tuple[Transformation, Side], ...] = ()
     colour_permutations: int = 0
     keep_background: bool = True
+    recolour_to_unused: bool = False
+    reorder_recoloured: bool = False
+    random_shift: int = 0
     limit: int = 250
     max_side: int = 30
     max_tokens: int | None = None
     single: Single = "direct"
 
     def __post_init__(self) -> None:
-        for name, least in (("permutations", 1), ("colour_permutations", 0), ("limit", 1), ("max_side", 1)):
+        least_of = {"permutations": 1, "colour_permutations": 0, "random_shift": 0, "limit": 1, "max_side": 1}
+        for name, least in least_of.items():
             require_whole(f"DataConfig.{name}", getattr(self, name), least)
         if self.max_tokens is not None:
             require_whole("DataConfig.max_tokens", self.max_tokens, 1)
@@ -131,12 +139,14 @@ def training_examples(
     """
     if config.max_tokens is not None and count_tokens is None:
         raise ConfigError("training_examples: DataConfig.max_tokens is set, but there is no count_tokens. Give it.")
-    direct = _is_direct(task, config)
+    direct, rng = _is_direct(task, config), random.Random(seed)
+    if config.random_shift:
+        shift = Translate.random(rng, config.random_shift)
+        config = replace(config, transformations=(*config.transformations, shift))
     variants = _variants(task, config)
-    rng = random.Random(seed)
     distinct: dict[tuple[object, ...], TrainingExample] = {}
     dropped: Counter[str] = Counter()
-    for recipe in _shuffled_recipes(len(task.demonstrations), direct, config, rng):
+    for recipe in _shuffled_recipes(task, direct, config, rng):
         variant, fits = variants[recipe.variant]
         if not all(fits[number] for number in (recipe.query, *recipe.context)):
             dropped[f"have a grid over DataConfig.max_side = {config.max_side}"] += 1
@@ -219,26 +229,44 @@ def _fits(demonstration: Demonstration, max_side: int) -> bool:
     return all(grid is None or max(len(grid), len(grid[0])) <= max_side for grid in grids)
 
 
-def _shuffled_recipes(size: int, direct: bool, config: DataConfig, rng: random.Random) -> Iterator[_Recipe]:
+def _shuffled_recipes(task: Task, direct: bool, config: DataConfig, rng: random.Random) -> Iterator[_Recipe]:
     for left_out in (1, 2) if config.leave_two_out and not direct else (1,):
-        recipes = list(_recipes(size, left_out, direct, config, rng))
+        recipes = list(_recipes(task, left_out, direct, config, rng))
         rng.shuffle(recipes)
         yield from recipes
 
 
-def _recipes(size: int, left_out: int, direct: bool, config: DataConfig, rng: random.Random) -> Iterator[_Recipe]:
-    """All recipes for a number of demonstrations, `left_out` of which are missing from the context."""
+def _recipes(task: Task, left_out: int, direct: bool, config: DataConfig, rng: random.Random) -> Iterator[_Recipe]:
+    """All recipes with `left_out` of the demonstrations missing from the context."""
+    size, colours_of = len(task.demonstrations), [_colours(pair) for pair in task.demonstrations]
     for missing in itertools.permutations(range(size), left_out):
         query, *others = missing
         rest = [] if direct else [number for number in range(size) if number not in missing]
         if not rest and not direct:
             continue
         recipe = f"query {query}" + "".join(f", without {other}" for other in others) + (", direct" if direct else "")
+        used = set[int]().union(*(colours_of[number] for number in (query, *rest)))
         for variant, (transformation, side) in enumerate(config.sided_transformations):
             name = transformation.name if side == "both" else f"{transformation.name} ({side})"
-            for colouring in range(config.colour_permutations + 1):
-                colours = PermuteColours.random(rng, config.keep_background) if colouring else None
+            for colours in _colourings(config, used, rng):
                 change = name if colours is None else f"{name}, {colours.name}"
+                shown = rng.sample(rest, len(rest)) if colours and config.reorder_recoloured else rest
                 for order in demonstration_orders(len(rest), config.permutations, rng):
-                    context = tuple(rest[place] for place in order)
+                    context = tuple(shown[place] for place in order)
                     yield _Recipe(query, context, variant, colours, f"{recipe}, {change}, order {list(context)}")
+
+
+def _colourings(config: DataConfig, used: set[int], rng: random.Random) -> Iterator[PermuteColours | None]:
+    """None for the colours as they are, then those of the recoloured copies of an example that has colours `used`."""
+    yield None
+    for _ in range(config.colour_permutations):
+        if config.recolour_to_unused:
+            yield PermuteColours.to_unused(used, rng, config.keep_background)
+        else:
+            yield PermuteColours.random(rng, config.keep_background)
+
+
+def _colours(pair: Demonstration) -> set[int]:
+    """The colours of a demonstration's grids; none of texts. Transformations, recolouring apart, keep them."""
+    grids = [parse_grid(text) or () for text in (pair.question, pair.answer)]
+    return {cell for grid in grids for row in grid for cell in row}

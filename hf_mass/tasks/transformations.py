@@ -50,7 +50,6 @@ TRAINING: tuple[Transformation, ...] = (
     *_TURNS,
     *_FLIPS,
     *(Reflect(axis, before) for axis in AXES for before in (False, True)),
-    Translate(1, 1),
     Transpose(),
     Enlarge(2),
     *(Stretch(axis, 2) for axis in AXES),
@@ -61,7 +60,7 @@ TRAINING: tuple[Transformation, ...] = (
 )
 """What arXiv 2411.07279 trains with at test time, each on inputs and outputs alike, as in its published code.
 
-There, however, each task has a random shift by up to three cells in place of `Translate(1, 1)`.
+One more is a shift that is drawn for each task: see `DataConfig.random_shift`.
 """
 
 TRANSFORMATION_SETS: dict[str, tuple[Transformation, ...]] = {

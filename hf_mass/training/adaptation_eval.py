@@ -36,7 +36,7 @@ class AdaptationEvalPrediction:
             "accuracy": _mean([a.score for a in self.before if a.score is not None]),
             "adapted_accuracy": _mean([a.score for a in self.after if a.score is not None]),
             "parse_rate": _mean([float(sample.usable) for sample in samples]),
-            "unadapted_share": _mean([float(record.reason is not None) for record in self.records]),
+            "unadapted_share": _mean([float(not record.parts) for record in self.records]),
             "sampled_tokens": _mean([record.cost.sampled_tokens for record in self.records]),
         }
 

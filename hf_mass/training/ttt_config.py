@@ -34,7 +34,7 @@ class TTTConfig(GRPOConfig):
     `max_grad_norm` are those of one task's training, `max_completion_length` the longest answer. The others are those
     of `TTTSettings`. Each setting is described by its help text.
 
-    The defaults are the paper's for ARC. `TTTConfig.preset` gives them and others by name.
+    `TTTConfig.preset` gives those that go by a name, the paper's among them.
 
     Raises:
         ConfigError: If a setting is out of range or contradicts another.

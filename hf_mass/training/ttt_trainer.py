@@ -32,7 +32,7 @@ from hf_mass.core.trees import Tree, tree_map
 from hf_mass.engine.session import Session, passes
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.binding import clear_target_errors, deterministic
-from hf_mass.lm.generation import tokens_up_to
+from hf_mass.lm.few_shot_encoding import tokens_up_to
 from hf_mass.lm.language_model import LanguageModel, lora_config
 from hf_mass.methods.base import Adaptation
 from hf_mass.methods.few_shot_answers import FewShotAnswers
@@ -54,7 +54,7 @@ class TTTTrainer(AdapterTrainer):
 
     Args:
         model: Hub id, folder, `PreTrainedModel`, or `PeftModel` whose "default" adapter each task starts from.
-        args: Settings; the paper's for ARC by default.
+        args: Settings; `TTTConfig.preset` gives those that go by a name.
         train_dataset: Tasks that `train` adapts to.
         eval_dataset: Tasks that `evaluate` answers.
         processing_class: Tokenizer; by default the model's.
@@ -311,7 +311,7 @@ class TTTTrainer(AdapterTrainer):
 
     def _ttt_reward(self, completion_ids: list[list[int]], prompt_index: list[int], **kwargs: Any) -> list[float]:
         answers = FewShotAnswers(self.lm, self.args.settings())
-        return ttt_reward(self._prompts, answers.encoder.format, answers.texts(completion_ids), prompt_index)
+        return ttt_reward(self._prompts, answers.encoder.format, answers.encoder.texts(completion_ids), prompt_index)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Token ids as the engine makes them, so that training and answering see the same prompt."""

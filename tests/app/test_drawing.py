@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_mass.app import drawing
-from hf_mass.engine.events import Loss
-from hf_mass.methods.base import Answer
+from hf_mass.engine.events import Loss, Trial
+from hf_mass.methods.base import Answer, GuardEntry
 from hf_mass.tasks.problems import Problem, read_problem
 from hf_mass.tasks.task import Demonstration, Task
 
-TAGS = {"div", "span", "p", "ol", "li", "h4", "table", "thead", "tbody", "tr", "th", "td", "details", "summary"}
+TAGS = {"b", "div", "span", "p", "ol", "li", "h4", "table", "thead", "tbody", "tr", "th", "td", "details", "summary"}
 TAGS |= {"svg", "path", "text", "polyline", "circle"}
 ATTRIBUTES = {"class", "role", "style", "title", "tabindex", "scope", "aria-label", "aria-live", "aria-hidden"}
 ATTRIBUTES |= {"viewbox", "d", "x", "y", "cx", "cy", "r", "points", "text-anchor"}
@@ -207,6 +207,39 @@ def test_losses() -> None:
     lines = [attributes["points"] for tag, attributes in reader.elements if tag == "polyline"]
     assert [len(str(points).split()) for points in lines] == [2, 4]
     assert "TTT" in reader.text and "MASS" in reader.text
+
+
+def test_losses_of_trials_are_lines_of_their_own() -> None:
+    trials = [Trial(stage, n, 2, 4.0 - n) for stage in ("trying one", "trying another") for n in range(2)]
+    reader = read(drawing.losses_html([Loss("ttt", 0, n, 3, 3.0 - n) for n in range(3)], trials))
+    lines = [attributes for tag, attributes in reader.elements if tag == "polyline"]
+    assert [line["class"] for line in lines] == ["hm-trial", "hm-trial", "hm-ttt"]
+    assert [len(str(line["points"]).split()) for line in lines] == [2, 2, 3]
+    assert "on half of the examples" in reader.text and "step 3" in reader.text
+    assert read(drawing.losses_html([], trials)).labels() == [""]
+
+
+def test_left_out_gains() -> None:
+    assert drawing.gains_html([]) == ""
+    entries = (
+        GuardEntry("the <rate>", 0.5, 1.5),
+        GuardEntry("a third", 1.0, 3.0, chosen=True),
+        GuardEntry("twice", 1.0, -0.75),
+        GuardEntry("ten times", 1.0, float("-inf")),
+    )
+    reader = read(drawing.gains_html(entries))
+    assert "the <rate>50% of the steps+1.50" in reader.text and "twice100% of the steps-0.75" in reader.text
+    assert "+3.00 chosen" in reader.text and reader.text.count("chosen") == 1 and "inf" not in reader.text
+    bars = [attributes for tag, attributes in reader.elements if tag == "span"]
+    assert [bar["style"] for bar in bars] == [f"width:{size}rem" for size in ("3.00", "6.00", "1.50", "0.00")]
+    assert [bar["class"] for bar in bars] == ["hm-bar", "hm-bar", "hm-bar hm-loss", "hm-bar hm-loss"]
+
+
+def test_what_answers_is_named() -> None:
+    problem = read_problem("a -> 1\nb -> 2\nc -> 3", "mine")
+    assert "mine, answered by <b>&lt;x&gt;, 1.3M parameters</b>" in drawing.answers_html(
+        problem, [], [], "<x>, 1.3M parameters"
+    )
 
 
 def test_the_status_is_announced() -> None:

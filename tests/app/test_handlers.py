@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import runpy
 import sys
 import threading
@@ -26,7 +27,7 @@ from hf_mass.app import workshop as module
 from hf_mass.app.controls import AUTOMATIC, MOST, OPTIONS, chosen_settings, model_values
 from hf_mass.app.handlers import Handlers
 from hf_mass.app.visitors import Visitors
-from hf_mass.app.workshop import EXAMPLES, MODEL_VARIABLE, Outcome, Workshop, example
+from hf_mass.app.workshop import EXAMPLES, MODEL_VARIABLE, WORD_EXAMPLES, Outcome, Workshop, example
 from hf_mass.engine.events import Event, Loss, Stage
 from hf_mass.engine.models import load
 from hf_mass.errors import ConfigError
@@ -477,3 +478,46 @@ def test_a_visitor_who_leaves_while_their_archive_is_written_leaves_nothing(
     monkeypatch.setattr(module.shutil, "make_archive", leave_first)
     list(visitor.adapt(read_problem(json.dumps({"train": PAIRS, "test": PAIRS[:1]}))))
     assert [path for path in sessions.root.rglob("*") if path.is_file()] == []
+
+
+# -- a model that is guarded -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def guarded_page() -> Handlers:
+    """The app on a model as if it did not ship: any kind of problem, and a guard."""
+    lm = load("strings-base", device="cpu")
+    lm.kinds = ()
+    return Handlers(Workshop([lm]), Visitors(Path("unused")))
+
+
+def test_a_language_model_gets_problems_in_words(guarded_page: Handlers, do: Handlers) -> None:
+    names, first = guarded_page.workshop.examples()
+    assert names == list(WORD_EXAMPLES) and first in names
+    assert do.workshop.examples() == (list(EXAMPLES), "grid mirrored tiles")
+    for name in WORD_EXAMPLES:
+        problem = example(name)
+        assert problem.kind == "texts" and len(problem.tasks) == 1 and problem.tasks[0].answer
+        assert len(problem.tasks[0].demonstrations) >= 5  # enough for a guard
+    (readme,) = re.findall(r"examples = \[.*?\n\]", (ASSETS.parents[1] / "README.md").read_text(), re.DOTALL)[:1]
+    shown = [f'("{pair.question}", "{pair.answer}")' for pair in example(first).tasks[0].demonstrations]
+    assert re.findall(r"\(\".+?\"\)", readme) == shown
+
+
+@pytest.mark.parametrize("adapted", [True, False])
+def test_left_out_gains_and_losses_of_trials_move_on_the_page(
+    guarded_page: Handlers, adapted: bool, tmp_path: Path
+) -> None:
+    guarded_page.sessions.root = tmp_path
+    answers = ["cba", "olleh", "enots", "tnalp", "pmal"] if adapted else ["b", "zz", "q", "r", "u"]
+    rows = zip(["abc", "hello", "stone", "plant", "lamp"], answers, strict=True)
+    problem = read_problem("\n".join(f"{a} -> {b}" for a, b in rows) + "\nriver")
+    visitor = Visitor(guarded_page, "guarded")
+    pages = list(visitor.adapt(problem, settings={**SMALL, "max_examples": 12, "num_train_epochs": 2}, model=AUTOMATIC))
+    last = pages[-1]
+    gains = [page[2].count("of the steps") for page in pages]
+    assert gains == sorted(gains) and {0, 2, 4} <= set(gains)  # two strengths, each read twice
+    assert any("Trying on left-out demonstrations" in page[0] and ", loss " in page[0] for page in pages)
+    assert "answered by <b>strings-base, 1.3M parameters, float32</b>" in last[1]
+    assert ("chosen" in last[2]) == adapted and "hm-error" not in last[0] and "Done in" in last[0]
+    assert ("left-out gain +" in last[0]) == adapted and ("not adapted: the best left-out gain" in last[0]) != adapted

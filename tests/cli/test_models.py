@@ -104,10 +104,12 @@ def test_precision_and_its_reason_are_told(folder: Path, monkeypatch: pytest.Mon
     words = ("--model", folder, "--device", "cpu", "--method", "none")
     result = run("solve", *LINES, *words)
     what = "0.0M parameters, bfloat16 (2.1 times as fast as float32 on this CPU)"
-    assert f"{folder}: {what}" in result.stderr and what in " ".join(result.stdout.split())
+    assert f"{folder}: {what}; method none" in " ".join(result.stdout.split())
     assert run("solve", *LINES, *words, "--quiet").stderr == ""
     monkeypatch.setattr(precision, "reason_for_bfloat16", lambda device: None)
-    assert "float32 (which this device is not slower at than bfloat16)" in run("solve", *LINES, *words).stderr
+    assert "float32 (which this device is not slower at than bfloat16)" in " ".join(
+        run("solve", *LINES, *words).stdout.split()
+    )
     assert solving.introduction(hf_mass.load(folder, dtype="float32", device="cpu")).endswith("float32 (as asked)")
 
 

@@ -19,7 +19,7 @@ from hf_mass.core.optimizers import SGD
 from hf_mass.core.token_loss import TokenLoss
 from hf_mass.errors import ConfigError
 from hf_mass.lm.binding import BoundLora
-from hf_mass.lm.device_memory import free_bytes, graph_bytes_per_token
+from hf_mass.lm.device_memory import free_bytes, graph_bytes_per_token, training_plan
 
 MIB = 2**20
 
@@ -136,6 +136,25 @@ def test_the_estimate_is_what_a_pass_keeps() -> None:
     own = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in loss.model.parameters()}
     measured = saved_bytes(loss, lora)
     assert 0.5 * (measured - sum(own.values())) < estimate < 1.5 * measured
+
+
+@pytest.mark.parametrize(
+    ("free", "enough", "plan"),
+    [
+        (2**40, 2**31, (False, 8)),  # all eight rows
+        (2**40, 1, (False, 1)),  # one after another, as each is more than enough for a pass
+        (2**16, 2**31, (True, 1)),  # none fits
+    ],
+)
+def test_plain_training_takes_what_is_free(
+    free: int, enough: int, plan: tuple[bool, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_mass.lm.device_memory.free_bytes", lambda device: free)
+    monkeypatch.setattr("hf_mass.lm.device_memory.TRAINING_BYTES", enough)
+    loss, lora = token_loss(2)
+    with lora.inactive():
+        chosen = training_plan(loss, lora.start())
+    assert (chosen.checkpoint, chosen.microbatch) == plan
 
 
 def test_free_memory_of_this_machine() -> None:

@@ -125,6 +125,23 @@ def is_as_before(model: torch.nn.Module, names: list[str], values: dict[str, tor
     return same and not any("lora" in name for name, _ in model.named_modules() if "lora" not in "".join(names))
 
 
+@pytest.mark.parametrize(
+    ("kind", "trained"),
+    [("llama", {"q_proj", "v_proj", "gate_proj", "up_proj", "down_proj"}), ("gpt2", {"c_attn", "c_proj", "c_fc"})],
+)
+def test_grids_are_trained_on_by_the_published_settings_as_far_as_the_model_has_their_modules(
+    kind: str, trained: set[str]
+) -> None:
+    lm = hf_mass.load(byte_base(kind), byte_tokenizer())
+    assert lm.defaults["ttt"]["grids"]["preset"] == "arc"
+    pairs = [("1 2\n0 0", "2 1\n0 0"), ("3 4\n0 0", "4 3\n0 0"), ("5 6\n0 0", "6 5\n0 0")]
+    tasks = [Task.from_pairs(pairs, "7 8\n0 0", "8 7\n0 0", id="swap")]
+    settings = TTT(max_examples=1, max_length=None).resolved(lm, tasks)
+    assert (settings.lora_r, settings.predict_length_factor) == (128, 3.0)
+    TTT(max_examples=1, max_length=None).begin(lm, tasks, 0)
+    assert {name.split(".")[-4] for name, _ in lm.model.named_parameters() if "lora_A" in name} == trained
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_a_model_in_memory_is_left_as_it_was(training: bool) -> None:
     model = byte_base().train(training)

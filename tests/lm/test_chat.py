@@ -138,6 +138,26 @@ def test_chat_reaches_every_method() -> None:
         shown.append(lm.tokenizer.decode(encoder.solver_prompt_ids(task)))
     assert shown[0] == shown[1] and shown[0].endswith(IM) and "<|im_start|>" not in shown[2]
 
+    lists = [MASS().resolved(lm, [TASK]).encoder.solver_prompt_ids(TASK) for lm in (plain, chat, never)]
+    assert lists[1] == chat_prompt(chat) and lists[0] == lists[2] != lists[1]  # that of test-time training
+
+
+def chat_prompt(lm: LanguageModel) -> list[int]:
+    return FewShotAnswers(lm, TTT().resolved(lm, [TASK])).encoder.prompt(TASK)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gptoss", "glm4moe", "idefics3", "llama3"])
+def test_a_list_of_examples_is_continued_by_an_input(name: str) -> None:
+    """As far as it goes, it is the prompt of a task that has those examples."""
+    tokenizer = tokenizer_with(name)
+    encoder = FewShotEncoder(tokenizer, CHAT)
+    begun, prompt = (tokenizer.decode(ids) for ids in (encoder.continued(TASK), encoder.prompt(TASK)))
+    rest = prompt.removeprefix(begun)
+    assert rest != prompt and rest.lstrip().startswith(f"mouse{AROUND[name][0].rstrip(' ')}")
+    written = tokenizer(rest, add_special_tokens=False)["input_ids"]
+    assert encoder.is_ended(written, encoder.input_stop)
+    assert CHAT.read_input(encoder.texts([written], encoder.input_stop)[0]) == "mouse"
+
 
 def test_arguments_of_the_template_reach_conversational_prompts() -> None:
     lm = chat_lm(chat_template_kwargs={"enable_thinking": False})

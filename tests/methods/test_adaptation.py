@@ -247,8 +247,9 @@ def test_there_must_be_something_to_adapt_on(mass: MassModel) -> None:
 def test_derivations_are_those_of_the_usable_samples(mass: MassModel) -> None:
     texts = ["ada pear red rule04", "tom fig blue rule02", "ada fig red rule04"]
     group = [rejected(), *map(written, texts), replace(written("ada fig red rule09"), reason="filtered out")]
-    assert mass.adapter.proposed_derivations(group) == ["rule04", "rule02"]
-    assert mass.adapter.proposed_derivations([rejected()]) == [""]
+    task = WORLD.tasks("train", 1)[0]
+    assert mass.adapter.proposed_derivations(task, group) == ["rule04", "rule02"]
+    assert mass.adapter.proposed_derivations(task, [rejected()]) == [""]
 
 
 @pytest.mark.parametrize("steps", [1, 2])

@@ -242,7 +242,7 @@ def test_a_task_without_usable_samples_is_solved_unadapted(mass: MassModel, task
     groups = [[rejected(reason) for reason in ("empty", "no_match", "no_answer")], [right_sample(tasks[1])] * 3]
     for chosen, parts in ((tasks[:2], groups), (tasks[:1], groups[:1])):
         record = mass.adapt(chosen, weigh_by, parts)[0]
-        assert record.adapted is None and record.reason == "no usable sample"
+        assert record.adapted is None and str(record.reason).startswith("no usable sample of 3, most often 'empty'")
         assert record.weights.tolist() == [0.0, 0.0, 0.0] and torch.isnan(record.losses_before).all()
         assert [row["reason"] for row in record.explain()] == ["empty", "no_match", "no_answer"]
         assert solve(mass, tasks[0], record) == solve(mass, tasks[0])

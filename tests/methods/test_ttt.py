@@ -10,6 +10,8 @@ from model_fixtures import byte_base, byte_tokenizer, equal_trees, largest_diffe
 from peft import LoraConfig, get_peft_model
 from ttt_fixtures import FewShot, few_shot_settings
 
+from hf_mass.core.dropout import LoraDropout
+from hf_mass.core.memory import LEAN, MemoryPlan
 from hf_mass.errors import AdaptationError, ConfigError
 from hf_mass.lm.few_shot_encoding import FewShotEncoder
 from hf_mass.lm.language_model import LanguageModel
@@ -69,9 +71,10 @@ def test_training_learns_the_rule_of_the_task() -> None:
     assert before[0][0].answer != "0 4 4" and after[0][0].transformation == "identity"
 
 
-def test_tasks_end_where_they_would_alone() -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_tasks_end_where_they_would_alone(dropout: float) -> None:
     """Of different numbers of demonstrations, so of different numbers of steps."""
-    few = few_shot()
+    few = few_shot(lora_dropout=dropout)
     tasks = [copy_task("a"), copy_task("b", ("5 0", "0 6"))]
     together = few.adapt(tasks)
     for task, record in zip(tasks, together, strict=True):
@@ -87,6 +90,30 @@ def test_the_model_is_left_as_it_was_and_seeds_decide() -> None:
     first, second, other = (few.adapt([copy_task("a")], seed)[0] for seed in (0, 0, 1))
     assert all(torch.equal(p, before[name]) for name, p in few.lm.model.named_parameters())
     assert equal_trees(first.adapted, second.adapted) and not equal_trees(first.adapted, other.adapted)
+
+
+def test_inputs_of_the_lora_are_dropped_anew_in_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    at_step = LoraDropout.at_step
+    monkeypatch.setattr(LoraDropout, "at_step", lambda self, step: (steps.append(step), at_step(self, step))[1])
+    (without,), (dropped,) = (few_shot(lora_dropout=share).adapt([copy_task("a")]) for share in (0.0, 0.5))
+    assert steps == list(range(len(dropped.losses)))
+    assert without.losses[0] == pytest.approx(dropped.losses[0])  # B is zero there
+    assert abs(without.losses[-1] - dropped.losses[-1]) > 1e-3
+
+
+@pytest.mark.parametrize("plan", [LEAN, MemoryPlan(microbatch=1)])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_short_memory_changes_nothing_but_time(
+    plan: MemoryPlan, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"per_device_train_batch_size": 3, "lora_dropout": dropout}
+    (whole,) = few_shot(**changes).adapt([copy_task("a")])
+    monkeypatch.setattr("hf_mass.methods.ttt.training_plan", lambda loss, start: plan)
+    (cut,) = few_shot(**changes).adapt([copy_task("a")])
+    assert whole.adapted is not None and cut.adapted is not None
+    assert largest_difference(whole.adapted, cut.adapted) < 1e-4
+    assert cut.losses == pytest.approx(whole.losses, abs=1e-5)
 
 
 def test_one_adapter_for_all() -> None:

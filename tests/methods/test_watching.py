@@ -20,11 +20,11 @@ def test_generation_shows_every_token_up_to_each_rows_end() -> None:
     mass = conventions_model()
     tasks = world.tasks("validation", 3)
     prompts = [mass.encoder.generator_prompt_ids(task) for task in tasks]
-    seen: list[list[list[int]]] = []
-    with watching(seen.append):
+    seen, limits = list[list[list[int]]](), list[int]()
+    with watching(lambda rows, most: (seen.append(rows), limits.append(most))):  # type: ignore[func-returns-value]
         whole = complete(mass.model, mass.tokenizer, prompts, Sampling(6), [1, 2, 3])
     assert whole == complete(mass.model, mass.tokenizer, prompts, Sampling(6), [1, 2, 3])
-    assert [len(rows[0]) for rows in seen][:2] == [1, 2] and seen[-1] == whole
+    assert [len(rows[0]) for rows in seen][:2] == [1, 2] and seen[-1] == whole and set(limits) == {6}
     for rows in seen:
         assert all(full[: len(part)] == part for part, full in zip(rows, whole, strict=True))
 
@@ -32,7 +32,7 @@ def test_generation_shows_every_token_up_to_each_rows_end() -> None:
 def test_samples_are_seen_while_they_are_written() -> None:
     mass, seen = conventions_model(), []
     (task,) = world.tasks("validation", 1)
-    with watching(seen.append):
+    with watching(lambda rows, most: seen.append(rows)):
         (samples,) = mass.generate_auxiliary([task], 4)
     assert [list(sample.token_ids) for sample in samples] == seen[-1]
     assert len(seen) >= 2 and len(seen[0]) == 4
@@ -43,7 +43,7 @@ def test_a_watcher_can_stop_sampling_and_the_model_is_as_before() -> None:
     before = snapshot(mass.model)
     (task,) = world.tasks("validation", 1)
 
-    def stop(rows: list[list[int]]) -> None:
+    def stop(rows: list[list[int]], most: int) -> None:
         raise Stopped
 
     with pytest.raises(Stopped), watching(stop):

@@ -175,6 +175,11 @@ def test_what_is_known_of_the_tasks() -> None:
         "word_sorting",
     ]
     assert sum(spec.kind == "letter" for spec in BBH_TASKS.values()) == 17
+    # src/tasks.py of github.com/adamzweiger/Fewshot-TTT, "generation_length".
+    lengths = {"dyck_languages": 3, "multistep_arithmetic_two": 3, "object_counting": 2, "word_sorting": 50}
+    words = {name: 1 for name, spec in BBH_TASKS.items() if spec.kind == "word"}
+    letters = {name: 3 for name, spec in BBH_TASKS.items() if spec.kind == "letter"}
+    assert {name: spec.answer_tokens for name, spec in BBH_TASKS.items()} == words | letters | lengths
 
 
 def test_the_real_tasks(shared_data: Path) -> None:

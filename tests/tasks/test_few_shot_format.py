@@ -60,16 +60,16 @@ def test_compact_is_the_text_of_the_grid_world(seed: int) -> None:
     assert COMPACT.read_answer(expected.removeprefix(prompt) + "123>") == texts[-1].answer
 
 
-def test_arc_is_lists_after_an_instruction() -> None:
+def test_arc_is_arrays_after_an_instruction() -> None:
     head, _, rest = text(GRIDS, ARC).partition("\n\n")
     assert head == ARC.instruction
-    assert rest.split("\n\n") == [
-        "[[0, 1, 2], [3, 4, 0]] -> [[1, 1, 1], [1, 1, 1]]",
-        "[[0, 0, 0]] -> [[3, 4, 0]]",
-        "[[2, 2, 0]] -> [[3, 4, 5]]",
+    assert rest.split("#\n") == [
+        "[[0 1 2]\n [3 4 0]] -> [[1 1 1]\n [1 1 1]]",
+        "[[0 0 0]] -> [[3 4 0]]",
+        "[[2 2 0]] -> [[3 4 5]]",
         "",
     ]
-    assert text(as_task(GRIDS), ARC).endswith("\n\n[[2, 2, 0]] ->")
+    assert text(as_task(GRIDS), ARC).endswith("#\n[[2 2 0]] ->")
 
 
 def test_plain_is_lines_of_input_and_output() -> None:
@@ -149,8 +149,9 @@ def test_answers_end_at_the_separator() -> None:
     assert PLAIN.read_answer(" \n\nInput:") is PLAIN.read_answer("") is None
     assert COMPACT.read_answer("12\n34;0>") == "1 2\n3 4"
     assert COMPACT.read_answer("12\n3") is COMPACT.read_answer(";12") is COMPACT.read_answer("12>3;") is None
-    assert ARC.read_answer(" [[1, 2], [3, 4]]\n\n[[0]] -> [[1]]") == "1 2\n3 4"
-    assert ARC.read_answer(" [[1, 2], [3") is None
+    assert ARC.read_answer(" [[1 2]\n [3 4]]#\n[[0]] -> [[1]]#\n") == "1 2\n3 4"
+    assert ARC.read_answer(" [[1, 2], [3, 4]]#\n") == "1 2\n3 4"
+    assert ARC.read_answer(" [[1 2]\n [3") is None
 
 
 def test_answers_stop_where_the_demonstrations_do() -> None:
@@ -328,3 +329,18 @@ def test_formats_by_name() -> None:
     with pytest.raises(ConfigError, match=r"'json'; choose one of \['compact', 'arc', 'plain'"):
         resolve_format("json")
     assert FewShotFormat(**asdict(ARC)) == ARC
+
+
+# -- written inputs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_written_input_is_read_up_to_its_output() -> None:
+    assert PLAIN.read_input(" dogs\nOutput: dog") == "dogs"
+    assert PLAIN.read_input(" dogs") == "dogs"
+    assert PLAIN.read_input(" \nOutput: dog") is None
+    assert PLAIN.read_input(" dogs\n\nInput: cat\nOutput: cats") is None  # a pair without an output went before
+    assert COMPACT.read_input("12\n34>43") == "1 2\n3 4" and COMPACT.read_input("12\n3>") is None
+    assert replace(PLAIN, chat=True).read_input(" two\nlines ") == "two\nlines"
+    assert PLAIN.input_stop == "\nOutput:" and replace(PLAIN, chat=True).input_stop is None
+    with pytest.raises(ConfigError, match="there is no chat template"):
+        replace(PLAIN, chat=True).continued(as_task(WORDS))

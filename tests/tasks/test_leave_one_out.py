@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 from collections import Counter
@@ -26,6 +27,7 @@ from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.transformations import (
     GEOMETRIC,
     TRAINING,
+    resolve_transformations,
     transform_task,
 )
 
@@ -46,6 +48,11 @@ def grid_task(size: int, height: int = 2, width: int = 3) -> Task:
 
     demonstrations = tuple(Demonstration(drawn(), drawn()) for _ in range(size))
     return Task(drawn(), demonstrations, answer=drawn(), id="cells")
+
+
+def shape_of(pair: Demonstration) -> tuple[tuple[int, ...], ...]:
+    """Which cells of a demonstration have the same colour, as the place where each is first seen."""
+    return tuple(tuple(text.index(cell) for cell in text) for text in (pair.question, pair.answer))
 
 
 def shape(examples: list[TrainingExample]) -> Counter[tuple[str, tuple[str, ...]]]:
@@ -210,6 +217,49 @@ def test_recoloured_copies_have_one_permutation_throughout(keep: bool) -> None:
     assert keep == all(dict(mapping)["0"] == "0" for mapping in mappings)
 
 
+def test_recoloured_copies_have_colours_that_the_example_has_not() -> None:
+    pairs = tuple(Demonstration(f"0 1\n{n} 0", f"{n} 1") for n in (2, 3, 4, 5))
+    config = DataConfig(colour_permutations=3, recolour_to_unused=True)
+    for one in training_examples(Task("0", pairs), config):
+        missing = {number for number in range(4) if f"without {number}" in one.origin}
+        used = {"1", "2", "3", "4", "5"} - {str(number + 2) for number in missing}
+        shown = {cell for d in (*one.demonstrations, one.query) for cell in (d.question + d.answer).replace("\n", " ")}
+        shown -= {" ", "0"}
+        assert len(shown) == len(used)
+        # Of nine colours four are unused where the example has five, and five where it has four.
+        assert len(shown - used) == (4 if "colours" in one.origin else 0)
+
+
+def test_recoloured_copies_may_have_their_demonstrations_in_random_orders() -> None:
+    config = DataConfig(leave_two_out=False, colour_permutations=20, reorder_recoloured=True)
+    orders: dict[bool, Counter[tuple[int, ...]]] = {True: Counter(), False: Counter()}
+    for one in training_examples(grid_task(4), config):
+        order = json.loads(one.origin.partition("order ")[2])
+        query = int(one.origin.split(", ")[0].removeprefix("query "))
+        shown = [grid_task(4).demonstrations[number] for number in order]
+        assert "colours" in one.origin or one.demonstrations == tuple(shown)
+        assert [shape_of(d) for d in one.demonstrations] == [shape_of(d) for d in shown] and query not in order
+        orders["colours" in one.origin][tuple(sorted(order).index(number) for number in order)] += 1
+    assert orders[False] == {(0, 1, 2): 4}
+    assert len(orders[True]) == 6 and orders[True].total() == 80
+
+
+def test_a_shift_is_drawn_for_each_task() -> None:
+    task, shifts = grid_task(3, 5, 5), set()
+    for seed in range(40):
+        examples = training_examples(task, DataConfig(leave_two_out=False, random_shift=3), seed)
+        moved = [one for one in examples if one.query not in task.demonstrations]
+        if not moved:  # by nothing
+            assert len(examples) == 3
+            continue
+        (shift,) = {one.origin.split(", ")[1] for one in moved}
+        (move,) = resolve_transformations(shift)
+        assert {one.query for one in moved} == set(transform_task(task, move).demonstrations) and len(examples) == 6
+        shifts.add(shift)
+    assert shifts <= {f"translate {rows} {columns}" for rows in range(4) for columns in range(4)}
+    assert len(shifts) > 8
+
+
 def test_tasks_of_text_cannot_be_transformed() -> None:
     with pytest.raises(DataError, match=r"'words' is no grid.*'question 0'.*'none'"):
         training_examples(text_task(3), DataConfig(transformations=GEOMETRIC))
@@ -309,7 +359,7 @@ def test_the_papers_amount() -> None:
     config = DataConfig(transformations=TRAINING, permutations=2, colour_permutations=1)
     examples = training_examples(grid_task(4), config)
     assert len(examples) == 250
-    assert {len(one.demonstrations) for one in examples} == {3}  # one left out gives 4 × 25 × 4, so none lacks two
+    assert {len(one.demonstrations) for one in examples} == {3}  # one left out gives 4 × 23 × 4, so none lacks two
 
 
 # Bad settings
@@ -320,6 +370,7 @@ def test_the_papers_amount() -> None:
     [
         ({"permutations": 0}, "DataConfig.permutations must be a whole number of at least 1, got 0"),
         ({"colour_permutations": -1}, "colour_permutations must be a whole number of at least 0"),
+        ({"random_shift": -1}, "random_shift must be a whole number of at least 0"),
         ({"limit": 0}, "limit must be"),
         ({"limit": True}, "limit must be"),
         ({"max_side": 0}, "max_side must be"),

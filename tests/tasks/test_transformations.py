@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any, cast
@@ -205,6 +206,32 @@ def test_random_colours_move_every_colour() -> None:
     assert all({mapping[colour] for mapping in mappings} == set(range(1, 10)) for colour in range(1, 10))
 
 
+@given(st.sets(st.integers(0, 9)), st.integers(0, 2**32), st.booleans())
+def test_used_colours_become_unused_ones_as_far_as_there_are_any(used: set[int], seed: int, keep: bool) -> None:
+    mapping = PermuteColours.to_unused(used, random.Random(seed), keep).mapping
+    free = set(range(1 if keep else 0, 10))
+    unused = free - used
+    new = {mapping[colour] for colour in used & free}
+    assert len(new & unused) == min(len(used & free), len(unused))
+    assert not keep or mapping[0] == 0
+
+
+def test_colours_to_unused_ones_are_drawn() -> None:
+    rng = random.Random(0)
+    mappings = [PermuteColours.to_unused({0, 1, 2}, rng).mapping for _ in range(300)]
+    assert {mapping[1] for mapping in mappings} == {mapping[2] for mapping in mappings} == set(range(3, 10))
+    mappings = [PermuteColours.to_unused(set(range(10)), rng).mapping for _ in range(300)]
+    assert all({mapping[colour] for mapping in mappings} == set(range(1, 10)) for colour in range(1, 10))
+
+
+def test_random_shifts_are_all_as_likely() -> None:
+    rng = random.Random(0)
+    shifts = Counter(Translate.random(rng, 3) for _ in range(3200))
+    assert shifts.keys() == {Translate(rows, columns) for rows in range(4) for columns in range(4)}
+    assert min(shifts.values()) > 140 and max(shifts.values()) < 260  # 200 each, and four standard deviations
+    assert Translate.random(rng, 0) == Translate(0, 0)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -279,8 +306,8 @@ def test_strips_stay_strips() -> None:
 
 
 def test_the_papers_transformations_differ() -> None:
-    # 23 in the paper's code, and the identity.
-    assert len({each.apply(GRID) for each in TRAINING}) == len(TRAINING) == 24
+    # 22 of the 23 in the paper's code, and the identity; the other is a shift that is drawn for each task.
+    assert len({each.apply(GRID) for each in TRAINING}) == len(TRAINING) == 23
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,9 @@ from hf_mass.errors import ConfigError
 from hf_mass.lm.shapes import LoraShape
 from hf_mass.methods.ttt_settings import TTT_PRESETS, TTTSettings
 from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS
-from hf_mass.tasks.grid_transformations import FlipRows, Identity, Rotate
+from hf_mass.tasks.grid_transformations import FlipRows, Rotate
 from hf_mass.tasks.leave_one_out import DataConfig, training_examples
 from hf_mass.tasks.task import Demonstration, Task
-from hf_mass.tasks.transformations import GEOMETRIC, INFERENCE
 from hf_mass.training.ttt_config import TTTConfig
 
 
@@ -33,33 +32,13 @@ def preset(name: str, **changes: Any) -> TTTConfig:
 # -- presets -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("args", [config(), preset("arc")], ids=["defaults", "preset"])
-def test_the_defaults_are_the_papers_for_arc(args: TTTConfig) -> None:
-    settings = args.settings()
-    assert settings == TTTSettings() == TTTSettings.preset("arc")
-    assert settings.lora == LoraShape(128, 16, "all-linear")
-    assert (settings.learning_rate, settings.num_train_epochs, settings.per_device_train_batch_size) == (5e-5, 2, 2)
-    assert (settings.lr_scheduler_type, settings.warmup_steps, settings.weight_decay) == ("cosine", 0.0, 0.0)
-    data = settings.data()
-    assert data.limit == 250 and data.leave_two_out and not data.direct and settings.loss_on == "demonstrations"
-    assert data.transformations == GEOMETRIC and data.colour_permutations == 1
-    assert (settings.views(), settings.predict_permutations) == (INFERENCE, 2)
-    assert (settings.predict_temperature, settings.predict_samples) == (0.0, 1)
-    assert (settings.vote, settings.vote_within, settings.adapters) == ("hierarchical", 3, "per_task")
-    assert args.objective == "sft"
+def test_the_defaults_are_those_of_the_engine() -> None:
+    assert config().settings() == TTTSettings() and config().objective == "sft"
 
 
-def test_the_preset_of_big_bench_hard_makes_forty_sequences_of_ten_demonstrations() -> None:
-    settings = preset("bbh").settings()
-    assert (settings.lora_r, settings.lora_alpha, settings.learning_rate) == (64, 64, 1e-4)
-    assert (settings.num_train_epochs, settings.per_device_train_batch_size) == (1, 5)
-    assert settings.format == FEW_SHOT_FORMATS["questions"]
-    pairs = tuple(Demonstration(f"question {n}", f"answer {n}") for n in range(10))
-    examples = training_examples(Task("query", pairs, id="bbh"), settings.data())
-    assert len(examples) == 40 and all(len(example.demonstrations) == 9 for example in examples)
-    assert {example.query for example in examples} == set(pairs)
-    assert (settings.views(), settings.predict_permutations) == ((Identity(),), 1)
-    assert (settings.max_completion_length, settings.vote) == (50, "flat")
+@pytest.mark.parametrize("name", sorted(TTT_PRESETS))
+def test_a_preset_is_the_same_for_the_trainer_as_for_the_engine(name: str) -> None:
+    assert preset(name).settings() == TTTSettings.preset(name)
 
 
 @pytest.mark.parametrize("name", sorted(TTT_PRESETS))
@@ -96,6 +75,7 @@ CHANGED: dict[str, Any] = {
     "adapters": "shared",
     "lora_r": 3,
     "lora_alpha": 5,
+    "lora_dropout": 0.1,
     "lora_target_modules": ["q_proj", "up_proj"],
     "few_shot_format": "compact",
     "chat": True,
@@ -105,7 +85,10 @@ CHANGED: dict[str, Any] = {
     "permutations": 4,
     "transformations": ["flip rows", "rotate 90"],
     "colour_permutations": 2,
+    "random_shift": 2,
     "keep_background": False,
+    "recolour_to_unused": True,
+    "reorder_recoloured": True,
     "max_examples": 9,
     "max_grid_side": 8,
     "max_length": 77,
@@ -128,7 +111,9 @@ def test_every_setting_arrives() -> None:
     for name, value in CHANGED.items():
         assert getattr(settings, name) == (tuple(value) if isinstance(value, list) else value), name
         assert getattr(settings, name) != getattr(defaults, name), f"{name} is at its default, so it could be lost"
-    assert settings.data() == DataConfig(False, True, 4, (FlipRows(), Rotate(1)), 2, False, 9, 8, 77, "refuse")
+    assert settings.data() == DataConfig(
+        *(False, True, 4, (FlipRows(), Rotate(1)), 2, False, True, True, 2, 9, 8, 77, "refuse")
+    )
     assert settings.views() == (Rotate(1),)
     assert settings.lora == LoraShape(3, 5, ("q_proj", "up_proj"))
 
@@ -200,8 +185,10 @@ def test_wrong_settings_are_refused_by_name_value_and_cure(changes: dict[str, An
 def test_unknown_presets_and_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"preset 'mnist' is unknown; choose one of \['arc', 'bbh'"):
         TTTConfig.preset("mnist")
-    with pytest.raises(ConfigError, match=r"TTT has no setting 'rank'"):
-        TTTConfig.preset("arc", rank=3)
+    with pytest.raises(ConfigError, match=r"^TTT has no setting 'lora_rank'\. Did you mean .*'lora_r'.{,30}$"):
+        TTTConfig.preset("arc", lora_rank=3)
+    with pytest.raises(ConfigError, match=r"^TTT has no setting 'wobble'\. TTTSettings lists and describes them\.$"):
+        TTTSettings.preset("arc", wobble=3)
 
 
 def test_what_only_sft_refuses_is_taken_for_reinforcement_learning() -> None:

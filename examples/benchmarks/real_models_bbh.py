@@ -1,0 +1,102 @@
+"""BIG-Bench Hard on a real language model: prompting, test-time training by the published settings, the guard.
+
+    python -m benchmarks.real_models_bbh --model ~/.cache/hf_mass/smollm2-135m-instruct        # runs, resumes, reports
+    python -m benchmarks.real_models_bbh --model ... --tasks hyperbaton snarks --rows base ttt
+    python -m benchmarks.real_models_bbh --report                                              # from the outcomes alone
+
+Run in `examples`. Each of the 27 tasks has ten demonstrations and 50 queries, drawn from its file by the seed, and is
+scored as the paper does (`hf_mass.tasks.bbh`). Every outcome goes to `<output>/outcomes.json` at once, so
+a run that is stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import hf_mass
+from benchmarks.real_models import ROWS, keep, outcome
+from benchmarks.real_models_report import Outcomes, by_task, dot_plot, summary
+from hf_mass import LanguageModel, Method, Task
+from hf_mass.engine.session import Session
+from hf_mass.tasks.bbh import BBH_TASKS, load_bbh
+from paths import DATA, RESULTS
+
+PREFIX = "bbh/"
+"""Of the tasks' names among the outcomes."""
+
+
+def answer_tokens(lm: LanguageModel, name: str, task: Task) -> int:
+    """Longest answer: the published limit, or more where this tokenizer needs more for what a demonstration answers."""
+    shown = [lm.tokenizer(f" {pair.answer}", add_special_tokens=False)["input_ids"] for pair in task.demonstrations]
+    return max(BBH_TASKS[name].answer_tokens, *map(len, shown))
+
+
+def run(lm: LanguageModel, method: Method[Any], tasks: Sequence[Task], seed: int) -> dict[str, Any]:
+    """What a method comes to on the queries of one task, by the verifier's judgement."""
+    begun, session = time.process_time(), Session(lm, method, seed)
+    adaptations = session.adapt(tasks)
+    answers, cost = session.answer(tasks, adaptations)
+    one = outcome(adaptations[0], answers, cost, time.process_time() - begun)
+    return one | {"right": [int(bool(answer.right)) for answer in answers]}
+
+
+def report(outcomes: Outcomes, output: Path) -> str:
+    """Writes results.md and before-after.png; returns the text."""
+    (seed,) = outcomes.seeds
+    names = [PREFIX + name for name in BBH_TASKS if outcomes.get(PREFIX + name, seed, "base")]
+    parts = [f"    {outcomes.about['command']}", "", summary(outcomes, names), ""]
+    parts += [f"## Task by task, seed {seed}", "", by_task(outcomes, names, seed), ""]
+    text = "\n".join(parts)
+    output.mkdir(parents=True, exist_ok=True)
+    dot_plot(outcomes, names, seed, output / "before-after.png")
+    (output / "results.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="folder or Hub id")
+    parser.add_argument("--dtype", default="bfloat16", help="of the base; LoRA and optimizer are float32")
+    parser.add_argument("--data", type=Path, default=DATA / "bbh")
+    parser.add_argument("--tasks", nargs="*", default=list(BBH_TASKS), choices=list(BBH_TASKS))
+    parser.add_argument("--rows", nargs="+", default=["base", "ttt", "guarded"], choices=["base", "ttt", "guarded"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shots", type=int, default=10, help="demonstrations")
+    parser.add_argument("--queries", type=int, default=50)
+    parser.add_argument("--output", type=Path, default=RESULTS / "real-models-bbh")
+    parser.add_argument("--report", action="store_true", help="only write the report")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse(argv)
+    torch.set_num_threads(arguments.threads)
+    file = arguments.output / "outcomes.json"
+    if arguments.report:
+        print(report(Outcomes(file), arguments.output))
+        return
+    about = {"model": Path(arguments.model).name, "dtype": arguments.dtype, "shots": arguments.shots}
+    about |= {"queries": arguments.queries, "seed": arguments.seed}
+    about["command"] = "python -m benchmarks.real_models_bbh --model <folder>"
+    outcomes = Outcomes(file, about)
+    lm = hf_mass.load(arguments.model, dtype=getattr(torch, arguments.dtype))
+    drawn = load_bbh(arguments.data, arguments.tasks, arguments.shots, arguments.seed)
+    for name, queries in drawn.items():
+        tasks = queries[: arguments.queries]
+        settings = {"preset": "bbh", "max_completion_length": answer_tokens(lm, name, tasks[0])}
+        for row in arguments.rows:
+            if outcomes.get(PREFIX + name, arguments.seed, row) is None:
+                one = run(lm, ROWS[row](settings), tasks, arguments.seed)
+                keep(outcomes, PREFIX + name, arguments.seed, row, one)
+    print(report(outcomes, arguments.output))
+
+
+if __name__ == "__main__":
+    main()
