@@ -43,7 +43,19 @@ class Stopped(HFMassError, RuntimeError):
     """What was going on was stopped, by a person or by its time limit."""
 
 
-EXTRAS = {"datasets": "train", "trl": "train", "gradio": "demo", "matplotlib": "plots", "math_verify": "math"}
+class ModelWarning(UserWarning):
+    """A model is asked for something that it was not made for."""
+
+
+EXTRAS = {
+    "datasets": "train",
+    "trl": "train",
+    "gradio": "demo",
+    "matplotlib": "plots",
+    "math_verify": "math",
+    "gguf": "gguf",
+    "torchao": "quantized",
+}
 """Module → the extra that brings it."""
 
 

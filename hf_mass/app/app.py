@@ -125,7 +125,8 @@ def _settings(workshop: Workshop) -> tuple[Any, Any, dict[str, Any]]:
     choices = [(label, name) for name, label in METHOD_NAMES.items()]
     method = gr.Radio(choices, value="ttt", label="How to adapt", elem_id="method")
     with gr.Accordion("Settings", open=False):
-        model = gr.Dropdown([AUTOMATIC, *workshop.models], value=AUTOMATIC, label="Model", elem_id="model")
+        models = [(f"{name} ({lm.measure})", name) for name, lm in workshop.models.items()]
+        model = gr.Dropdown([(AUTOMATIC, AUTOMATIC), *models], value=AUTOMATIC, label="Model", elem_id="model")
         return method, model, {name: control(name) for name in OPTIONS}
 
 
@@ -148,7 +149,7 @@ def launch(
         share: Whether Gradio makes a public link to it.
         block: Whether to wait until it is stopped.
         lease: Decorator that leases a GPU for each adaptation.
-        model_settings: `revision`, `token`, `device` for `hf_mass.load`.
+        model_settings: `revision`, `token`, `device`, `chat` and so on for `hf_mass.load`.
 
     Raises:
         ConfigError: If the port is taken.

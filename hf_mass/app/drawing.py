@@ -63,6 +63,11 @@ def problem_html(problem: Problem) -> str:
     return f'<div role="group" aria-label="problem {escape(problem.name)}">{"".join(parts)}</div>'
 
 
+def note_html(note: str | None) -> str:
+    """What a reader must know before anything else; nothing for None."""
+    return "" if note is None else f'<p role="note"><strong>{escape(note)}</strong></p>'
+
+
 def answers_html(problem: Problem, before: Sequence[Answer], after: Sequence[Answer], model: str = "") -> str:
     """For each query the answers before and after adapting side by side, and the right one where it is known; `model`
     tells what answers."""

@@ -29,6 +29,7 @@ from hf_mass.engine.events import (
     Writing,
 )
 from hf_mass.errors import ConfigError, HFMassError
+from hf_mass.lm.suitability import beyond
 from hf_mass.methods.base import Answer, GuardEntry
 from hf_mass.methods.registry import METHODS
 from hf_mass.tasks.problems import Limits, Problem, read_problem, read_problem_file
@@ -44,10 +45,11 @@ _SAME = (gr.skip(),) * (1 + len(OPTIONS))
 
 @dataclass
 class Page:
-    """What the page shows of one adaptation so far."""
+    """What the page shows of one adaptation so far, by which `model`; a `note` says if that is not made for it."""
 
     problem: Problem
     model: str = ""
+    note: str | None = None
     before: tuple[Answer, ...] = ()
     after: tuple[Answer, ...] = ()
     stage: str = "Waiting for the model"
@@ -116,7 +118,7 @@ class Page:
         """Status, answers, losses, samples, download, buttons."""
         return (
             status_html(text or self.status, error),
-            drawing.answers_html(self.problem, self.before, self.after, self.model),
+            drawing.note_html(self.note) + drawing.answers_html(self.problem, self.before, self.after, self.model),
             drawing.losses_html(self.losses, self.trials) + drawing.gains_html(self.guard) + self.notes,
             self.samples,
             download or gr.skip(),
@@ -188,7 +190,8 @@ class Handlers:
             return
         view, key, last = Page(problem), str(request.session_hash), 0.0
         with suppress(ConfigError):  # which the adaptation itself tells
-            view.model = described(self.workshop.choose(problem, _name(model)))
+            lm = self.workshop.choose(problem, _name(model))
+            view.model, view.note = described(lm), beyond(lm, problem.tasks)
         yield view.page(True, download=hidden)
         folder = self.sessions.folder(key)
         try:

@@ -17,6 +17,7 @@ from hf_mass.engine.session import Session, events
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.language_model import LanguageModel
+from hf_mass.lm.suitability import beyond
 from hf_mass.methods.guard import guarded
 from hf_mass.methods.registry import make_method
 from hf_mass.store.shipped import ASSETS
@@ -50,7 +51,7 @@ class Outcome:
     """What came of an adaptation, as plain data: a leased GPU is used in another process.
 
     Args:
-        facts: As `Solution.to_dict`, with the model's name.
+        facts: As `Solution.to_dict`, with the model's name, size and precision, and a note if it is not made for that.
         archive: Zip file with the adapters; None if there are none, or nobody asked for them.
     """
 
@@ -127,7 +128,8 @@ class Workshop:
         session = Session(lm, chosen, seed, time_limit=TIME_LIMIT)
         for event in events(session, problem, stop):
             if isinstance(event, Solution):
-                yield Outcome({"model": name, **event.to_dict()}, None if folder is None else _archive(event, folder))
+                facts = {**lm.facts(), "note": beyond(lm, problem.tasks), **event.to_dict()}
+                yield Outcome(facts, None if folder is None else _archive(event, folder))
             else:
                 yield event
 
@@ -149,6 +151,6 @@ def example(name: str) -> Problem:
 
 
 def described(model: LanguageModel) -> str:
-    """What answers: its name and size."""
+    """What answers: its name, size and precision."""
     name = Path(model.name).name if Path(model.name).is_dir() else model.name
-    return f"{name}, {model.size / 1e6:.1f}M parameters"
+    return f"{name}, {model.measure}"

@@ -80,6 +80,8 @@ def solve(
     hf-mass solve puzzle.json --method both --samples 16 --set inner_optimizer=adamw --json
     hf-mass solve arc-agi_evaluation_challenges.json --each --json > answers.jsonl
     cat rows.csv | hf-mass solve - --model Qwen/Qwen2.5-0.5B-Instruct
+    hf-mass solve rows.csv --model Qwen/Qwen3-0.6B --chat --dtype bfloat16
+    hf-mass solve rows.csv --model models/SmolLM2-135M-Instruct.Q4_1.gguf
     ```
 
     With --json there is one object, with --each one a line: `before`, `after`, `samples` with `weight` and
@@ -240,8 +242,7 @@ def demo(
     hf-mass demo --model Qwen/Qwen2.5-0.5B-Instruct --port 8000
     ```
     """
-    where = {"revision": model.revision, "token": model.token, "device": model.device}
-    _launch(model=model.name, host=host, port=port, share=share, told=True, **where)
+    _launch(model=model.name, host=host, port=port, share=share, told=True, **model.settings())
 
 
 ALL: tuple[Callable[..., None], ...] = (solve, adapt, evaluate, push, card, demo)

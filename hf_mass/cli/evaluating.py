@@ -84,8 +84,21 @@ def show(table: ResultTable, notes: Sequence[str], paths: Sequence[Path], as_jso
     if as_json:
         print(json.dumps({**json.loads(table.to_json()), "notes": notes}, ensure_ascii=False))
         return
-    lines = [table.to_text(), "", *notes, *(f"written: {path}" for path in paths), f"by: {table.meta['command']}"]
+    lines = [
+        table.to_text(),
+        "",
+        f"answered by {answerer(table)}",
+        *notes,
+        *(f"written: {path}" for path in paths),
+        f"by: {table.meta['command']}",
+    ]
     stdout_console().print(plain("\n".join(lines)), markup=False, soft_wrap=True)
+
+
+def answerer(table: ResultTable) -> str:
+    """Name, size and precision of the model of a table."""
+    meta = table.meta
+    return f"{meta['model']}, {meta['parameters'] / 1e6:.1f}M parameters, {meta['precision']}"
 
 
 def row_name(word: str) -> str:
@@ -131,7 +144,7 @@ def build_table(
         "command": command,
         "date": datetime.date.today().isoformat(),
         "machine": f"{machine}, {torch.get_num_threads()} thread(s)",
-        "model": lm.name,
+        **lm.facts(),
         "seeds": list(seeds),
         "settings": {key: value for key, value in settings.items() if value is not None},
         **{package: version(package) for package in PACKAGES},
@@ -189,6 +202,8 @@ def write_report(output: Path, table: ResultTable, notes: Sequence[str], domains
         f"# {table.title}",
         "",
         f"    {table.meta['command']}",
+        "",
+        f"Answered by {answerer(table)}.",
         "",
         f"Mean with a 95% interval (bootstrap over tasks and seeds). Seeds: {seeds}. {about}.",
         "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -10,6 +11,9 @@ import typer
 MODEL, REPORT = "Model", "Output"
 METHODS = ("none", "mass", "ttt", "both", "vote")
 """Those of `hf_mass.methods.registry`, which would bring torch in."""
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+"""Those of `hf_mass.lm.precision`, which would bring torch in."""
+KWARGS_EXAMPLE = '{"enable_thinking": false}'
 LOGGED_IN = "that of `hf auth login`, or HF_TOKEN"
 
 ROWS = (
@@ -29,15 +33,33 @@ def argument(metavar: str, help: str) -> Any:
     return typer.Argument(metavar=metavar, show_default=False, help=help)
 
 
+def _template_kwargs(text: str) -> dict[str, Any]:
+    """A JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no JSON: {error}. Give an object, as {KWARGS_EXAMPLE}.") from error
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f"{text!r} is no JSON object. Give one, as {KWARGS_EXAMPLE}.")
+    return value
+
+
+def _dtype(name: str | None) -> str | None:
+    if name is None or name in DTYPES:
+        return name
+    raise typer.BadParameter(f"{name!r} is none of {', '.join(DTYPES)}.")
+
+
 @dataclass(frozen=True)
 class ModelChoice:
-    """Which model to load, from where and whereto; None leaves it to `hf_mass.load`."""
+    """Which model to load, from where and whereto, and how it is asked; None leaves it to `hf_mass.load`."""
 
     name: Annotated[
         str | None,
         option(
             "--model",
-            "Name of a model that ships, a folder, or a Hub id: a saved MassModel or any causal language model.",
+            "Name of a model that ships, a folder, a GGUF file, or a Hub id: a saved MassModel, a LoRA or any causal "
+            "language model.",
             panel=MODEL,
             default="a tiny one that ships, made for such problems",
         ),
@@ -49,6 +71,41 @@ class ModelChoice:
     device: Annotated[
         str | None, option("--device", "cpu, cuda, cuda:1, mps...", panel=MODEL, default="a GPU if there is one")
     ] = None
+    dtype: Annotated[
+        str | None,
+        option(
+            "--dtype",
+            "Precision of the weights; 'auto' is the one that they are saved in.",
+            panel=MODEL,
+            default="bfloat16 where the device is faster at it, else auto",
+            metavar="|".join(DTYPES),
+            callback=_dtype,
+        ),
+    ] = None
+    chat: Annotated[
+        bool | None,
+        option(
+            "--chat/--no_chat",
+            "Whether prompts go through the chat template.",
+            panel=MODEL,
+            default="not for solved examples, else where there is one",
+        ),
+    ] = None
+    chat_template_kwargs: Annotated[
+        dict[str, Any] | None,
+        option(
+            "--chat_template_kwargs",
+            f"Arguments of the chat template, as JSON: {KWARGS_EXAMPLE}.",
+            panel=MODEL,
+            default="none",
+            metavar="JSON",
+            parser=_template_kwargs,
+        ),
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """What was chosen besides the name, as arguments of `hf_mass.load`."""
+        return {name: value for name, value in vars(self).items() if name != "name" and value is not None}
 
 
 Seed = Annotated[int, option("--seed", "For sampling and training.")]

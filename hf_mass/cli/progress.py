@@ -25,6 +25,7 @@ from rich.table import Column
 from transformers.utils import logging as transformers_logging
 
 from hf_mass.engine.events import Event, Generating, InnerStep, Loss, Measured, Stage, Trial
+from hf_mass.errors import ModelWarning
 
 EVERY = 3.0
 """Seconds between two lines on one stage where there is no terminal."""
@@ -123,6 +124,22 @@ def watched(quiet: bool) -> Iterator[Watcher]:
         with warnings.catch_warnings(), redirect_stdout(sys.stderr), bar:
             if not sys.warnoptions:  # what libraries will change some day is no news to who has a problem to solve
                 warnings.simplefilter("ignore", Warning if quiet else FutureWarning)
+                if not quiet:
+                    warnings.simplefilter("always", ModelWarning)
+                warnings.showwarning = _shown
             yield Watcher(bar, None if drawn or quiet else sys.stderr)
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _shown(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning on stderr; those of this package for people, without the place in the code."""
+    text = f"hf-mass: {message}\n" if issubclass(category, ModelWarning) else None
+    sys.stderr.write(text or warnings.formatwarning(message, category, filename, lineno))

@@ -132,7 +132,7 @@ def _answer(title: str, answer: Answer, kind: str) -> RenderableType:
 
 
 def show_solution(solution: Solution, model: str, console: Console) -> None:
-    """All of it, from the problem to the answers."""
+    """All of it, from the problem to the answers; `model` is what answered, in words."""
     console.print(problem_view(solution.problem))
     console.print()
     for n, rows in enumerate(solution.samples):
@@ -148,6 +148,6 @@ def show_solution(solution: Solution, model: str, console: Console) -> None:
         console.print()
     console.print(answers_view(solution))
     tokens = f", {solution.sampled_tokens} sampled tokens" if solution.sampled_tokens else ""
-    console.print(Text(f"{model}, method {solution.method}: {solution.seconds:.1f} s{tokens}", style="dim"))
+    console.print(Text(f"{plain(model)}; method {solution.method}, {solution.seconds:.1f} s{tokens}", style="dim"))
     if solution.reason:
         console.print(Text(f"not all went well: {plain(solution.reason)}", style="yellow"))

@@ -17,13 +17,14 @@ from hf_mass.cli.options import ModelChoice
 from hf_mass.cli.progress import Watcher, watched
 from hf_mass.cli.showing import plain, show_solution, stdout_console
 from hf_mass.engine.api import solve
-from hf_mass.engine.models import SMALL, default_model, load
+from hf_mass.engine.models import SMALL, default_model, load, require_device
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import AdaptationError, DataError
 from hf_mass.lm.language_model import LanguageModel
+from hf_mass.lm.suitability import beyond
 from hf_mass.lm.threads import choose_threads
 from hf_mass.methods.registry import make_method
-from hf_mass.store.card import peft_snippet, quoted
+from hf_mass.store.card import converted_snippet, peft_snippet, quoted
 from hf_mass.tasks.problems import Problem
 
 
@@ -55,14 +56,21 @@ def look_here(names: Sequence[str]) -> None:
 
 
 def load_chosen(choice: ModelChoice, default: str, watch: Watcher) -> LanguageModel:
-    """The model that was chosen, or a default; on a CPU with as many threads as are fastest."""
+    """The model that was chosen, or a default, which is introduced; on a CPU with as many threads as are fastest."""
     watch.say(f"Loading {choice.name or default}")
+    require_device(choice.device)
     if (threads := choose_threads(choice.device)) is not None:
         watch.say(f"Loading {choice.name or default}, with {threads}")
-    lm = load(choice.name or default, revision=choice.revision, token=choice.token, device=choice.device)
+    lm = load(choice.name or default, **choice.settings())
+    watch.say(introduction(lm))
     if lm.device.type == "cpu" and lm.size < SMALL:
         torch.set_num_threads(1)
     return lm
+
+
+def introduction(lm: LanguageModel) -> str:
+    """What answers: its name, size and precision, and why it runs in that."""
+    return f"{lm.name}: {lm.measure}" + (f" ({lm.precision_reason})" if lm.precision_reason else "")
 
 
 def solve_problems(problems: Sequence[Problem], how: How, each: bool) -> int:
@@ -94,7 +102,7 @@ def solve_problems(problems: Sequence[Problem], how: How, each: bool) -> int:
             print(to_json(solution, lm), flush=True)
         else:
             console.rule(f"{number + 1} of {len(problems)}") if each else None
-            show_solution(solution, lm.name, console)
+            show_solution(solution, introduction(lm), console)
     if each and not how.as_json:
         console.print(Text(summary(solutions, failed), style="bold"))
     return 1 if failed else 0
@@ -102,7 +110,7 @@ def solve_problems(problems: Sequence[Problem], how: How, each: bool) -> int:
 
 def to_json(solution: Solution, lm: LanguageModel, **more: Any) -> str:
     """A solution as one line of JSON."""
-    about = {"kind": solution.problem.kind, "model": lm.name}
+    about = {"kind": solution.problem.kind, **lm.facts(), "note": beyond(lm, solution.problem.tasks)}
     return json.dumps({**solution.to_dict(), **about, **more}, ensure_ascii=False)
 
 
@@ -141,8 +149,10 @@ def adapt_and_save(problem: Problem, output: Path, how: How) -> None:
         print(to_json(solution, lm, adapters=[str(folder) for folder in folders], base_model=base))
         return
     console = stdout_console()
-    show_solution(solution, lm.name, console)
-    lines = ["\nsaved; load it by", "", *peft_snippet(quoted(base), str(folders[0]))]
+    show_solution(solution, introduction(lm), console)
+    is_converted = getattr(lm.model.get_base_model(), "is_converted", False)
+    code = converted_snippet(base, str(folders[0])) if is_converted else peft_snippet(quoted(base), str(folders[0]))
+    lines = ["\nsaved; load it by", "", *code]
     if several:
         lines.append(f"# and so on: {', '.join(map(str, folders[1:]))}")
     console.print("\n".join(lines), markup=False, soft_wrap=True)

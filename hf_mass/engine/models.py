@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_mass.errors import CheckpointError, ConfigError, DataError
+from hf_mass.lm.base_models import load_base, load_tokenizer
+from hf_mass.lm.gguf import gguf_file
 from hf_mass.lm.language_model import ADAPTATION_FILE, LanguageModel, lora_config, sharing_weights, with_starting_lora
-from hf_mass.lm.loading import load_base, load_lora, load_tokenizer
-from hf_mass.lm.precision import prefers_bfloat16
+from hf_mass.lm.loading import load_lora
+from hf_mass.lm.multimodal import is_multimodal, language_model_of
+from hf_mass.lm.precision import cast, require_dtype
 from hf_mass.lm.threads import warn_of_threads
 from hf_mass.methods.mass import without_scorer
 from hf_mass.methods.mass_files import CONFIG_NAME
@@ -37,6 +41,7 @@ class Shipped:
     about: str  # what it is, in a sentence
     defaults: Mapping[str, Any]  # method → its settings; see `LanguageModel.defaults`
     fields: tuple[str, ...] = ()  # what its problems have in `Task.fields`
+    most_words: int | None = None  # in a question or answer
 
 
 _SMALL_INNER = {"samples": 8, "inner_learning_rate": 0.3, "inner_lora_r": 16, "inner_lora_alpha": 16}
@@ -48,7 +53,10 @@ SHIPPED: dict[str, Shipped] = {
         ("grids",), "1.3M parameters, pretrained on made-up grid puzzles; it knows nothing else", _GRIDS
     ),
     "strings-base": Shipped(
-        ("texts",), "1.3M parameters, pretrained on made-up rules for short texts; it knows no language", _STRINGS
+        ("texts",),
+        "1.3M parameters, pretrained on made-up rules for short texts; it knows no language",
+        _STRINGS,
+        most_words=5,
     ),
     "grids-small": Shipped(("grids",), "0.2M parameters, as grids-base", _GRIDS),
     "conventions-mass": Shipped(
@@ -88,36 +96,49 @@ def load(
     revision: str | None = None,
     token: Token = None,
     device: str | None = None,
+    chat: bool | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     **model_kwargs: Any,
 ) -> LanguageModel:
     """A model to adapt. A model that is in memory stays as it is: its weights are shared, its modules are not.
 
     Args:
-        model: Name of a model that ships, a folder or Hub id (a causal language model, a LoRA on one, what
-            `Adaptation.save` or `MassModel.save_pretrained` wrote), a `PreTrainedModel`, or a `PeftModel`, whose LoRA
-            is the state that adapting starts from.
+        model: Name of a model that ships, a folder or Hub id (a causal language model, also a quantised one; a
+            multimodal model, whose language model is taken; a LoRA, what `Adaptation.save` or
+            `MassModel.save_pretrained` wrote), a GGUF file or a folder with one, a `PreTrainedModel`, or a
+            `PeftModel`, whose LoRA is the state that adapting starts from.
         tokenizer: Its tokenizer; None for the one beside it.
         revision: Branch, tag or commit of a Hub repository.
         token: For a private repository.
         device: Where to put it; None for a GPU if there is one, and for a model in memory for where it is.
+        chat: Whether prompts go through the chat template; None for what suits the method: few-shot lists are plain,
+            and other prompts go through the template where there is one. A method's own setting goes before.
+        chat_template_kwargs: Arguments of the chat template, such as `enable_thinking`.
         model_kwargs: For `AutoModelForCausalLM.from_pretrained`; without `dtype` a large model in float32 is taken in
             bfloat16 where the device is faster at it.
 
     Raises:
         CheckpointError: If it cannot be loaded.
-        UnsupportedModelError: If its adapter is more than plain LoRA of linear maps.
-        ConfigError: If there is no tokenizer.
+        UnsupportedModelError: If its adapter is more than plain LoRA of linear maps, or the language model of a
+            multimodal one cannot be taken by itself.
+        ConfigError: If there is no tokenizer, no such device or precision, or the chat template does not do what is
+            asked of it.
     """
     if isinstance(model, LanguageModel):
+        if chat is not None or chat_template_kwargs is not None:
+            raise ConfigError("chat or chat_template_kwargs is given, but the model is loaded already. Load it anew.")
         return model
+    require_device(device)
+    if (dtype := model_kwargs.get("dtype")) is not None:
+        require_dtype(dtype)
     if isinstance(model, PreTrainedModel | PeftModel):
+        if given := sorted({**model_kwargs, **({} if revision is None else {"revision": revision})}):
+            raise ConfigError(f"{given[0]} is given, but the model is in memory already. Leave it out.")
         lm = _in_memory(model, tokenizer)
     else:
-        name = str(model)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        is_shipped = name in SHIPPED and not Path(name).is_dir()
-        lm = _shipped(name) if is_shipped else _saved(name, tokenizer, revision, token, device, model_kwargs)
-    if device is not None:
+        lm = _named(str(model), tokenizer, revision, token, device or best_device(), model_kwargs)
+        device = device or best_device()
+    if device is not None and lm.device != torch.device(device):
         lm.model.to(device)
     lm.model.eval()
     if isinstance(lm, MassModel):
@@ -126,7 +147,61 @@ def load(
     lm.starting_lora()  # an adapter that cannot be continued is refused here
     if lm.device.type == "cpu" and lm.size >= SMALL:
         warn_of_threads()
-    return lm
+    return with_chat(lm, chat, chat_template_kwargs)
+
+
+def with_chat(lm: LanguageModel, chat: bool | None, kwargs: Mapping[str, Any] | None) -> LanguageModel:
+    """The model itself, or where something was chosen about its chat template a model of the same weights with that.
+
+    Raises:
+        ConfigError: If it has no such template.
+    """
+    if chat is None and kwargs is None:
+        return lm
+    other = copy(lm)
+    other.chat = lm.chat if chat is None else chat
+    other.chat_template_kwargs = lm.chat_template_kwargs if kwargs is None else kwargs
+    other.__post_init__()
+    return MassModel.on(other, other.config) if isinstance(other, MassModel) else other
+
+
+def best_device() -> str:
+    """A GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def require_device(device: str | torch.device | None) -> None:
+    """Checks that there is a device of this name; None stands for any.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if device is None:
+        return
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device is {device!r:.60}; choose one such as cpu, cuda, cuda:1 or mps.") from error
+    missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
+    if missing.get(kind):
+        raise ConfigError(f"device is {str(device)!r}, but torch finds none here. Choose cpu.")
+
+
+def _named(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    revision: str | None,
+    token: Token,
+    device: str,
+    model_kwargs: Mapping[str, Any],
+) -> LanguageModel:
+    is_local, is_shipped = Path(name).exists(), name in SHIPPED and not Path(name).is_dir()
+    if revision is not None and (is_local or is_shipped):
+        where = "ships with the package" if is_shipped else "is on this machine"
+        raise ConfigError(f"revision is {revision!r}, but {name} {where}, and has no revisions. Leave it out.")
+    if is_shipped:
+        return _shipped(name, model_kwargs)
+    return _saved(name, tokenizer, revision, token, device, model_kwargs)
 
 
 def _in_memory(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase | None) -> LanguageModel:
@@ -135,6 +210,8 @@ def _in_memory(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
         tokenizer = load_tokenizer(name)
     if tokenizer is None:
         raise ConfigError("tokenizer is None, and the model does not say where it is from. Pass tokenizer=.")
+    if isinstance(model, PreTrainedModel) and is_multimodal(model.config):
+        model = language_model_of(model)
     copied = sharing_weights(model)
     if isinstance(model, PeftModel):
         active = model.active_adapters if isinstance(model.active_adapters, list) else model.active_adapters()
@@ -144,16 +221,21 @@ def _in_memory(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
     return _fresh(copied, tokenizer, name)
 
 
-def _shipped(name: str) -> LanguageModel:
+def _shipped(name: str, model_kwargs: Mapping[str, Any]) -> LanguageModel:
     shipped, folder = SHIPPED[name], ASSETS / name
     if (folder / CONFIG_NAME).is_file():
-        lm: LanguageModel = MassModel.from_pretrained(folder)
+        lm: LanguageModel = MassModel.from_pretrained(folder, **model_kwargs)
     else:
         shape = TTTSettings.preset(next(iter(shipped.defaults["ttt"].values()))["preset"]).lora
-        model = with_starting_lora(load_base(folder), lora_config(shape))
+        model = with_starting_lora(load_base(folder, **model_kwargs), lora_config(shape))
         lm = LanguageModel(model, load_tokenizer(folder), untrained=shape)
-    lm.name, lm.kinds, lm.about, lm.defaults = name, shipped.kinds, shipped.about, shipped.defaults
+    lm.name, lm.defaults = name, shipped.defaults
+    _made_for(lm, shipped)
     return lm
+
+
+def _made_for(lm: LanguageModel, shipped: Shipped) -> None:
+    lm.kinds, lm.about, lm.most_words = shipped.kinds, shipped.about, shipped.most_words
 
 
 def _saved(
@@ -162,40 +244,48 @@ def _saved(
     revision: str | None,
     token: Token,
     device: str,
-    model_kwargs: Any,
+    model_kwargs: Mapping[str, Any],
 ) -> LanguageModel:
-    if has_file(name, CONFIG_NAME, revision, token):
+    if gguf_file(name) is None and has_file(name, CONFIG_NAME, revision, token):
         mass = MassModel.from_pretrained(name, revision=revision, token=token, **model_kwargs)
-        mass.name, mass.chat = name, mass.tokenizer.chat_template is not None
+        mass.name = name
         mass.defaults = {"ttt": suitable_presets(mass.tokenizer, mass.model)}
         return mass
-    if has_file(name, ADAPTER_FILES[0], revision, token):
+    if gguf_file(name) is None and has_file(name, ADAPTER_FILES[0], revision, token):
         folder = resolve_adapter(name, revision, token)
-        model, saved_tokenizer, base = load_lora(folder, name, token, model_kwargs)
-        lm = _any(model, tokenizer or saved_tokenizer, name)
+        reasons: list[str] = []
+
+        def prepare(base: PreTrainedModel) -> PreTrainedModel:
+            base, reason = cast(base, device, model_kwargs.get("dtype"), SMALL)
+            reasons.append(reason)
+            return base
+
+        model, saved_tokenizer, base = load_lora(folder, name, token, model_kwargs, prepare)
+        lm = _any(model, tokenizer or saved_tokenizer, name, precision_reason=reasons[0])
         if (known := SHIPPED.get(shipped_name(base) or "")) is not None:
-            lm.kinds, lm.about, lm.defaults = known.kinds, known.about, known.defaults
+            lm.defaults = known.defaults
+            _made_for(lm, known)
         if (file := folder / ADAPTATION_FILE).is_file():
-            defaults = read_json(file).get("defaults", {})
+            about = read_json(file)
+            defaults = about.get("defaults", {})
             if not isinstance(defaults, dict) or not isinstance(defaults.get("ttt", {}), dict):
                 raise CheckpointError(f"{file}: defaults is no settings of methods by name. Save the adaptation again.")
             lm.defaults = defaults or lm.defaults
+            lm = with_chat(lm, about.get("chat"), about.get("chat_template_kwargs"))
         return lm
     tokenizer = tokenizer or load_tokenizer(name, token, revision=revision)
     base = load_base(name, token, revision=revision, **model_kwargs)
-    if "dtype" not in model_kwargs and base.dtype == torch.float32 and base.num_parameters() > SMALL:
-        base = base.to(torch.bfloat16) if prefers_bfloat16(device) else base
-    return _fresh(base, tokenizer, name)
+    base, reason = cast(base, device, model_kwargs.get("dtype"), SMALL)
+    return _fresh(base, tokenizer, name, precision_reason=reason)
 
 
-def _fresh(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> LanguageModel:
+def _fresh(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, **more: Any) -> LanguageModel:
     shape = TTTSettings.preset("text").lora
-    return _any(with_starting_lora(base, lora_config(shape)), tokenizer, name, untrained=shape)
+    return _any(with_starting_lora(base, lora_config(shape)), tokenizer, name, untrained=shape, **more)
 
 
 def _any(model: PeftModel, tokenizer: PreTrainedTokenizerBase, name: str, **more: Any) -> LanguageModel:
-    chat = getattr(tokenizer, "chat_template", None) is not None
-    return LanguageModel(model, tokenizer, name, chat, defaults={"ttt": suitable_presets(tokenizer, model)}, **more)
+    return LanguageModel(model, tokenizer, name, defaults={"ttt": suitable_presets(tokenizer, model)}, **more)
 
 
 def suitable_presets(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ import queue
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,10 +28,11 @@ from hf_mass.engine.events import (
     Writing,
 )
 from hf_mass.engine.solution import Solution
-from hf_mass.errors import ConfigError, DataError, Stopped
+from hf_mass.errors import ConfigError, DataError, ModelWarning, Stopped
 from hf_mass.lm.adapters import changes_something
 from hf_mass.lm.generation import watching
 from hf_mass.lm.language_model import LanguageModel
+from hf_mass.lm.suitability import beyond
 from hf_mass.methods.base import Adaptation, Answer, Cost, Method, Progress
 from hf_mass.methods.ttt import sharing_data
 from hf_mass.tasks.kinds import kind_of
@@ -78,6 +80,8 @@ class Session:
     def require(self, tasks: Sequence[Task]) -> None:
         """Checks that model and method can do what is asked, before anything is computed.
 
+        A toy that is asked for something else than what it is made for gives a `ModelWarning`.
+
         Raises:
             DataError: If they cannot.
         """
@@ -85,6 +89,8 @@ class Session:
             made_for = " and ".join(self.lm.kinds)
             raise DataError(f"{self.lm.name} is made for {made_for}, and this problem is of {kind}.")
         self.method.require(self.lm, tasks)
+        if (note := beyond(self.lm, tasks)) is not None:
+            warnings.warn(note, ModelWarning, stacklevel=2)
 
     # -- adapting and answering ---------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -19,8 +20,9 @@ import numpy as np
 
 from hf_mass.engine.events import Event
 from hf_mass.engine.session import Session, passes
-from hf_mass.errors import CheckpointError, ConfigError, DataError, HFMassError, Stopped
+from hf_mass.errors import CheckpointError, ConfigError, DataError, HFMassError, ModelWarning, Stopped
 from hf_mass.lm.language_model import LanguageModel
+from hf_mass.lm.suitability import beyond
 from hf_mass.methods.base import Adaptation, Answer, Cost, Method
 from hf_mass.methods.guard import Guard, guarded, unguardable
 from hf_mass.methods.mass import MASS
@@ -248,6 +250,8 @@ class Comparison:
         kind = kind_of(self.tasks)
         if self.lm.kinds and kind not in self.lm.kinds:
             raise DataError(f"{self.lm.name} is made for {' and '.join(self.lm.kinds)}, and these tasks are {kind}.")
+        if (note := beyond(self.lm, self.tasks)) is not None:
+            warnings.warn(note, ModelWarning, stacklevel=3)
         self.rows = {name: find_row(name, self.settings) for name in self.names}
         if len({row.label for row in self.rows.values()}) < len(self.names):
             raise ConfigError(f"Two of the methods {list(self.names)} call themselves alike. Give one another name.")

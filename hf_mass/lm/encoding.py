@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_mass.core.token_loss import IGNORED, TokenBatch
 from hf_mass.errors import DataError
+from hf_mass.lm.chat import Chat
 from hf_mass.lm.few_shot_encoding import FewShotEncoder
 from hf_mass.tasks.few_shot_format import FewShotFormat
 from hf_mass.tasks.formats import PromptFormat
@@ -43,6 +45,7 @@ class TextEncoder:
         sample_room: Tokens kept free behind a generator prompt, so that what is generated fits max_length too.
         answer_room: The same behind a solver prompt.
         few_shot: How tasks with demonstrations read; None for `fmt` there too.
+        chat_template_kwargs: For the chat template, where tasks are conversational.
 
     Raises:
         DataError: If the tokenizer has no end-of-sequence token.
@@ -56,6 +59,7 @@ class TextEncoder:
         sample_room: int = 0,
         answer_room: int = 0,
         few_shot: FewShotFormat | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise DataError("tokenizer.eos_token is None; answers need an end. Set tokenizer.eos_token.")
@@ -63,7 +67,8 @@ class TextEncoder:
             tokenizer.pad_token = tokenizer.eos_token
         self.tokenizer, self.format, self.max_length = tokenizer, fmt, max_length
         self.sample_room, self.answer_room = sample_room, answer_room
-        self.few_shot = None if few_shot is None else FewShotEncoder(tokenizer, few_shot)
+        self.chat = Chat(tokenizer, chat_template_kwargs or {})
+        self.few_shot = None if few_shot is None else FewShotEncoder(tokenizer, few_shot, chat_template_kwargs)
         # The same prompts come back for every sample, demonstration and round of one task.
         self._plain_ids = lru_cache(maxsize=65536)(self._tokenize)
 
@@ -101,9 +106,7 @@ class TextEncoder:
                 f"Task {task.id!r} is conversational, but the tokenizer has no chat_template. Use an instruction-"
                 "tuned model, set tokenizer.chat_template, or give `problem` as plain text."
             )
-        messages = self.format.messages(task, text)
-        encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-        return list(encoded["input_ids"])
+        return self.chat.ids(self.format.messages(task, text))
 
     def generator_prompt_ids(self, task: Task) -> list[int]:
         """Token ids on which the generator writes a sample (see `prompt_ids`)."""

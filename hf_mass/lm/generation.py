@@ -218,14 +218,3 @@ def complete(
         completions = [_without_last(row, tokenizer.pad_token_id) for row in completions]
     count_sampled(sum(map(len, completions)))
     return completions
-
-
-def tokens_up_to(tokenizer: PreTrainedTokenizerBase, ids: list[int], stop: str) -> int:
-    """Number of tokens up to and including the one that completes `stop`; all where it does not occur."""
-    low, high = 1, len(ids)
-    if stop not in tokenizer.decode(ids):
-        return high
-    while low < high:  # the shortest beginning that contains it
-        middle = (low + high) // 2
-        low, high = (low, middle) if stop in tokenizer.decode(ids[:middle]) else (middle + 1, high)
-    return low

@@ -18,7 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_mass import __version__
 from hf_mass.core.trees import Tree
 from hf_mass.lm.binding import BoundLora, add_lora, clear_target_errors
+from hf_mass.lm.chat import require_chat
 from hf_mass.lm.generation import row_seed
+from hf_mass.lm.precision import precision_of
 from hf_mass.lm.shapes import LoraShape
 from hf_mass.store.adapters import write_adapter
 from hf_mass.store.storage import write_atomically
@@ -37,9 +39,13 @@ class LanguageModel:
         model: The PEFT model. Its starting adapter is the state that adapting starts from; it is never changed.
         tokenizer: Its tokenizer.
         name: What people call it.
-        chat: Whether prompts go through its chat template.
+        chat: Whether prompts go through its chat template; None for what suits the method: few-shot lists are plain,
+            and other prompts go through the template where there is one.
+        chat_template_kwargs: Arguments of the chat template, such as `enable_thinking`.
         kinds: Kinds of problems that it is made for ("grids", "texts"); empty for all.
         about: What it is, in a sentence.
+        most_words: Words that its questions and answers have at most; None for no limit.
+        precision_reason: Why it runs in its precision, in words.
         defaults: Method → that method's own settings for this model, as plain data.
         adapter_name: Name of the starting adapter, if it is another.
         untrained: The starting adapter's shape where it is untrained, so that a method may put one of another shape in
@@ -49,13 +55,24 @@ class LanguageModel:
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
     name: str = ""
-    chat: bool = False
+    chat: bool | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     kinds: tuple[str, ...] = ()
     about: str = ""
+    most_words: int | None = None
+    precision_reason: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     adapter_name: str = STARTING
     untrained: LoraShape | None = None
     _lora: BoundLora | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        require_chat(self.tokenizer, self.chat, self.chat_template_kwargs)
+
+    @property
+    def converses(self) -> bool:
+        """Whether prompts that are no few-shot list go through the chat template."""
+        return bool(getattr(self.tokenizer, "chat_template", None)) if self.chat is None else self.chat
 
     @property
     def device(self) -> torch.device:
@@ -75,7 +92,23 @@ class LanguageModel:
         return longest if isinstance(longest, int) and longest > 0 else None
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, {self.size / 1e6:.1f}M parameters)"
+        return f"{type(self).__name__}({self.name!r}, {self.measure})"
+
+    @property
+    def precision(self) -> str:
+        """What the base's weights are kept in, such as "bfloat16"."""
+        return precision_of(self.model)
+
+    @property
+    def measure(self) -> str:
+        """Size and precision for people."""
+        millions = self.size / 1e6
+        size = f"{millions / 1000:.1f}B" if millions >= 1000 else f"{millions:.1f}M"
+        return f"{size} parameters, {self.precision}"
+
+    def facts(self) -> dict[str, Any]:
+        """Name, parameters and precision, as JSON values: what answers."""
+        return {"model": self.name, "parameters": self.size, "precision": self.precision}
 
     def bare(self) -> AbstractContextManager[None]:
         """Within this context a starting adapter that changes nothing yet costs nothing."""

@@ -251,6 +251,7 @@ class Adaptation:
         about: dict[str, Any] = {}
         if self.lm is not None and self.method is not None:
             about = {"method": self.method.name, "defaults": self.method.defaults(self.lm, [self.task])}
+            about |= {"chat": self.lm.chat, "chat_template_kwargs": dict(self.lm.chat_template_kwargs)}
         save_adapted(Path(path), config, weights, self.lm.tokenizer if self.lm else None, about)
 
     def require_parts(self) -> None:

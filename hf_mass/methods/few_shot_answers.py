@@ -47,7 +47,7 @@ class FewShotAnswers:
 
     def __init__(self, lm: LanguageModel, settings: TTTSettings) -> None:
         self.lm, self.settings = lm, settings
-        self.encoder = FewShotEncoder(lm.tokenizer, settings.format)
+        self.encoder = FewShotEncoder(lm.tokenizer, settings.format, lm.chat_template_kwargs)
 
     def require_room(self, task: Task) -> None:
         """Checks that a task and an answer of one token fit into the model's context.
@@ -109,8 +109,8 @@ class FewShotAnswers:
                 batch = [numbers[r] for r in rows]
                 limits = [min(room, longest[views[n].owner]) for n in batch]
                 seeds = [views[n].seed for n in batch]
-                stops = {self.encoder.format.stop(views[n].task) for n in batch}
-                stop = stops.pop() if len(stops) == 1 else self.encoder.format.stop()
+                stops = {self.encoder.stop(views[n].task) for n in batch}
+                stop = stops.pop() if len(stops) == 1 else self.encoder.stop()
                 ids = self._completions([prompts[n] for n in batch], seeds, max(limits), stop, part, row_task)
                 completions.update((n, row[:limit]) for n, row, limit in zip(batch, ids, limits, strict=True))
         texts = dict(zip(completions, self.encoder.texts(list(completions.values())), strict=True))
@@ -218,7 +218,7 @@ class FewShotAnswers:
         prompts: list[list[int]],
         seeds: list[int],
         longest: int,
-        stop: str | None,
+        stop: str,
         part: Part | None,
         row_task: list[int],
     ) -> list[list[int]]:

@@ -118,7 +118,13 @@ class MASS(Method[MassState]):
                 f'JSON with "problem", "demonstrations" and "fields": {{"{name}": ...}}, or take another model.'
             )
         room = config.max_length - config.max_answer_tokens  # for the problem, which is shown whole
-        encoder = TextEncoder(lm.tokenizer, config.format, config.max_length, few_shot=config.few_shot_format)
+        encoder = TextEncoder(
+            lm.tokenizer,
+            config.format,
+            config.max_length,
+            few_shot=config.few_shot_format,
+            chat_template_kwargs=lm.chat_template_kwargs,
+        )
         for task in as_read(lm, tasks):
             length = len(encoder.full_solver_prompt_ids(task))
             if length > room:
@@ -184,8 +190,8 @@ def suitable_weighing(mass: MassModel, tasks: Sequence[Task]) -> str:
 
 
 def as_read(lm: LanguageModel, tasks: Sequence[Task]) -> tuple[Task, ...]:
-    """Tasks as MASS reads them: through the chat template where the model has one."""
-    return tuple(replace(task, conversational=True) if lm.chat else task for task in tasks)
+    """Tasks as MASS reads them: through the chat template where the model has one, unless it is to be left out."""
+    return tuple(replace(task, conversational=True) if lm.converses else task for task in tasks)
 
 
 def _untrained(lm: LanguageModel, tasks: Sequence[Task], prompt_format: str | None, asks: TTT) -> MassConfig:

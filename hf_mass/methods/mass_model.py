@@ -21,11 +21,12 @@ from hf_mass.core.trees import Tree, concatenate_rows, tree_map
 from hf_mass.core.weights import uniform_weights
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.adapters import Part
+from hf_mass.lm.base_models import load_base, load_tokenizer
 from hf_mass.lm.binding import add_lora, deterministic
 from hf_mass.lm.encoding import TextEncoder
 from hf_mass.lm.generation import Sampling, complete, row_seed
 from hf_mass.lm.language_model import LanguageModel, lora_config, replace_lora, with_starting_lora
-from hf_mass.lm.loading import GENERATOR, INNER, describe_base, load_adapted, load_base, load_tokenizer
+from hf_mass.lm.loading import GENERATOR, INNER, describe_base, load_adapted
 from hf_mass.lm.shapes import LoraShape
 from hf_mass.methods.base import Adaptation, Answer, Cost
 from hf_mass.methods.few_shot_answers import FewShotAnswers
@@ -74,7 +75,8 @@ class MassModel(LanguageModel):
                 torch.manual_seed(row_seed("inner", seed))
                 add_lora(model, INNER, inner) if present is None else replace_lora(model, INNER, inner)
         rooms = (config.max_length, config.max_sample_tokens, config.max_answer_tokens)
-        self.encoder = TextEncoder(tokenizer, config.format, *rooms, few_shot=config.few_shot_format)
+        few_shot, kwargs = config.few_shot_format, self.chat_template_kwargs
+        self.encoder = TextEncoder(tokenizer, config.format, *rooms, few_shot=few_shot, chat_template_kwargs=kwargs)
         self.adapter = InnerAdapter(model, self.encoder, config, INNER)
         if scorer is None:
             with torch.random.fork_rng(devices=[]):

@@ -89,11 +89,11 @@ def _pairs(
     fmt, tokenizer, prompt = few_shot.format, encoder.tokenizer, encoder.generator_prompt_ids(task)
     seeds = [row_seed("auxiliary", seed, i, *prompt) for i in range(count)]
     sampling = Sampling(config.max_sample_tokens, config.temperature, config.top_p, config.top_k)
-    inputs = complete(model, tokenizer, [prompt] * count, sampling, seeds, fmt.input_stop, alike=True)
+    inputs = complete(model, tokenizer, [prompt] * count, sampling, seeds, few_shot.input_stop, alike=True)
     samples = list[AuxiliarySample]()
-    for ids, text in zip(inputs, few_shot.texts(inputs), strict=True):
+    for ids, text in zip(inputs, few_shot.texts(inputs, few_shot.input_stop), strict=True):
         question = fmt.read_input(text) or ""
-        complete_input = _ended(encoder, ids) if fmt.input_stop is None else fmt.input_stop in text
+        complete_input = few_shot.is_ended(ids, few_shot.input_stop) or (fmt.chat and _ended(encoder, ids))
         earlier = [sample.question for sample in samples]
         fault = None if question else ("no_match" if text.strip() else "empty")
         fault = fault or (None if complete_input else "incomplete")
@@ -104,12 +104,12 @@ def _pairs(
         return samples
     prompts = [few_shot.prompt(replace(task, problem=samples[i].question)) for i in asked]
     sampling = replace(sampling, max_new_tokens=config.max_answer_tokens)
-    stop, seeds = fmt.stop(task), [row_seed("answer", seeds[i]) for i in asked]
+    stop, seeds = few_shot.stop(task), [row_seed("answer", seeds[i]) for i in asked]
     with continuing([list(samples[i].token_ids) for i in asked]):
         outputs = complete(model, tokenizer, prompts, sampling, seeds, stop, alike=True)
     for i, ids, text in zip(asked, outputs, few_shot.texts(outputs), strict=True):
         answer = fmt.read_answer(text, task) or ""
-        ended = _ended(encoder, ids) or (stop is not None and stop in text)
+        ended = _ended(encoder, ids) or few_shot.is_ended(ids, stop)
         fault = None if ended else "incomplete"
         fault = fault or (answer_fault(answer, task) if answer else "no_answer")
         before = samples[i]

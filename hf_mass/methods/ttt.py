@@ -118,7 +118,7 @@ class TTT(Method[TTTState]):
         if suiting is None and self.preset is None:
             raise DataError(f"{lm.name} cannot be trained on demonstrations of {kind}. Choose method 'mass'.")
         values = {"preset": "text", **(suiting or {})} if self.preset is None else {"preset": self.preset}
-        preset, changes = values.pop("preset"), {**values, **self.changes}
+        preset, changes = values.pop("preset"), {**values, **_chat(lm), **self.changes}
         if kind == "grids" and not any("\n" in text for task in tasks for text in (task.problem, *data_key(task)[1:])):
             changes = {**STRIPS, **changes}
         return TTTSettings.preset(preset, **changes)
@@ -146,7 +146,10 @@ class TTT(Method[TTTState]):
         A set of which no data can be made gets the reason; the others go on.
         """
         settings = self.resolved(lm, tasks)
-        lora, encoder = lm.starting_lora(settings.lora), FewShotEncoder(lm.tokenizer, settings.format)
+        lora, encoder = (
+            lm.starting_lora(settings.lora),
+            FewShotEncoder(lm.tokenizer, settings.format, lm.chat_template_kwargs),
+        )
         places: dict[tuple[str, ...], int] = {}
         owners = [places.setdefault(data_key(task), len(places)) for task in tasks]
         distinct = [tasks[owners.index(place)] for place in range(len(places))]
@@ -272,7 +275,12 @@ class TTT(Method[TTTState]):
         kind, by_kind = kind_of(tasks), dict(lm.defaults.get("ttt", {}))
         suiting = {"preset": self.preset} if self.preset else dict(by_kind.get(kind, {"preset": "text"}))
         changes = self.changes if self.settings is None else vars(self.settings)
-        return {**lm.defaults, "ttt": {**by_kind, kind: {**suiting, **changes}}}
+        return {**lm.defaults, "ttt": {**by_kind, kind: {**suiting, **_chat(lm), **changes}}}
+
+
+def _chat(lm: LanguageModel) -> dict[str, Any]:
+    """The setting of whether tasks are a chat, where the model says so."""
+    return {} if lm.chat is None else {"chat": lm.chat}
 
 
 def few_shot_examples(lm: LanguageModel, settings: TTTSettings, task: Task, seed: int) -> list[TrainingExample]:
@@ -281,7 +289,8 @@ def few_shot_examples(lm: LanguageModel, settings: TTTSettings, task: Task, seed
     Raises:
         DataError: If none can be made.
     """
-    data, encoder = settings.data(), FewShotEncoder(lm.tokenizer, settings.format)
+    data = settings.data()
+    encoder = FewShotEncoder(lm.tokenizer, settings.format, lm.chat_template_kwargs)
     limits = [n for n in (data.max_tokens, lm.context) if n is not None]
     return training_examples(
         task,

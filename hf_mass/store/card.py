@@ -179,6 +179,17 @@ def peft_snippet(base: str, adapter: str, *imports: str) -> list[str]:
     ]
 
 
+def converted_snippet(base: str, adapter: str) -> list[str]:
+    """As `peft_snippet`, for a `base` by name that only `load_base` makes a causal language model of."""
+    return [
+        "from peft import PeftModel",
+        "from hf_mass.lm.base_models import load_base",
+        "",
+        f"base = load_base({quoted(base)})",
+        f"model = PeftModel.from_pretrained(base, {quoted(adapter)})",
+    ]
+
+
 def _snippet(parts: CardParts) -> list[str]:
     adapter = parts.repo_id or "path/or/id"
     if name := shipped_name(parts.base_model):

@@ -9,13 +9,11 @@ Applying a tokenizer's chat template is left to a callable, since no tokenizer i
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise
 from typing import Literal, get_args
 
 from hf_mass.errors import ConfigError, DataError
+from hf_mass.tasks.chat import ChatTemplate, Messages, Turns, as_messages
 from hf_mass.tasks.checks import require_one_of
 from hf_mass.tasks.grids import GRID_FORMS, rewritten
 from hf_mass.tasks.leave_one_out import TrainingExample
@@ -24,10 +22,6 @@ from hf_mass.tasks.task import INSTRUCTION, Demonstration, Task
 LossOn = Literal["query", "demonstrations", "outputs", "all"]
 LOSS_ON: tuple[LossOn, ...] = get_args(LossOn)
 """On the query's output only; on all outputs but the first (the query's in any case); on all outputs; on inputs too."""
-
-Messages = list[dict[str, str]]
-ChatTemplate = Callable[[Messages, bool], str]
-"""Turns messages into text; the flag asks for the beginning of the assistant's next message after them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +79,7 @@ class FewShotFormat:
     def stop(self, task: Task | None = None) -> str | None:
         """The text that ends a generated answer, as answers of the task's demonstrations end.
 
-        None in a chat, where the end-of-turn token does.
+        None in a chat, where the end of the turn does, as the template writes it (`hf_mass.tasks.chat.Turns.stop`).
         """
         if self.chat:
             return None
@@ -100,14 +94,14 @@ class FewShotFormat:
         self,
         example: TrainingExample | Task,
         loss_on: LossOn = "demonstrations",
-        template: ChatTemplate | None = None,
+        template: ChatTemplate | Turns | None = None,
     ) -> list[Segment]:
         """The text of a training example, or the prompt of a task, which ends where the answer begins.
 
         Args:
             example: What to write. A task's answer is not read, even where it is known.
             loss_on: Where the loss is, one of `LOSS_ON`; it changes `Segment.trained` alone.
-            template: The chat template; needed if `chat` is set.
+            template: The chat template, or what it writes around messages; needed if `chat` is set.
 
         Returns:
             The instruction (plain text only, if there is one), then inputs and outputs in turn.
@@ -120,9 +114,7 @@ class FewShotFormat:
         require_one_of("loss_on", loss_on, LOSS_ON)
         contents = self._contents(example)
         if self.chat:
-            if template is None:
-                raise ConfigError("FewShotFormat.chat is set, but there is no chat template. Give one, or unset chat.")
-            texts = _through(template, [message["content"] for message in self.messages(example)])
+            texts = self._turns(template).written([message["content"] for message in self.messages(example)])
         else:
             texts = [self._wrapped(content, place) for place, content in enumerate(contents)]
         count = len(example.demonstrations)
@@ -130,27 +122,29 @@ class FewShotFormat:
         head = "" if self.chat else self._head(example)
         return [Segment(head, False), *segments] if head else segments
 
-    def prompt(self, example: TrainingExample | Task, template: ChatTemplate | None = None) -> str:
+    def prompt(self, example: TrainingExample | Task, template: ChatTemplate | Turns | None = None) -> str:
         """The text up to where the query's output begins; raises as `render` does."""
         if isinstance(example, TrainingExample):
             example = Task(example.query.question, example.demonstrations, fields={INSTRUCTION: example.instruction})
         return "".join(segment.text for segment in self.render(example, template=template))
 
-    def continued(self, task: Task, template: ChatTemplate | None = None) -> list[Segment]:
+    def continued(self, task: Task, template: ChatTemplate | Turns | None = None) -> list[Segment]:
         """The text of a task's demonstrations, up to where a further input begins; raises as `render` does."""
         if not self.chat:
             before = self.render(task)[:-1]
             return [*before, Segment(self.input_prefix.rstrip(" "), False)]  # tokenizers join a space to the next word
-        emptied = [*(message["content"] for message in self.messages(task)[:-1]), ""]
+        turns, contents = self._turns(template), [message["content"] for message in self.messages(task)[:-1]]
+        texts = [*turns.written([*contents, ""])[:-1], turns.next_question if contents else turns.head]
+        return [Segment(text, False) for text in [*texts[:-1], texts[-1].rstrip(" ")]]
+
+    def _turns(self, template: ChatTemplate | Turns | None) -> Turns:
         if template is None:
             raise ConfigError("FewShotFormat.chat is set, but there is no chat template. Give one, or unset chat.")
-        texts = _through(template, emptied)
-        texts[-1] = texts[-1].removesuffix(_around(template, len(emptied))[-1])
-        return [Segment(text, False) for text in texts]
+        return template if isinstance(template, Turns) else Turns.of(template)
 
     @property
     def input_stop(self) -> str | None:
-        """The text that ends a generated input; None in a chat, where the end-of-turn token does."""
+        """The text that ends a generated input; None in a chat, where the end of the turn does."""
         return None if self.chat else self.output_prefix
 
     def read_input(self, text: str) -> str | None:
@@ -168,7 +162,7 @@ class FewShotFormat:
         """The same as a chat: inputs from the user, outputs from the assistant; raises DataError as `render` does."""
         contents = self._contents(example)
         contents[0] = self._head(example) + contents[0]
-        return _as_messages(contents)
+        return as_messages(contents)
 
     def read_answer(self, text: str, task: Task | None = None) -> str | None:
         """The answer in a generated text, up to where it stops; None if there is none that can be read.
@@ -260,36 +254,3 @@ def _is_trained(place: int, demonstrations: int, loss_on: LossOn) -> bool:
     if loss_on == "all" or not is_output:
         return loss_on == "all"
     return pair == demonstrations or loss_on == "outputs" or (loss_on == "demonstrations" and pair > 0)
-
-
-def _as_messages(contents: Sequence[str]) -> Messages:
-    return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(contents)]
-
-
-def _through(template: ChatTemplate, contents: Sequence[str]) -> list[str]:
-    """The text of a chat, cut after each message: before an output begins, and after the end of its turn."""
-    around = _around(template, len(contents))
-    _, opening, end = _around(template, 2)
-    if (generating := _around(template, 1)[1]) != opening:
-        raise ConfigError(
-            f"The chat template begins an answer with {opening!r} where it is known and with {generating!r} where it "
-            "is to be generated, so training and prediction would differ. Set the template's options, such as "
-            "enable_thinking=False."
-        )
-    texts, rest = [], around[0]
-    for place, (content, after) in enumerate(zip(contents, around[1:], strict=True)):
-        # What follows an answer ends its turn; the beginning of the next one, where it can be told, belongs to that.
-        turn_end = end if place % 2 and after.startswith(end) else after
-        texts.append(f"{rest}{content}{turn_end}")
-        rest = after[len(turn_end) :]
-    return texts
-
-
-def _around(template: ChatTemplate, count: int) -> list[str]:
-    """What the template writes before, between and after `count` messages, found with marks in their place."""
-    marks = [f"\ue000{place}\ue001" for place in range(count)]
-    text = template(_as_messages(marks), count % 2 == 1)
-    places = [text.find(mark) for mark in marks]
-    if -1 in places or any(a >= b for a, b in pairwise(places)):
-        raise ConfigError("The chat template does not show every message, in order. Use another template.")
-    return re.split("\ue000[0-9]+\ue001", text)

@@ -113,8 +113,9 @@ class MetaAdaptTrainer(PublishingTrainer):
             )
         self._check_adapter()
         parts = (self.model, self.processing_class)
-        self.mass = MassModel(*parts, args.mass_config(self.prompt_format), seed=args.seed)
-        training = MassModel(*parts, args.mass_config(self.prompt_format, training=True), self.mass.scorer)
+        about: dict[str, Any] = {"chat_template_kwargs": args.chat_template_kwargs or {}}
+        self.mass = MassModel(*parts, args.mass_config(self.prompt_format), seed=args.seed, **about)
+        training = MassModel(*parts, args.mass_config(self.prompt_format, training=True), self.mass.scorer, **about)
         self.outer_loop = OuterLoop(training, args)
         self.add_callback(ScorerCallback(self.mass.scorer))
         self._outer_step: OuterStep | None = None

@@ -32,7 +32,7 @@ from hf_mass.core.trees import Tree, tree_map
 from hf_mass.engine.session import Session, passes
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.binding import clear_target_errors, deterministic
-from hf_mass.lm.generation import tokens_up_to
+from hf_mass.lm.few_shot_encoding import tokens_up_to
 from hf_mass.lm.language_model import LanguageModel, lora_config
 from hf_mass.methods.base import Adaptation
 from hf_mass.methods.few_shot_answers import FewShotAnswers
@@ -102,7 +102,10 @@ class TTTTrainer(AdapterTrainer):
             )
         for callback in (ProgressCallback, PrinterCallback):  # one bar over tasks instead of one for each
             self.remove_callback(callback)
-        self.lm = LanguageModel(self.model, self._tokenizer, str(self.model.config.name_or_path))
+        kwargs: Any = args.chat_template_kwargs or {}
+        self.lm = LanguageModel(
+            self.model, self._tokenizer, str(self.model.config.name_or_path), chat_template_kwargs=kwargs
+        )
         self.method = Guard(TTT(args.settings())) if args.guard else TTT(args.settings())
         if args.objective == "grpo":
             self.method = Reinforcement(args.settings(), args.ttt_reward, self._reinforce)
@@ -329,8 +332,7 @@ class TTTTrainer(AdapterTrainer):
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
         """TRL's completions, each cut behind the text that ends an answer."""
         completions, log_probs = super()._generate_single_turn(*args, **kwargs)
-        if (stop := self.args.settings().format.stop()) is None:
-            return completions, log_probs
+        stop = FewShotAnswers(self.lm, self.args.settings()).encoder.stop()
         lengths = [tokens_up_to(self._tokenizer, ids, stop) for ids in completions]
         completions = [ids[:length] for ids, length in zip(completions, lengths, strict=True)]
         if log_probs is not None:

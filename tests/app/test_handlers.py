@@ -540,8 +540,9 @@ def test_left_out_gains_and_losses_of_trials_move_on_the_page(
     pages = list(visitor.adapt(problem, settings={**SMALL, "max_examples": 12, "num_train_epochs": 2}, model=AUTOMATIC))
     last = pages[-1]
     gains = [page[2].count("of the steps") for page in pages]
-    assert gains == sorted(gains) and {0, 2, 4} <= set(gains)  # two strengths, each read twice
+    read = {0, 2} if adapted else {0, 2, 4}  # a strength is read twice, and a weaker one tried where it does not help
+    assert gains == sorted(gains) and read <= set(gains)
     assert any("Trying on left-out demonstrations" in page[0] and ", loss " in page[0] for page in pages)
-    assert "answered by <strong>strings-base, 1.3M parameters</strong>" in last[1]
+    assert "answered by <strong>strings-base, 1.3M parameters, float32</strong>" in last[1]
     assert ("chosen" in last[2]) == adapted and "hm-error" not in last[0] and "Done in" in last[0]
-    assert ("Left-out gain +" in last[0]) == adapted and ("not adapted: the best left-out gain" in last[0]) != adapted
+    assert ("Left-out gain +" in last[0]) == adapted and ("not adapted: nothing is gained" in last[0]) != adapted

@@ -170,7 +170,8 @@ def test_what_cannot_be_done_is_1_and_one_line(words: list[str], told: str) -> N
     assert result.stdout == ""
     *progress_lines, last = result.stderr.splitlines()
     assert re.fullmatch(rf"hf-mass: .*{re.escape(told)}.*", last), result.stderr
-    assert progress_lines in ([], ["Loading conventions-mass"])
+    introduced = ["Loading conventions-mass", "conventions-mass: 0.1M parameters, float32"]
+    assert progress_lines in ([], introduced[:1], introduced)
 
 
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\0", b"{", b"", b'{"train": []}', b'[{"input": [[1, 2], [3]]}]'])
@@ -212,7 +213,9 @@ def test_solve_shows_answers_before_and_after(puzzle: Path) -> None:
         "right answer",
     ):
         assert told in text
-    assert re.search(r"loss \d\.\d{3} → \d\.\d{3}", text) and "grids-small, method both" in text
+    assert (
+        re.search(r"loss \d\.\d{3} → \d\.\d{3}", text) and "grids-small: 0.2M parameters, float32; method both" in text
+    )
     assert " 2 1" in text and "\x1b" not in text  # the known answer; no colours where there is no terminal
 
 
@@ -395,16 +398,39 @@ def test_nothing_to_save_is_an_error(puzzle: Path, tmp_path: Path) -> None:
 
 def test_demo_launches_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
-    monkeypatch.setattr("hf_mass.app.app.launch", lambda **given: seen.update(given))
+
+    def launch(**given: Any) -> None:
+        seen.clear()
+        seen.update(given)
+
+    monkeypatch.setattr("hf_mass.app.app.launch", launch)
     run("demo", "--model", "grids-small", "--port", "8000")
     assert seen == {
         "model": "grids-small",
         "host": None,
         "port": 8000,
         "share": False,
-        "revision": None,
-        "token": None,
-        "device": None,
+    }
+    chosen = (
+        "--chat",
+        "--dtype",
+        "bfloat16",
+        "--device",
+        "cpu",
+        "--chat_template_kwargs",
+        '{"enable_thinking": false}',
+    )
+    run("demo", "--model", "user/name", "--revision", "v1", *chosen)
+    assert seen == {
+        "model": "user/name",
+        "host": None,
+        "port": None,
+        "share": False,
+        "revision": "v1",
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "chat": True,
+        "chat_template_kwargs": {"enable_thinking": False},
     }
 
 

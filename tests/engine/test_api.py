@@ -199,7 +199,7 @@ def test_a_lora_folder_starts_from_its_training(tmp_path: Path) -> None:
 
 
 def test_the_name_and_size_of_what_answers(strings: LanguageModel) -> None:
-    assert repr(strings) == "LanguageModel('strings-base', 1.3M parameters)"
+    assert repr(strings) == "LanguageModel('strings-base', 1.3M parameters, float32)"
     assert strings.size == sum(
         p.numel() for p in AutoModelForCausalLM.from_pretrained(ASSETS / "strings-base").parameters()
     )

@@ -6,11 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from app_fixtures import running_app
 from gradio_client import Client
 from hub_emulator import EmulatedHub
-from hub_fixtures import BASE_ID, put_base, trained_on
+from hub_fixtures import BASE_ID, folder_files, put_base, trained_on
+from model_fixtures import byte_tokenizer
+from model_forms import multimodal
 
+from hf_mass.engine.api import adapt
 from hf_mass.engine.models import load
 from hf_mass.engine.session import Session
 from hf_mass.errors import HubError
@@ -35,6 +39,36 @@ def test_a_saved_model_and_a_bare_base_adapt(hub: EmulatedHub, pushed: str, meth
         solution = Session(load(name), make_method(method, settings)).solve(LINES)
         assert len(solution.before) == len(solution.after) == 1
         assert bool(solution.samples) == (method != "ttt")
+
+
+def test_a_revision_of_a_hub_model_and_a_lora_on_one(hub: EmulatedHub, tmp_path: Path) -> None:
+    put_base(hub)
+    first = hub.repos[BASE_ID].refs["main"]
+    put_base(hub, "maker/other", kind="gpt2")
+    hub.repos[BASE_ID].commits["f" * 40] = hub.repos["maker/other"].commits[hub.repos["maker/other"].refs["main"]]
+    hub.repos[BASE_ID].refs["main"] = "f" * 40
+    assert type(load(BASE_ID).model.get_base_model()).__name__ == "GPT2LMHeadModel"
+    old = load(BASE_ID, revision=first, device="cpu")
+    assert type(old.model.get_base_model()).__name__ == "LlamaForCausalLM" and old.name == BASE_ID
+    hub.repos[BASE_ID].refs["main"] = first
+
+    task = LINES.tasks[0]
+    adaptation = adapt(old, task, make_method("ttt", {"max_examples": 4}))
+    adaptation.save(tmp_path / "lora")
+    hub.add("maker/lora", folder_files(tmp_path / "lora"))
+    again = load("maker/lora", device="cpu")
+    ids = again.tokenizer("12", return_tensors="pt")["input_ids"]
+    with adaptation.applied():
+        assert torch.allclose(again.model(ids).logits, old.model(ids).logits, atol=1e-4)
+
+
+def test_the_language_model_of_a_multimodal_one_of_the_hub(hub: EmulatedHub, tmp_path: Path) -> None:
+    whole = multimodal("llava")
+    whole.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    hub.add("maker/sees", folder_files(tmp_path))
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(load("maker/sees", device="cpu").model(ids).logits, whole(input_ids=ids).logits)
 
 
 def test_what_cannot_be_had(hub: EmulatedHub, pushed: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -319,9 +319,10 @@ def test_answers_in_a_chat_hold_no_end_of_turn_marks(monkeypatch: pytest.MonkeyP
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = END_OF_TURN
     few = few_shot(tokenizer=tokenizer, chat=True)
-    prompts = says(monkeypatch, [*ids_of("044"), EOS], [EOS, *ids_of("044"), EOS, EOS])
+    prompts = says(monkeypatch, [*ids_of("044"), EOS], [*ids_of("044"), EOS, EOS, *ids_of("1")])
     assert [few.predict([copy_task("a")])[0][0].answer for _ in range(2)] == ["0 4 4"] * 2
-    assert few.answers.encoder.texts([[*ids_of("044"), EOS], [EOS, *ids_of("04"), EOS, EOS]]) == ["044", "04"]
+    rows = [[*ids_of("044"), EOS], [*ids_of("04"), EOS, EOS], [EOS]]
+    assert few.answers.encoder.texts(rows) == ["044", "04", ""]
     text = tokenizer.decode(prompts[0])
     assert text.startswith("<user>100<eos><assistant>100<eos><user>020<eos>") and text.endswith("044<eos><assistant>")
     ids, learned = few.answers.encoder.answered(copy_task("a"), "0 4 4")

@@ -180,8 +180,8 @@ def test_grids_are_read_back_as_they_were_written(name: str, chat: bool, data: s
     answer = grid_text(tuple(data.draw(st.lists(rows, min_size=1, max_size=4))))
     format = replace(FEW_SHOT_FORMATS[name], chat=chat)
     example = TrainingExample((), Demonstration("0", answer))
-    written = format.render(example, template=bare)[-1].text
-    assert format.read_answer(written) == answer
+    written = format.render(example, template=chatml)[-1].text
+    assert format.read_answer(written.removesuffix("<|im_end|>\n")) == answer
     assert parse_grid(answer) is not None
 
 
@@ -197,6 +197,10 @@ def bare(messages: Messages, generate: bool) -> str:
     return "".join(one["content"] for one in messages)
 
 
+def counting(messages: Messages, generate: bool) -> str:
+    return "".join(f"<{place}>{one['content']}" for place, one in enumerate(messages))
+
+
 def trimming(messages: Messages, generate: bool) -> str:
     """With a system message of its own, and contents without the space around them."""
     shown = "".join(f"<h>{one['role']}</h>\n\n{one['content'].strip()}<eot>" for one in messages)
@@ -209,12 +213,18 @@ def ending(messages: Messages, generate: bool) -> str:
     return shown + ("<|assistant|>\n" if generate else "<|endoftext|>")
 
 
-def thinking(messages: Messages, generate: bool, enabled: bool = False) -> str:
-    """With empty thoughts before the last answer."""
+def thinking(messages: Messages, generate: bool) -> str:
+    """With empty thoughts before the last answer, and a block of thoughts opened where one is to be generated."""
     *before, last = messages
     if generate:
-        return chatml(messages, True) + ("" if enabled else "<think></think>")
+        return chatml(messages, True) + "<think>"
     return chatml([*before, {**last, "content": f"<think></think>{last['content']}"}], False)
+
+
+def spaced(messages: Messages, generate: bool) -> str:
+    """With a space before what is said, which tokenizers join to the word behind it."""
+    shown = "".join(f"{one['role']}: {one['content']}</s>\n" for one in messages)
+    return shown + ("assistant:" if generate else "")
 
 
 def test_messages_take_turns() -> None:
@@ -230,12 +240,24 @@ def test_messages_take_turns() -> None:
     assert COMPACT.messages(GRIDS)[1]["content"] == "111\n111"
 
 
-@pytest.mark.parametrize("template", [chatml, trimming, ending, thinking, bare])
+@pytest.mark.parametrize("template", [chatml, trimming, ending, spaced])
 @pytest.mark.parametrize("example", [WORDS, as_task(WORDS), replace(WORDS, demonstrations=())])
 def test_segments_of_a_chat_make_up_its_text(template: Callable[..., str], example: TrainingExample | Task) -> None:
     format = replace(PLAIN, chat=True)
     whole = template(format.messages(example), isinstance(example, Task))
     assert text(example, format, template=template) == whole
+
+
+def test_an_answer_to_be_generated_begins_as_a_known_one_does() -> None:
+    format = replace(PLAIN, chat=True)
+    opening = "<|im_end|>\n<|im_start|>assistant\n<think></think>"
+    prompt, whole = text(as_task(WORDS), format, template=thinking), text(WORDS, format, template=thinking)
+    assert whole == f"{prompt}mice<|im_end|>\n"
+    assert prompt.endswith(f"mouse{opening}") and prompt.count("<think></think>") == 3  # before every answer
+    last = thinking([{"role": "user", "content": "mouse"}, {"role": "assistant", "content": "mice"}], False)
+    assert whole.endswith(last)
+    segments = format.render(WORDS, template=spaced)
+    assert segments[-2].text == "user: mouse</s>\nassistant:" and segments[-1].text == " mice</s>\n"
 
 
 def test_the_loss_in_a_chat_is_on_answers_and_the_ends_of_their_turns() -> None:
@@ -248,8 +270,7 @@ def test_the_loss_in_a_chat_is_on_answers_and_the_ends_of_their_turns() -> None:
     assert trained(chatml, "query") == ["mice<|im_end|>\n"]
     assert trained(trimming) == ["cats<eot>", "oxen<eot>", "mice<eot>"]
     assert trained(thinking) == ["cats<|im_end|>\n", "oxen<|im_end|>\n", "mice<|im_end|>\n"]
-    # Where the end of a turn cannot be told from the beginning of the next, both count: no token is cut in two.
-    assert trained(ending) == ["cats<|end|>\n<|user|>\n", "oxen<|end|>\n<|user|>\n", "mice<|end|>\n<|endoftext|>"]
+    assert trained(ending) == ["cats<|end|>\n", "oxen<|end|>\n", "mice<|end|>\n<|endoftext|>"]
     assert trained(chatml, "all")[0] == "<|im_start|>user\nGive the plural.\n\ncat<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -257,8 +278,10 @@ def test_templates_of_no_use_are_refused() -> None:
     format = replace(PLAIN, chat=True)
     with pytest.raises(ConfigError, match="chat is set, but there is no chat template"):
         format.render(WORDS)
-    with pytest.raises(ConfigError, match=r"<think></think>.*enable_thinking=False"):
-        format.render(WORDS, template=lambda messages, generate: thinking(messages, generate, enabled=True))
+    with pytest.raises(ConfigError, match="writes no end behind an answer"):
+        format.render(WORDS, template=bare)
+    with pytest.raises(ConfigError, match=r"behind one answer and .* behind the next"):
+        format.render(WORDS, template=counting)
     with pytest.raises(ConfigError, match="does not show every message, in order"):
         format.render(WORDS, template=lambda messages, generate: chatml(messages[-1:], generate))
     with pytest.raises(ConfigError, match="does not show every message, in order"):

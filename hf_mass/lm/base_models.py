@@ -1,0 +1,128 @@
+"""A base model and its tokenizer from the forms that people have: the Hub, folders, GGUF files, multimodal models.
+
+No code of a repository is ever run and no pickle read: whoever wants a base that needs either loads it with
+transformers and passes the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from hf_mass.errors import CheckpointError, ConfigError, UnsupportedModelError
+from hf_mass.lm.gguf import gguf_file, load_gguf, load_gguf_tokenizer
+from hf_mass.lm.multimodal import is_multimodal, language_model_of
+from hf_mass.store.hub_files import Token, checked_download, explained
+
+
+def load_base(base: str | Path, token: Token = None, cure: str = "", **model_kwargs: Any) -> PreTrainedModel:
+    """A base model, from safetensors or a GGUF file; of a multimodal model its language model.
+
+    Args:
+        base: Hub id, folder, or GGUF file.
+        token: Access token of the Hub.
+        cure: What else helps if it fails; the end of the message.
+        model_kwargs: Passed to `AutoModelForCausalLM.from_pretrained`.
+
+    Raises:
+        ConfigError: If `trust_remote_code` is given, or a GGUF file without the package `gguf`.
+        CheckpointError: If it cannot be loaded.
+        UnsupportedModelError: If it is multimodal and its language model cannot be taken by itself.
+    """
+    if model_kwargs.get("trust_remote_code"):
+        raise ConfigError(
+            "trust_remote_code is True; loading never runs code of a repository. Read that code, load the base with "
+            "AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True), and pass the model as `base`."
+        )
+    settings = {"use_safetensors": True, **model_kwargs, "trust_remote_code": False}  # None would ask at the terminal
+    if (file := gguf_file(base)) is not None:
+        return load_gguf(file, cure, **model_kwargs)
+    return _from_pretrained(_CausalLM, "Base model", base, token, cure, settings)
+
+
+def load_tokenizer(
+    source: str | Path, token: Token = None, cure: str = "", revision: str | None = None
+) -> PreTrainedTokenizerBase:
+    """A tokenizer, from a Hub id, folder or GGUF file; `cure` and errors are as for `load_base`."""
+    if (file := gguf_file(source)) is not None:
+        return load_gguf_tokenizer(file, cure)
+    settings = {"trust_remote_code": False, "revision": revision}
+    return _from_pretrained(AutoTokenizer, "Tokenizer", source, token, cure, settings)
+
+
+def _from_pretrained(
+    factory: Any, what: str, source: str | Path, token: Token, cure: str, settings: Mapping[str, Any]
+) -> Any:
+    subject = f"{what} {str(source)!r} could not be loaded"
+    if Path(source).is_dir():
+        with explained(subject, str(source), cure=cure):
+            return _refused(subject, factory, source, settings)
+    try:
+        validate_repo_id(str(source))
+    except HFValidationError as error:
+        raise CheckpointError(f"{subject}: there is no such folder, and it is no Hub id. {cure}".rstrip()) from error
+    revision, cache_dir = settings.get("revision"), settings.get("cache_dir")
+    with explained(subject, str(source), revision, cure=cure), checked_download(str(source), cache_dir):
+        # All files of one commit. And transformers, which is asked for safetensors, would else let a service convert
+        # the pickles of a branch, and send it the token.
+        commit = HfApi().resolve_revision(str(source), revision=revision, cache_dir=cache_dir, token=token).resolved
+        return _refused(subject, factory, source, {**settings, "token": token, "revision": commit})
+
+
+def _refused(subject: str, factory: Any, source: str | Path, settings: Mapping[str, Any]) -> Any:
+    try:
+        return factory.from_pretrained(source, **settings)
+    except ImportError as error:  # of a package that quantised weights need
+        raise CheckpointError(
+            f"{subject}: {' '.join(str(error).split())} Weights quantised by torchao need: "
+            'pip install "hf_mass[quantized]"'
+        ) from error
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise CheckpointError(
+            f"{subject}: it needs code from its repository, and loading never runs any. Read that code, load the model "
+            "with transformers and trust_remote_code=True, and pass it as `base`."
+        ) from error
+    except OSError as error:
+        if not ("safetensors" in str(error) and "no" in str(error) and "file named" in str(error)):
+            raise
+        raise CheckpointError(
+            f"{subject}: it has no safetensors, and pickles are not loaded, because they can run code. Convert it, or "
+            "load the model with transformers and pass it as `base`."
+        ) from error
+
+
+class _CausalLM:
+    """A causal language model: one that is saved as such, or that of a multimodal model."""
+
+    @staticmethod
+    def from_pretrained(source: str | Path, **settings: Any) -> PreTrainedModel:
+        names = ("token", "revision", "cache_dir", "trust_remote_code", "local_files_only")
+        config = AutoConfig.from_pretrained(source, **{name: settings[name] for name in names if name in settings})
+        if not is_multimodal(config):
+            return AutoModelForCausalLM.from_pretrained(source, **settings)
+        if settings.get("quantization_config") or getattr(config, "quantization_config", None):
+            raise UnsupportedModelError(
+                f"{str(source)!r} is multimodal and quantised, and its language model cannot be taken from quantised "
+                "weights. Load one that is not quantised."
+            )
+        if type(config) not in AutoModelForImageTextToText._model_mapping:
+            raise UnsupportedModelError(
+                f"{str(source)!r} is of type {config.model_type!r}, which is no model of images and text that "
+                "transformers loads by AutoModelForImageTextToText. Load its language model yourself, and pass it."
+            )
+        return language_model_of(AutoModelForImageTextToText.from_pretrained(source, **settings))

@@ -1,0 +1,184 @@
+"""Bases in the forms that people have: GGUF files, quantised weights, multimodal models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from model_fixtures import byte_tokenizer
+from model_forms import multimodal, rounded, tiny_llama, write_gguf
+from transformers import AutoModelForCausalLM, BlipConfig, BlipForConditionalGeneration, PreTrainedModel
+
+import hf_mass
+from hf_mass import TTT, Task
+from hf_mass.errors import CheckpointError, ConfigError, UnsupportedModelError
+from hf_mass.lm import base_models, gguf
+from hf_mass.lm.base_models import load_base
+from hf_mass.lm.language_model import LanguageModel
+
+TASK = Task.from_pairs([("ab", "b"), ("cd", "d"), ("ef", "f")], "gh", "h")
+QUICK = TTT(preset="text", max_examples=4, max_completion_length=4)
+IDS = torch.arange(3, 60)[None]
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+def adapts_and_is_loaded_again(lm: LanguageModel, folder: Path) -> None:
+    adaptation = hf_mass.adapt(lm, TASK, QUICK)
+    assert adaptation.reason is None and adaptation.losses
+    adaptation.save(folder)
+    again = hf_mass.load(folder, device="cpu")  # the base is found by the name that the adapter keeps
+    with adaptation.applied():
+        torch.testing.assert_close(logits(again.model), logits(lm.model), rtol=1e-3, atol=1e-3)
+
+
+# -- GGUF --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_gguf(tmp_path: Path) -> Path:
+    pytest.importorskip("gguf", reason="gguf is not installed (hf_mass[gguf])")
+    (tmp_path / "gguf").mkdir()
+    return write_gguf(tmp_path / "gguf" / "tiny.gguf", tiny_llama())
+
+
+@pytest.mark.parametrize("by_folder", [False, True])
+def test_a_gguf_file_is_an_ordinary_float_model(tiny_gguf: Path, tmp_path: Path, by_folder: bool) -> None:
+    lm = hf_mass.load(tiny_gguf.parent if by_folder else tiny_gguf, device="cpu")
+    original = tiny_llama()
+    expected = logits(rounded(tiny_llama()))
+    torch.testing.assert_close(logits(lm.model), expected, rtol=1e-4, atol=1e-4)
+    assert (logits(original) - expected).abs().max() > 1e-3  # it was quantised indeed
+    base = lm.model.get_base_model()
+    assert torch.equal(base.get_input_embeddings().weight, original.get_input_embeddings().weight)  # kept in float32
+    assert base.get_output_embeddings().weight is base.get_input_embeddings().weight
+    assert not hasattr(base.config, "quantization_config") and lm.precision == "float32"
+    assert {p.dtype for p in base.parameters()} == {torch.float32}
+    assert lm.tokenizer("cd", add_special_tokens=False)["input_ids"] == byte_tokenizer()("cd")["input_ids"]
+    adapts_and_is_loaded_again(lm, tmp_path / "adapted")
+
+
+def test_the_precision_of_a_gguf_model_may_be_chosen(tiny_gguf: Path) -> None:
+    lm = hf_mass.load(tiny_gguf, dtype="bfloat16", device="cpu")
+    assert (lm.precision, lm.precision_reason) == ("bfloat16", "as asked")
+
+
+def test_gguf_files_of_no_use(tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tiny_gguf.parent / "other.gguf").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"holds 2 \.gguf files \(other\.gguf, tiny\.gguf\)\. Name one of them"):
+        hf_mass.load(tiny_gguf.parent)
+    with pytest.raises(CheckpointError, match=r"no file .*missing\.gguf"):
+        hf_mass.load(tmp_path / "missing.gguf")
+    with pytest.raises(CheckpointError, match=r"other\.gguf.* is damaged, or no model that transformers reads"):
+        hf_mass.load(tiny_gguf.parent / "other.gguf")
+    with pytest.raises(ConfigError, match=r"quantization_config is given, but the weights of a \.gguf file"):
+        hf_mass.load(tiny_gguf, quantization_config={})
+    monkeypatch.setattr(gguf, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r'needs gguf\. Run: pip install "hf_mass\[gguf\]"'):
+        hf_mass.load(tiny_gguf)
+
+
+@pytest.mark.real
+@pytest.mark.skipif("HF_MASS_REAL_GGUF" not in os.environ, reason="HF_MASS_REAL_GGUF names no GGUF file")
+def test_a_real_gguf_file() -> None:
+    lm = hf_mass.load(os.environ["HF_MASS_REAL_GGUF"], device="cpu")
+    assert 134e6 < lm.size < 135e6 and lm.context == 8192
+    task = Task.from_pairs([("walk", "walked"), ("play", "played"), ("go", "went"), ("look", "looked")], "jump")
+    assert str(hf_mass.solve(lm, task, "none").answers[0]) == "jumped"
+
+
+# -- quantised ---------------------------------------------------------------------------------------------------------
+
+
+def quantizations() -> dict[str, Any]:
+    torchao = pytest.importorskip("torchao.quantization", reason="torchao is not installed (hf_mass[quantized])")
+    return {"8": torchao.Int8WeightOnlyConfig(), "4": torchao.IntxWeightOnlyConfig(weight_dtype=torch.int4)}
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("bits", ["8", "4"])
+def test_a_quantised_base(bits: str, saved: bool, tmp_path: Path) -> None:
+    from transformers import TorchAoConfig
+
+    folder, settings = tmp_path / "base", {"quantization_config": TorchAoConfig(quantizations()[bits])}
+    tiny_llama().save_pretrained(folder)
+    if saved:
+        quantised = AutoModelForCausalLM.from_pretrained(folder, **settings)
+        quantised.save_pretrained(tmp_path / "quantised")
+        folder, settings = tmp_path / "quantised", {}
+    byte_tokenizer().save_pretrained(folder)
+    lm = hf_mass.load(folder, device="cpu", **settings)
+    assert (lm.precision, lm.precision_reason) == (f"{bits}-bit torchao", "as it is quantised")
+    assert lm.size == sum(p.numel() for p in tiny_llama().parameters())
+    plain = tiny_llama()  # with the float weights that the quantised ones stand for
+    for name, module in lm.model.get_base_model().named_modules():
+        if name.endswith("_proj"):
+            weight = module.get_base_layer().weight
+            assert weight.dtype == torch.float32 and "Tensor" in type(weight).__name__
+            plain.get_submodule(name).weight = torch.nn.Parameter(weight.dequantize())
+    torch.testing.assert_close(logits(lm.model), logits(plain), rtol=1e-4, atol=1e-4)
+    assert (logits(plain) - logits(tiny_llama())).abs().max() > 1e-3  # it is quantised indeed
+    other = hf_mass.load(plain, byte_tokenizer())
+    losses = [hf_mass.adapt(each, TASK, QUICK).losses for each in (lm, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_weights_whose_package_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def from_pretrained(*_: object, **__: object) -> None:
+        raise ImportError("Loading a torchao model requires torchao.")
+
+    tiny_llama().save_pretrained(tmp_path)
+    monkeypatch.setattr(base_models.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    with pytest.raises(CheckpointError, match=r'requires torchao.*pip install "hf_mass\[quantized\]"'):
+        load_base(tmp_path)
+
+
+# -- multimodal --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["llava", "gemma3", "qwen2_vl", "qwen3_vl"])
+def test_the_language_model_of_a_multimodal_one(kind: str, tmp_path: Path) -> None:
+    whole = multimodal(kind)
+    whole.save_pretrained(tmp_path / "whole")
+    byte_tokenizer().save_pretrained(tmp_path / "whole")
+    lm = hf_mass.load(tmp_path / "whole", device="cpu")
+    assert torch.equal(logits(lm.model), logits(whole))  # on text
+    assert type(lm.model.get_base_model()).__name__.endswith("ForCausalLM")
+    text = whole.get_decoder()
+    assert lm.size == sum(p.numel() for p in {*text.parameters(), *whole.get_output_embeddings().parameters()})
+    assert lm.context == 512
+    adapts_and_is_loaded_again(lm, tmp_path / "adapted")
+    in_memory = hf_mass.load(whole, byte_tokenizer())
+    assert torch.equal(logits(in_memory.model), logits(whole))
+    weight = next(text.parameters())
+    assert any(p.data_ptr() == weight.data_ptr() for p in in_memory.model.parameters())  # shared, not copied
+
+
+def save(model: PreTrainedModel, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_multimodal_models_without_a_language_model_of_their_own_are_refused(tmp_path: Path) -> None:
+    text = {"vocab_size": 259, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    text |= {
+        "num_attention_heads": 2,
+        "encoder_hidden_size": 16,
+        "bos_token_id": 1,
+        "sep_token_id": 2,
+        "pad_token_id": 0,
+    }
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BlipConfig(text_config=text, vision_config={**vision, "image_size": 16, "patch_size": 8})
+    folder = save(BlipForConditionalGeneration(config), tmp_path)
+    with pytest.raises(UnsupportedModelError, match=r"language model of type 'blip_text_model'.*text alone"):
+        hf_mass.load(folder, device="cpu")
+    with pytest.raises(UnsupportedModelError, match="multimodal and quantised"):
+        load_base(save(multimodal("llava"), tmp_path / "llava"), quantization_config={"quant_method": "torchao"})

@@ -1,0 +1,53 @@
+"""Arguments of the chat template, TRL's own setting, reach the prompts of both trainers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from trainer_fixtures import chat_model, chat_tokenizer
+from trainer_fixtures import make_trainer as make_meta_trainer
+
+from hf_mass.errors import ConfigError
+from hf_mass.methods.few_shot_answers import FewShotAnswers
+from hf_mass.tasks.prompt_format import PromptFormat
+from hf_mass.tasks.task import Task
+from hf_mass.training.ttt_config import TTTConfig
+from hf_mass.training.ttt_trainer import TTTTrainer
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}{{ mood }}>{{ m.content }}</{{ m.role }}>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant{{ mood }}>{% endif %}"
+)
+
+
+def test_few_shot_prompts(tmp_path: Path) -> None:
+    def build(**kwargs: object) -> TTTTrainer:
+        args = TTTConfig.preset(
+            "text", output_dir=str(tmp_path), chat=True, report_to="none", chat_template_kwargs=kwargs
+        )
+        return TTTTrainer(chat_model(), args, processing_class=chat_tokenizer(TEMPLATE))
+
+    trainer = build(mood=" calm")
+    prompt = FewShotAnswers(trainer.lm, trainer.args.settings()).encoder.prompt(Task.from_pairs([("a", "b")], "c"))
+    shown = "<user calm>a</user><assistant calm>b</assistant><user calm>c</user><assistant calm>"
+    assert trainer.processing_class.decode(prompt) == shown
+    with pytest.raises(
+        ConfigError, match="chat_template_kwargs has 'temper', which the model's chat template does not use"
+    ):
+        build(temper="calm")
+
+
+def test_prompts_of_mass(tmp_path: Path) -> None:
+    options = {
+        "model": chat_model(),
+        "processing_class": chat_tokenizer(TEMPLATE),
+        "train_dataset": [Task("1+1?", answer="2", conversational=True, id="sum")],
+        "prompt_format": PromptFormat(),
+        "peft_config": None,
+    }
+    settings = {"scorer_features": ["overlap"], "max_length": 512, "chat_template_kwargs": {"mood": " calm"}}
+    trainer = make_meta_trainer(tmp_path, options=options, **settings)
+    for mass in (trainer.mass, trainer.outer_loop.mass):
+        prompt = trainer.processing_class.decode(mass.encoder.generator_prompt_ids(trainer.train_tasks[0]))
+        assert prompt.startswith("<user calm>") and prompt.endswith("<assistant calm>")
