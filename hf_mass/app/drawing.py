@@ -221,8 +221,9 @@ def gains_html(entries: Sequence[GuardEntry]) -> str:
         )
     return (
         '<p class="hm-muted">Left-out gain, nats a token: how much likelier training on half of the examples makes the '
-        "answers of the other half, with its standard error. Of all that are within it of the best the weakest is "
-        'chosen, not adapting among them.</p><div class="hm-scroll" '
+        "answers of the other half, with its standard error. The rate is kept where these become likelier and no "
+        "fewer of them are right; weaker training is tried where not, and none is done where nothing helps.</p>"
+        '<div class="hm-scroll" '
         f'role="region" aria-label="left-out gains" tabindex="0"><table class="hm-gains">{rows}</table></div>'
     )
 

@@ -44,6 +44,16 @@ def metered() -> Iterator[Meter]:
         _METERS.reset(token)
 
 
+@contextmanager
+def unmetered() -> Iterator[None]:
+    """Context of what is no part of a method, such as finding out how much memory a pass takes: it is not counted."""
+    token = _METERS.set(())
+    try:
+        yield
+    finally:
+        _METERS.reset(token)
+
+
 def count_sampled(tokens: int) -> None:
     """Note generated tokens."""
     for meter in _METERS.get():

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from hf_mass.core import trees
 from hf_mass.core.lora import LoraFunction
+from hf_mass.core.meter import unmetered
 from hf_mass.core.memory import FAST, MemoryPlan, choose_plan
 from hf_mass.core.token_loss import TokenBatch, TokenLoss
 from hf_mass.core.trees import Tree
@@ -83,7 +84,8 @@ def training_plan(loss: TokenLoss, start: Tree) -> MemoryPlan:
         start: Parameters of one task, leaves [1, ...].
     """
     if loss.lora not in _BYTES_PER_TOKEN:
-        _BYTES_PER_TOKEN[loss.lora] = graph_bytes_per_token(loss, start)
+        with unmetered():
+            _BYTES_PER_TOKEN[loss.lora] = graph_bytes_per_token(loss, start)
     rows, length = loss.batch.input_ids.shape
     device = loss.batch.input_ids.device
     row_bytes = int(_BYTES_PER_TOKEN[loss.lora] * length)

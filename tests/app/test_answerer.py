@@ -39,7 +39,10 @@ def pages(do: Handlers, text: str) -> list[tuple[Any, ...]]:
 
 def test_the_page_names_and_sizes_what_answers(do: Handlers) -> None:
     *_, last = pages(do, SHORT)
-    assert "answered by <b>strings-base, 1.3M parameters, float32</b>" in last[1] and 'role="note"' not in last[1]
+    assert (
+        "answered by <strong>strings-base, 1.3M parameters, float32</strong>" in last[1]
+        and 'role="note"' not in last[1]
+    )
 
 
 def test_a_note_stands_above_the_answers_of_a_toy_that_is_not_made_for_this(do: Handlers) -> None:

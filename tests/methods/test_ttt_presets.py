@@ -78,6 +78,7 @@ OWN: dict[str, dict[str, Any]] = {
     "strings": {**TEXTS, "max_completion_length": 128, "predict_permutations": 4},
     "text": {
         **TEXTS,
+        "max_examples": 20,
         "learning_rate": 1e-3,
         "num_train_epochs": 1,
         "per_device_train_batch_size": 5,

@@ -138,7 +138,7 @@ def test_left_out_demonstrations_are_asked_for(trainer: TTTTrainer) -> None:
     asked = {"02>4;33>5;10>": "3", "10>3;33>5;02>": "4", "10>3;02>4;33>": "5"}
     assert dict(zip(texts_of(prompts), [p.gold for p in prompts], strict=True)) == asked
     for each in prompts:
-        assert each.ids == [1, *ids_of(each.text.removeprefix("<bos>"))] == ids_asked(trainer, each.view.task)
+        assert each.ids == ids_of(each.text) == ids_asked(trainer, each.view.task)
 
 
 def test_transformed_examples_are_rewarded_for_their_own_answer(tmp_path: Path) -> None:
@@ -348,10 +348,10 @@ def test_transformers_can_still_save_the_model_and_its_checkpoints(tmp_path: Pat
 
 def test_left_out_demonstrations_that_do_not_fit_are_not_asked_for(tmp_path: Path) -> None:
     base = guessing_base()
-    base.config.max_position_embeddings = 15  # an example has 16 tokens: its first one and three times five
+    base.config.max_position_embeddings = 14  # an example has 15 tokens
     record = reinforced(tmp_path, base).adapt(FOUR)
-    assert record.adapted is None and record.reason is not None and "max_tokens = 15" in record.reason
-    base.config.max_position_embeddings = 16
+    assert record.adapted is None and record.reason is not None and "max_tokens = 14" in record.reason
+    base.config.max_position_embeddings = 15
     assert len(prompts_of(reinforced(tmp_path, base), [FOUR])) == 3
 
 
