@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from hf_mass.core import trees
 from hf_mass.core.lora import LoraFunction
-from hf_mass.core.meter import unmetered
 from hf_mass.core.memory import FAST, MemoryPlan, choose_plan
+from hf_mass.core.meter import unmetered
 from hf_mass.core.token_loss import TokenBatch, TokenLoss
 from hf_mass.core.trees import Tree
 
