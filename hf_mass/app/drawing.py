@@ -123,7 +123,7 @@ def samples_html(rows: Sequence[dict[str, Any]], kind: str) -> str:
 
 
 def _measured(entry: GuardEntry) -> str:
-    if entry.reason is not None:
+    if not math.isfinite(entry.gain):
         return "ruled out"
     right = f", {entry.right_before} → {entry.right} of {entry.left_out} right" if entry.left_out else ""
     return f"{entry.gain:+.2f} ± {entry.error:.2f}{right}"
@@ -216,8 +216,8 @@ def gains_html(entries: Sequence[GuardEntry]) -> str:
         )
     return (
         '<p class="hm-muted">Left-out gain, nats a token: how much likelier training on half of the examples makes the '
-        "answers of the other half, with its standard error. Of all that are within it of the best the weakest is "
-        'chosen, not adapting among them.</p><div class="hm-scroll" '
+        "answers of the other half, with its standard error. The weakest training within it of the best is "
+        'taken, or none where none is that much above 0.</p><div class="hm-scroll" '
         f'role="region" aria-label="left-out gains" tabindex="0"><table class="hm-gains">{rows}</table></div>'
     )
 

@@ -93,7 +93,7 @@ class Page:
         seconds, reason, tokens = f"{facts['seconds']:.1f} s", facts["reason"], facts["sampled_tokens"]
         end = f"Ended after {seconds}: {reason}" if reason else f"Done in {seconds}"
         if self.guard and self.after and not any(entry.chosen for entry in self.guard):
-            end = f"{end}, not adapted: nothing is gained on left-out examples"
+            end = f"{end}, not adapted, as left-out examples gain too little"
         gains = [f"left-out gain {entry.gain:+.2f} at {entry.strength}" for entry in self.guard if entry.chosen]
         parts = [end, ", ".join(gains), drawing.loss_text(self.losses), f"{tokens} tokens sampled" if tokens else ""]
         return ". ".join(part for part in parts if part) + "."
