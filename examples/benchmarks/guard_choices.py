@@ -15,7 +15,6 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,10 @@ from hf_mass.methods.ttt_settings import ASKED_ONCE
 from hf_mass.store.markdown import markdown_table
 from paths import DATA, RESULTS
 
-SCALES = (1.0, 0.3)
-"""Shares of the default rate."""
+SCALES = (1.0, 2.0, 0.4)
+"""Shares of the default rate that are measured."""
+OFFERED = (0, 2)
+"""Numbers of those that a guard chooses from."""
 Draw = dict[str, Any]
 Rule = Callable[[Sequence[GuardEntry]], GuardEntry | None]
 PLACES = [(number, share) for number in range(len(SCALES)) for share in STOPS]
@@ -131,13 +132,28 @@ def largest(score: Callable[[GuardEntry], float], least: float = 0.0) -> Rule:
 
 
 def weakest(errors: float) -> Rule:
-    """The weakest entry within some standard errors of the best: `choose` at one."""
+    """The weakest entry whose gain is within some standard errors of the largest, which must be above 0 by as many.
+
+    The one-standard-error rule: Breiman, Friedman, Olshen, Stone, Classification and Regression Trees, 1984, section
+    3.4.3.
+    """
 
     def rule(entries: Sequence[GuardEntry]) -> GuardEntry | None:
-        chosen = choose([replace(entry, error=errors * entry.error) for entry in entries])
-        return None if chosen is None else always(chosen.number, chosen.share)(entries)
+        best = max(entries, key=lambda e: e.gain)
+        enough = best.gain - errors * best.error
+        return min((e for e in entries if e.gain >= enough), key=strength) if enough > 0 else None
 
     return rule
+
+
+def strength(entry: GuardEntry) -> tuple[float, float]:
+    """(rate, share of the steps): what a weaker entry has less of."""
+    return float(entry.strength), entry.share
+
+
+def among(numbers: Sequence[int], rule: Rule) -> Rule:
+    """The rule, choosing among some of the strengths."""
+    return lambda entries: rule([entry for entry in entries if entry.number in numbers])
 
 
 def always(number: int, share: float) -> Rule:
@@ -162,9 +178,12 @@ RULES: dict[str, Rule] = {
     "largest gain less 1 standard error": largest(lambda e: e.gain - e.error),
     "largest gain less 2 standard errors": largest(lambda e: e.gain - 2 * e.error),
     "weakest within 0.5 standard errors of the best": weakest(0.5),
-    "weakest within 1 standard error of the best (taken)": choose,
+    "weakest within 1 standard error of the best": weakest(1.0),
     "weakest within 1.5 standard errors of the best": weakest(1.5),
     "weakest within 2 standard errors of the best": weakest(2.0),
+    "the guard's": choose,
+    "the guard's, at 1 and 0.4 × the rate (taken)": among(OFFERED, choose),
+    "largest gain, at 1 and 0.4 × the rate": among(OFFERED, largest(lambda e: e.gain)),
 }
 """Name → what it chooses of the entries."""
 
@@ -218,7 +237,7 @@ def report(outcomes: Outcomes, output: Path) -> str:
         "",
         f"{about['model']}, {about['dtype']}: {len(draws)} draws of the tuning tasks; the seed draws {about['shots']} "
         f"demonstrations and {about['queries']} queries. CPU seconds a draw: {folds:.0f} on folds, {test:.0f} for "
-        "training on all demonstrations at both rates and answering the queries at both stops.",
+        "training on all demonstrations at all rates and answering the queries at both stops.",
         "",
         by_rule(draws),
         "",

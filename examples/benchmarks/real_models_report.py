@@ -105,7 +105,7 @@ def summary(outcomes: Outcomes, names: Sequence[str]) -> str:
             continue
         values, base = (accuracies(outcomes, each, names, seeds) for each in (row, "base"))
         cells = [cell for s in seeds for name in names if (cell := outcomes.get(name, s, row)) is not None]
-        apart = str(paired_difference(values, base)) if row != "base" else "–"
+        apart = str(paired_difference(values, base)) if row != "base" and len(names) > 1 else "–"
         costs = (np.mean([cell[key] for cell in cells]) for key in ("cpu_seconds", "sampled_tokens", "trained_tokens"))
         numbers = (str(mean_interval(values)), apart, *(f"{cost:.0f}" for cost in costs))
         lines.append((label, *numbers, ", ".join(map(str, seeds))))

@@ -66,7 +66,7 @@ def problem_html(problem: Problem) -> str:
 def answers_html(problem: Problem, before: Sequence[Answer], after: Sequence[Answer], model: str = "") -> str:
     """For each query the answers before and after adapting side by side, and the right one where it is known; `model`
     tells what answers."""
-    by = f", answered by <b>{escape(model)}</b>" if model else ""
+    by = f", answered by <strong>{escape(model)}</strong>" if model else ""
     rows = [f'<p class="hm-muted">{escape(problem.name)}{by}</p>']  # not always the one that is shown beside
     for n, task in enumerate(problem.tasks):
         cards = _card("Asked", value_html(task.problem, problem.kind)) if len(problem.tasks) > 1 else ""
@@ -208,7 +208,7 @@ def gains_html(entries: Sequence[GuardEntry]) -> str:
     for entry in entries:
         share = abs(entry.gain) / largest if math.isfinite(entry.gain) else 0.0
         style = "hm-bar" if entry.gain > 0 else "hm-bar hm-loss"
-        mark = ' <b class="hm-chosen">chosen</b>' if entry.chosen else ""
+        mark = ' <strong class="hm-chosen">chosen</strong>' if entry.chosen else ""
         rows += (
             f"<tr><td>{escape(entry.strength)}</td><td>{entry.share:.0%} of the steps</td>"
             f'<td><span class="{style}" style="width:{6 * share:.2f}rem"></span>'
@@ -216,8 +216,8 @@ def gains_html(entries: Sequence[GuardEntry]) -> str:
         )
     return (
         '<p class="hm-muted">Left-out gain, nats a token: how much likelier training on half of the examples makes the '
-        "answers of the other half, with its standard error. The weakest training within it of the best is "
-        'taken, or none where none is that much above 0.</p><div class="hm-scroll" '
+        "answers of the other half, with its standard error. Where none is above 0, or fewer are right, the model "
+        'stays as it is.</p><div class="hm-scroll" '
         f'role="region" aria-label="left-out gains" tabindex="0"><table class="hm-gains">{rows}</table></div>'
     )
 

@@ -91,17 +91,31 @@ class Page:
     def summary(self, facts: Mapping[str, Any]) -> str:
         """The end in a line."""
         seconds, reason, tokens = f"{facts['seconds']:.1f} s", facts["reason"], facts["sampled_tokens"]
-        end = f"Ended after {seconds}: {reason}" if reason else f"Done in {seconds}"
-        if self.guard and self.after and not any(entry.chosen for entry in self.guard):
-            end = f"{end}, not adapted, as left-out examples gain too little"
-        gains = [f"left-out gain {entry.gain:+.2f} at {entry.strength}" for entry in self.guard if entry.chosen]
-        parts = [end, ", ".join(gains), drawing.loss_text(self.losses), f"{tokens} tokens sampled" if tokens else ""]
+        end = f"Ended after {seconds}: {reason}" if self.failed(facts) else f"Done in {seconds}"
+        if self.declined:
+            end = f"{end}, not adapted: nothing is gained on left-out examples"
+        gains = [f"Left-out gain {entry.gain:+.2f} at {entry.strength}" for entry in self.guard if entry.chosen]
+        parts = [end, "; ".join(gains), drawing.loss_text(self.losses), f"{tokens} tokens sampled" if tokens else ""]
         return ". ".join(part for part in parts if part) + "."
+
+    @property
+    def status(self) -> str:
+        """What goes on, in a line."""
+        return ", ".join(part for part in (self.stage, self.detail) if part)
+
+    @property
+    def declined(self) -> bool:
+        """Whether the guard chose not to adapt."""
+        return bool(self.guard and self.after) and not any(entry.chosen for entry in self.guard)
+
+    def failed(self, facts: Mapping[str, Any]) -> bool:
+        """Whether something went otherwise than it should."""
+        return facts["reason"] is not None and not self.declined
 
     def page(self, busy: bool, text: str | None = None, error: bool = False, download: Any = None) -> tuple[Any, ...]:
         """Status, answers, losses, samples, download, buttons."""
         return (
-            status_html(text or ", ".join(part for part in (self.stage, self.detail) if part), error),
+            status_html(text or self.status, error),
             drawing.answers_html(self.problem, self.before, self.after, self.model),
             drawing.losses_html(self.losses, self.trials) + drawing.gains_html(self.guard) + self.notes,
             self.samples,
@@ -232,7 +246,7 @@ class Handlers:
                     yield {"done": True, **event.facts}
                     return
                 view.take(event)
-                yield {"done": False, "stage": view.stage}
+                yield {"done": False, "stage": view.status}
         except HFMassError as error:
             raise gr.Error(str(error), print_exception=False) from error
 

@@ -337,7 +337,7 @@ class Method(Protocol, Generic[State]):
         return []
 
     def on_half(self) -> Method[Any]:
-        """What a guard runs on half of the demonstrations: half as much work, and asking once, where that can be."""
+        """What a guard runs on half of the demonstrations: asking once, where that can be."""
         return self
 
     def begin_like(self, lm: LanguageModel, tasks: Sequence[Task], seed: int, other: State) -> State:

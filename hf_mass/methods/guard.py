@@ -10,6 +10,7 @@ that `choose` takes, or not at all where nothing is gained.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +19,7 @@ from hf_mass.core.meter import metered
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Cost, GuardEntry, Method, Progress
-from hf_mass.methods.guard_choice import choose, common, told
+from hf_mass.methods.guard_choice import choose, common, is_default, told
 from hf_mass.methods.left_out import Fold, Reading, failure, gain, halves, read, rise
 from hf_mass.methods.sequence import TTTThenMASS
 from hf_mass.methods.ttt import TTT, sharing_data
@@ -80,7 +81,7 @@ class Guard(Method[GuardState]):
         method: The method.
         strengths: The method at the strengths to choose from, the default first; None for its own (`Method.strengths`).
         reads_by: Whose few-shot prompt left-out answers are read by; None for the model's own.
-        margin: Left-out gain, in nats per answer token, that adapting must exceed by a standard error.
+        margin: Left-out gain, in nats per answer token, that adapting must exceed.
 
     Raises:
         ConfigError: If there is no strength.
@@ -121,7 +122,7 @@ class Guard(Method[GuardState]):
             for half in (0, 1)
         ]
         groups = self._groups([fold.task for fold in folds], [fold.half for fold in folds])
-        runs = [Run(strength, numbers) for numbers in groups for strength in range(len(self.candidates))]
+        runs = [Run(strength, numbers) for strength in range(len(self.candidates)) for numbers in groups]
         state = GuardState(tuple(tasks), seed, sets, tuple(folds), runs=tuple(runs))
         return state if folds else self._choose(state)
 
@@ -200,7 +201,7 @@ class Guard(Method[GuardState]):
         """
         method, attempts = self.on_folds[run.strength], []
         adaptations = method.finish(lm, run.state)
-        reasons = [failure(adaptation) for adaptation in adaptations]
+        reasons = [failure(adaptation, self.joint) for adaptation in adaptations]
         if len(adaptations) < len(run.numbers) or (stop is None and not all(reasons)):
             return []
         for adaptation, reason, n in zip(adaptations, reasons, run.numbers, strict=True):
@@ -211,18 +212,29 @@ class Guard(Method[GuardState]):
         return attempts
 
     def _onward(self, lm: LanguageModel, state: GuardState, run: Run, others: list[Run]) -> list[Run]:
-        """The runs that follow, without folds of sets for which their strength is ruled out; the next one begun, where
-        it has the same folds."""
+        """The runs that follow, without folds of sets for which their strength is ruled out, or the default is taken
+        already; the next one with the same folds has begun."""
         out = {(attempt.strength, state.folds[attempt.fold].owner) for attempt in state.attempts if attempt.reason}
+        settled = set[int]() if self.joint else self._settled(state)
         runs = []
         for other in others:
-            numbers = [n for n in other.numbers if (other.strength, state.folds[n].owner) not in out]
-            runs += [replace(other, numbers=tuple(numbers))] if numbers else []
-        if runs and runs[0].numbers == run.numbers:
+            owners = {n: state.folds[n].owner for n in other.numbers}
+            numbers = [n for n in other.numbers if owners[n] not in settled and (other.strength, owners[n]) not in out]
+            same = tuple(numbers) == other.numbers
+            runs += [other if same else replace(other, numbers=tuple(numbers), state=None)] if numbers else []
+        place = next((n for n, other in enumerate(runs) if other.numbers == run.numbers), None)
+        if place is not None:
             tasks = [state.folds[n].task for n in run.numbers]
-            begun = self.on_folds[runs[0].strength].begin_like(lm, tasks, state.seed, run.state)
-            runs[0] = replace(runs[0], state=begun)
+            begun = self.on_folds[runs[place].strength].begin_like(lm, tasks, state.seed, run.state)
+            runs[place] = replace(runs[place], state=begun)
         return runs
+
+    def _settled(self, state: GuardState) -> set[int]:
+        """The sets for which the default strength was read on both halves to its end, and is taken: no other is
+        tried."""
+        read = Counter(state.folds[a.fold].owner for a in state.attempts if a.strength == 0 and a.share == 1.0)
+        chosen = {owner: choose(entries, self.margin) for owner, entries in enumerate(self._entries(state)) if entries}
+        return {owner for owner, best in chosen.items() if best and is_default(best) and read[owner] == 2}
 
     def _entries(self, state: GuardState) -> list[tuple[GuardEntry, ...]]:
         """What was measured for each set, strength by strength."""

@@ -8,23 +8,33 @@ from dataclasses import replace
 
 from hf_mass.methods.base import GuardEntry
 
+CHANCE = 2
+"""Left-out answers by which two strengths must differ for it to say more than chance."""
+
 
 def choose(entries: Sequence[GuardEntry], margin: float = 0.0) -> GuardEntry | None:
-    """The entry to train by, or None for not adapting: the weakest whose gain is within one standard error of the best.
+    """The entry to train by, or None for not adapting.
 
-    The one-standard-error rule (Breiman, Friedman, Olshen, Stone: Classification and Regression Trees, 1984, section
-    3.4.3). Few demonstrations are left out, so that gains differ by chance, and the largest one alone would mostly be
-    that of the strongest training. Not adapting is the weakest strength of all, with a gain of `margin`.
+    A strength helps where it makes left-out answers likelier and no fewer of them are right. The default, with all of
+    its steps, is taken where it helps; else of those that do the one with the largest gain. Another that helps takes
+    its place where two more left-out answers are right: their likelihood alone cannot rank strengths, as it goes on
+    rising where answers are right already, or will never be.
 
     Args:
         entries: What was measured, at least one.
-        margin: Gain of not adapting, in nats per answer token.
+        margin: Left-out gain that adapting must exceed, in nats per answer token.
     """
-    best = max(entries, key=lambda entry: entry.gain)
-    enough = best.gain - best.error
-    if margin >= enough:
+    helpful = [entry for entry in entries if entry.gain > margin and entry.right >= entry.right_before]
+    if not helpful:
         return None
-    return min((e for e in entries if e.gain >= enough), key=lambda entry: (-entry.number, entry.share))
+    chosen = next((e for e in helpful if is_default(e)), None) or max(helpful, key=lambda e: e.gain)
+    rightest = max(helpful, key=lambda e: (e.right, e.gain))
+    return rightest if rightest.right - chosen.right >= CHANCE else chosen
+
+
+def is_default(entry: GuardEntry) -> bool:
+    """Whether it is the default strength with all of its steps."""
+    return entry.number == 0 and entry.share == 1.0
 
 
 def common(by_set: Sequence[Sequence[GuardEntry]]) -> tuple[GuardEntry, ...]:

@@ -22,7 +22,7 @@ from hf_mass.tasks.task import Task
 
 LONGEST = 256
 """Longest sample or answer in tokens where neither settings nor demonstrations say."""
-REAL: dict[str, Any] = {"samples": 24, "inner_learning_rate": 0.1}
+REAL: dict[str, Any] = {"samples": 24, "inner_learning_rate": 0.03}
 """Settings for a model that neither ships nor was meta-trained, chosen on one (examples/results/LOG.md). It is one step
 of SGD: the first of AdamW hardly depends on a sample's weight, so that attributions through it would be noise."""
 OFFERED = flat(MassConfig)

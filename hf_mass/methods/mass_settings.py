@@ -140,7 +140,11 @@ class AttributionConfig:
 
 @dataclass(frozen=True)
 class MassConfig:
-    """Everything that a saved model needs besides its weights."""
+    """Everything that a saved model needs besides its weights.
+
+    `few_shot` is how tasks with demonstrations are asked, as test-time training asks them: prompt, views and vote; None
+    for the prompts of `format` there too.
+    """
 
     samples: int = setting(
         6, "m, samples that the model writes for a task (6 in arXiv 2603.03524).", least=1, metavar="M"
@@ -164,7 +168,6 @@ class MassConfig:
     scorer: ScorerConfig = setting(ScorerConfig(), "The scorer.")
     attribution: AttributionConfig = setting(AttributionConfig(), "Test-time attribution.")
     few_shot: TTTSettings | None = None
-    """How tasks with demonstrations are asked, as test-time training asks them; None for `format` there too."""
 
     def __post_init__(self) -> None:
         check(self)

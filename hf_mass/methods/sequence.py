@@ -46,7 +46,7 @@ class TTTThenMASS(Method[SequenceState]):
         return [TTTThenMASS(self.first.scaled(scale), self.second.scaled(scale)) for scale in STRENGTHS]
 
     def on_half(self) -> TTTThenMASS:
-        """The first on half as many examples; neither with a vote."""
+        """Both without a vote."""
         return TTTThenMASS(self.first.on_half(), self.second.on_half())
 
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:

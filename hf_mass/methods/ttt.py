@@ -7,7 +7,6 @@ puzzle) share one adapter.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -35,7 +34,7 @@ from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample, training_examples
 from hf_mass.tasks.task import Task
 
-STRENGTHS = (1.0, 0.3)
+STRENGTHS = (1.0, 0.4)
 """Shares of the learning rate that a guard chooses from."""
 
 
@@ -71,8 +70,7 @@ class TTT(Method[TTTState]):
 
     def __init__(self, settings: TTTSettings | None = None, preset: str | None = None, **changes: Any) -> None:
         self.settings, self.preset, self.changes = settings, preset, changes
-        self.scale = self.share = 1.0  # of the learning rate, and of the number of examples
-        self.asked_once = False
+        self.scale, self.asked_once = 1.0, False  # share of the learning rate; whether to leave the vote out
         if settings is None:  # wrong settings are told before a model is loaded
             TTTSettings.preset(preset or "text", **changes)
 
@@ -99,9 +97,9 @@ class TTT(Method[TTTState]):
         return other
 
     def on_half(self) -> TTT:
-        """The same with half as many examples, and without a vote."""
+        """The same without a vote. Examples of half of the demonstrations are half as long."""
         other = copy(self)
-        other.share, other.asked_once = self.share / 2, True
+        other.asked_once = True
         return other
 
     def resolved(self, lm: LanguageModel, tasks: Sequence[Task]) -> TTTSettings:
@@ -111,8 +109,7 @@ class TTT(Method[TTTState]):
             DataError: If the model has none for such tasks.
         """
         settings = self.settings or self._suiting(lm, tasks)
-        changes: dict[str, Any] = {"max_examples": math.ceil(settings.max_examples * self.share)}
-        changes |= ASKED_ONCE if self.asked_once else {}
+        changes = ASKED_ONCE if self.asked_once else {}
         return replace(settings, learning_rate=settings.learning_rate * self.scale, **changes)
 
     def _suiting(self, lm: LanguageModel, tasks: Sequence[Task]) -> TTTSettings:

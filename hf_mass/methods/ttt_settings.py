@@ -227,6 +227,7 @@ TTT_PRESETS: dict[str, dict[str, Any]] = {
     },
     "text": {
         **_PLAIN,
+        "max_examples": 20,
         "learning_rate": 1e-3,
         "num_train_epochs": 1,
         "per_device_train_batch_size": 5,

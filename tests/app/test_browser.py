@@ -164,7 +164,9 @@ def test_it_can_be_watched(page: Page, tmp_path: Path) -> None:
     page.evaluate(WATCH)
     adapt(page)
     seen: dict[str, list[str]] = page.evaluate("window.seen")
-    steps = [text for text in seen["status"] if re.search(r"TTT: step \d+ of \d+, loss", text)]
+    steps = [
+        text for text in seen["status"] if re.search(r"Training on the demonstrations, step \d+ of \d+, loss", text)
+    ]
     assert len(steps) >= 2, seen["status"]
     writing = [text for text in seen["samples"] if "as they are written" in text]
     weighed = [text for text in seen["samples"] if "Samples by weight" in text]
@@ -184,7 +186,7 @@ def test_stop(page: Page, tmp_path: Path) -> None:
     page.wait_for_selector('[aria-label="problem words"]')
     slow(page)
     page.click("#adapt")
-    expect(page.locator("#status")).to_contain_text(re.compile(r"TTT: step \d+"), timeout=PATIENCE)
+    expect(page.locator("#status")).to_contain_text(re.compile(r"demonstrations, step \d+"), timeout=PATIENCE)
     page.click("#stop")
     expect(page.locator("#status")).to_contain_text("stopped", timeout=PATIENCE)
     expect(page.locator("#adapt")).to_be_enabled()
@@ -200,7 +202,7 @@ def test_two_visitors_at_once(browser: Browser, address: str, files: Path, tmp_p
     slow(first)
     pick(second, "fruit colours by another rule")
     first.click("#adapt")
-    expect(first.locator("#status")).to_contain_text(re.compile(r"TTT: step \d+"), timeout=PATIENCE)
+    expect(first.locator("#status")).to_contain_text(re.compile(r"demonstrations, step \d+"), timeout=PATIENCE)
     second.click("#adapt")
     expect(second.locator("#status")).to_contain_text("Waiting for another problem's turn", timeout=PATIENCE)
     second.click("#stop")  # which must not reach the other

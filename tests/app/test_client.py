@@ -56,7 +56,9 @@ def test_every_method_streams_what_it_does(client: Client, method: str) -> None:
     assert outcome == last and all(not item["done"] for item in before)
     assert "Answering without adaptation" in [item["stage"] for item in before]
     assert bool(outcome["after"]) == (method != "none")
-    assert any("TTT: step" in item["stage"] for item in before) == (method in ("ttt", "both"))
+    assert any("Training on the demonstrations, step" in item["stage"] for item in before) == (
+        method in ("ttt", "both")
+    )
 
 
 def test_the_same_seed_gives_the_same_outcome(client: Client) -> None:

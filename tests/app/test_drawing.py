@@ -17,7 +17,23 @@ from hf_mass.methods.base import Answer, GuardEntry
 from hf_mass.tasks.problems import Problem, read_problem
 from hf_mass.tasks.task import Demonstration, Task
 
-TAGS = {"b", "div", "span", "p", "ol", "li", "h4", "table", "thead", "tbody", "tr", "th", "td", "details", "summary"}
+TAGS = {
+    "strong",
+    "div",
+    "span",
+    "p",
+    "ol",
+    "li",
+    "h4",
+    "table",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+    "details",
+    "summary",
+}
 TAGS |= {"svg", "path", "text", "polyline", "circle"}
 ATTRIBUTES = {"class", "role", "style", "title", "tabindex", "scope", "aria-label", "aria-live", "aria-hidden"}
 ATTRIBUTES |= {"viewbox", "d", "x", "y", "cx", "cy", "r", "points", "text-anchor"}
@@ -237,7 +253,7 @@ def test_left_out_gains() -> None:
 
 def test_what_answers_is_named() -> None:
     problem = read_problem("a -> 1\nb -> 2\nc -> 3", "mine")
-    assert "mine, answered by <b>&lt;x&gt;, 1.3M parameters</b>" in drawing.answers_html(
+    assert "mine, answered by <strong>&lt;x&gt;, 1.3M parameters</strong>" in drawing.answers_html(
         problem, [], [], "<x>, 1.3M parameters"
     )
 

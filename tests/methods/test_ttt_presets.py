@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hf_mass.methods.ttt_settings import TTTSettings
+from hf_mass.tasks.grid_transformations import Identity
+from hf_mass.tasks.grids import as_grid, grid_text
+from hf_mass.tasks.leave_one_out import training_examples
+from hf_mass.tasks.task import Demonstration, Task
 
 NEUTRAL: dict[str, Any] = {
     "learning_rate": 2e-3,
@@ -224,3 +232,68 @@ def test_the_published_presets_are_the_published_settings(
     }
     assert all(source.startswith(("github.com/", "arXiv ")) and place for _, _, source, place in published)
     assert all(ARC_DIFFERS.values()) and all(BBH_DIFFERS.values())
+
+
+def _twice(x: Any) -> Any:
+    return np.kron(x, np.ones((2, 2), int))
+
+
+AUGMENTERS: list[Callable[[Any], Any]] = [
+    lambda x: np.rot90(x, 1),
+    lambda x: np.rot90(x, 3),
+    lambda x: np.rot90(x, 2),
+    np.flipud,
+    np.fliplr,
+    lambda x: np.vstack([np.flipud(x), x]),
+    lambda x: np.hstack([np.fliplr(x), x]),
+    lambda x: np.vstack([x, np.flipud(x)]),
+    lambda x: np.hstack([x, np.fliplr(x)]),
+    np.transpose,
+    _twice,
+    lambda x: np.repeat(x, 2, axis=0),
+    lambda x: np.repeat(x, 2, axis=1),
+    lambda x: _twice(np.rot90(x, 1)),
+    lambda x: _twice(np.rot90(x, 3)),
+    lambda x: _twice(np.rot90(x, 2)),
+    lambda x: _twice(np.flipud(x)),
+    lambda x: _twice(np.fliplr(x)),
+    lambda x: _twice(np.transpose(x)),
+    lambda x: np.tile(x, (2, 1)),
+    lambda x: np.tile(x, (1, 2)),
+    lambda x: np.tile(x, (2, 2)),
+]
+"""What ttt/preprocess.py:34 to 101 lists, in that order, but for the random shift; each on inputs and outputs alike."""
+
+
+def test_the_augmenters_of_arc_are_the_published_ones() -> None:
+    sided = TTTSettings.preset("arc").data().sided_transformations
+    assert {side for _, side in sided} == {"both"} and isinstance(sided[0][0], Identity) and len(sided) == 1 + 22
+    cells = np.arange(6).reshape(2, 3)
+    images = [each.apply(as_grid(cells.tolist())) for each, _ in sided[1:]]
+    assert len(set(images)) == 22 == len(AUGMENTERS)
+    assert set(images) == {as_grid(change(cells).tolist()) for change in AUGMENTERS}
+
+
+def test_the_examples_of_arc_are_as_many_as_published() -> None:
+    """Of three demonstrations: three left out, 23 augmenters and none, each recoloured once; the rest lacks two."""
+    rng = random.Random(0)
+    drawn = [[[rng.randrange(5) for _ in range(5)] for _ in range(5)] for _ in range(6)]
+    pairs = tuple(
+        Demonstration(grid_text(as_grid(a)), grid_text(as_grid(b))) for a, b in zip(drawn[:3], drawn[3:], strict=True)
+    )
+    examples = training_examples(Task("0", pairs), TTTSettings.preset("arc").data(), 3, lambda example: 1)
+    assert Counter(len(one.demonstrations) for one in examples) == {2: 3 * 24 * 2, 1: 250 - 3 * 24 * 2}
+    recoloured = [one for one in examples if "colours" in one.origin and len(one.demonstrations) == 2]
+    assert len(recoloured) == 3 * 24
+    for one in recoloured:  # four colours of nine are used, besides the background
+        shown = set("".join(d.question + d.answer for d in (*one.demonstrations, one.query))) - set(" \n0")
+        assert len(shown) == 4 and not shown & set("1234")
+
+
+def test_the_examples_of_big_bench_hard_are_forty_orders_of_all_demonstrations() -> None:
+    pairs = tuple(Demonstration(f"question {n}", f"answer {n}") for n in range(10))
+    examples = training_examples(Task("query", pairs), TTTSettings.preset("bbh").data())
+    orders = {(*one.demonstrations, one.query) for one in examples}
+    assert len(orders) == 40 and all(set(order) == set(pairs) for order in orders)
+    in_order = [order for order in orders if list(order[:-1]) == sorted(order[:-1], key=pairs.index)]
+    assert len(in_order) < 5
