@@ -128,7 +128,7 @@ def samples_html(rows: Sequence[dict[str, Any]], kind: str) -> str:
 
 
 def _measured(entry: GuardEntry) -> str:
-    if entry.reason is not None:
+    if not math.isfinite(entry.gain):
         return "ruled out"
     right = f", {entry.right_before} → {entry.right} of {entry.left_out} right" if entry.left_out else ""
     return f"{entry.gain:+.2f} ± {entry.error:.2f}{right}"
@@ -221,9 +221,8 @@ def gains_html(entries: Sequence[GuardEntry]) -> str:
         )
     return (
         '<p class="hm-muted">Left-out gain, nats a token: how much likelier training on half of the examples makes the '
-        "answers of the other half, with its standard error. The rate is kept where these become likelier and no "
-        "fewer of them are right; weaker training is tried where not, and none is done where nothing helps.</p>"
-        '<div class="hm-scroll" '
+        "answers of the other half, with its standard error. Where none is above 0, or fewer are right, the model "
+        'stays as it is.</p><div class="hm-scroll" '
         f'role="region" aria-label="left-out gains" tabindex="0"><table class="hm-gains">{rows}</table></div>'
     )
 

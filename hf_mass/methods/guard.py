@@ -201,7 +201,7 @@ class Guard(Method[GuardState]):
         """
         method, attempts = self.on_folds[run.strength], []
         adaptations = method.finish(lm, run.state)
-        reasons = [failure(adaptation) for adaptation in adaptations]
+        reasons = [failure(adaptation, self.joint) for adaptation in adaptations]
         if len(adaptations) < len(run.numbers) or (stop is None and not all(reasons)):
             return []
         for adaptation, reason, n in zip(adaptations, reasons, run.numbers, strict=True):
@@ -213,18 +213,20 @@ class Guard(Method[GuardState]):
 
     def _onward(self, lm: LanguageModel, state: GuardState, run: Run, others: list[Run]) -> list[Run]:
         """The runs that follow, without folds of sets for which their strength is ruled out, or the default is taken
-        already; the next one begun, where it has the same folds."""
+        already; the next one with the same folds has begun."""
         out = {(attempt.strength, state.folds[attempt.fold].owner) for attempt in state.attempts if attempt.reason}
         settled = set[int]() if self.joint else self._settled(state)
         runs = []
         for other in others:
             owners = {n: state.folds[n].owner for n in other.numbers}
             numbers = [n for n in other.numbers if owners[n] not in settled and (other.strength, owners[n]) not in out]
-            runs += [replace(other, numbers=tuple(numbers))] if numbers else []
-        if runs and runs[0].numbers == run.numbers:
+            same = tuple(numbers) == other.numbers
+            runs += [other if same else replace(other, numbers=tuple(numbers), state=None)] if numbers else []
+        place = next((n for n, other in enumerate(runs) if other.numbers == run.numbers), None)
+        if place is not None:
             tasks = [state.folds[n].task for n in run.numbers]
-            begun = self.on_folds[runs[0].strength].begin_like(lm, tasks, state.seed, run.state)
-            runs[0] = replace(runs[0], state=begun)
+            begun = self.on_folds[runs[place].strength].begin_like(lm, tasks, state.seed, run.state)
+            runs[place] = replace(runs[place], state=begun)
         return runs
 
     def _settled(self, state: GuardState) -> set[int]:

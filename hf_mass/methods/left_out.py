@@ -87,8 +87,12 @@ def gain(before: Reading, after: Reading) -> tuple[float, float]:
     return value, math.sqrt(residuals * n / max(1, n - 1)) / sum(tokens)
 
 
-def failure(adaptation: Adaptation) -> str | None:
-    """Why an adaptation is no good whatever is left out: it has no weights, or its own loss rose; else None."""
+def failure(adaptation: Adaptation, joint: bool = False) -> str | None:
+    """Why an adaptation is no good whatever is left out: it has no weights, or its own loss rose; else None.
+
+    Where it is `joint`, shared by many tasks, its minibatches are of other tasks at each step, and their losses cannot
+    be compared.
+    """
     if not adaptation.parts:
         return adaptation.reason or "nothing was trained"
     if adaptation.samples:  # the same ones before and after
@@ -96,16 +100,17 @@ def failure(adaptation: Adaptation) -> str | None:
         ends = (adaptation.losses_before, adaptation.losses_after)
         first, last = (float((weights * losses).nansum() / weights.sum()) for losses in ends)
         return rise(first, last, room=0.0)
-    return rise(adaptation.losses[0], adaptation.losses[-1]) if adaptation.losses else None
+    losses = adaptation.losses
+    return rise(losses[0], losses[-1], room=float("inf") if joint else None) if losses else None
 
 
 def rise(first: float, last: float, room: float | None = None) -> str | None:
     """That a training loss, in nats per token, is not finite, or rose by more than `room`; else None.
 
     Losses of minibatches are of other examples at each step, so they have room: that of the first loss once more, and
-    at least a nat.
+    at least two nats.
     """
     if not math.isfinite(last):
         return "the training loss is not finite"
-    room = max(1.0, first) if room is None else room
+    room = max(2.0, first) if room is None else room
     return f"the training loss rose from {first:.2f} to {last:.2f} nats per token" if last > first + room else None

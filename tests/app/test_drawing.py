@@ -244,7 +244,7 @@ def test_left_out_gains() -> None:
         GuardEntry("ten times", 1.0, float("-inf"), reason="the loss is not finite"),
     )
     reader = read(drawing.gains_html(entries))
-    assert "the <rate>50% of the steps+1.50" in reader.text and "twice100% of the steps-0.75" in reader.text
+    assert "the <rate>50% of the steps+1.50 ± 0.00" in reader.text and "twice100% of the steps-0.75" in reader.text
     assert "+3.00 ± 0.00 chosen" in reader.text and reader.text.count("chosen") == 1 and "inf" not in reader.text
     bars = [attributes for tag, attributes in reader.elements if tag == "span"]
     assert [bar["style"] for bar in bars] == [f"width:{size}rem" for size in ("3.00", "6.00", "1.50", "0.00")]

@@ -44,7 +44,7 @@ def test_a_model_that_ships_is_not_guarded_and_another_is(own: str) -> None:
     assert guard("--model", "strings-base") == [] == guard("--model", own, "--no-guard")
     for words in (("--model", "strings-base", "--guard"), ("--model", own)):
         (measured,) = guard(*words)
-        assert measured["queries"] == [0] and len(measured["entries"]) == 2  # type: ignore[arg-type]
+        assert measured["queries"] == [0] and len(measured["entries"]) in (2, 4)  # type: ignore[arg-type]
         assert {"strength", "share", "gain", "error", "right", "left_out", "chosen"} <= set(measured["entries"][0])  # type: ignore[index]
 
 

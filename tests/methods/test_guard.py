@@ -47,9 +47,9 @@ def test_a_rule_is_adapted_to_and_noise_is_not(strings: LanguageModel) -> None:
     (chosen,) = [entry for entry in rule.guard if entry.chosen]
     assert replace(chosen, chosen=False) == choose([replace(entry, chosen=False) for entry in rule.guard])
     assert chosen.gain > 0 > max(entry.gain for entry in noise.guard)
-    measured = [(strength, share) for strength in ("the rate", "0.4 × the rate") for share in (0.5, 1.0)]
-    assert [(e.strength, e.share) for e in noise.guard] == measured
-    assert [(e.strength, e.share) for e in rule.guard] == measured[:2]  # the default helps: nothing weaker is tried
+    tried = [(strength, share) for strength in ("the rate", "0.4 × the rate") for share in (0.5, 1.0)]
+    assert [(e.strength, e.share) for e in noise.guard] == tried
+    assert [(e.strength, e.share) for e in rule.guard] == tried[:2]  # the default is taken: no other is tried
 
 
 def test_what_is_chosen_is_trained_once_on_all_demonstrations(strings: LanguageModel) -> None:
@@ -137,8 +137,8 @@ def trying_all(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("trying_all")
 def test_mass_is_guarded_by_its_rates_and_rising_losses_are_out(strings: LanguageModel) -> None:
     method = MASS(samples=4)
-    guarded = hf_mass.adapt(strings, task(), Guard(method, margin=-100.0))
-    assert len({entry.strength for entry in guarded.guard}) == len(method.strengths()) > 1
+    tried = hf_mass.adapt(strings, task(), Guard(method, margin=100.0))
+    assert len({entry.strength for entry in tried.guard}) == len(method.strengths()) > 1 and tried.parts == ()
     wild = MASS(samples=4, inner_learning_rate=1e4)
     refused = hf_mass.adapt(strings, task(), Guard(wild, [wild]))
     assert refused.parts == () and refused.guard[0].gain == float("-inf")
@@ -160,22 +160,28 @@ def test_mass_draws_its_samples_once_from_a_fold_alone(strings: LanguageModel, m
         return ids
 
     monkeypatch.setattr(TextEncoder, "generator_prompt_ids", spy)
-    guarded = hf_mass.adapt(strings, task(), Guard(MASS(samples=4), margin=-100.0))
-    assert len({entry.strength for entry in guarded.guard}) == 3
-    assert [each.rpartition("#")[2] for each, _ in drawn[:2]] == ["half0", "half1"] and len(drawn) == 3
-    for half, (_, prompt) in enumerate(drawn[:2]):
+    tried = hf_mass.adapt(strings, task(), Guard(MASS(samples=4), margin=100.0))
+    assert len({entry.strength for entry in tried.guard}) == 3
+    assert [each.rpartition("#")[2] for each, _ in drawn] == ["half0", "half1"]
+    for half, (_, prompt) in enumerate(drawn):
         assert all(answer in prompt for _, answer in RULE[half::2])
         assert not any(answer in prompt or question in prompt for question, answer in RULE[1 - half :: 2])
-    assert all(answer in drawn[2][1] for _, answer in RULE)
+    five = task(RULE[:5])  # halves of three and two, which run apart
+    drawn.clear()
+    hf_mass.adapt(strings, five, Guard(MASS(samples=4), margin=100.0))
+    assert len(drawn) == 2
 
 
 @pytest.mark.usefixtures("trying_all")
 def test_both_in_turn_are_guarded(strings: LanguageModel) -> None:
     method = TTTThenMASS(quick(), MASS(samples=4))
+    tried = hf_mass.adapt(strings, task(), Guard(method, margin=100.0))
+    assert [(entry.strength, entry.share) for entry in tried.guard] == [
+        ("the rate", 1.0),
+        ("0.4 × the rate in both", 1.0),
+    ]
     guarded = hf_mass.adapt(strings, task(), Guard(method, margin=-100.0))
-    assert [entry.strength for entry in guarded.guard] == ["the rate", "0.4 × the rate in both"]
-    (chosen,) = [entry for entry in guarded.guard if entry.chosen]
-    assert chosen.share == 1.0 and len(guarded.parts) == 2
+    assert [entry.chosen for entry in guarded.guard] == [True] and len(guarded.parts) == 2
 
 
 # -- giving a strength up ----------------------------------------------------------------------------------------------
@@ -227,14 +233,14 @@ def test_one_set_that_fails_does_not_end_the_others(strings: LanguageModel, monk
 
 
 def test_the_cost_of_choosing_is_in_the_record_apart_from_the_training_proper(strings: LanguageModel) -> None:
-    """Twelve examples of each half in two epochs; six left-out answers are scored before, and after half and all of
-    the steps."""
+    """Twelve examples of each half in two epochs; six left-out answers are scored before, and after half and all of the
+    steps."""
     plain = hf_mass.adapt(strings, task(), quick(), seed=3)
     guarded = hf_mass.adapt(strings, task(), Guard(quick(), [quick()], margin=-100.0), seed=3)
     (chosen,) = [entry for entry in guarded.guard if entry.chosen]
     assert plain.guard_cost == Cost() and plain.cost.backward_passes == 24
     assert guarded.cost.backward_passes == 24 * chosen.share and guarded.cost.forward_passes == 24 * chosen.share
-    assert guarded.guard_cost.backward_passes == 2 * 2 * 12 and guarded.guard_cost.forward_passes == 48 + 3 * 6
+    assert guarded.guard_cost.backward_passes == 48 and guarded.guard_cost.forward_passes == 48 + 3 * 6
     assert guarded.guard_cost.sampled_tokens > 0 and guarded.cost.sampled_tokens == 0
     assert guarded.guard_cost.seconds > 0 and guarded.cost.seconds > 0
     together = hf_mass.adapt(strings, [task(), task(query="tulip")], Guard(quick(), [quick()], margin=-100.0), seed=3)
@@ -275,7 +281,7 @@ def test_it_is_on_for_models_that_do_not_ship_and_where_it_is_asked_for(
 def test_no_guard_is_the_bare_method(unshipped: LanguageModel) -> None:
     bare, default = (hf_mass.adapt(unshipped, task(), quick(), guard) for guard in (False, None))
     assert bare.guard == () and bare.guard_note is None and isinstance(bare.method, TTT) and len(bare.losses) > 0
-    assert len(default.guard) in (2, 4) and default.guard_note is not None and isinstance(default.method, Guard)
+    assert len(default.guard) >= 2 and default.guard_note is not None and isinstance(default.method, Guard)
     solution = hf_mass.solve(unshipped, task(), quick(), guard=False)
     assert solution.adaptations[0].losses == pytest.approx(bare.losses) and solution.to_dict()["guard"] == []
 
@@ -312,8 +318,8 @@ def test_a_method_of_ones_own_is_guarded_once_it_has_strengths(unshipped: Langua
         def strengths(self) -> list[Method[Any]]:
             return []
 
-    own = hf_mass.adapt(unshipped, task(), Own(max_examples=10))
-    assert [(entry.strength, entry.share) for entry in own.guard] == [("the rate", 0.5), ("the rate", 1.0)]
+    own = hf_mass.adapt(unshipped, task(), Own(max_examples=20))
+    assert {entry.strength for entry in own.guard} == {"the rate"} and own.guard[-1].share == 1.0
     assert hf_mass.adapt(unshipped, task(), Without(max_examples=6)).guard_note is None
     with pytest.raises(ConfigError, match="method 'own' has no strengths"):
         hf_mass.adapt(unshipped, task(), Without(max_examples=6), guard=True)

@@ -78,7 +78,8 @@ def test_readings_of_two_folds_are_put_together() -> None:
         (5.0, 11.0, None, "rose from 5.00 to 11.00"),
         (5.0, 9.9, None, None),  # minibatches differ
         (0.1, 1.0, None, None),
-        (0.1, 1.2, None, "rose from 0.10 to 1.20"),
+        (0.1, 2.0, None, None),
+        (0.1, 2.2, None, "rose from 0.10 to 2.20"),
         (0.5, 0.6, 0.0, "rose from 0.50 to 0.60"),
         (2.0, math.nan, None, "not finite"),
         (2.0, math.inf, None, "not finite"),
@@ -104,6 +105,13 @@ def test_samples_are_the_same_before_and_after_so_any_rise_of_theirs_counts() ->
     assert failure(Adaptation(task(), (part,), losses=(2.0, 1.0))) is None  # type: ignore[arg-type]
 
 
+def test_minibatches_of_a_shared_adaptation_are_of_other_tasks() -> None:
+    rising, broken = (Adaptation(task(), ((None, {}),), losses=(0.5, last)) for last in (4.0, math.nan))  # type: ignore[arg-type]
+    assert failure(rising) == "the training loss rose from 0.50 to 4.00 nats per token"
+    assert failure(rising, joint=True) is None
+    assert failure(broken, joint=True) == "the training loss is not finite"
+
+
 def test_sets_that_share_an_adaptation_count_alike() -> None:
     """The mean of their gains; a set that could not be trained on does not count."""
     one = GuardEntry("the rate", 1.0, 0.4, 0, error=0.3, right_before=1, right=2, left_out=6)
@@ -121,26 +129,28 @@ PLACES = [(0, 0.5), (0, 1.0), (1, 0.5), (1, 1.0)]
 @pytest.mark.parametrize(
     ("gains", "right", "margin", "chosen"),
     [
-        ((1.0, 0.2, 0.5, 0.8), (5, 5, 5, 5), 0.0, 1),  # the default helps, whatever else has a larger gain
-        ((1.0, 0.2, 0.5, 0.8), (6, 5, 6, 6), 0.0, 1),  # one answer more may be chance
-        ((1.0, 0.2, 0.5, 0.8), (7, 5, 7, 6), 0.0, 0),  # two more are not; of equals the larger gain
-        ((1.0, 0.2, 1.5, 0.8), (7, 5, 7, 6), 0.0, 2),
-        ((1.0, -0.1, 0.5, 0.8), (5, 5, 5, 5), 0.0, 0),  # the default does not help
-        ((1.0, 0.2, 0.5, 1.8), (5, 3, 5, 5), 0.0, 3),  # nor where fewer are right
-        ((1.0, 0.2, 0.5, 1.8), (3, 3, 3, 3), 0.0, None),
-        ((0.1, 0.2, 0.1, 0.1), (5, 5, 5, 5), 0.2, None),  # a gain must exceed the margin
-        ((0.1, 0.2, 0.1, 0.1), (5, 5, 5, 5), 0.19, 1),
+        ((1.0, 0.9, 1.2, 0.8), (4, 4, 5, 4), 0.0, 1),  # the default helps, and no other is right twice more
+        ((1.0, 0.9, 1.2, 0.8), (4, 4, 6, 4), 0.0, 2),
+        ((1.0, 0.9, 1.2, 0.8), (6, 4, 6, 4), 0.0, 2),  # as many are right: by the gain
+        ((0.2, -0.1, 0.4, 0.3), (4, 4, 4, 4), 0.0, 2),  # the default makes them less likely
+        ((0.2, 0.6, 0.4, 0.3), (3, 2, 3, 3), 0.0, 2),  # fewer are right at the default
+        ((0.2, 0.6, 0.4, 0.3), (2, 2, 2, 2), 0.0, None),
         ((-0.3, -0.2, -0.1, -0.2), (9, 9, 9, 9), 0.0, None),
-        ((-math.inf, -math.inf, 0.5, 0.4), (0, 0, 4, 4), 0.0, 2),
+        ((0.1, 0.2, 0.1, 0.1), (3, 3, 3, 3), 0.2, None),
+        ((0.1, 0.3, 0.1, 0.1), (3, 3, 3, 3), 0.2, 1),
+        ((-math.inf, -math.inf, 0.5, 0.4), (0, 0, 3, 3), 0.0, 2),
         ((-math.inf,) * 4, (0, 0, 0, 0), -100.0, None),
     ],
 )
 def test_the_default_is_chosen_where_it_helps(
     gains: tuple[float, ...], right: tuple[int, ...], margin: float, chosen: int | None
 ) -> None:
-    """Four of ten left-out answers were right before."""
-    measured = zip(PLACES, gains, right, strict=True)
-    entries = [GuardEntry("", share, g, n, right_before=4, right=r, left_out=10) for (n, share), g, r in measured]
+    """Of ten left-out answers three were right before."""
+    places = [(0, 0.5), (0, 1.0), (1, 0.5), (1, 1.0)]
+    entries = [
+        GuardEntry("", share, value, number, right_before=3, right=count, left_out=10)
+        for (number, share), value, count in zip(places, gains, right, strict=True)
+    ]
     assert choose(entries, margin) is (None if chosen is None else entries[chosen])
 
 

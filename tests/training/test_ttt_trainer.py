@@ -20,8 +20,7 @@ from ttt_fixtures import by_hand, guessing_base, make_trainer, start_adapter, st
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation
-from hf_mass.methods.few_shot_answers import FewShotAnswers
-from hf_mass.methods.ttt import RESCORED
+from hf_mass.methods.few_shot_answers import RESCORED, FewShotAnswers
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.voting import Prediction
 from hf_mass.training.ttt_trainer import TTTTrainer
