@@ -172,7 +172,6 @@ def test_mass_draws_its_samples_once_from_a_fold_alone(strings: LanguageModel, m
     assert len(drawn) == 2
 
 
-@pytest.mark.usefixtures("trying_all")
 def test_both_in_turn_are_guarded(strings: LanguageModel) -> None:
     method = TTTThenMASS(quick(), MASS(samples=4))
     tried = hf_mass.adapt(strings, task(), Guard(method, margin=100.0))

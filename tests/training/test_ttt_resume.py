@@ -280,7 +280,7 @@ def test_kept_adapters_are_those_that_answered(tmp_path: Path, given: bool) -> N
     trainer = make_trainer(tmp_path, start_adapter() if given else None, keep_adapters=True)
     results = trainer.predict(TASKS[:2])
     records = trainer.adapt(TASKS[:2])
-    ids = torch.tensor([[1, *byte_tokenizer()("10>4;33>4;04>", add_special_tokens=False)["input_ids"]]])
+    ids = torch.tensor([byte_tokenizer()("10>4;33>4;04>", add_special_tokens=False)["input_ids"]])
     logits = []
     for result, record in zip(results, records, strict=True):
         assert result.adapter is not None and result.adapter.parent == tmp_path / "tasks"

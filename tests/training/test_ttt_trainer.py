@@ -38,7 +38,7 @@ def outcome(results: Sequence[Any]) -> list[Any]:
 
 def log_probs(model: Any, text: str) -> torch.Tensor:
     """Of every next token after each byte of a text."""
-    ids = [1, *byte_tokenizer()(text, add_special_tokens=False)["input_ids"]]
+    ids = byte_tokenizer()(text, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         return model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
 
@@ -247,10 +247,10 @@ def test_wrong_settings_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_task_without_room_says_so(tmp_path: Path) -> None:
     base = guessing_base()
-    base.config.max_position_embeddings = 18  # the prompt has 19 tokens, an example with two demonstrations 15
+    base.config.max_position_embeddings = 18  # so many tokens has the prompt; an example with two demonstrations 14
     trainer = make_trainer(tmp_path, base)
     (result,) = trainer.predict([FOUR])
-    assert result.reason is not None and "has 19 tokens, and the model's context 18" in result.reason
+    assert result.reason is not None and "has 18 tokens, and the model's context 18" in result.reason
     assert result.examples == 3 and result.predictions == (Prediction(None),)
 
 
