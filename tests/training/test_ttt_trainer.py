@@ -187,7 +187,7 @@ def test_rescoring_ranks_by_the_models_own_log_probabilities(tmp_path: Path) -> 
         for answer in answers:
             written = answer.replace(" ", "") + ";"
             rows, ids = log_probs(trainer.model, text + written), byte_tokenizer()(written)["input_ids"]
-            likely[answer] = sum(float(rows[len(text) + n, token]) for n, token in enumerate(ids))
+            likely[answer] = sum(float(rows[len(text) - 1 + n, token]) for n, token in enumerate(ids))
     assert result.answers == tuple(sorted(answers, key=lambda answer: -likely[answer])[:2])
 
 
