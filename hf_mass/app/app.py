@@ -15,16 +15,16 @@ import gradio as gr
 import torch
 from gradio.utils import get_upload_folder
 
-from hf_mass.app.controls import AUTOMATIC, OPTIONS, control
-from hf_mass.app.drawing import status_html
-from hf_mass.app.handlers import FIRST, LIMITS, Handlers
+from hf_mass.app.controls import AUTOMATIC, OPTIONS, control, model_values
+from hf_mass.app.drawing import problem_html, status_html
+from hf_mass.app.handlers import LIMITS, Handlers
 from hf_mass.app.visitors import Visitors
-from hf_mass.app.workshop import METHOD_NAMES, Lease, Workshop
+from hf_mass.app.workshop import METHOD_NAMES, Lease, Workshop, example
 from hf_mass.engine.models import SMALL
 from hf_mass.errors import ConfigError
 from hf_mass.lm.threads import choose_threads
 from hf_mass.store.shipped import ASSETS
-from hf_mass.tasks.problems import KINDS
+from hf_mass.tasks.problems import KINDS, Problem
 
 AT_ONCE = 4
 """Adaptations that are begun at once; they take turns."""
@@ -52,12 +52,13 @@ def build(workshop: Workshop, sessions: Visitors) -> gr.Blocks:
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     with gr.Blocks(title="Live adaptation", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(INTRODUCTION)
-        problem = gr.State(None)
+        first = example(workshop.examples()[1])  # there from the beginning, with the settings that suit it
+        problem = gr.State(first)
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
                 sources = _problem_elements(*workshop.examples())
-                picture = gr.HTML(status_html(FIRST), elem_id="problem")
-                method, model, controls = _settings(workshop)
+                picture = gr.HTML(problem_html(first), elem_id="problem")
+                method, model, controls = _settings(workshop, first)
                 with gr.Row():
                     start = gr.Button("Adapt", variant="primary", elem_id="adapt")
                     stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop")
@@ -120,14 +121,15 @@ def _result_elements() -> tuple[Any, ...]:
     return status, answers, gr.HTML(elem_id="losses"), gr.HTML(elem_id="samples"), download
 
 
-def _settings(workshop: Workshop) -> tuple[Any, Any, dict[str, Any]]:
+def _settings(workshop: Workshop, first: Problem) -> tuple[Any, Any, dict[str, Any]]:
     """(method, model, setting → its control)."""
     choices = [(label, name) for name, label in METHOD_NAMES.items()]
     method = gr.Radio(choices, value="ttt", label="How to adapt", elem_id="method")
     with gr.Accordion("Settings", open=False):
         models = [(f"{name} ({lm.measure})", name) for name, lm in workshop.models.items()]
         model = gr.Dropdown([(AUTOMATIC, AUTOMATIC), *models], value=AUTOMATIC, label="Model", elem_id="model")
-        return method, model, {name: control(name) for name in OPTIONS}
+        values = model_values(workshop.choose(first), first.tasks)
+        return method, model, {name: control(name, values.get(name)) for name in OPTIONS}
 
 
 def launch(

@@ -47,7 +47,7 @@ OPTIONS |= {
 
 
 def control(name: str, value: Any = None) -> Any:
-    """The control of a setting, at a value or its default; a rate's slider spans a tenth to four times of it."""
+    """The control of a setting, at a value or its default."""
     option = OPTIONS[name]
     value = option.default if value is None else value
     texts: dict[str, Any] = {"label": LABELS[name], "info": option.help, "elem_id": f"setting-{name}"}
@@ -56,7 +56,8 @@ def control(name: str, value: Any = None) -> Any:
     if option.choices is not None:
         return gr.Dropdown([AUTOMATIC, *option.choices], value=AUTOMATIC, **texts)
     if option.kind is float:
-        return gr.Slider(value / 10, value * 4, value, step=value / 10, **texts)
+        # Without bounds that follow the model: Gradio would refuse the value of a page that has not got its own yet.
+        return gr.Number(value, **texts)
     if option.least is None or option.most is None:
         return gr.Number(value, precision=0, **texts)
     return gr.Slider(option.least, option.most, min(value, option.most), step=1, **texts)

@@ -173,12 +173,10 @@ def test_sliders_stand_at_the_models_own_settings(do: Handlers) -> None:
     on_grids = offered(do, read_problem(strips()))
     expected = {"samples": 8, "inner_steps": 1, "inner_learning_rate": 0.3}
     expected |= {"max_examples": 40, "num_train_epochs": 2, "learning_rate": 2e-3}
-    assert {name: each.value for name, each in on_grids.items() if isinstance(each, gr.Slider)} == expected
-    assert on_grids["inner_learning_rate"].minimum == pytest.approx(0.03)
-    assert on_grids["inner_learning_rate"].maximum == pytest.approx(1.2)
+    assert {name: on_grids[name].value for name in expected} == expected
     on_rule = offered(do, example(RULE))  # whose model cannot be trained on demonstrations
     assert on_rule["samples"].value == 24 and on_rule["inner_learning_rate"].value == 40.0
-    assert not isinstance(on_rule["learning_rate"], gr.Slider)
+    assert not isinstance(on_rule["learning_rate"], gr.Number)
     on_page = do.show_text("fig ->", "conventions-mass")  # chosen beforehand
     assert on_page[3 + list(OPTIONS).index("samples")].value == 24
 
