@@ -95,7 +95,7 @@ def failure(adaptation: Adaptation, joint: bool = False) -> str | None:
     """
     if not adaptation.parts:
         return adaptation.reason or "nothing was trained"
-    if adaptation.samples:  # the same ones before and after
+    if adaptation.weights.any():  # of samples, the same ones before and after
         weights = adaptation.weights
         ends = (adaptation.losses_before, adaptation.losses_after)
         first, last = (float((weights * losses).nansum() / weights.sum()) for losses in ends)

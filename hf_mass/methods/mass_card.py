@@ -50,7 +50,11 @@ def mass_card(
     return CardParts(
         kind="MASS adapters",
         summary=_SUMMARY,
-        settings=[(name, value) for name, value in values_of(config).items() if name != "format"],
+        settings=[
+            (name, value)
+            for name, value in values_of(config).items()
+            if name != "format" and (name, value) != ("few_shot", None)
+        ],
         prompts=[(name, text) for name in _PROMPTS if (text := getattr(config.format, name))],
         snippet=_snippet(example or _made_up(config), repo_id),
         loading_note=_NOTE,

@@ -185,7 +185,8 @@ class MassConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-serialisable values; `from_dict` reads them back."""
-        return asdict(self)
+        values = asdict(self)
+        return values if self.few_shot else {name: each for name, each in values.items() if name != "few_shot"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MassConfig:

@@ -151,7 +151,8 @@ def few_usable(samples: Sequence[AuxiliarySample]) -> str | None:
     if not reasons or usable >= FEW_USABLE * len(samples):
         return None
     often = max(dict.fromkeys(reasons), key=reasons.count)
-    return f"{usable or 'no'} usable sample{'s' * (usable > 1)} of {len(samples)}, most often {often!r}: {CURES[often]}"
+    cure = CURES.get(often, "let more of them pass")
+    return f"{usable or 'no'} usable sample{'s' * (usable > 1)} of {len(samples)}, most often {often!r}: {cure}"
 
 
 CURES = {

@@ -22,12 +22,14 @@ class AdaptationEvalPrediction:
         records: How each was adapted to (without adapted weights and model).
         before: Greedy answers of the unadapted model.
         after: Greedy answers at the adapted weights.
+        adapted: Whether there were adapted weights.
     """
 
     tasks: list[Task]
     records: list[Adaptation]
     before: list[Answer]
     after: list[Answer]
+    adapted: list[bool]
 
     def metrics(self) -> dict[str, float]:
         """Accuracy before and after (NaN where no task has a gold answer), and how adapting went."""
@@ -36,7 +38,7 @@ class AdaptationEvalPrediction:
             "accuracy": _mean([a.score for a in self.before if a.score is not None]),
             "adapted_accuracy": _mean([a.score for a in self.after if a.score is not None]),
             "parse_rate": _mean([float(sample.usable) for sample in samples]),
-            "unadapted_share": _mean([float(not record.parts) for record in self.records]),
+            "unadapted_share": _mean([float(not adapted) for adapted in self.adapted]),
             "sampled_tokens": _mean([record.cost.sampled_tokens for record in self.records]),
         }
 
@@ -55,8 +57,9 @@ def evaluate_adaptation(
         part = list(tasks[start : start + batch_size])
         records = mass.adapt(part, weigh_by)
         before, after = mass.solve(part), mass.solve(part, records)
+        adapted = [bool(record.parts) for record in records]
         # Weights, model and method need not travel between processes.
         records = [replace(record, parts=(), lm=None, method=None) for record in records]
-        rows += list(zip(range(start, start + len(part)), records, before, after, strict=True))
+        rows += list(zip(range(start, start + len(part)), records, before, after, adapted, strict=True))
     ordered = sorted(gather_object(rows), key=lambda row: row[0])
-    return AdaptationEvalPrediction(list(tasks), *([row[column] for row in ordered] for column in (1, 2, 3)))
+    return AdaptationEvalPrediction(list(tasks), *([row[column] for row in ordered] for column in (1, 2, 3, 4)))

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_mass.errors import DataError
 from hf_mass.lm.few_shot_encoding import FewShotEncoder
-from hf_mass.methods import mass_model
+from hf_mass.methods import sampling
 from hf_mass.methods.mass_model import judge
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.few_shot_format import resolve_format
@@ -55,14 +55,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def readable(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model of random weights writes hardly any grids: let every other sample be one."""
-    plain, numbers = mass_model.read_sample, iter(range(10**9))
+    plain, numbers = sampling.read_sample, iter(range(10**9))
 
     def read(text: str, ids: Any, fmt: Any) -> AuxiliarySample:
         number = next(numbers)
         pair = AuxiliarySample(text, tuple(ids), f"0 {number % 7} 1", f"1 {number % 5} 0")
         return pair if number % 2 else plain(text, ids, fmt)
 
-    monkeypatch.setattr(mass_model, "read_sample", read)
+    monkeypatch.setattr(sampling, "read_sample", read)
     monkeypatch.setattr(meta_adapt_trainer, "read_sample", read)
 
 

@@ -128,10 +128,10 @@ def test_samples_are_new_complete_and_in_form(mass: MassModel) -> None:
 
 def test_what_the_limit_cut_off_is_unusable_and_told_with_the_cure(lm: LanguageModel) -> None:
     for cut in ({"max_sample_tokens": 2}, {"max_answer_tokens": 1}):
-        adaptation = hf_mass.adapt(lm, TASK, MASS(samples=4, **cut))
+        adaptation = hf_mass.adapt(lm, TASK, MASS(samples=4, **cut), guard=False)
         assert {sample.reason for sample in adaptation.samples} <= {"incomplete", "not_new"}
         assert not adaptation.parts and "'incomplete': raise max_sample_tokens" in (adaptation.reason or "")
-        solution = hf_mass.solve(lm, TASK, MASS(samples=4, **cut))
+        solution = hf_mass.solve(lm, TASK, MASS(samples=4, **cut), guard=False)
         assert solution.reason == adaptation.reason and solution.to_dict()["reason"] == adaptation.reason
 
 
@@ -165,8 +165,8 @@ def test_a_sample_that_asks_the_query_is_left_out_for_that_query_alone(lm: Langu
 def test_where_no_sample_is_usable_both_answers_as_training_left_it(lm: LanguageModel) -> None:
     training = TTT(max_examples=4, learning_rate=2e-2)
     tasks = [TASK, TASK.with_query("garden")]
-    both = hf_mass.adapt(lm, tasks, TTTThenMASS(training, MASS(samples=2, max_sample_tokens=1)))
-    trained = hf_mass.adapt(lm, tasks, training)
+    both = hf_mass.adapt(lm, tasks, TTTThenMASS(training, MASS(samples=2, max_sample_tokens=1)), False)
+    trained = hf_mass.adapt(lm, tasks, training, False)
     assert [str(a.answer()) for a in both] == [str(a.answer()) for a in trained]
     assert [str(a.answer()) for a in both] != [str(a.before()) for a in both]
     assert lm.untrained is not None
