@@ -15,21 +15,28 @@ CHANCE = 2
 def choose(entries: Sequence[GuardEntry], margin: float = 0.0) -> GuardEntry | None:
     """The entry to train by, or None for not adapting.
 
-    A strength helps where it makes left-out answers likelier and no fewer of them are right. The default, with all of
-    its steps, is taken where it helps; else of those that do the one with the largest gain. Another that helps takes
-    its place where two more left-out answers are right: their likelihood alone cannot rank strengths, as it goes on
-    rising where answers are right already, or will never be.
+    The default strength, with all of its steps, is taken unless left-out demonstrations speak against it: by a gain
+    that is more than a standard error below the margin, or by `CHANCE` answers fewer that are right. Where they do, the
+    entry with the largest gain is, of those that make left-out answers likelier and no fewer of them right. Another of
+    those takes the place of either where `CHANCE` answers more are right. Their likelihood alone cannot rank strengths:
+    it goes on rising where answers are right already, or will never be.
 
     Args:
         entries: What was measured, at least one.
-        margin: Left-out gain that adapting must exceed, in nats per answer token.
+        margin: Left-out gain that adapting must reach, in nats per answer token.
     """
     helpful = [entry for entry in entries if entry.gain > margin and entry.right >= entry.right_before]
-    if not helpful:
+    default = next((entry for entry in entries if is_default(entry) and not harms(entry, margin)), None)
+    chosen = default or max(helpful, key=lambda entry: entry.gain, default=None)
+    rightest = max(helpful, key=lambda entry: (entry.right, entry.gain), default=chosen)
+    if chosen is None or rightest is None:
         return None
-    chosen = next((e for e in helpful if is_default(e)), None) or max(helpful, key=lambda e: e.gain)
-    rightest = max(helpful, key=lambda e: (e.right, e.gain))
     return rightest if rightest.right - chosen.right >= CHANCE else chosen
+
+
+def harms(entry: GuardEntry, margin: float) -> bool:
+    """Whether left-out demonstrations speak against a strength."""
+    return entry.gain + entry.error < margin or entry.right_before - entry.right >= CHANCE
 
 
 def is_default(entry: GuardEntry) -> bool:

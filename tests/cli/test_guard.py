@@ -50,7 +50,9 @@ def test_a_model_that_ships_is_not_guarded_and_another_is(own: str) -> None:
 
 def test_nothing_to_save_is_told_in_the_guards_words(tmp_path: Path) -> None:
     noise = [f"{word} -> {answer}" for word, answer in zip(RULE, ("b", "zz", "q", "r", "u", "w"), strict=True)]
-    refused = run("adapt", *noise, "river", *SHIPPED, "--guard", "--output", tmp_path / "out", code=1)
+    refused = run(
+        "adapt", *noise, "river", *SHIPPED, "--learning_rate", "5e-3", "--guard", "--output", tmp_path / "out", code=1
+    )
     assert "no adapted weights to save: not adapted: at most left-out gain" in " ".join(refused.stderr.split())
     run("adapt", *noise, "river", *SHIPPED, "--no-guard", "--output", tmp_path / "out")
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()

@@ -40,7 +40,7 @@ def quick(**changes: Any) -> TTT:
 
 
 def test_a_rule_is_adapted_to_and_noise_is_not(strings: LanguageModel) -> None:
-    rule, noise = hf_mass.adapt(strings, [task(), task(NONE)], Guard(quick()))
+    rule, noise = hf_mass.adapt(strings, [task(), task(NONE)], Guard(quick(learning_rate=5e-3)))
     assert rule.reason is None and str(rule.answer()) == "revir"
     assert noise.parts == () and "not adapted: at most left-out gain -" in str(noise.guard_note)
     assert str(noise.answer()) == str(noise.before())
@@ -296,7 +296,7 @@ def test_a_guard_that_cannot_be_is_refused_with_the_cure(strings: LanguageModel)
 
 def test_a_solution_says_what_the_guard_did(strings: LanguageModel) -> None:
     tasks = [task(), task(NONE), task(query="tulip")]
-    solution = hf_mass.solve(strings, tasks, quick(), guard=True)
+    solution = hf_mass.solve(strings, tasks, quick(learning_rate=5e-3), guard=True)
     assert solution.reason is None  # not adapting is no failure
     rule, noise = solution.to_dict()["guard"]
     assert (rule["queries"], noise["queries"]) == ([0, 2], [1])

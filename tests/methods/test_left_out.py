@@ -129,28 +129,28 @@ PLACES = [(0, 0.5), (0, 1.0), (1, 0.5), (1, 1.0)]
 @pytest.mark.parametrize(
     ("gains", "right", "margin", "chosen"),
     [
-        ((1.0, 0.9, 1.2, 0.8), (4, 4, 5, 4), 0.0, 1),  # the default helps, and no other is right twice more
-        ((1.0, 0.9, 1.2, 0.8), (4, 4, 6, 4), 0.0, 2),
-        ((1.0, 0.9, 1.2, 0.8), (6, 4, 6, 4), 0.0, 2),  # as many are right: by the gain
-        ((0.2, -0.1, 0.4, 0.3), (4, 4, 4, 4), 0.0, 2),  # the default makes them less likely
-        ((0.2, 0.6, 0.4, 0.3), (3, 2, 3, 3), 0.0, 2),  # fewer are right at the default
-        ((0.2, 0.6, 0.4, 0.3), (2, 2, 2, 2), 0.0, None),
-        ((-0.3, -0.2, -0.1, -0.2), (9, 9, 9, 9), 0.0, None),
-        ((0.1, 0.2, 0.1, 0.1), (3, 3, 3, 3), 0.2, None),
-        ((0.1, 0.3, 0.1, 0.1), (3, 3, 3, 3), 0.2, 1),
-        ((-math.inf, -math.inf, 0.5, 0.4), (0, 0, 3, 3), 0.0, 2),
+        ((1.0, 0.2, 0.5, 0.8), (5, 5, 5, 5), 0.0, 1),  # nothing speaks against the default, whatever has a larger gain
+        ((1.0, 0.2, 0.5, 0.8), (6, 5, 6, 6), 0.0, 1),  # one answer more may be chance
+        ((1.0, 0.2, 0.5, 0.8), (7, 5, 7, 6), 0.0, 0),  # two more are not; of equals the larger gain
+        ((1.0, 0.2, 1.5, 0.8), (7, 5, 7, 6), 0.0, 2),
+        ((1.0, -0.1, 0.5, 0.8), (5, 4, 5, 5), 0.0, 1),  # within a standard error of no gain
+        ((-1.0, -0.1, -0.5, -0.8), (3, 3, 3, 3), 0.0, 1),
+        ((1.0, -0.4, 0.5, 0.8), (5, 5, 5, 5), 0.0, 0),  # beyond it
+        ((1.0, 0.2, 0.5, 1.8), (5, 2, 5, 5), 0.0, 3),  # two answers fewer are right
+        ((1.0, -0.4, 0.5, 1.8), (3, 3, 3, 3), 0.0, None),  # others must have no fewer right
+        ((0.1, 0.2, 0.1, 0.1), (5, 5, 5, 5), 0.6, None),  # the margin
+        ((0.1, 0.2, 0.1, 0.1), (5, 5, 5, 5), 0.4, 1),
+        ((-0.3, -0.4, -0.1, -0.2), (9, 9, 9, 9), 0.0, None),
+        ((-math.inf, -math.inf, 0.5, 0.4), (0, 0, 4, 4), 0.0, 2),
         ((-math.inf,) * 4, (0, 0, 0, 0), -100.0, None),
     ],
 )
-def test_the_default_is_chosen_where_it_helps(
+def test_the_default_is_chosen_unless_left_out_answers_speak_against_it(
     gains: tuple[float, ...], right: tuple[int, ...], margin: float, chosen: int | None
 ) -> None:
-    """Of ten left-out answers three were right before."""
-    places = [(0, 0.5), (0, 1.0), (1, 0.5), (1, 1.0)]
-    entries = [
-        GuardEntry("", share, value, number, right_before=3, right=count, left_out=10)
-        for (number, share), value, count in zip(places, gains, right, strict=True)
-    ]
+    """Four of ten left-out answers were right before; the standard error of each gain is .3."""
+    measured = zip(PLACES, gains, right, strict=True)
+    entries = [GuardEntry("", s, g, n, False, 0.3, 4, r, 10) for (n, s), g, r in measured]
     assert choose(entries, margin) is (None if chosen is None else entries[chosen])
 
 
