@@ -49,7 +49,7 @@ CURVES: dict[str, tuple[Point, ...]] = {
 def row(curve: str, point: Point) -> str:
     """The name that a point's outcome is kept by: one name for the default, whichever curve it is on."""
     label, shots, settings = point
-    default = shots == SHOTS and (not settings or settings in (steps(8), {"lora_r": 16, "lora_alpha": 32}))
+    default = shots == SHOTS and (not settings or settings in (steps(4), {"lora_r": 16, "lora_alpha": 32}))
     return "default" if default else f"{curve} {label}"
 
 
