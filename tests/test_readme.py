@@ -155,7 +155,7 @@ def test_the_table_of_a_real_model_is_the_measured_one() -> None:
     report = (RESULTS / "real-models" / "results.md").read_text(encoding="utf-8")
     first = report.split("## ")[1]
     rows = [line for line in shown.splitlines() if line.startswith("|")]
-    assert len(rows) == 5 and set(rows) <= set(first.splitlines())
+    assert 5 <= len(rows) <= 16 and set(rows) <= set(first.splitlines())
     (tasks,) = re.findall(r"on (\d+) few-shot tasks", shown)
     assert f"(n = {tasks})" in first.splitlines()[0]
 
