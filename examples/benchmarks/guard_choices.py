@@ -11,7 +11,6 @@ outcome goes to `<output>/outcomes.json` as soon as it is there.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 
 import hf_mass
-from benchmarks.real_models import load_task
+from benchmarks.real_models import load_task, parser_of
 from benchmarks.real_models_report import TUNING, Outcomes
 from hf_mass import TTT, LanguageModel, Task
 from hf_mass.methods.base import Adaptation, GuardEntry
@@ -32,7 +31,6 @@ from hf_mass.methods.guard_choice import choose
 from hf_mass.methods.left_out import Reading, gain, halves
 from hf_mass.methods.ttt_settings import ASKED_ONCE
 from hf_mass.store.markdown import markdown_table
-from paths import DATA, RESULTS
 
 SCALES = (1.0, 2.0, 0.4)
 """Shares of the default rate that are measured."""
@@ -255,13 +253,8 @@ def report(outcomes: Outcomes, output: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="folder or Hub id")
-    parser.add_argument("--data", type=Path, default=DATA / "function-vectors")
+    parser = parser_of(__doc__, "real-models/guard", 64)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--queries", type=int, default=64)
-    parser.add_argument("--output", type=Path, default=RESULTS / "real-models" / "guard")
-    parser.add_argument("--report", action="store_true", help="only write the report")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     file = arguments.output / "outcomes.json"
@@ -281,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         file=sys.stderr,
                         flush=True,
                     )
-    print(report(Outcomes(file, {}), arguments.output))
+    print(report(Outcomes(file), arguments.output))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ follows from the tuning tasks; the sixth task is shown beside them and decides n
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +20,11 @@ import torch
 from matplotlib.figure import Figure
 
 import hf_mass
-from benchmarks.real_models import ROWS, load_task, run
+from benchmarks.real_models import ROWS, load_task, parser_of, run
 from benchmarks.real_models_report import LABELS, TUNING, Outcomes
 from hf_mass.evaluation.statistics import mean_interval
 from hf_mass.methods.ttt_settings import ASKED_ONCE
 from hf_mass.store.markdown import markdown_table
-from paths import DATA, RESULTS
 
 TASKS = (*TUNING, "abstractive/antonym")
 SHOTS = 10
@@ -101,12 +99,7 @@ _COLOURS = {"base": "#888888", "ttt": "#c1440e"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="folder or Hub id")
-    parser.add_argument("--data", type=Path, default=DATA / "function-vectors")
-    parser.add_argument("--queries", type=int, default=100)
-    parser.add_argument("--output", type=Path, default=RESULTS / "real-models" / "curves")
-    parser.add_argument("--report", action="store_true", help="only write the report")
+    parser = parser_of(__doc__, "real-models/curves", 100)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     file = arguments.output / "outcomes.json"

@@ -79,19 +79,31 @@ def answers_like(tasks: Sequence[Task]) -> str:
     return "closed" if len({answer for _, answer in shown}) <= len(shown) / 5 else "open"
 
 
-def run(lm: LanguageModel, method: Method[Any], tasks: Sequence[Task], seed: int) -> dict[str, Any]:
+def to_the_letter(answer: Answer) -> bool:
+    """Whether an answer is the known one to the letter."""
+    return answer.text == answer.task.answer
+
+
+Judge = Callable[[Answer], bool]
+
+
+def run(
+    lm: LanguageModel, method: Method[Any], tasks: Sequence[Task], seed: int, is_right: Judge = to_the_letter
+) -> dict[str, Any]:
     """What a method comes to on the queries of one task."""
     begun, session = time.process_time(), Session(lm, method, seed)
     adaptations = session.adapt(tasks)
     answers, cost = session.answer(tasks, adaptations)
-    return outcome(adaptations[0], answers, cost, time.process_time() - begun)
+    return outcome(adaptations[0], answers, cost, time.process_time() - begun, is_right)
 
 
-def outcome(adaptation: Adaptation, answers: Sequence[Answer], cost: Cost, seconds: float) -> dict[str, Any]:
+def outcome(
+    adaptation: Adaptation, answers: Sequence[Answer], cost: Cost, seconds: float, is_right: Judge = to_the_letter
+) -> dict[str, Any]:
     """What is kept of a method's answers to the queries of one task, which share an adaptation."""
     adapting = adaptation.guard_cost + adaptation.cost
     return {
-        "right": [int(answer.text == answer.task.answer) for answer in answers],
+        "right": [int(is_right(answer)) for answer in answers],
         "cpu_seconds": round(seconds, 1),
         "trained_tokens": round(adapting.trained_tokens * len(answers)),
         "sampled_tokens": round((adapting.sampled_tokens + cost.sampled_tokens) * len(answers)),
@@ -142,19 +154,27 @@ def shared(
 # -- running -----------------------------------------------------------------------------------------------------------
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(
+    description: str | None, output: str, queries: int, data: str = "function-vectors"
+) -> argparse.ArgumentParser:
+    """The options that every benchmark on a real model has; `output` and `data` are folders of results and of data."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder or Hub id")
+    parser.add_argument("--data", type=Path, default=DATA / data)
+    parser.add_argument("--queries", type=int, default=queries)
+    parser.add_argument("--output", type=Path, default=RESULTS / output)
+    parser.add_argument("--report", action="store_true", help="only write the report")
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = parser_of(__doc__, "real-models", 100)
     parser.add_argument("--dtype", default="bfloat16", help="of the base; LoRA and optimizer are float32")
-    parser.add_argument("--data", type=Path, default=DATA / "function-vectors")
     parser.add_argument("--tasks", nargs="*", default=[], help="folder/name; 'tuning' for those; default: all")
     parser.add_argument("--rows", nargs="+", default=["base", "ttt", "guarded"], choices=[*ROWS, "vote", "shared"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--shots", type=int, default=10, help="demonstrations")
-    parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="settings of TTT to change")
-    parser.add_argument("--output", type=Path, default=RESULTS / "real-models")
-    parser.add_argument("--report", action="store_true", help="only write the report")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args(argv)
     arguments.set = {item.partition("=")[0]: json.loads(item.partition("=")[2]) for item in arguments.set}

@@ -12,20 +12,16 @@ a run that is stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import hf_mass
-from benchmarks.real_models import ROWS, keep, outcome
+from benchmarks.real_models import ROWS, keep, parser_of, run
 from benchmarks.real_models_report import Outcomes, by_task, dot_plot, summary
-from hf_mass import LanguageModel, Method, Task
-from hf_mass.engine.session import Session
+from hf_mass import Answer, LanguageModel, Task
 from hf_mass.tasks.bbh import BBH_TASKS, load_bbh
-from paths import DATA, RESULTS
 
 PREFIX = "bbh/"
 """Of the tasks' names among the outcomes."""
@@ -37,13 +33,9 @@ def answer_tokens(lm: LanguageModel, name: str, task: Task) -> int:
     return max(BBH_TASKS[name].answer_tokens, *map(len, shown))
 
 
-def run(lm: LanguageModel, method: Method[Any], tasks: Sequence[Task], seed: int) -> dict[str, Any]:
-    """What a method comes to on the queries of one task, by the verifier's judgement."""
-    begun, session = time.process_time(), Session(lm, method, seed)
-    adaptations = session.adapt(tasks)
-    answers, cost = session.answer(tasks, adaptations)
-    one = outcome(adaptations[0], answers, cost, time.process_time() - begun)
-    return one | {"right": [int(bool(answer.right)) for answer in answers]}
+def by_verifier(answer: Answer) -> bool:
+    """Whether the task's verifier finds an answer right."""
+    return bool(answer.right)
 
 
 def report(outcomes: Outcomes, output: Path) -> str:
@@ -60,17 +52,12 @@ def report(outcomes: Outcomes, output: Path) -> str:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="folder or Hub id")
+    parser = parser_of(__doc__, "real-models-bbh", 50, "bbh")
     parser.add_argument("--dtype", default="bfloat16", help="of the base; LoRA and optimizer are float32")
-    parser.add_argument("--data", type=Path, default=DATA / "bbh")
     parser.add_argument("--tasks", nargs="*", default=list(BBH_TASKS), choices=list(BBH_TASKS))
     parser.add_argument("--rows", nargs="+", default=["base", "ttt", "guarded"], choices=["base", "ttt", "guarded"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shots", type=int, default=10, help="demonstrations")
-    parser.add_argument("--queries", type=int, default=50)
-    parser.add_argument("--output", type=Path, default=RESULTS / "real-models-bbh")
-    parser.add_argument("--report", action="store_true", help="only write the report")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args(argv)
 
@@ -93,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = {"preset": "bbh", "max_completion_length": answer_tokens(lm, name, tasks[0])}
         for row in arguments.rows:
             if outcomes.get(PREFIX + name, arguments.seed, row) is None:
-                one = run(lm, ROWS[row](settings), tasks, arguments.seed)
+                one = run(lm, ROWS[row](settings), tasks, arguments.seed, by_verifier)
                 keep(outcomes, PREFIX + name, arguments.seed, row, one)
     print(report(outcomes, arguments.output))
 

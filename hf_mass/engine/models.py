@@ -246,12 +246,13 @@ def _saved(
     device: str,
     model_kwargs: Mapping[str, Any],
 ) -> LanguageModel:
-    if gguf_file(name) is None and has_file(name, CONFIG_NAME, revision, token):
+    is_gguf = gguf_file(name) is not None
+    if not is_gguf and has_file(name, CONFIG_NAME, revision, token):
         mass = MassModel.from_pretrained(name, revision=revision, token=token, **model_kwargs)
         mass.name = name
         mass.defaults = {"ttt": suitable_presets(mass.tokenizer, mass.model)}
         return mass
-    if gguf_file(name) is None and has_file(name, ADAPTER_FILES[0], revision, token):
+    if not is_gguf and has_file(name, ADAPTER_FILES[0], revision, token):
         folder = resolve_adapter(name, revision, token)
         reasons: list[str] = []
 

@@ -4,7 +4,7 @@ The demonstrations are cut in two halves. A method is run on one half, and the l
 answers, given the first half, is read before and after; then the reverse. The mean rise is the *left-out gain*, in nats
 per answer token. It is measured for a few strengths of the method, and on the way for a part of its steps. A strength
 whose training loss rises is given up at once. Then all demonstrations train once, at the strength and number of steps
-that `choose` takes, or not at all where nothing is gained.
+that `choose` takes, or not at all where left-out demonstrations speak against all of them.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Guard(Method[GuardState]):
         method: The method.
         strengths: The method at the strengths to choose from, the default first; None for its own (`Method.strengths`).
         reads_by: Whose few-shot prompt left-out answers are read by; None for the model's own.
-        margin: Left-out gain, in nats per answer token, that adapting must exceed.
+        margin: Left-out gain, in nats per answer token, that adapting must reach.
 
     Raises:
         ConfigError: If there is no strength.
