@@ -47,6 +47,10 @@ class ModelWarning(UserWarning):
     """A model is asked for something that it was not made for."""
 
 
+class DataWarning(UserWarning):
+    """Data were read in a way that only who gave them can tell to be right, or some were left out."""
+
+
 EXTRAS = {
     "datasets": "train",
     "trl": "train",
@@ -55,6 +59,7 @@ EXTRAS = {
     "math_verify": "math",
     "gguf": "gguf",
     "torchao": "quantized",
+    "openpyxl": "xlsx",
 }
 """Module → the extra that brings it."""
 

@@ -10,9 +10,10 @@ import typer
 
 from hf_mass.cli.deferred import deferred
 from hf_mass.cli.groups import HOW, Guard, How, settings, taking
-from hf_mass.cli.options import LOGGED_IN, REPORT, ROWS, AsJson, ModelChoice, Quiet, argument, option
+from hf_mass.cli.options import LOGGED_IN, REPORT, ROWS, AsJson, ModelChoice, Quiet, argument, option, table_form
 from hf_mass.cli.reading import read_problems
 from hf_mass.errors import CheckpointError
+from hf_mass.tasks.tables import TableForm
 
 _solve = deferred("hf_mass.cli.solving", "solve_problems")
 _adapt = deferred("hf_mass.cli.solving", "adapt_and_save")
@@ -58,11 +59,12 @@ TokenBudget = Annotated[
 Folder = Annotated[Path, argument("FOLDER", "A saved MassModel, or a PEFT adapter.")]
 
 
-@taking(how=HOW)
+@taking(how=HOW, form=table_form)
 def solve(
     *,
     problem: Problem,
     how: How,
+    form: TableForm,
     each: Annotated[
         bool,
         option("--each", "FILE holds many: a folder, a Kaggle file of challenges, or JSON lines of one problem each."),
@@ -70,9 +72,9 @@ def solve(
 ) -> None:
     """Answer a problem before and after adapting to it.
 
-    A problem is an ARC task as JSON, rows of `input` and `output` (CSV, JSON or JSON lines; rows without an output are
-    asked), lines `input -> output`, an object with `problem` and `demonstrations`, or a text. Answers are shown
-    with the right one, where the file holds it; a wrong answer is no error.
+    A problem is an ARC task as JSON, rows of `input` and `output` (CSV, Excel, JSON or JSON lines; rows without an
+    output are asked), lines `input -> output`, an object with `problem` and `demonstrations`, or a text. Answers are
+    shown with the right one, where the file holds it; a wrong answer is no error.
 
     ```
     hf-mass solve puzzle.json
@@ -88,15 +90,16 @@ def solve(
     `attribution` (positive: training on the sample makes the solved examples likelier), `losses`, `guard`, `reason`,
     `seconds`.
     """
-    raise typer.Exit(_solve(read_problems(problem, each), how, each, told=not how.quiet))
+    raise typer.Exit(_solve(read_problems(problem, each, form), how, each, told=not how.quiet))
 
 
-@taking(how=HOW)
+@taking(how=HOW, form=table_form)
 def adapt(
     *,
     problem: Problem,
     output: Annotated[Path, option("--output -o", "The folder.", panel=REPORT)],
     how: How,
+    form: TableForm,
     overwrite: Annotated[
         bool, option("--overwrite", "Write into a folder that holds something.", panel=REPORT)
     ] = False,
@@ -115,10 +118,10 @@ def adapt(
     """
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not overwrite):
         raise CheckpointError(f"{output} is there already. Give a new folder, or --overwrite.")
-    _adapt(*read_problems(problem), output, how, told=not how.quiet)
+    _adapt(*read_problems(problem, form=form), output, how, told=not how.quiet)
 
 
-@taking(model=ModelChoice, settings=settings("weigh_by", "vote"))
+@taking(model=ModelChoice, settings=settings("weigh_by", "vote"), form=table_form)
 def evaluate(
     *,
     context: typer.Context,
@@ -135,6 +138,7 @@ def evaluate(
     guard: Guard = None,
     model: ModelChoice,
     settings: dict[str, Any],
+    form: TableForm,
     output: Annotated[
         Path | None,
         option("--output -o", "Gets results.json, results.md, results.png and outcomes.json.", panel=REPORT),
@@ -165,7 +169,7 @@ def evaluate(
         settings,
         {"batch_size": batch_size, "token_budget": token_budget, "guard": guard},
         model,
-        reading={"limit": limit, "demonstrations": demonstrations, "verifier": verifier},
+        reading={"limit": limit, "demonstrations": demonstrations, "verifier": verifier, "form": form},
         command=context.meta["hf_mass.command"],
         output=output,
         resume=resume,

@@ -21,6 +21,7 @@ from hf_mass.cli.progress import watched
 from hf_mass.cli.reading import read_set
 from hf_mass.cli.showing import plain, stdout_console
 from hf_mass.cli.solving import load_chosen, look_here
+from hf_mass.cli.streams import json_text
 from hf_mass.engine.models import default_model
 from hf_mass.evaluation.compare import OUTCOMES, ROWS, Comparator, Comparison, Outcomes, digest, fitting_rows, mean_cost
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
@@ -82,7 +83,7 @@ def evaluate_methods(
 def show(table: ResultTable, notes: Sequence[str], paths: Sequence[Path], as_json: bool) -> None:
     """The table and what is to be said of it, on stdout."""
     if as_json:
-        print(json.dumps({**json.loads(table.to_json()), "notes": notes}, ensure_ascii=False))
+        print(json_text({**json.loads(table.to_json()), "notes": notes}))
         return
     lines = [
         table.to_text(),

@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from typer.core import TyperGroup
 
 from hf_mass import __version__
 from hf_mass.cli import commands
+from hf_mass.cli.streams import shown_warning, write_what_can_be_written
 from hf_mass.errors import HFMassError
 
 
@@ -102,6 +104,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if not sys.warnoptions:
         for name in ("torchao", "torch.utils._pytree"):  # on import, about parts that are not used here
             logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.showwarning = shown_warning
     # A tokenizer's threads warn about every process that is forked beside them.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    write_what_can_be_written()
     app(args=None if args is None else list(args), prog_name="hf-mass")

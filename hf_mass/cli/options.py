@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-MODEL, REPORT = "Model", "Output"
+from hf_mass.tasks.tables import TableForm
+
+MODEL, REPORT, FILES = "Model", "Output", "Files of rows"
 METHODS = ("none", "mass", "ttt", "both", "vote")
 """Those of `hf_mass.methods.registry`, which would bring torch in."""
 DTYPES = ("float32", "bfloat16", "float16", "auto")
@@ -106,6 +108,30 @@ class ModelChoice:
     def settings(self) -> dict[str, Any]:
         """What was chosen besides the name, as arguments of `hf_mass.load`."""
         return {name: value for name, value in vars(self).items() if name != "name" and value is not None}
+
+
+def table_form(
+    input_column: Annotated[
+        str | None, option("--input_column", "The column of inputs.", panel=FILES, default="input, question, ...")
+    ] = None,
+    output_column: Annotated[
+        str | None, option("--output_column", "The column of outputs.", panel=FILES, default="output, answer, ...")
+    ] = None,
+    encoding: Annotated[
+        str | None, option("--encoding", "As in cp1252.", panel=FILES, default="what the bytes look like")
+    ] = None,
+    delimiter: Annotated[
+        str | None,
+        option("--delimiter", "Between cells: ';' or tab...", panel=FILES, default="what the first rows look like"),
+    ] = None,
+    header: Annotated[
+        bool, option("--header/--no_header", "Whether the first row of a table names its columns.", panel=FILES)
+    ] = True,
+) -> TableForm:
+    """What a file of rows does not say itself."""
+    return TableForm(
+        input_column=input_column, output_column=output_column, encoding=encoding, delimiter=delimiter, header=header
+    )
 
 
 Seed = Annotated[int, option("--seed", "For sampling and training.")]

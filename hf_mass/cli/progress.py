@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.table import Column
 from transformers.utils import logging as transformers_logging
 
+from hf_mass.cli.streams import shown_warning
 from hf_mass.engine.events import Event, Generating, InnerStep, Loss, Measured, Stage, Trial
 from hf_mass.errors import ModelWarning
 
@@ -126,20 +127,7 @@ def watched(quiet: bool) -> Iterator[Watcher]:
                 warnings.simplefilter("ignore", Warning if quiet else FutureWarning)
                 if not quiet:
                     warnings.simplefilter("always", ModelWarning)
-                warnings.showwarning = _shown
+                warnings.showwarning = shown_warning
             yield Watcher(bar, None if drawn or quiet else sys.stderr)
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _shown(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """A warning on stderr; those of this package for people, without the place in the code."""
-    text = f"hf-mass: {message}\n" if issubclass(category, ModelWarning) else None
-    sys.stderr.write(text or warnings.formatwarning(message, category, filename, lineno))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks import reading
 from hf_mass.tasks.problems import Problem
 from hf_mass.tasks.reading import TaskSet
-from hf_mass.tasks.rows import read_json
+from hf_mass.tasks.rows import PLAIN
+from hf_mass.tasks.tables import TableForm
 from hf_mass.tasks.verifiers import get_verifier
 
 WORLD, WORLD_MODEL = "conventions:", "conventions-mass"
@@ -19,20 +21,26 @@ WORLD_TASKS = 50
 """Tasks drawn from the designed world where no limit is set."""
 
 
-def read_problems(words: Sequence[str], each: bool = False) -> list[Problem]:
+def read_problems(words: Sequence[str], each: bool = False, form: TableForm = PLAIN) -> list[Problem]:
     """The problem that words name or are, or with `each` the many of one file or folder.
 
     Raises:
         DataError: If there is none, or it cannot be read.
     """
     if not each:
-        return [reading.read_one(words)]
+        return [reading.read_one(words, form)]
     if len(words) != 1:
         raise DataError(f"--each takes one file or folder, and there are {len(words)} words.")
-    return reading.read_many(words[0])
+    return reading.read_many(words[0], form)
 
 
-def read_set(name: str, limit: int | None = None, demonstrations: int = 10, verifier: str = "exact_match") -> TaskSet:
+def read_set(
+    name: str,
+    limit: int | None = None,
+    demonstrations: int = 10,
+    verifier: str = "exact_match",
+    form: TableForm = PLAIN,
+) -> TaskSet:
     """The tasks of a file, a folder, or "conventions:<split>"; arguments as of `hf_mass.tasks.reading.read_set`.
 
     Raises:
@@ -42,10 +50,10 @@ def read_set(name: str, limit: int | None = None, demonstrations: int = 10, veri
     """
     if name.startswith(WORLD):
         get_verifier(verifier)
-        world = ConventionsWorld(**read_json(ASSETS / "conventions-base" / "world.json"))
+        world = ConventionsWorld(**json.loads((ASSETS / "conventions-base" / "world.json").read_text(encoding="utf-8")))
         return TaskSet(name, "texts", tuple(world.tasks(name.removeprefix(WORLD), limit or WORLD_TASKS)), WORLD_MODEL)
     if not Path(name).expanduser().exists():
         raise DataError(
             f"There is no file or folder {name!r}. Correct the path, or name the designed world as {WORLD}<split>."
         )
-    return reading.read_set(name, limit, demonstrations, verifier)
+    return reading.read_set(name, limit, demonstrations, verifier, form)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from hf_mass.cli.progress import watched
 from hf_mass.cli.showing import plain, stdout_console
+from hf_mass.cli.streams import json_text
 from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.evaluation.cards import make_card
 from hf_mass.methods.mass_files import REQUIRED, read_saved
@@ -37,7 +37,7 @@ def push(folder: Path, repo_id: str, *, as_json: bool, **settings: Any) -> None:
         commit = push_folder(folder, repo_id, **settings)
     place = str(commit.pr_url or commit.commit_url)
     if as_json:
-        print(json.dumps({"url": place, "commit": commit.oid, "kind": kind, "notes": notes}, ensure_ascii=False))
+        print(json_text({"url": place, "commit": commit.oid, "kind": kind, "notes": notes}))
         return
     console = stdout_console()
     for note in [*(f"note: {note}" for note in notes), f"pushed {kind}: {place}"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from hf_mass.cli.groups import How
 from hf_mass.cli.options import ModelChoice
 from hf_mass.cli.progress import Watcher, watched
 from hf_mass.cli.showing import plain, show_solution, stdout_console
+from hf_mass.cli.streams import json_text
 from hf_mass.engine.api import solve
 from hf_mass.engine.models import SMALL, default_model, load, require_device
 from hf_mass.engine.solution import Solution
@@ -93,7 +93,7 @@ def solve_problems(problems: Sequence[Problem], how: How, each: bool) -> int:
                 raise
             failed += 1
             if how.as_json:
-                print(json.dumps({"problem": problem.name, "error": str(error)}, ensure_ascii=False), flush=True)
+                print(json_text({"problem": problem.name, "error": str(error)}), flush=True)
             else:
                 console.print(Text(f"{plain(problem.name)}: {plain(str(error))}", style="red"))
             continue
@@ -111,7 +111,7 @@ def solve_problems(problems: Sequence[Problem], how: How, each: bool) -> int:
 def to_json(solution: Solution, lm: LanguageModel, **more: Any) -> str:
     """A solution as one line of JSON."""
     about = {"kind": solution.problem.kind, **lm.facts(), "note": beyond(lm, solution.problem.tasks)}
-    return json.dumps({**solution.to_dict(), **about, **more}, ensure_ascii=False)
+    return json_text({**solution.to_dict(), **about, **more})
 
 
 def summary(solutions: Sequence[Solution], failed: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Any, TypedDict, Unpack, overload
 
 from hf_mass.engine.events import Event
@@ -111,6 +111,8 @@ def solve(
 
 
 def _as_list(tasks: Task | Sequence[Task]) -> list[Task]:
+    if not isinstance(tasks, Task | Sized):  # it may never end
+        raise DataError(f"tasks is a {type(tasks).__name__}, of no known length; give a task or a list of tasks.")
     several = [tasks] if isinstance(tasks, Task) else list(tasks)
     if not several:
         raise DataError("tasks is empty; give at least one task.")

@@ -6,27 +6,34 @@ Every test input becomes one `Task`. Tasks that share their demonstrations, and 
 
 from __future__ import annotations
 
-import json
+import codecs
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_mass.errors import ConfigError, DataError
+from hf_mass.errors import ConfigError, DataError, DataWarning
+from hf_mass.tasks.checks import shown
 from hf_mass.tasks.grids import as_grid, grid_text
 from hf_mass.tasks.rows import describe, read_json
 from hf_mass.tasks.task import Demonstration, Task
 
 _CHALLENGES, _SOLUTIONS = "_challenges.json", "_solutions.json"
+_PUZZLE_KINDS = (".json", ".jsonl")
+_LOOKED_AT = 10
+"""Files of a folder, to tell whether it holds puzzles."""
 _PUZZLE = "{'train': [{'input', 'output'}], 'test': [...]}"
 
 
 def load_grid_tasks(path: str | Path, split: str | None = None, *, answers: bool = True) -> list[Task]:
     """The tasks of a set of grid puzzles.
 
-    Read are a puzzle's own JSON file, a folder of such files in all its depth (ARC-AGI 1 and 2, 1D-ARC, Mini-ARC,
-    ConceptARC), and the form of the Kaggle competitions: "…_challenges.json" with "…_solutions.json" beside it, given
-    as the file of challenges or as the folder of both. Files and folders whose names start with a dot are left out.
+    Read are a puzzle's own JSON file, a file of several (a list, or JSON lines), a folder of such files in all its
+    depth (ARC-AGI 1 and 2, 1D-ARC, Mini-ARC, ConceptARC), and the form of the Kaggle competitions: "…_challenges.json"
+    with "…_solutions.json" beside it, given as the file of challenges or as the folder of both. Files and folders whose
+    names start with a dot are left out, and with a warning files of a folder that are about something else, such as
+    metadata.json.
 
     Args:
         path: The file or folder.
@@ -37,9 +44,10 @@ def load_grid_tasks(path: str | Path, split: str | None = None, *, answers: bool
             known, as for the test set of a competition.
 
     Returns:
-        The tasks by file name, then by test input. `id` is the file's stem, or the puzzle's key in a Kaggle file, with
-        "_0", "_1", ... where there are several test inputs; `domain` is the name of the file's folder, or of the pair's
-        split; `fields` hold "source", the name of what was loaded, and "file", the file's path below it.
+        The tasks by file name, then by test input. `id` is the file's stem (with "-0", "-1", ... where a file lists
+        several), or the puzzle's key in a Kaggle file, with "_0", "_1", ... where there are several test inputs;
+        `domain` is the name of the file's folder, or of the pair's split; `fields` hold "source", the name of what was
+        loaded, and "file", the file's path below it.
 
     Raises:
         ConfigError: If a split is given for a single file.
@@ -54,7 +62,10 @@ def load_grid_tasks(path: str | Path, split: str | None = None, *, answers: bool
         files = _kaggle_files(root, split) or _puzzle_files(root, split)
     else:
         raise DataError(f"There is no file or folder {str(root)!r}. Correct the path.")
-    puzzles = [puzzle for file in files for puzzle in _puzzles(file, root)]
+    contents = {file: read_json(file) for file in files}
+    if root.is_dir():
+        contents = _without_others(contents, root)
+    puzzles = [puzzle for file, content in contents.items() for puzzle in _puzzles(file, root, content)]
     return [task for puzzle in puzzles for task in puzzle.tasks(answers)]
 
 
@@ -63,25 +74,30 @@ def puzzle_tasks(content: Any, name: str) -> list[Task]:
 
     `name` is the tasks' id, and what errors call it. A test input without an output has no answer.
     """
-    if not _is_puzzle(content):
-        expected = "one of these puzzles" if _are_puzzles(content) else _PUZZLE
+    if not is_puzzle(content):
+        expected = "one of these puzzles; take all of them by --each" if _are_puzzles(content) else _PUZZLE
         raise DataError(f"{name!r} is no grid puzzle, found {describe(content)}. Expected {expected}.")
     return _Puzzle(content, name, "", {}, repr(name)).tasks(answers=False)
 
 
 def holds_puzzles(path: Path) -> bool:
-    """Returns True if a file holds grid puzzles, or if the first JSON file of a folder does."""
-    file = path if path.is_file() else next(iter(visible_files(path)), path)
-    if file.suffix.lower() != ".json":
+    """Returns True if a file holds grid puzzles, or one of the first JSON files of a folder does."""
+    files = [path] if path.is_file() else visible_files(path)[:_LOOKED_AT]
+    return any(map(_file_holds_puzzles, files))
+
+
+def _file_holds_puzzles(file: Path) -> bool:
+    if file.suffix.lower() not in _PUZZLE_KINDS:
         return False
     try:
-        with file.open(encoding="utf-8-sig") as stream:
-            start = stream.read(256)
+        with file.open("rb") as stream:
+            start = stream.read(4096)
             # A large list of rows need not be parsed here and by its reader as well.
-            content = json.loads(start + stream.read()) if start.lstrip().startswith("{") else None
-    except (OSError, ValueError, RecursionError):
+            if not start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{") and b'"train"' not in start:
+                return False
+        return _hold_puzzles(read_json(file))
+    except (OSError, DataError):
         return False  # the reader of other formats says what is wrong with it
-    return _is_puzzle(content) or _are_puzzles(content)
 
 
 def is_kaggle_folder(folder: Path) -> bool:
@@ -133,7 +149,8 @@ class _Puzzle:
         if not isinstance(pair, dict) or key not in pair:
             content = sorted(pair) if isinstance(pair, dict) else pair
             raise DataError(
-                f"{self.where}: {place} has no {key!r}, found {content!r:.80}. Give it an input and an output grid."
+                f"{self.where}: {place} has no {key!r}, found {shown(content, 80)}. Give it an input and an output "
+                "grid."
             )
         return grid_text(as_grid(pair[key], f"{self.where}: {place} {key}"))
 
@@ -180,7 +197,7 @@ def _puzzle_files(folder: Path, split: str | None) -> list[Path]:
                 "or to None for the whole folder."
             )
         folder = places[0]
-    files = visible_files(folder)
+    files = visible_files(folder) or visible_files(folder, (".jsonl",))
     if not files:
         raise DataError(
             f"The folder {str(folder)!r} has no .json files. Give a folder of ARC tasks, or one that holds a Kaggle "
@@ -195,23 +212,66 @@ def visible_files(folder: Path, kinds: Sequence[str] = (".json",)) -> list[Path]
     return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
 
-def _is_puzzle(content: Any) -> bool:
+def is_puzzle(content: Any) -> bool:
+    """Returns True if a JSON value has the parts of a grid puzzle."""
     return isinstance(content, dict) and all(isinstance(content.get(part), list) for part in ("train", "test"))
 
 
 def _are_puzzles(content: Any) -> bool:
     """Returns True if it maps names to puzzles, as a Kaggle file of challenges does."""
-    return isinstance(content, dict) and bool(content) and all(map(_is_puzzle, content.values()))
+    return isinstance(content, dict) and bool(content) and all(map(is_puzzle, content.values()))
 
 
-def _puzzles(file: Path, root: Path) -> list[_Puzzle]:
-    """The puzzles of a file: one, or the many of a Kaggle file of challenges."""
-    content = read_json(file)
+def _hold_puzzles(content: Any) -> bool:
+    """Returns True if it is a puzzle, or several by name or in a list."""
+    several = isinstance(content, list) and bool(content) and all(map(is_puzzle, content))
+    return several or is_puzzle(content) or _are_puzzles(content)
+
+
+def is_beside_puzzles(content: Any) -> bool:
+    """Returns True if a JSON value is about something else than grids: no puzzle, and none gone wrong either."""
+    parts = [
+        content,
+        *(content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()),
+    ]
+    return len(parts) > 1 and not any(map(_like_a_puzzle, parts))
+
+
+def _like_a_puzzle(value: Any) -> bool:
+    """Returns True if it has a part of a puzzle, or is a list of lists, as grids and solutions are."""
+    if isinstance(value, dict):
+        return any(isinstance(value.get(part), list) for part in ("train", "test", "input", "output"))
+    return isinstance(value, list) and any(isinstance(part, list) for part in value)
+
+
+def _without_others(contents: dict[Path, Any], root: Path) -> dict[Path, Any]:
+    """The files but for those that are about something else, which a warning names."""
+    others = [file for file, content in contents.items() if is_beside_puzzles(content)]
+    if not others or len(others) == len(contents):
+        return contents  # whose reader says what is wrong
+    names = ", ".join(file.relative_to(root).as_posix() for file in others)
+    warnings.warn(f"{str(root)!r}: files without grid puzzles are left out: {names:.300}", DataWarning, stacklevel=3)
+    return {file: content for file, content in contents.items() if file not in set(others)}
+
+
+def _puzzles(file: Path, root: Path, content: Any) -> list[_Puzzle]:
+    """The puzzles of a file: one, the several of a list, or the many of a Kaggle file of challenges."""
     name = file.relative_to(root).as_posix() if root.is_dir() else file.name
-    source = root.absolute().name
-    if _is_puzzle(content):
-        fields = {"source": source, "file": name}
-        return [_Puzzle(content, file.stem, file.absolute().parent.name, fields, str(file))]
+    source, domain = root.absolute().name, file.absolute().parent.name
+    if is_puzzle(content):
+        return [_Puzzle(content, file.stem, domain, {"source": source, "file": name}, str(file))]
+    if isinstance(content, list) and content and all(map(is_puzzle, content)):
+        several = len(content) > 1
+        return [
+            _Puzzle(
+                content=each,
+                id=f"{file.stem}-{n}" if several else file.stem,
+                domain=domain,
+                fields={"source": source, "file": f"{name}#{file.stem}-{n}" if several else name},
+                where=f"{file}: puzzle {n}" if several else str(file),
+            )
+            for n, each in enumerate(content)
+        ]
     if not _are_puzzles(content):
         raise DataError(
             f"{str(file)!r} is no grid puzzle, found {describe(content)}. Expected {_PUZZLE}, or a Kaggle file that "

@@ -18,3 +18,11 @@ def require_one_of(name: str, value: object, known: Sequence[str]) -> None:
     """Raises ConfigError, which calls the value `name`, unless it is one of those known."""
     if value not in known:
         raise ConfigError(f"{name} is {value!r}; choose one of {list(known)}.")
+
+
+def shown(value: object, length: int = 60) -> str:
+    """A value as an error shows it: short, whatever it is."""
+    try:
+        return f"{value!r:.{length}}"
+    except (RecursionError, ValueError):  # nested too deeply, or a number of more digits than Python prints
+        return f"a {type(value).__name__} too large to show"

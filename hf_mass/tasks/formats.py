@@ -45,12 +45,13 @@ def _balanced(depth: int) -> str:
 # The derivation of a MATH solution keeps its own \boxed, since cutting it out would leave broken LaTeX; its answer is
 # the last \boxed. What `solution_format` appends is taken off again. A single line without \boxed is an answer alone.
 _MATH_SOLUTION = (
-    rf"(?s)\A(?=(?:(?P<box>.*\\boxed\s*\{{)|(?!.*\\boxed)(?=\s*[^\n]*\s*\Z))(?P<answer>{_balanced(5)})(?(box)\}}|\Z))"
-    rf"(?(box)(?P<rationale>.*?)\s*(?:Final answer: \$\\boxed\{{{_balanced(5)}\}}\$\s*)?\Z)"
+    rf"(?s)\A(?=(?:(?P<box>.*\\boxed\s*\{{)|(?!.*\\boxed)(?=\s*+[^\n]*+\s*+\Z))(?P<answer>{_balanced(5)})(?(box)\}}|\Z))"
+    rf"(?(box)(?P<rationale>.*?)(?:(?<!\s)\s*+Final answer: \$\\boxed\{{{_balanced(5)}\}}\$\s*+)?\Z)"
 )
 
-# One row of a grid per line; the digits of a row may be spaced.
-_ROWS = r"[0-9][0-9 \t]*(?:\n[ \t]*[0-9][0-9 \t]*)*"
+# One row of a grid per line; the digits of a row may be spaced. What is taken is never given back (*+, here as in the
+# patterns below): no other share could match, and looking for one takes quadratic time.
+_ROWS = r"[0-9][0-9 \t]*+(?:\n[ \t]*+[0-9][0-9 \t]*+)*+"
 
 # An input or output of plain few-shot text: up to a blank line or the next label.
 _PART = r"(?:(?!\n\n|\n(?:Input|Output):).)*"
@@ -61,7 +62,7 @@ FORMATS: dict[str, PromptFormat] = {
         generator_template=DEFAULT_GENERATOR.replace("Here is a problem", "Here is a grade school math word problem"),
         demonstration_template="Problem: {question}\nAnswer: #### {answer}",
         # GSM8K's answers are one line, so a longer text without #### has none.
-        solution_pattern=DEFAULT_SOLUTION.replace("(?!.*####).+", r"(?!.*####)[^\n]+(?=\s*\Z)"),
+        solution_pattern=DEFAULT_SOLUTION.replace("(?!.*####).+", r"(?!.*####)[^\n]++(?=\s*\Z)"),
     ),
     "math": PromptFormat(
         generator_template=DEFAULT_GENERATOR.replace(
@@ -82,7 +83,7 @@ FORMATS: dict[str, PromptFormat] = {
         solver_template="{demonstrations}Input:\n{problem}\nOutput:\n",
         demonstration_template="Input:\n{question}\nOutput:\n{answer}",
         demonstrations_header="",
-        sample_pattern=rf"(?i)\A\s*(?:Input:)?\s*(?P<question>(?:{_ROWS})?)\s*Output:\s*(?P<answer>(?:{_ROWS})?)",
+        sample_pattern=rf"(?i)\A\s*+(?:Input:)?\s*+(?P<question>(?:{_ROWS})?)\s*+Output:\s*+(?P<answer>(?:{_ROWS})?)",
         # A text that starts with the rows of the output may run on to further pairs, which are not read.
         solution_pattern=rf"(?s)\A\s*(?:(?!\s*[0-9])(?P<rationale>.*?)Output:\s*)?(?P<answer>{_ROWS})",
         solution_format="{answer}",
@@ -92,8 +93,8 @@ FORMATS: dict[str, PromptFormat] = {
     "compact_grid": _few_shot_text(
         "{question}>",
         "{answer};",
-        sample_pattern=rf"\A\s*(?P<question>(?:{_ROWS})?)\s*>\s*(?P<answer>(?:{_ROWS})?)\s*(?:;|\Z)",
-        solution_pattern=rf"\A\s*(?P<answer>{_ROWS})\s*(?:;|\Z)",
+        sample_pattern=rf"\A\s*+(?P<question>(?:{_ROWS})?)\s*+>\s*+(?P<answer>(?:{_ROWS})?)\s*+(?:;|\Z)",
+        solution_pattern=rf"\A\s*+(?P<answer>{_ROWS})\s*+(?:;|\Z)",
         grid_form="compact",
     ),
     # The text of the few-shot format "plain". A blank line ends an output, so it should be the tokenizer's end of

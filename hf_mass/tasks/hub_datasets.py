@@ -1,22 +1,27 @@
 """Rows from the library `datasets`: of a dataset on the Hub, or of a local folder in any form that it knows.
 
-The library is imported when it is needed: files of rows and of grid puzzles are read without it.
+The library is imported when it is needed: files of rows and of grid puzzles are read without it. It makes numbers and
+dates of texts that look like some, so of files of rows it only says which ones belong to a split: they are read here.
 """
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_mass.errors import DataError
-from hf_mass.tasks.rows import ROW_KINDS
+from hf_mass.tasks.rows import PLAIN, ROW_KINDS, read_rows
+from hf_mass.tasks.tables import TableForm
 
 
-def load_dataset_rows(name_or_path: str | Path, split: str, config_name: str | None) -> Sequence[Mapping[str, Any]]:
+def load_dataset_rows(
+    name_or_path: str | Path, split: str, config_name: str | None, form: TableForm = PLAIN
+) -> Sequence[Mapping[str, Any]]:
     """The rows of a split of a folder, or of a configuration of a dataset on the Hub; DataError if there are none."""
     try:
-        from datasets import load_dataset
+        from datasets import load_dataset, load_dataset_builder
     except ImportError as error:
         raise DataError(
             f"{str(name_or_path)!r} is no single file, and reading it needs the library 'datasets'. Install it "
@@ -29,9 +34,13 @@ def load_dataset_rows(name_or_path: str | Path, split: str, config_name: str | N
             f"There is no file or folder {name!r}. Correct the path, or give the id of a dataset on the Hub."
         )
     try:
-        if is_folder:
-            return load_dataset(str(Path(name_or_path).expanduser()), split=split)
-        return load_dataset(name, config_name, split=split)
+        where = str(Path(name_or_path).expanduser()) if is_folder else name
+        builder = load_dataset_builder(where, None if is_folder else config_name)
+        if (files := _row_files(builder, split)) is not None:
+            return _read_all(files, getattr(builder, "token", None), form)
+        return load_dataset(where, None if is_folder else config_name, split=split)
+    except DataError:
+        raise
     except Exception as error:  # network, authorisation, many formats: all mean that it cannot be loaded
         where = (
             f"The folder {name!r} (split {split!r}) could not be read"
@@ -40,6 +49,31 @@ def load_dataset_rows(name_or_path: str | Path, split: str, config_name: str | N
             f"{config_name!r}, split {split!r})"
         )
         raise DataError(f"{where}: {_cause(error)} Correct the name, the split or the configuration.") from error
+
+
+def _row_files(builder: Any, split: str) -> list[str] | None:
+    """The files of a split, where all of the dataset's are files of rows with nothing else to them; else None."""
+    files: Any = builder.config.data_files
+    if not isinstance(files, dict) or split not in files:
+        return None
+    if getattr(builder.config, "field", None) is not None or getattr(builder.config, "column_names", None) is not None:
+        return None  # somebody said how these files are to be read
+    names = [str(file) for file in files[split]]
+    is_rows = all(name.endswith((".json", *ROW_KINDS)) for name in names)
+    return names if names and is_rows else None
+
+
+def _read_all(files: Sequence[str], token: Any, form: TableForm) -> list[Mapping[str, Any]]:
+    from datasets import DownloadConfig, DownloadManager
+
+    here: Sequence[str] = files
+    if not all(Path(file).is_file() for file in files):
+        here = DownloadManager(download_config=DownloadConfig(token=token)).download(list(files))
+    rows = list[dict[str, Any]]()
+    for file, name in zip(here, files, strict=True):
+        rows += read_rows(Path(file), form, Path(name).suffix)
+    nulls = dict.fromkeys(column for row in rows for column in row)
+    return [ChainMap(row, nulls) for row in rows]  # what a row leaves out is null
 
 
 def _cause(error: BaseException) -> str:

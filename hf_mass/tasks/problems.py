@@ -8,21 +8,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hf_mass.errors import DataError
-from hf_mass.tasks.arc import puzzle_tasks
+from hf_mass.tasks.arc import is_puzzle, puzzle_tasks
+from hf_mass.tasks.checks import shown
+from hf_mass.tasks.decoding import decoded
 from hf_mass.tasks.grids import parse_grid
-from hf_mass.tasks.rows import ALIASES, ROW_KINDS, as_rows, pair_columns, parse_json, parse_rows, row_value
+from hf_mass.tasks.rows import (
+    ALIASES,
+    PLAIN,
+    ROW_KINDS,
+    as_pairs,
+    as_rows,
+    pair_columns,
+    parse_json,
+    parse_rows,
+    row_value,
+    shared_instruction,
+)
+from hf_mass.tasks.sheets import SHEET, sheet_rows
+from hf_mass.tasks.tables import MARKS, TableForm
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.verifiers import gold_answer, register_verifier
 
-KINDS = (".json", ".jsonl", ".csv", ".tsv", ".txt")
+KINDS = (".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".txt")
 """Endings of files that can be read."""
 
 _ARROW = re.compile(r"->|=>|→|\t+")  # with spaces around it, a line of spaces alone would take quadratic time
+_SEP_LINE = re.compile("sep=.")
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -68,8 +84,8 @@ class Problem:
     tasks: tuple[Task, ...]
 
 
-def read_problem_file(path: str | Path, limits: Limits | None = None) -> Problem:
-    """The problem in a file of one of `KINDS`."""
+def read_problem_file(path: str | Path, limits: Limits | None = None, form: TableForm = PLAIN) -> Problem:
+    """The problem in a file of one of `KINDS`; `form` is what the file does not say itself."""
     file, limits = Path(path), limits or Limits()
     try:
         file = file.expanduser()
@@ -84,30 +100,39 @@ def read_problem_file(path: str | Path, limits: Limits | None = None) -> Problem
     if size > limits.bytes:
         raise DataError(f"{file.name!r} has {size:,} bytes; at most {limits.bytes:,} are read. Give a smaller problem.")
     try:
-        text = file.read_bytes().decode("utf-8")
+        content = file.read_bytes()
     except OSError as error:  # whose own text would name the folder that an upload is kept in
         raise DataError(f"{file.name!r} could not be read: {error.strerror}. Check that it may be read.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file.name!r} is no text in UTF-8 (at byte {error.start}). Save it as UTF-8.") from error
-    return read_problem(text, file.stem.encode(errors="replace").decode(), file.suffix.lower(), limits)
+    name, kind = file.stem.encode(errors="replace").decode(), file.suffix.lower()
+    if kind == SHEET:
+        tasks, is_grids = _row_tasks(sheet_rows(content, repr(file.name), form), name, form)
+        return _checked(Problem(name, "grids" if is_grids else "texts", tasks), limits)
+    return read_problem(decoded(content, repr(file.name), form.encoding), name, kind, limits, form)
 
 
-def read_problem(text: str, name: str = "problem", kind: str | None = None, limits: Limits | None = None) -> Problem:
+def read_problem(
+    text: str,
+    name: str = "problem",
+    kind: str | None = None,
+    limits: Limits | None = None,
+    form: TableForm = PLAIN,
+) -> Problem:
     """The problem in a text.
 
-    Read are: an ARC puzzle as JSON; rows of "input" and "output" as JSON, JSON lines, CSV or TSV; an object of
-    "problem", "demonstrations" and what else a `Task` has; lines "input -> output" (or with "=>", "→" or a tab
-    between); and any other text, which is a problem without demonstrations. Rows without an output are the queries; if
-    all have one, the last row is the query, and its output the known answer.
+    Read are: an ARC puzzle as JSON; rows of "input" and "output", or of "messages", as JSON, JSON lines, CSV or TSV;
+    an object of "problem", "demonstrations" and what else a `Task` has; lines "input -> output" (or with "=>", "→" or a
+    tab between); and any other text, which is a problem without demonstrations. Rows without an output are the queries;
+    if all have one, the last row is the query, and its output the known answer.
 
     Args:
         text: The text.
         name: What to call it.
         kind: One of `KINDS`; None to tell from the text.
         limits: How large it may be.
+        form: What rows do not say themselves, such as the names of their columns.
     """
     limits, text = limits or Limits(), text.removeprefix("\ufeff")
-    if kind is not None and kind not in KINDS:
+    if kind is not None and (kind not in KINDS or kind == SHEET):
         raise DataError(f"{name!r} is of unknown kind {kind!r}. Choose one of {list(KINDS)}.")
     if len(text.encode("utf-8", "surrogatepass")) > limits.bytes:
         raise DataError(f"{name!r} is longer than {limits.bytes:,} bytes. Give a smaller problem.")
@@ -116,7 +141,7 @@ def read_problem(text: str, name: str = "problem", kind: str | None = None, limi
     if "\0" in text:
         raise DataError(f"{name!r} is no text: it holds a zero byte. Give a file of one of {list(KINDS)}.")
     try:
-        tasks, is_grids = _tasks(text, name, kind or _kind_of(text))
+        tasks, is_grids = _tasks(text, name, kind or _kind_of(text, form), form)
     except RecursionError as error:
         raise DataError(f"{name!r} is nested too deeply. Give a flat list of rows, or a puzzle.") from error
     return _checked(Problem(name, "grids" if is_grids else "texts", tasks), limits)
@@ -127,7 +152,7 @@ def read_object(content: Mapping[str, Any], name: str, limits: Limits | None = N
     return _checked(Problem(name, "texts", (_object_task(content, name),)), limits or Limits())
 
 
-def _kind_of(text: str) -> str:
+def _kind_of(text: str, form: TableForm) -> str:
     lines = [line for line in text.strip().splitlines() if line.strip()]
     if text.lstrip().startswith(("{", "[")):
         if all(map(_ARROW.search, lines)):
@@ -136,41 +161,56 @@ def _kind_of(text: str) -> str:
             except ValueError:
                 return ".txt"
         return ".json"
-    return next((kind for kind, mark in ((".csv", ","), (".tsv", "\t")) if _is_table(lines, mark)), ".txt")
+    if form != replace(PLAIN, encoding=form.encoding):  # somebody told how a table is written
+        return ".csv"
+    header, *others = lines[1:] if _SEP_LINE.fullmatch(lines[0]) else lines
+    return next((".tsv" if mark == "\t" else ".csv" for mark in MARKS if others and _is_header(header, mark)), ".txt")
 
 
-def _is_table(lines: Sequence[str], mark: str) -> bool:
-    """Returns True if the first line names columns, and others follow."""
-    header = {cell.strip('" ').lower() for cell in lines[0].split(mark)}
-    return len(lines) > 1 and any({*names} <= header for names in ALIASES)
+def _is_header(line: str, mark: str) -> bool:
+    """Returns True if a line names columns."""
+    header = {cell.strip('" ').lower() for cell in line.split(mark)}
+    return not line.startswith(mark) and any({*names} <= header for names in ALIASES)
 
 
-def _tasks(text: str, name: str, kind: str) -> tuple[tuple[Task, ...], bool]:
+def _tasks(text: str, name: str, kind: str, form: TableForm) -> tuple[tuple[Task, ...], bool]:
     """(tasks, whether they are of grids)."""
-    if kind == ".tsv" and not _is_table(text.strip().splitlines(), "\t"):
-        kind = ".txt"  # pairs without a header
     if kind in ROW_KINDS:
-        return _row_tasks(parse_rows(text, kind, repr(name)), name)
+        rows = parse_rows(text, kind, repr(name), form)
+        if kind == ".jsonl" and rows and is_puzzle(rows[0]):
+            return _only_puzzle(rows, name), True
+        return _row_tasks(rows, name, form)
     if kind == ".txt":
         return _line_tasks(text, name), False
     try:
         content = parse_json(text)
     except ValueError as error:
         raise DataError(f"{name!r} could not be read as JSON: {error}. Correct it, or give it as .txt.") from error
+    if isinstance(content, dict) and "train" not in content and isinstance(content.get("examples"), list):
+        content = content["examples"]
     if isinstance(content, list):
-        return _row_tasks(as_rows(content, repr(name)), name)
+        if content and is_puzzle(content[0]):
+            return _only_puzzle(content, name), True
+        return _row_tasks(as_rows(content, repr(name)), name, form)
     if isinstance(content, dict) and "problem" in content:
         return (_object_task(content, name),), False
     return tuple(puzzle_tasks(content, name)), True
 
 
-def _row_tasks(rows: Sequence[dict[str, Any]], name: str) -> tuple[tuple[Task, ...], bool]:
-    where, rows = repr(name), [_plain_columns(row, name) for row in rows]
+def _only_puzzle(puzzles: Sequence[Any], name: str) -> tuple[Task, ...]:
+    if len(puzzles) > 1:
+        raise DataError(f"{name!r} holds {len(puzzles)} puzzles. Give one of them, or take all (--each).")
+    return tuple(puzzle_tasks(puzzles[0], name))
+
+
+def _row_tasks(rows: Sequence[dict[str, Any]], name: str, form: TableForm) -> tuple[tuple[Task, ...], bool]:
+    where, rows = repr(name), as_pairs(rows, repr(name), form)
     for n, row in enumerate(rows):
         if "input" not in row:
             raise DataError(
-                f"{where}, row {n} (counted from 0) has no column 'input', found {sorted(row)!r:.200}. Call the "
-                "columns 'input' and 'output'."
+                f"{where}, row {n} (counted from 0) has no column 'input', found {shown(sorted(row), 200)}. Call the "
+                "columns 'input' and 'output', or name them (--input_column, --output_column); if the first row of a "
+                "table is no header, say so (--no_header)."
             )
     solved = [_is_filled(row.get("output")) for row in rows]
     pairs = [
@@ -181,25 +221,12 @@ def _row_tasks(rows: Sequence[dict[str, Any]], name: str) -> tuple[tuple[Task, .
     is_grid = {isinstance(value, list) for value in values}
     if len(is_grid) > 1:
         raise DataError(f"{name!r} mixes grids and texts. Give inputs and outputs of one kind.")
-    return _split(pairs, solved, name), all(is_grid)
+    told = shared_instruction(rows, where)
+    return tuple(replace(task, fields=dict(told)) for task in _split(pairs, solved, name)), all(is_grid)
 
 
 def _is_filled(value: Any) -> bool:
     return bool(value.strip()) if isinstance(value, str) else value is not None
-
-
-def _plain_columns(row: dict[str, Any], name: str) -> dict[str, Any]:
-    """The row with columns in lower case, and "input" and "output" for others that mean the same."""
-    plain: dict[str, Any] = {}
-    for key, value in row.items():
-        column = key.strip().lower()
-        if column and column in plain:
-            raise DataError(f"{name!r} has two columns called {column!r:.60}. Give every column a name of its own.")
-        plain[column] = value
-    if "input" not in plain and (pair := pair_columns(plain)):
-        names = dict(zip(pair, ALIASES[0], strict=True))
-        return {names.get(column, column): value for column, value in plain.items()}
-    return plain
 
 
 def _line_tasks(text: str, name: str) -> tuple[Task, ...]:
@@ -237,15 +264,17 @@ def _object_task(content: Mapping[str, Any], name: str) -> Task:
         raise DataError(f"{name!r} has an unknown key {unknown[0]!r:.60}. Known: {sorted(known)}.")
     texts = {key: content[key] for key in ("problem", "answer", "solution", "id") if content.get(key) is not None}
     for key, value in texts.items():
-        if not isinstance(value, str):
-            raise DataError(f"{name!r}: {key} is {value!r:.60}. Give a text.")
+        if type(value) is int:
+            texts[key] = str(value)
+        elif not isinstance(value, str):
+            raise DataError(f"{name!r}: {key} is {shown(value)}. Give a text.")
     if not texts.get("problem", "").strip():
-        raise DataError(f"{name!r}: problem is {content['problem']!r:.60}. Give a text.")
+        raise DataError(f"{name!r}: problem is {shown(content['problem'])}. Give a text.")
     fields, rows = content.get("fields") or {}, content.get("demonstrations") or []
     if not isinstance(fields, dict) or not all(isinstance(value, str) for value in fields.values()):
-        raise DataError(f"{name!r}: fields is {fields!r:.60}. Give an object of texts.")
+        raise DataError(f"{name!r}: fields is {shown(fields)}. Give an object of texts.")
     if not isinstance(rows, list):
-        raise DataError(f"{name!r}: demonstrations is {rows!r:.60}. Give a list of objects.")
+        raise DataError(f"{name!r}: demonstrations is {shown(rows)}. Give a list of objects.")
     demonstrations = []
     for n, row in enumerate(as_rows(rows, repr(name))):
         pair = pair_columns(row) or ALIASES[0]

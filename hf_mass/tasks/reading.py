@@ -6,37 +6,38 @@ What is missing or cannot be read raises DataError.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hf_mass.errors import DataError
-from hf_mass.tasks.arc import is_kaggle_folder, load_grid_tasks, visible_files
+from hf_mass.errors import DataError, DataWarning
+from hf_mass.tasks.arc import is_beside_puzzles, is_kaggle_folder, is_puzzle, load_grid_tasks, visible_files
 from hf_mass.tasks.bbh import BBH_TASKS, load_bbh
+from hf_mass.tasks.checks import shown
+from hf_mass.tasks.decoding import decoded
 from hf_mass.tasks.kinds import kind_of
-from hf_mass.tasks.problems import KINDS, Problem, read_object, read_problem, read_problem_file
-from hf_mass.tasks.rows import ALIASES, load_few_shot_file, pair_columns, read_json, read_rows
+from hf_mass.tasks.problems import KINDS, Limits, Problem, read_object, read_problem, read_problem_file
+from hf_mass.tasks.rows import ALIASES, PLAIN, as_pairs, as_rows, few_shot_rows, pair_columns, read_json, read_rows
+from hf_mass.tasks.tables import TableForm
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.verifiers import get_verifier
 
 # -- problems ----------------------------------------------------------------------------------------------------------
 
 
-def read_one(words: Sequence[str]) -> Problem:
+def read_one(words: Sequence[str], form: TableForm = PLAIN) -> Problem:
     """The problem that an argument names: a file, "-" for stdin, or the words as lines of a text."""
     if list(words) == ["-"]:
-        try:
-            return read_problem(sys.stdin.read(), "stdin")
-        except UnicodeDecodeError as error:
-            raise DataError(f"stdin is no text in UTF-8 ({error}). Give it in UTF-8.") from error
+        return read_problem(decoded(sys.stdin.buffer.read(), "stdin", form.encoding), "stdin", form=form)
     if len(words) == 1 and _is_path(words[0]):
         if Path(words[0]).expanduser().is_dir():
             raise DataError(f"{words[0]!r} is a folder. Name one of its files, or take all of them by --each.")
-        return read_problem_file(words[0])
+        return read_problem_file(words[0], form=form)
     if paths := [word for word in words if _is_path(word)]:
         raise DataError(f"{paths[0]!r} is a file among {len(words)} words. Give one file, or a folder with --each.")
-    return read_problem("\n".join(words))
+    return read_problem("\n".join(words), form=form)
 
 
 def _is_path(word: str) -> bool:
@@ -50,15 +51,15 @@ def _is_path(word: str) -> bool:
         return False
 
 
-def read_many(name: str) -> list[Problem]:
+def read_many(name: str, form: TableForm = PLAIN) -> list[Problem]:
     """The problems of a folder, of a Kaggle file of challenges, or of a file of one object a problem."""
     path = _existing(name)
     if path.is_dir() and not is_kaggle_folder(path):
         files = visible_files(path, KINDS)
         if not files:
             raise DataError(f"The folder {name!r} has no file of one of {', '.join(KINDS)}. Give one that has.")
-        return [read_problem_file(file) for file in files]
-    rows = _json_rows(path)
+        return [read_problem_file(file, form=form) for file in _problems_of(files)]
+    rows = _json_rows(path, form)
     if rows is None:
         groups: dict[str, list[Task]] = {}
         for task in load_grid_tasks(path, answers=False):
@@ -67,7 +68,21 @@ def read_many(name: str) -> list[Problem]:
         return [Problem(names[file], "grids", tuple(group)) for file, group in groups.items()]
     if rows and "problem" in rows[0]:
         return [_row_problem(row, f"{path.stem}_{n}") for n, row in enumerate(rows)]
-    return [read_problem_file(path)]
+    return [read_problem_file(path, form=form)]
+
+
+def _problems_of(files: Sequence[Path]) -> list[Path]:
+    """The files but for objects of JSON that are no problem, such as metadata.json; a warning names them."""
+    others = []
+    for file in files:
+        content = read_json(file) if file.suffix.lower() == ".json" and file.stat().st_size <= Limits.bytes else None
+        if isinstance(content, dict) and not {"problem", "examples"} & set(content) and is_beside_puzzles(content):
+            others.append(file)
+    if others and len(others) < len(files):
+        names = ", ".join(file.name for file in others)
+        warnings.warn(f"Files that hold no problem are left out: {names:.300}", DataWarning, stacklevel=3)
+        return [file for file in files if file not in others]
+    return list(files)
 
 
 def _existing(name: str) -> Path:
@@ -77,15 +92,18 @@ def _existing(name: str) -> Path:
     return path
 
 
-def _json_rows(path: Path) -> list[dict[str, Any]] | None:
+def _json_rows(path: Path, form: TableForm = PLAIN) -> list[dict[str, Any]] | None:
     """The rows of a file in JSON, none of one in another form; None for what may hold puzzles: a folder, an object."""
     if path.is_dir():
         return None
     if path.suffix.lower() not in (".json", ".jsonl") or not path.is_file():
         return []
-    if path.suffix.lower() == ".json" and isinstance(content := read_json(path), dict):
+    if path.suffix.lower() == ".json" and isinstance(content := read_json(path, form.encoding), dict):
+        if isinstance(content.get("examples"), list) and "train" not in content:
+            return as_rows(content["examples"], repr(str(path)))
         return [content] if "problem" in content else None
-    return read_rows(path)
+    rows = read_rows(path, form)
+    return None if rows and is_puzzle(rows[0]) else rows
 
 
 def _row_problem(row: Mapping[str, Any], name: str, verifier: str | None = None) -> Problem:
@@ -125,7 +143,13 @@ class TaskSet:
     model: str | None = None
 
 
-def read_set(name: str, limit: int | None = None, demonstrations: int = 10, verifier: str = "exact_match") -> TaskSet:
+def read_set(
+    name: str,
+    limit: int | None = None,
+    demonstrations: int = 10,
+    verifier: str = "exact_match",
+    form: TableForm = PLAIN,
+) -> TaskSet:
     """The tasks of a file or folder whose answers are known.
 
     Args:
@@ -133,6 +157,7 @@ def read_set(name: str, limit: int | None = None, demonstrations: int = 10, veri
         limit: Tasks at most.
         demonstrations: Rows of a few-shot file, or examples of BIG-Bench Hard, that become demonstrations.
         verifier: Judge of texts, where a task does not name its own.
+        form: How a file of rows is written, where it does not say so itself.
 
     Raises:
         DataError: If there is nothing to read, or no task has a known answer.
@@ -140,27 +165,31 @@ def read_set(name: str, limit: int | None = None, demonstrations: int = 10, veri
     """
     get_verifier(verifier)
     path = _existing(name)
-    tasks = _read_tasks(path, demonstrations, verifier)
+    tasks = _read_tasks(path, demonstrations, verifier, form)
     solved = [task for task in tasks if task.answer is not None or task.solution is not None][:limit]
     if not solved:
         raise DataError(f"None of the {len(tasks)} tasks of {name!r} has a known answer. Add answers to evaluate by.")
     return TaskSet(path.absolute().stem, kind_of(solved), tuple(solved))
 
 
-def _read_tasks(path: Path, demonstrations: int, verifier: str) -> list[Task]:
+def _read_tasks(path: Path, demonstrations: int, verifier: str, form: TableForm) -> list[Task]:
     if names := [task for task in BBH_TASKS if (path / f"{task}.json").is_file()]:
         return [task for tasks in load_bbh(path, names, demonstrations).values() for task in tasks]
-    rows = _json_rows(path)
+    rows = _json_rows(path, form)
     if rows is None:
         return load_grid_tasks(path, answers=False)
     if rows and "problem" in rows[0]:
         return [task for n, row in enumerate(rows) for task in _row_problem(row, f"{path.stem}_{n}", verifier).tasks]
-    rows = rows or read_rows(path)
-    columns = set.intersection(*map(set, rows)) if rows else set(ALIASES[0])
-    pair = pair_columns(columns)
-    if pair is None or pair[1] not in columns:
+    where, rows = repr(str(path)), rows or read_rows(path, form)
+    usual = pair_columns(set.intersection(*map(set, rows))) if rows and form == PLAIN else None
+    if usual is not None and all(name in row for row in rows for name in usual):
+        return few_shot_rows(path, rows, usual, demonstrations, verifier=verifier)
+    pairs = as_pairs(rows, where, form)
+    if any(not {*ALIASES[0]} <= set(row) for row in pairs):
+        columns = set.intersection(*map(set, rows))
         raise DataError(
-            f"{str(path)!r} has no columns of inputs and outputs that all of its rows have. Columns found: "
-            f"{sorted(columns)!r:.200}. Call them input and output."
+            f"{where} has no columns of inputs and outputs that all of its rows have. Columns found: "
+            f"{shown(sorted(columns), 200)}. Call them input and output. Or name them "
+            "(--input_column, --output_column)."
         )
-    return load_few_shot_file(path, *pair, demonstrations=demonstrations, verifier=verifier)
+    return few_shot_rows(path, pairs, ALIASES[0], demonstrations, verifier=verifier)

@@ -5,18 +5,24 @@ Every row becomes a `Task` by `task_from_row`. Bad data is refused, naming row a
 
 from __future__ import annotations
 
+import math
 import random
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.tasks.arc import holds_puzzles, load_grid_tasks
-from hf_mass.tasks.checks import require_whole
+from hf_mass.tasks.checks import require_whole, shown
+from hf_mass.tasks.conversations import MESSAGES, Message, as_messages
 from hf_mass.tasks.formats import FORMATS, PromptFormat
 from hf_mass.tasks.hub_datasets import load_dataset_rows
-from hf_mass.tasks.rows import pair_columns, read_rows
+from hf_mass.tasks.rows import PLAIN, pair_columns, read_rows
+from hf_mass.tasks.tables import TableForm
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.verifiers import get_verifier
 
@@ -28,7 +34,8 @@ class Columns:
     A column left at its default, other than `problem`, may be missing from the data; any other must be there.
 
     Args:
-        problem: The problem, as a string or as a list of {"role", "content"} messages.
+        problem: The problem, as a string or as a list of {"role", "content"} messages, whose last one is the user's; a
+            reply behind it is the solution. A row that lacks this default is read by its "messages".
         solution: The gold solution with its derivation; may be the same column as `answer`.
         answer: The gold final answer; where it is missing, it is read from the solution.
         demonstrations: A list of {"input", "output"} objects (or others of `ALIASES`), or of pairs of strings.
@@ -61,12 +68,14 @@ def load_tasks(
     limit: int | None = None,
     seed: int = 0,
     fmt: PromptFormat = FORMATS["default"],
+    form: TableForm = PLAIN,
 ) -> list[Task]:
     """The tasks of a dataset, in its order.
 
     Args:
         name_or_path: An id on the Hub, a folder that `datasets.load_dataset` reads, a file of rows (.json with a list
-            of objects, .jsonl, .csv or .tsv), or a file or folder of grid puzzles, which `load_grid_tasks` reads.
+            of objects, .jsonl, .csv, .tsv or .xlsx), or a file or folder of grid puzzles, which `load_grid_tasks`
+            reads.
         split: The split to load. A single file is one split, whatever its name. The splits of a folder of puzzles are
             its sub-folders; one that has none of this name is read as a whole for "train".
         config_name: The configuration, for a dataset on the Hub that has several.
@@ -75,6 +84,7 @@ def load_tasks(
         limit: Take this many rows, chosen at random by `seed`; None, or more than there are, takes all.
         seed: Seed of that choice.
         fmt: Splits solutions into derivation and answer, and says which further columns prompts refer to.
+        form: How files of rows are written, where they do not say so themselves; its columns are not used.
 
     Raises:
         ConfigError: If `limit` is not positive.
@@ -88,7 +98,7 @@ def load_tasks(
     if path.exists() and holds_puzzles(path / split if (path / split).is_dir() else path):
         puzzles = _load_puzzles(path, split, verifier, fmt)
         return [puzzles[number] for number in _choice(len(puzzles), limit, seed)]
-    rows = _load_rows(path, str(name_or_path), split, config_name)
+    rows = _load_rows(path, str(name_or_path), split, config_name, form)
     if len(rows) == 0:
         raise DataError(f"The dataset {str(name_or_path)!r} (split {split!r}) has no rows. Give a dataset with data.")
     numbers = _choice(len(rows), limit, seed)
@@ -119,8 +129,14 @@ def task_from_row(
         DataError: If a column is missing, or a value is empty or of the wrong kind.
     """
     reader = _Row(row, number)
-    problem, history, conversational = reader.problem(columns.problem)
+    problem, history, conversational, reply = reader.problem(columns.problem)
     solution = reader.optional("solution", columns.solution)
+    if reply is not None and solution is not None:
+        raise reader.error(
+            columns.problem,
+            "a reply follows the problem, and there is a solution as well. Set Columns.solution to None.",
+        )
+    solution = solution if reply is None else reply
     # One column for both: a solution whose last part is the answer.
     answer = None if columns.answer == columns.solution else reader.optional("answer", columns.answer)
     if answer is None and solution is not None and (parts := fmt.split_solution(solution)) is not None:
@@ -172,7 +188,11 @@ class _Row:
     number: int
 
     def error(self, column: str, what: str) -> DataError:
-        return DataError(f"Row {self.number} (counted from 0), column {column!r}: {what}")
+        return DataError(f"{self.place(column)} {what}")
+
+    def place(self, column: str) -> str:
+        """Where a value is, for an error."""
+        return f"Row {self.number} (counted from 0), column {column!r}:"
 
     def require(self, column: str, cure: str) -> None:
         if column not in self.row:
@@ -185,9 +205,15 @@ class _Row:
             return None
         if isinstance(value, float) and value.is_integer():
             return str(int(value))  # whole numbers become floats where a column mixes both
-        if isinstance(value, str | int | float):
+        if isinstance(value, datetime | time | timedelta):
+            raise self.error(
+                column,
+                f"found {type(value).__name__} {str(value)!r:.40}, which was made of a text that is lost. Give "
+                "load_tasks the file itself, or make texts of the column as they are meant (datasets.Dataset.map).",
+            )
+        if isinstance(value, str | int | float | Decimal | date) and value not in (math.inf, -math.inf):
             return str(value)
-        raise self.error(column, f"expected text or a number, found {type(value).__name__} {str(value)[:80]!r}.")
+        raise self.error(column, f"expected text or a number, found {type(value).__name__} {shown(value, 80)}.")
 
     def value(self, option: str, column: str | None) -> Any:
         """The value of a column, None if it is null or if it is missing under its default name."""
@@ -198,39 +224,38 @@ class _Row:
 
     def optional(self, option: str, column: str | None) -> str | None:
         """The text of a column, None as for `value`."""
-        text = self.text(self.value(option, column), column or "")
+        value = self.value(option, column)
+        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):  # one message, as TRL has them
+            value = as_messages(value, self.place(column or ""))[0][1]
+        text = self.text(value, column or "")
         if text is not None and not text.strip():
             raise self.error(
                 column or "", f"the value is empty. Fill it, drop the row, or set Columns.{option} to None."
             )
         return text
 
-    def problem(self, column: str) -> tuple[str, tuple[tuple[str, str], ...], bool]:
-        """The problem, the history before it, and whether it is a conversation."""
+    def problem(self, column: str) -> tuple[str, tuple[tuple[str, str], ...], bool, str | None]:
+        """The problem, the history before it, whether it is a conversation, and the reply that follows it, if any."""
+        if column == _DEFAULT_COLUMNS.problem and column not in self.row:
+            column = next((name for name in MESSAGES if name in self.row), column)
         self.require(column, "set Columns.problem to one of these")
-        value = self.row[column]
-        conversational = isinstance(value, list)
-        value, history = self._conversation(value, column) if conversational else (value, ())
+        value, history, reply = self.row[column], list[Message](), None
+        if conversational := isinstance(value, list):
+            history = as_messages(value, self.place(column))
+            if len(history) > 1 and history[-1][0] == "assistant":
+                reply = history.pop()[1]
+            if not history or history[-1][0] != "user":
+                last = history[-1][0] if history else "no message"
+                raise self.error(
+                    column, f"a conversation must end with the user's message (the problem) or a reply, found {last!r}."
+                )
+            value = history.pop()[1]
         text = self.text(value, column)
         if text is None or not text.strip():
             raise self.error(column, "the problem is empty. Fill it or drop the row.")
-        return text, history, conversational
-
-    def _conversation(self, messages: list[Any], column: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-        pairs = []
-        for message in messages:
-            role, content = (message.get(key) for key in ("role", "content")) if isinstance(message, dict) else (0, 0)
-            if not isinstance(role, str) or not isinstance(content, str):
-                raise self.error(column, f"a message must have a text role and content, found {str(message)[:80]!r}.")
-            pairs.append((role, content))
-        if not pairs or pairs[-1][0] != "user":
-            last = pairs[-1][0] if pairs else "no message"
-            raise self.error(
-                column,
-                f"a conversation must end with the user's message (the problem), found {last!r}. Move a reply that "
-                "follows it to the column that Columns.solution names.",
-            )
-        return pairs[-1][1], tuple(pairs[:-1])
+        if reply is not None and not reply.strip():
+            raise self.error(column, "the reply is empty. Fill it or drop it.")
+        return text, tuple(history), conversational, reply
 
     def demonstrations(self, column: str | None) -> tuple[Demonstration, ...]:
         value = self.value("demonstrations", column)
@@ -250,12 +275,14 @@ class _Row:
         return Demonstration(str(texts[0]), str(texts[1]))
 
 
-def _load_rows(path: Path, name: str, split: str, config_name: str | None) -> Sequence[Mapping[str, Any]]:
-    if path.is_file():
-        rows = read_rows(path)
-        columns = dict.fromkeys(column for row in rows for column in row)
-        return [{**columns, **row} for row in rows]  # what a row leaves out is null
-    return load_dataset_rows(path if path.exists() else name, split, config_name)
+def _load_rows(
+    path: Path, name: str, split: str, config_name: str | None, form: TableForm
+) -> Sequence[Mapping[str, Any]]:
+    if not path.is_file():
+        return load_dataset_rows(path if path.exists() else name, split, config_name, form)
+    rows = read_rows(path, form)
+    nulls = dict.fromkeys(column for row in rows for column in row)
+    return [ChainMap(row, nulls) for row in rows]  # what a row leaves out is null
 
 
 def _load_puzzles(path: Path, split: str, verifier: str, fmt: PromptFormat) -> list[Task]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from hf_mass.errors import DataError
 from hf_mass.lm.encoding import TextEncoder
@@ -60,10 +60,20 @@ def require_tasks(tasks: Any, name: str) -> list[Task]:
     Raises:
         DataError: If there are none, or something else is among them.
     """
-    several = list(tasks)
+    if isinstance(tasks, DatasetDict | IterableDatasetDict):
+        raise DataError(f"{name} is a {type(tasks).__name__}. Choose a split of it, one of {list(tasks)!r:.200}.")
+    if not isinstance(tasks, Collection):  # it may never end
+        raise DataError(f"{name} is a {type(tasks).__name__}, of no known length. {_cure(tasks)}")
+    several = list(tasks) if all(isinstance(task, Task) for task in tasks) else []
     if not several or not all(isinstance(task, Task) for task in several):
         raise DataError(
-            f"{name} must be a non-empty list of hf_mass Tasks, got {type(tasks).__name__} of {len(several)} items. "
+            f"{name} must be a non-empty list of hf_mass Tasks, got {type(tasks).__name__} of {len(tasks)} items. "
             "Load them with load_tasks, load_grid_tasks, load_bbh or load_few_shot_file."
         )
     return several
+
+
+def _cure(tasks: Any) -> str:
+    if isinstance(tasks, IterableDataset):
+        return "Take as many rows as are wanted: Dataset.from_list(list(dataset.take(1000)))."
+    return "Give a list of hf_mass Tasks, as load_tasks, load_grid_tasks, load_bbh or load_few_shot_file make it."

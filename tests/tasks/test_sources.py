@@ -163,7 +163,7 @@ def test_domain_and_id() -> None:
         ({"problem": ["hello"]}, Columns(), "Row 5 .*text role and content"),
         ({"problem": [{"role": "user", "content": " "}]}, Columns(), "Row 5 .*empty"),
         (
-            {"problem": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}]},
+            {"problem": [{"role": "assistant", "content": "p"}, {"role": "assistant", "content": "a"}]},
             Columns(),
             "Row 5 .*must end with the user's message.*'assistant'",
         ),
@@ -270,8 +270,8 @@ def test_bad_files_of_arc_tasks_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"t\.json: train\[0\] output is ragged"):
         load_tasks(write_json(tmp_path / "t.json", task))
     write_json(tmp_path / "a.json", arc_task())
-    write_json(tmp_path / "b.json", {"version": 1})
-    with pytest.raises(DataError, match=r"b\.json.*is no grid puzzle"):
+    write_json(tmp_path / "t.json", {"train": []})
+    with pytest.raises(DataError, match=r"t\.json.*is no grid puzzle"):
         load_tasks(tmp_path)
 
 

@@ -1,0 +1,41 @@
+"""What a console that is not UTF-8 gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+from hf_mass.cli.main import write_what_can_be_written
+from hf_mass.cli.streams import json_text
+write_what_can_be_written()
+print("1 − 2 → … ✓ é")
+print(json_text({"text": "é → 😀"}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("encoding", "line"),
+    [("utf-8", "1 − 2 → … ✓ é"), ("ascii", r"1 - 2 -> ... + \xe9"), ("cp1252", "1 - 2 -> … + é")],
+)
+def test_signs_and_json_on_any_console(encoding: str, line: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, check=True
+    )
+    first, second = done.stdout.decode(encoding).splitlines()
+    assert first == line and json.loads(second) == {"text": "é → 😀"}
+
+
+def test_help_on_an_ascii_console() -> None:
+    for words in (["--help"], ["solve", "--help"], ["solve", "/nowhere/é.csv"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "hf_mass", *words],
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+            capture_output=True,
+            check=False,
+        )
+        assert b"Traceback" not in done.stderr and done.returncode == ("--help" not in words)

@@ -1,0 +1,87 @@
+"""Bytes of files as text: what is told from them, what is guessed with a warning, and what is refused."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_mass.errors import ConfigError, DataError, DataWarning
+from hf_mass.tasks.decoding import decoded
+
+UNICODE = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32")
+
+
+@pytest.mark.parametrize("encoding", UNICODE)
+@pytest.mark.parametrize("text", ["input,output\ncafé,1\n", "Wort;Plural\nMädchen;Mädchen\n", "a,b\n1,2"])
+def test_unicode_is_told_from_the_bytes(encoding: str, text: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decoded(text.encode(encoding), "'f'") == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "question;réponse\nOù est la bibliothèque ?;là-bas\n",
+        "Frage;Antwort\nStraße;groß\nÜbung;schön\n",
+        "¿Qué año es?,mañana\nÉl,sí\n",
+        "rød,røde\nblå,blå\n",
+        "it’s “fine” – ok,2 €\n3 m²,4 cm³\n",
+        "não,irmã\nações,pães\n",
+    ],
+)
+def test_cp1252_is_read_and_said(text: str) -> None:
+    with pytest.warns(DataWarning, match=r"'f' is no UTF-8; it was read as cp1252.*--encoding"):
+        assert decoded(text.encode("cp1252"), "'f'") == text
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decoded(text.encode("cp1252"), "'f'", "cp1252") == text
+
+
+OTHERS = {
+    "cp1250": ("żółw,żółwie\nłąka,łąki\n", "řeka,řeky\nčlověk,lidé\nkůň,koně\n", "erdő,erdők\n"),
+    "cp1251": ("кошка,кошки\nдом,дома\n",),
+    "cp1253": ("σπίτι,σπίτια\n",),
+    "cp1254": ("ağaç,ağaçlar\nışık,ışıklar\n",),
+    "shift_jis": ("猫,ねこ\n犬,いぬ\n",),
+    "gbk": ("你好,世界\n猫,狗\n",),
+    "mac_roman": ("café,cafés\nété,étés\n",),
+    "cp850": ("Mädchen,schön\n",),
+}
+
+
+@pytest.mark.parametrize(("encoding", "text"), [(name, text) for name, texts in OTHERS.items() for text in texts])
+def test_other_code_pages_are_never_read_as_something_else(encoding: str, text: str) -> None:
+    with pytest.raises(DataError, match=r"'f' is no text in UTF-8 \(at byte [0-9]+\).*--encoding cp1252"):
+        decoded(text.encode(encoding), "'f'")
+    assert decoded(text.encode(encoding), "'f'", encoding) == text
+
+
+def test_encodings_that_are_refused() -> None:
+    for name in ("klingon", "hex", ""):
+        if name:
+            with pytest.raises(ConfigError, match=f"encoding is '{name}'"):
+                decoded(b"a", "'f'", name)
+    with pytest.raises(DataError, match="no text in ASCII"):
+        decoded("é".encode(), "'f'", "ascii")
+
+
+@given(st.text(), st.sampled_from(UNICODE))
+def test_any_text_comes_back(text: str, encoding: str) -> None:
+    if encoding in ("utf-16-le", "utf-16-be") or text.startswith("\ufeff"):
+        return  # without a mark it can only be told of letters
+    content = text.encode(encoding, "replace")
+    assert decoded(content, "'f'", encoding) == content.decode(encoding)
+
+
+@given(st.binary())
+def test_any_bytes_are_text_or_refused(content: bytes) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            assert isinstance(decoded(content, "'f'"), str)
+        except DataError as error:
+            assert len(str(error)) < 300

@@ -1,0 +1,74 @@
+"""Workbooks of Excel, and what may be wrong with one."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_mass.errors import DataError
+from hf_mass.tasks.problems import read_problem_file
+from hf_mass.tasks.rows import load_few_shot_file, read_rows
+from hf_mass.tasks.tables import TableForm
+
+openpyxl = pytest.importorskip("openpyxl")
+
+
+def workbook(path: Path, *sheets: list[list[Any]], formats: dict[str, str] | None = None) -> Path:
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for rows in sheets:
+        sheet = book.create_sheet()
+        for row in rows:
+            sheet.append(row)
+        for cell, shape in (formats or {}).items():
+            sheet[cell].number_format = shape
+    book.save(path)
+    return path
+
+
+def test_cells_are_read_as_they_are_shown(tmp_path: Path) -> None:
+    values = ["007", 7, 7, 1.5, 0.1 + 0.2, 0.25, -3, datetime.date(2024, 1, 31), True, 1234567.5]
+    formats = {"A4": "000", "A5": "0.00", "A7": "0%", "A11": "#,##0.00"}
+    file = workbook(tmp_path / "a.xlsx", [["input", "output"], *([value, "x"] for value in values)], formats=formats)
+    assert [row["input"] for row in read_rows(file)] == [
+        *("007", "7", "007", "1.50", "0.3", "25%", "-3", "2024-01-31", "TRUE", "1,234,567.50")
+    ]
+
+
+def test_rows_of_a_workbook(tmp_path: Path) -> None:
+    rows = [["Wort", "Plural"], ["Hund", "Hunde"], ["Katze", "Katzen"], ["Maus", None]]
+    file = workbook(tmp_path / "a.xlsx", rows, [])
+    task = read_problem_file(file, form=TableForm(input_column="Wort", output_column="Plural")).tasks[0]
+    assert (task.problem, task.answer, len(task.demonstrations)) == ("Maus", None, 2)
+    assert len(load_few_shot_file(workbook(tmp_path / "b.xlsx", rows[:3]), "Wort", "Plural", demonstrations=1)) == 1
+
+
+def test_workbooks_that_are_refused(tmp_path: Path) -> None:
+    rows = [["input", "output"], ["a", 1.5]]
+    with pytest.raises(DataError, match=r"several sheets with content: 'Sheet', 'Sheet1'\. Export"):
+        read_rows(workbook(tmp_path / "a.xlsx", rows, rows))
+    with pytest.raises(DataError, match=r"cell B2: 1\.5 is shown in the format '0\.0E\+00'.*as text"):
+        read_rows(workbook(tmp_path / "b.xlsx", rows, formats={"B2": "0.0E+00"}))
+    for content in (b"", b"PK\x03\x04" + b"\0" * 40, _zip({"x": b"y"}), _zip({"[Content_Types].xml": b"<a"})):
+        (tmp_path / "c.xlsx").write_bytes(content)
+        with pytest.raises(DataError, match=r"c\.xlsx.* could not be read as a workbook.*Export it as CSV"):
+            read_rows(tmp_path / "c.xlsx")
+
+
+def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "a.xlsx").write_bytes(_zip({f"{n}": b"\0" * 50_000_000 for n in range(5)}))
+    with pytest.raises(DataError, match="unpacks to 250,000,000 bytes; at most"):
+        read_rows(tmp_path / "a.xlsx")
+
+
+def _zip(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in files.items():
+            packed.writestr(name, content)
+    return stream.getvalue()
