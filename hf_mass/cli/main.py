@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from hf_mass import __version__
 from hf_mass.cli import commands
-from hf_mass.errors import HFMassError
+from hf_mass.errors import ConfigError, HFMassError
 
 
 class Group(TyperGroup):
@@ -30,6 +30,7 @@ class Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Runs the command."""
         try:
+            require_one_process()
             return super().invoke(ctx)
         except BrokenPipeError:  # `hf-mass ... | head`: the reader has had enough
             raise
@@ -41,6 +42,19 @@ class Group(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("hf-mass: stopped", err=True)
             raise typer.Exit(130) from None
+
+
+def require_one_process() -> None:
+    """Checks that this is not one of several processes that a launcher started, of which each would do everything.
+
+    Raises:
+        ConfigError: If it is.
+    """
+    if (count := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise ConfigError(
+            f"WORLD_SIZE is {count}: a launcher started several processes, and each would do all of the work and write "
+            "the same files. Start hf-mass by itself; accelerate launch is for scripts with a trainer."
+        )
 
 
 def _version(wanted: bool) -> None:

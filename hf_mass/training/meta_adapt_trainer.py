@@ -17,8 +17,8 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import LoraConfig, PeftConfig, PeftModel
-from torch.utils.data import Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl
+from trl.trainer.utils import RepeatSampler
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.binding import clear_target_errors, deterministic
@@ -353,7 +353,7 @@ class MetaAdaptTrainer(PublishingTrainer):
         passes = self.args.steps_per_generation * self.num_iterations  # of the model, for what was generated once
         return math.lcm(passes, self.args.gradient_accumulation_steps) // self.args.gradient_accumulation_steps
 
-    def _get_train_sampler(self, dataset: Dataset | None = None) -> Sampler[int]:
+    def _get_train_sampler(self, dataset: Any = None) -> RepeatSampler:
         """TRL's, which a resumed run takes up where it stood."""
         of = super()._get_train_sampler(dataset)
         return ResumedSampler(

@@ -183,9 +183,10 @@ class TTTTrainer(AdapterTrainer):
             )
         store = self._store(adapt, several)
         store.begin(resume)
-        results = {n: r for n, t in enumerate(several) if (r := store.finished(t) if resume else None) is not None}
+        here = {n: r for n, t in enumerate(several) if (r := store.finished(t) if resume else None) is not None}
+        # All go by what any of them found, and have looked before the first one saves: else they would do other tasks.
+        results = dict(gather_object(list(here.items())))
         todo = [n for n in range(len(several)) if n not in results]
-        self.accelerator.wait_for_everyone()  # all have looked before the first one saves
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         alone = self.args.objective == "grpo" and adapt  # whose training takes all processes together
         one_for_all = self._session().adapt(several) if adapt and self.args.adapters == "shared" and todo else None

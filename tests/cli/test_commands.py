@@ -445,3 +445,12 @@ def test_threads_are_few_for_a_small_model(puzzle: Path) -> None:
 
 def test_a_small_model_is_what_ships() -> None:
     assert load("grids-base").size < solving.SMALL
+
+
+@pytest.mark.parametrize("name", ["solve", "evaluate", "adapt"])
+def test_several_processes_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would do all of the work and write the same files."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(name, "grids", code=1).stderr.startswith("hf-mass: WORLD_SIZE is 2:")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    run(name, "--help")
