@@ -68,6 +68,9 @@ class RowLoss(Protocol):
     ) -> Curvature:
         """Second derivatives of Σ c_r ℓ_r over the rows given (see `hf_mass.core.second_order`)."""
 
+    def require_second_order(self, params: Tree) -> None:
+        """Raises UnsupportedModelError if the values, differentiated twice, would lack terms; `curvature` asks too."""
+
 
 class OuterGradient(NamedTuple):
     """The first derivatives of an outer loss.

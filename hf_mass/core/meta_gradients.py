@@ -105,6 +105,8 @@ def unrolled_rule(
     weights = trajectory.weights.clone().requires_grad_()
     start = trees.leaves(trajectory.states[0])
     point, state = start, optimizer.init(start)
+    if trajectory.num_steps > 1 or start_gradient:
+        loss.require_second_order(start)
     for step in range(trajectory.num_steps):
         with loss.at_step(step).evaluate(point, rows, loss.row_task, second_order=True) as values:
             objective = (weights.to(values.dtype) * values).sum()

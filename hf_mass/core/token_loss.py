@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
-from weakref import WeakSet
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hf_mass.core import trees
 from hf_mass.core.dropout import LoraDropout
 from hf_mass.core.layer_sweep import checkpointed, swept_curvature
 from hf_mass.core.lora import LoraFunction
@@ -22,6 +22,7 @@ from hf_mass.core.losses import Curvature
 from hf_mass.core.memory import FAST, MemoryPlan
 from hf_mass.core.meter import count_pass
 from hf_mass.core.second_order import double_backward
+from hf_mass.core.symmetry import TOKENS, require_second_order
 from hf_mass.core.trees import Tree
 from hf_mass.errors import DataError, UnsupportedModelError
 
@@ -224,19 +225,29 @@ class TokenLoss:
         self, params: Tree, rows: Tensor, coefficients: Tensor, direction: Tree, also: Sequence[Tensor] = ()
     ) -> Curvature:
         """Second derivatives over the rows given: of one layer at a time where the memory plan says so."""
-        checked = self.model in _TWICE_DIFFERENTIABLE
+        self.require_second_order(params)
         if not self.memory.checkpoint or also:
-            curvature = double_backward(self, params, rows, coefficients, direction, also, checked)
-        else:
-            positions = self.batch.select(rows).positions
-            layers = {layer: self.lora.leaves_of(layer) for layer in self.lora.layers}
+            return double_backward(self, params, rows, coefficients, direction, also, checked=True)
+        positions = self.batch.select(rows).positions
+        layers = {layer: self.lora.leaves_of(layer) for layer in self.lora.layers}
 
-            def at(leaves: Tree, row_task: Tensor) -> AbstractContextManager[None]:
-                return self._applied(leaves, rows, row_task, positions, True, incomplete=True)
+        def at(leaves: Tree, row_task: Tensor) -> AbstractContextManager[None]:
+            return self._applied(leaves, rows, row_task, positions, True, incomplete=True)
 
-            curvature = swept_curvature(self, layers, at, params, rows, coefficients, direction, checked)
-        _TWICE_DIFFERENTIABLE.add(self.model)
-        return curvature
+        return swept_curvature(self, layers, at, params, rows, coefficients, direction, checked=True)
+
+    def require_second_order(self, params: Tree) -> None:
+        """Refuse a model that would leave second-order terms out (see `hf_mass.core.symmetry`)."""
+        ids = self.batch.input_ids[self.batch.attention_mask.bool()]
+        ids = ids.repeat(-(-TOKENS // ids.numel()))[None, :TOKENS]
+        row = torch.zeros(1, dtype=torch.long, device=ids.device)
+        piece = TokenLoss(self.model, self.lora, TokenBatch(ids, torch.ones_like(ids), ids, row))
+
+        def evaluate(leaves: Tree) -> AbstractContextManager[Tensor]:
+            return piece.evaluate(leaves, row, row, second_order=True)
+
+        one_task = trees.tree_map(lambda x: x[:1], params)
+        require_second_order(self.model, self.lora, one_task, evaluate)
 
     @contextmanager
     def _applied(
@@ -290,5 +301,3 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
 
 
 _TWICE = ("sdpa", "eager", None)
-# Models whose operations were found twice differentiable: the search for those that are not is done once.
-_TWICE_DIFFERENTIABLE: WeakSet[nn.Module] = WeakSet()
