@@ -110,13 +110,15 @@ def unrolled_rule(
     for step in range(trajectory.num_steps):
         with loss.at_step(step).evaluate(point, rows, loss.row_task, second_order=True) as values:
             objective = (weights.to(values.dtype) * values).sum()
-            gradient = torch.autograd.grad(objective, list(point.values()), create_graph=True)
+            gradient = torch.autograd.grad(
+                objective, list(point.values()), create_graph=True, allow_unused=True, materialize_grads=True
+            )
         point, state = optimizer.update(point, dict(zip(point, gradient, strict=True)), state, step)
     wanted = [weights, *start.values()] if start_gradient else [weights]
     value = outer.value(point)
     require_second_derivatives(value)
     try:
-        derivatives = torch.autograd.grad(value, wanted)
+        derivatives = torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True)
     except CheckpointError as error:
         raise UnsupportedModelError(
             'meta_gradient="unrolled" does not work with activation checkpointing. Put the model in evaluation '

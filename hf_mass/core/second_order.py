@@ -59,7 +59,9 @@ def double_backward(
     factors = coefficients.detach().clone().requires_grad_()
     with refusing(), loss.evaluate(point, rows, subset.local, second_order=True) as values:
         objective = (factors.to(values.dtype) * values).sum()
-        first = torch.autograd.grad(objective, list(point.values()), create_graph=True)
+        first = torch.autograd.grad(
+            objective, list(point.values()), create_graph=True, allow_unused=True, materialize_grads=True
+        )
         slope = inner_product(first, [direction[name] for name in point])
         if not checked:
             require_second_derivatives(slope)
