@@ -22,6 +22,7 @@ from trl.trainer.utils import RepeatSampler
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.binding import clear_target_errors, deterministic
+from hf_mass.lm.prefix import require_no_state
 from hf_mass.methods.mass_card import mass_card
 from hf_mass.methods.mass_files import write_config
 from hf_mass.methods.mass_model import GENERATOR, MassModel
@@ -64,6 +65,7 @@ class MetaAdaptTrainer(PublishingTrainer):
         ConfigError: If a setting or LoRA targets are wrong.
         VerifierError: If a verifier is unknown.
         DataError: If columns or values are missing, or a task lacks what `args.outer_loss` needs.
+        UnsupportedModelError: If the model keeps a state, which padding in front of prompts would spoil.
     """
 
     _tag_names: ClassVar[list[str]] = ["trl", "hf_mass", "mass"]
@@ -128,6 +130,7 @@ class MetaAdaptTrainer(PublishingTrainer):
             self.train_dataset: Dataset = self.train_dataset.select(numbers)
 
     def _check_adapter(self) -> None:
+        require_no_state(self.model)
         if GENERATOR not in self.model.peft_config:
             raise ConfigError(
                 f"The PEFT model has adapters {sorted(self.model.peft_config)}; the generator's must be called "

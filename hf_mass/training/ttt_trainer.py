@@ -34,6 +34,7 @@ from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.binding import clear_target_errors, deterministic
 from hf_mass.lm.few_shot_encoding import tokens_up_to
 from hf_mass.lm.language_model import LanguageModel, lora_config
+from hf_mass.lm.prefix import require_no_state
 from hf_mass.methods.base import Adaptation
 from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.guard import Guard
@@ -108,6 +109,7 @@ class TTTTrainer(AdapterTrainer):
         )
         self.method = Guard(TTT(args.settings())) if args.guard else TTT(args.settings())
         if args.objective == "grpo":
+            require_no_state(self.model)
             self.method = Reinforcement(args.settings(), args.ttt_reward, self._reinforce)
         self._start = tree_map(torch.clone, self.lm.starting_lora().start(1))
 
