@@ -16,6 +16,8 @@ from hf_mass import __version__
 from hf_mass.cli import commands
 from hf_mass.errors import ConfigError, HFMassError
 
+PROXIES = ("all_proxy", "ALL_PROXY", "https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY")
+
 
 class Group(TyperGroup):
     """Turns the errors of every command into a line and an exit code."""
@@ -38,6 +40,16 @@ class Group(TyperGroup):
             if ctx.params.get("debug"):
                 raise
             typer.echo(f"hf-mass: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(1) from error
+        except ImportError as error:
+            if "socksio" not in str(error) or ctx.params.get("debug"):
+                raise
+            name = next((name for name in PROXIES if os.environ.get(name, "").startswith("socks")), "the proxy")
+            typer.echo(
+                f"hf-mass: {name} is {os.environ.get(name, 'a SOCKS proxy')}, which needs the package socksio. Install "
+                "it (`pip install httpx[socks]`), or unset the variable.",
+                err=True,
+            )
             raise typer.Exit(1) from error
         except KeyboardInterrupt:
             typer.echo("hf-mass: stopped", err=True)

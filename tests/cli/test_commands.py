@@ -454,3 +454,13 @@ def test_several_processes_are_refused(name: str, monkeypatch: pytest.MonkeyPatc
     assert run(name, "grids", code=1).stderr.startswith("hf-mass: WORLD_SIZE is 2:")
     monkeypatch.setenv("WORLD_SIZE", "1")
     run(name, "--help")
+
+
+def test_a_proxy_that_cannot_be_used_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def launch(**settings: Any) -> None:
+        raise ImportError("Using SOCKS proxy, but the 'socksio' package is not installed.")
+
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    monkeypatch.setattr("hf_mass.app.app.launch", launch)
+    said = run("demo", code=1).stderr
+    assert said.startswith("hf-mass: all_proxy is socks5://127.0.0.1:9, which needs the package socksio.")
