@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from hf_mass.core.meter import count_pass
 from hf_mass.core.second_order import double_backward
 from hf_mass.core.symmetry import TOKENS, require_second_order
 from hf_mass.core.trees import Tree
-from hf_mass.errors import DataError, UnsupportedModelError
+from hf_mass.errors import DataError, ModelWarning, UnsupportedModelError
 
 IGNORED = -100
 
@@ -221,6 +222,13 @@ class TokenLoss:
     ) -> Curvature:
         """Second derivatives over the rows given: of one layer at a time where the memory plan says so."""
         self.require_second_order(params)
+        if self.memory.checkpoint and also:
+            warnings.warn(
+                'inner_memory is "lean", but a second-order pass of solve_gradient="full" keeps the whole graph of its '
+                'rows. Use solve_gradient="direct", or a small inner_microbatch where memory is short.',
+                ModelWarning,
+                stacklevel=2,
+            )
         if not self.memory.checkpoint or also:
             return double_backward(self, params, rows, coefficients, direction, also, checked=True)
         positions = self.batch.select(rows).positions
