@@ -16,27 +16,36 @@ from pathlib import Path
 
 ROWS = 150
 """Of one task."""
-FRUITS = "apple banana cherry grape lemon mango orange peach pear plum melon kiwi fig lime apricot".split()
-TOOLS = "hammer saw drill wrench pliers chisel shovel rake axe screwdriver ladder file level clamp spade".split()
-CLOTHES = "shirt sock coat glove scarf hat boot belt jacket dress skirt sweater sandal vest tie".split()
-VEHICLES = "car bus train truck bicycle boat plane tram ferry scooter van taxi tractor canoe wagon".split()
-INSTRUMENTS = "piano violin guitar drum flute trumpet harp cello organ clarinet tuba banjo oboe lute bell".split()
+
+
+def words(text: str) -> list[str]:
+    """A list that is written as one text."""
+    return text.split()
+
+
+FRUITS = words("apple banana cherry grape lemon mango orange peach pear plum melon kiwi fig lime apricot")
+TOOLS = words("hammer saw drill wrench pliers chisel shovel rake axe screwdriver ladder file level clamp spade")
+CLOTHES = words("shirt sock coat glove scarf hat boot belt jacket dress skirt sweater sandal vest tie")
+VEHICLES = words("car bus train truck bicycle boat plane tram ferry scooter van taxi tractor canoe wagon")
+INSTRUMENTS = words("piano violin guitar drum flute trumpet harp cello organ clarinet tuba banjo oboe lute bell")
 NOUNS = (*FRUITS, *TOOLS, *CLOTHES, *VEHICLES, *INSTRUMENTS)
-ADJECTIVES = (
+ADJECTIVES = words(
     "cold dark deep fast hard high kind long loud low new old poor rich short slow small soft strong sweet tall thick "
     "warm weak wild young bright cheap clean clear cool dull faint fair fine firm fresh full grand great green harsh "
     "late light mild narrow near neat odd pale plain proud quick quiet rough safe sharp smart smooth steep stiff"
-).split()
-VERBS = (
+)
+VERBS = words(
     "walk talk jump cook read write sing play wash clean open close build carry climb count draw drink eat fall fly "
-    "help hold jog kick laugh learn listen look make meet paint pull push rain ride run sail send sit sleep smile stand "
-    "start stop swim take teach think throw touch travel turn visit wait watch wear work bake call dance drive"
-).split()
-PEOPLE = "Anna Ben Clara David Emma Felix Greta Henry Ida Jonas Karla Leo Maria Nils Olga Paul Rosa Simon Tina Victor".split()
-PLACES = "Berlin Boston Cairo Delhi Dublin Geneva Lima London Madrid Milan Oslo Paris Prague Rome Seoul Tokyo".split()
-UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+    "help hold jog kick laugh learn listen look make meet paint pull push rain ride run sail send sit sleep smile "
+    "stand start stop swim take teach think throw touch travel turn visit wait watch wear work bake call dance drive"
+)
+PEOPLE = words(
+    "Anna Ben Clara David Emma Felix Greta Henry Ida Jonas Karla Leo Maria Nils Olga Paul Rosa Simon Tina Victor"
+)
+PLACES = words("Berlin Boston Cairo Delhi Dublin Geneva Lima London Madrid Milan Oslo Paris Prague Rome Seoul Tokyo")
+UNITS = words("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen")
 TEENS = [*UNITS, "seventeen", "eighteen", "nineteen"]
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+TENS = words("twenty thirty forty fifty sixty seventy eighty ninety")
 Draw = Callable[[random.Random], tuple[str, str]]
 
 
@@ -65,8 +74,8 @@ def place_of(count: int, place: int) -> Draw:
     """The word at a place of a list of so many."""
 
     def draw(rng: random.Random) -> tuple[str, str]:
-        words = rng.sample(NOUNS, count)
-        return ", ".join(words), words[place]
+        listed = rng.sample(NOUNS, count)
+        return ", ".join(listed), listed[place]
 
     return draw
 
@@ -76,9 +85,9 @@ def odd_one(kind: list[str], other: list[str], count: int) -> Draw:
 
     def draw(rng: random.Random) -> tuple[str, str]:
         right = rng.choice(kind)
-        words = [right, *rng.sample(other, count - 1)]
-        rng.shuffle(words)
-        return ", ".join(words), right
+        listed = [right, *rng.sample(other, count - 1)]
+        rng.shuffle(listed)
+        return ", ".join(listed), right
 
     return draw
 
@@ -110,11 +119,11 @@ def from_sentence(part: int) -> Draw:
     return draw
 
 
-def of(words: list[str], rule: Callable[[str], str]) -> Draw:
+def of(listed: list[str], rule: Callable[[str], str]) -> Draw:
     """A word and what a rule makes of it."""
 
     def draw(rng: random.Random) -> tuple[str, str]:
-        word = rng.choice(words)
+        word = rng.choice(listed)
         return word, rule(word)
 
     return draw
@@ -127,10 +136,10 @@ def swapped(rng: random.Random) -> tuple[str, str]:
 
 def longest(rng: random.Random) -> tuple[str, str]:
     while True:
-        words = rng.sample(NOUNS, 3)
-        lengths = sorted(map(len, words))
+        listed = rng.sample(NOUNS, 3)
+        lengths = sorted(map(len, listed))
         if lengths[-1] > lengths[-2]:
-            return ", ".join(words), max(words, key=len)
+            return ", ".join(listed), max(listed, key=len)
 
 
 def number_in_words(rng: random.Random) -> tuple[str, str]:

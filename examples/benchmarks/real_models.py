@@ -30,7 +30,7 @@ from hf_mass.engine.session import Session
 from hf_mass.methods.base import Adaptation, Answer, Cost
 from hf_mass.methods.guard import Guard
 from hf_mass.methods.sequence import TTTThenMASS
-from hf_mass.methods.ttt_settings import ASKED_ONCE
+from hf_mass.methods.ttt_settings import ASKED_ONCE, TTT_PRESETS
 from paths import DATA, RESULTS
 
 LONGEST = 300
@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(report(Outcomes(file), arguments.output))
         return
     about = {"model": Path(arguments.model).name, "dtype": arguments.dtype, "shots": arguments.shots}
-    about |= {"queries": arguments.queries, "set": arguments.set}
+    about |= {"queries": arguments.queries, "set": arguments.set, "preset": TTT_PRESETS["text"]}
     about["command"] = "python -m benchmarks.real_models --model <folder>"
     outcomes, settings = Outcomes(file, about), {**ASKED_ONCE, **arguments.set}
     lm = hf_mass.load(arguments.model, dtype=getattr(torch, arguments.dtype))

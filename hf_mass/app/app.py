@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import socket
 import tempfile
@@ -168,6 +169,7 @@ def launch(
     if all(each.size < SMALL for each in workshop.models.values()):
         torch.set_num_threads(1)  # one thread is faster than several, and visitors have the others
     page = build(workshop, sessions)
+    _reach_directly(host or "127.0.0.1")
     page.queue(max_size=QUEUE, default_concurrency_limit=8)
     page.launch(
         server_name=host,
@@ -183,6 +185,14 @@ def launch(
         ssr_mode=False,
     )
     return page
+
+
+def _reach_directly(host: str) -> None:
+    """Keep the page's own address from a proxy: Gradio asks it whether it is there before it goes on."""
+    for name in ("no_proxy", "NO_PROXY"):
+        known = [part for part in os.environ.get(name, "").split(",") if part]
+        own = [each for each in dict.fromkeys((host, "localhost", "127.0.0.1")) if each not in known]
+        os.environ[name] = ",".join([*known, *own])
 
 
 def _require_free(host: str, port: int) -> None:

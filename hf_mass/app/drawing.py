@@ -221,7 +221,7 @@ def gains_html(entries: Sequence[GuardEntry]) -> str:
         )
     return (
         '<p class="hm-muted">Left-out gain, nats a token: how much likelier training on half of the examples makes the '
-        "answers of the other half, with its standard error. Where none is above 0, or fewer are right, the model "
+        "answers of the other half, with its standard error. Where none is above 0 and no more are right, the model "
         'stays as it is.</p><div class="hm-scroll" '
         f'role="region" aria-label="left-out gains" tabindex="0"><table class="hm-gains">{rows}</table></div>'
     )

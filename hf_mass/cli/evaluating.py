@@ -28,6 +28,7 @@ from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import ResultRow, ResultTable
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.registry import METHODS
+from hf_mass.methods.ttt import sharing_data
 from hf_mass.store.card import without_tokens
 from hf_mass.store.markdown import markdown_table
 from hf_mass.tasks.reading import TaskSet
@@ -75,7 +76,8 @@ def evaluate_methods(
         )
         outcomes = comparison.run(seeds)
     table = build_table(tasks, lm, comparison.rows, outcomes, seeds, without_tokens(command), {**settings, **sizes})
-    notes = [*differences(comparison.rows, outcomes), *remarks(comparison.rows, outcomes)]
+    notes = [*differences(comparison.rows, outcomes, sets_of(tasks)), *remarks(comparison.rows, outcomes)]
+    notes += interval_note(tasks)
     paths = [] if output is None else write_report(output, table, notes, by_domain(comparison.rows, outcomes))
     show(table, notes, paths, as_json)
 
@@ -124,6 +126,25 @@ def results(outcomes: Sequence[Sequence[Mapping[str, Any]]]) -> np.ndarray:
     return np.array([[row["right"] for row in rows] for rows in outcomes])
 
 
+def sets_of(tasks: TaskSet) -> list[int]:
+    """For each task the number of its set of demonstrations: the inputs of one puzzle are no independent draws."""
+    numbers = [0] * len(tasks.tasks)
+    for number, members in enumerate(sharing_data(tasks.tasks)):
+        for member in members:
+            numbers[member] = number
+    return numbers
+
+
+def interval_note(tasks: TaskSet) -> list[str]:
+    """What the intervals speak of, where that is not each task by itself."""
+    sets = len(set(sets_of(tasks)))
+    if sets == len(tasks.tasks):
+        return []
+    if sets == 1:
+        return ["intervals: over the questions of this one set of examples, not over other examples"]
+    return [f"intervals: over {sets} sets of examples, whose questions are drawn together"]
+
+
 def build_table(
     tasks: TaskSet,
     lm: LanguageModel,
@@ -137,7 +158,7 @@ def build_table(
     lines = []
     for name, by_seed in outcomes.items():
         cost = mean_cost([row for some in by_seed for row in some])
-        accuracy = {tasks.name: mean_interval(results(by_seed))}
+        accuracy = {tasks.name: mean_interval(results(by_seed), clusters=sets_of(tasks))}
         lines.append(ResultRow(rows[name].label, accuracy, cost.sampled_tokens, cost.seconds))
     device = lm.device
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
@@ -153,12 +174,13 @@ def build_table(
     return ResultTable(f"{tasks.name}: {lm.name}", (tasks.name,), tuple(lines), meta)
 
 
-def differences(rows: Rows, outcomes: ByName) -> list[str]:
+def differences(rows: Rows, outcomes: ByName, clusters: Sequence[int]) -> list[str]:
     """Every row against its baseline, task by task."""
     lines = []
     for name, row in rows.items():
         if row.baseline is not None and row.baseline in rows and results(outcomes[name]).shape[1] > 1:
-            apart = paired_difference(results(outcomes[name]), results(outcomes[row.baseline]))
+            pair = results(outcomes[name]), results(outcomes[row.baseline])
+            apart = paired_difference(*pair, clusters=clusters)
             lines.append(f"{row.label} − {rows[row.baseline].label}: {apart}")
     return lines
 

@@ -16,7 +16,9 @@ from typer.core import TyperGroup
 from hf_mass import __version__
 from hf_mass.cli import commands
 from hf_mass.cli.streams import shown_warning, write_what_can_be_written
-from hf_mass.errors import HFMassError
+from hf_mass.errors import ConfigError, HFMassError
+
+PROXIES = ("all_proxy", "ALL_PROXY", "https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY")
 
 
 class Group(TyperGroup):
@@ -32,6 +34,7 @@ class Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Runs the command."""
         try:
+            require_one_process()
             return super().invoke(ctx)
         except BrokenPipeError:  # `hf-mass ... | head`: the reader has had enough
             raise
@@ -40,9 +43,32 @@ class Group(TyperGroup):
                 raise
             typer.echo(f"hf-mass: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(1) from error
+        except ImportError as error:
+            if "socksio" not in str(error) or ctx.params.get("debug"):
+                raise
+            name = next((name for name in PROXIES if os.environ.get(name, "").startswith("socks")), "the proxy")
+            typer.echo(
+                f"hf-mass: {name} is {os.environ.get(name, 'a SOCKS proxy')}, which needs the package socksio. Install "
+                "it (`pip install httpx[socks]`), or unset the variable.",
+                err=True,
+            )
+            raise typer.Exit(1) from error
         except KeyboardInterrupt:
             typer.echo("hf-mass: stopped", err=True)
             raise typer.Exit(130) from None
+
+
+def require_one_process() -> None:
+    """Checks that this is not one of several processes that a launcher started, of which each would do everything.
+
+    Raises:
+        ConfigError: If it is.
+    """
+    if (count := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise ConfigError(
+            f"WORLD_SIZE is {count}: a launcher started several processes, and each would do all of the work and write "
+            "the same files. Start hf-mass by itself; accelerate launch is for scripts with a trainer."
+        )
 
 
 def _version(wanted: bool) -> None:

@@ -8,10 +8,14 @@ and positions count from the first real token, so neither padding nor the other 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from hf_mass.errors import UnsupportedModelError
 
 _WORD = 0xFFFFFFFF  # 32 bits, held in int64
 
@@ -58,3 +62,35 @@ class LoraDropout:
         words = ((words ^ (words >> 15)) * 0x846CA68B) & _WORD
         keep = (words >> 8) >= int(self.probability * 2**24)
         return keep.float() / (1 - self.probability)
+
+
+@contextmanager
+def without_noise(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Refuse a forward pass within this context that draws random numbers: another pass would drop other entries.
+
+    Raises:
+        UnsupportedModelError: If one does, naming what may have drawn them. The random state is put back.
+    """
+    accelerator = [] if device.type in ("cpu", "meta") else [torch.get_device_module(device)]
+    before = torch.get_rng_state(), *(each.get_rng_state(device) for each in accelerator)
+    yield
+    after = torch.get_rng_state(), *(each.get_rng_state(device) for each in accelerator)
+    if all(map(torch.equal, before, after)):
+        return
+    torch.set_rng_state(before[0])
+    for each, state in zip(accelerator, before[1:], strict=True):
+        each.set_rng_state(state, device)
+    names = [name or type(model).__name__ for name, module in model.named_modules() if _drops(module)]
+    noisy = f"{names[0]} (one of {len(names)})" if names else type(model).__name__
+    raise UnsupportedModelError(
+        f"A forward pass drew random numbers, so no other pass is its like and gradients would be wrong: {noisy} has "
+        "dropout or other noise, and the model is "
+        + ("in training mode. Call model.eval() first." if model.training or names else "in evaluation mode.")
+        + " For dropout on the inner LoRA use inner_lora_dropout."
+    )
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a module is in training mode and says of a probability of dropping that it is above 0."""
+    values = {name: value for name, value in vars(module).items() if "drop" in name or isinstance(module, nn.Dropout)}
+    return module.training and any(isinstance(x, float) and 0 < x <= 1 for x in values.values())

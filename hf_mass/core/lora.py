@@ -10,6 +10,8 @@ Left out on purpose: DoRA, and sites that do not see [rows, length, features].
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 
 from hf_mass.core.dropout import LoraDropout
 from hf_mass.core.trees import Tree, num_tasks
-from hf_mass.errors import DataError, UnsupportedModelError
+from hf_mass.errors import DataError, ModelWarning, UnsupportedModelError
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class LoraFunction:
 
     def __init__(self, sites: Mapping[str, LoraSite], layers: Sequence[nn.Module] = ()) -> None:
         self.sites, self.layers = dict(sites), tuple(layers)
+        self.used: set[str] = set()  # sites that were ever called
+        self._told = False
 
     def leaves_of(self, layer: nn.Module) -> list[str]:
         """Names of the parameters that a layer uses."""
@@ -95,17 +99,47 @@ class LoraFunction:
         if only_once and torch.is_grad_enabled():
             update = _FreshUpdate.apply if self._is_fresh(params) else _OnceUpdate.apply
         with ExitStack() as stack:
+            if "torch._dynamo" in sys.modules:
+                # Compiled code does not know of hooks that came later, and cannot be differentiated twice.
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             for index, (name, site) in enumerate(self.sites.items()):
                 if site.a in params or not incomplete:
                     drop = partial(dropout.mask, index) if dropout else None
                     hook = _update_hook(name, site, params[site.a], params[site.b], row_task, chunks, drop, update)
                     stack.callback(site.module.register_forward_hook(hook).remove)
+                    if name not in self.used:
+                        note = partial(_note, self.used, name)
+                        stack.callback(site.module.register_forward_hook(note).remove)
             yield
+
+    def tell_unused(self) -> None:
+        """After a pass: warn, once, of sites that it did not call, whose updates change nothing.
+
+        Raises:
+            UnsupportedModelError: If it called none.
+        """
+        unused = [name for name in self.sites if name not in self.used]
+        if not unused or self._told:
+            return
+        sites = f"{len(unused)} of {len(self.sites)} LoRA sites were not called (first: {unused[0]})"
+        if not self.used:
+            raise UnsupportedModelError(f"{sites}: adapting would change nothing. Choose other target_modules.")
+        self._told = True
+        warnings.warn(
+            f"{sites}: the model reads their weights without calling them, or text does not reach them. Their updates "
+            "change nothing; leave them out of target_modules.",
+            ModelWarning,
+            stacklevel=2,
+        )
 
     def _is_fresh(self, params: Tree) -> bool:
         """Returns True if B is zero everywhere, as LoRA starts."""
         nonzero = [params[site.b].any() for site in self.sites.values() if site.b in params]
         return not bool(torch.stack(nonzero).any())  # one transfer from a device, not one for each site
+
+
+def _note(used: set[str], name: str, *_: Any) -> None:
+    used.add(name)
 
 
 def _chunk_tasks(row_task: Tensor, tasks: int) -> Tensor | None:

@@ -68,6 +68,9 @@ class RowLoss(Protocol):
     ) -> Curvature:
         """Second derivatives of Σ c_r ℓ_r over the rows given (see `hf_mass.core.second_order`)."""
 
+    def require_second_order(self, params: Tree) -> None:
+        """Raises UnsupportedModelError if the values, differentiated twice, would lack terms; `curvature` asks too."""
+
 
 class OuterGradient(NamedTuple):
     """The first derivatives of an outer loss.
@@ -252,7 +255,9 @@ def sample_gradients(loss: RowLoss, params: Tree) -> tuple[Tensor, Tree]:
         point = trees.leaves(trees.gather_tasks(params, loss.row_task[rows]))
         slots = torch.arange(rows.numel(), device=rows.device)
         with loss.evaluate(point, rows, slots, second_order=False) as chunk:
-            gradients = torch.autograd.grad(chunk.sum(), list(point.values()))
+            gradients = torch.autograd.grad(
+                chunk.sum(), list(point.values()), allow_unused=True, materialize_grads=True
+            )
         values[rows] = chunk.detach().to(values.dtype)
         chunks.append(dict(zip(point, gradients, strict=True)))
         order.append(rows)

@@ -105,16 +105,20 @@ def unrolled_rule(
     weights = trajectory.weights.clone().requires_grad_()
     start = trees.leaves(trajectory.states[0])
     point, state = start, optimizer.init(start)
+    if trajectory.num_steps > 1 or start_gradient:
+        loss.require_second_order(start)
     for step in range(trajectory.num_steps):
         with loss.at_step(step).evaluate(point, rows, loss.row_task, second_order=True) as values:
             objective = (weights.to(values.dtype) * values).sum()
-            gradient = torch.autograd.grad(objective, list(point.values()), create_graph=True)
+            gradient = torch.autograd.grad(
+                objective, list(point.values()), create_graph=True, allow_unused=True, materialize_grads=True
+            )
         point, state = optimizer.update(point, dict(zip(point, gradient, strict=True)), state, step)
     wanted = [weights, *start.values()] if start_gradient else [weights]
     value = outer.value(point)
     require_second_derivatives(value)
     try:
-        derivatives = torch.autograd.grad(value, wanted)
+        derivatives = torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True)
     except CheckpointError as error:
         raise UnsupportedModelError(
             'meta_gradient="unrolled" does not work with activation checkpointing. Put the model in evaluation '

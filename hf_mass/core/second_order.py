@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -58,7 +59,9 @@ def double_backward(
     factors = coefficients.detach().clone().requires_grad_()
     with refusing(), loss.evaluate(point, rows, subset.local, second_order=True) as values:
         objective = (factors.to(values.dtype) * values).sum()
-        first = torch.autograd.grad(objective, list(point.values()), create_graph=True)
+        first = torch.autograd.grad(
+            objective, list(point.values()), create_graph=True, allow_unused=True, materialize_grads=True
+        )
         slope = inner_product(first, [direction[name] for name in point])
         if not checked:
             require_second_derivatives(slope)
@@ -135,14 +138,20 @@ def require_second_derivatives(value: Tensor) -> None:
     Raises:
         UnsupportedModelError: If there is one.
     """
+    for node in graph_nodes(value):
+        if type(node).__name__ in ("Error", "DelayedError"):
+            raise UnsupportedModelError(f"{_NO_RULE} (a custom autograd.Function marked once_differentiable). {_CURE}")
+
+
+def graph_nodes(value: Tensor) -> Iterator[Any]:
+    """The operations that a value was made by, each once."""
     visited, open_nodes = set(), [value.grad_fn]
     while open_nodes:
         node = open_nodes.pop()
         if node is None or node in visited:
             continue
         visited.add(node)
-        if type(node).__name__ in ("Error", "DelayedError"):
-            raise UnsupportedModelError(f"{_NO_RULE} (a custom autograd.Function marked once_differentiable). {_CURE}")
+        yield node
         open_nodes.extend(successor for successor, _ in node.next_functions)
 
 

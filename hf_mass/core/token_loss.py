@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
-from weakref import WeakSet
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hf_mass.core.dropout import LoraDropout
+from hf_mass.core import trees
+from hf_mass.core.dropout import LoraDropout, without_noise
 from hf_mass.core.layer_sweep import checkpointed, swept_curvature
 from hf_mass.core.lora import LoraFunction
 from hf_mass.core.losses import Curvature
 from hf_mass.core.memory import FAST, MemoryPlan
 from hf_mass.core.meter import count_pass
 from hf_mass.core.second_order import double_backward
+from hf_mass.core.symmetry import TOKENS, require_second_order
 from hf_mass.core.trees import Tree
-from hf_mass.errors import DataError, UnsupportedModelError
+from hf_mass.errors import DataError, ModelWarning, UnsupportedModelError
 
 IGNORED = -100
 
@@ -32,9 +34,13 @@ IGNORED = -100
 class TokenBatch:
     """R padded sequences, each of one task.
 
+    Padding stands behind the text; sequences that are given with padding elsewhere are moved to the front. No token
+    then looks at padding, in no model: one with a recurrent state would count padding in front of the text, whatever
+    the attention mask says.
+
     Args:
         input_ids: [R, S] int64.
-        attention_mask: [R, S] int64, 0 on padding (either side).
+        attention_mask: [R, S] int64, 0 on padding.
         labels: [R, S] int64, the token itself where it is an answer token, −100 elsewhere.
         row_task: [R] int64 in [0, N).
     """
@@ -52,6 +58,10 @@ class TokenBatch:
                 f"{tuple(self.attention_mask.shape)} and labels {tuple(self.labels.shape)} must share one shape [R, S] "
                 f"and row_task {tuple(self.row_task.shape)} must be [R]."
             )
+        if (self.attention_mask.diff(dim=1) > 0).any():
+            order = self.attention_mask.argsort(dim=1, descending=True, stable=True)
+            for name in ("input_ids", "attention_mask", "labels"):
+                object.__setattr__(self, name, getattr(self, name).gather(1, order))
         empty = (self.labels[:, 1:] != IGNORED).sum(1) == 0
         if empty.any():
             raise DataError(
@@ -63,19 +73,9 @@ class TokenBatch:
         return self.input_ids.shape[0]
 
     @property
-    def right_padded(self) -> bool:
-        """Returns True if all padding lies behind the text, where no token looks: no attention mask is needed then."""
-        return bool(self.attention_mask[:, 0].all() and (self.attention_mask.diff(dim=1) <= 0).all())
-
-    @property
     def positions(self) -> Tensor:
-        """[R, S] int64, counted from each row's first real token, so the padding side does not matter.
-
-        On padding behind the text they go on: transformers takes positions that do not rise for packed sequences.
-        """
-        if self.right_padded:
-            return torch.arange(self.input_ids.shape[1], device=self.input_ids.device).expand(self.input_ids.shape)
-        return (self.attention_mask.cumsum(1) - 1).clamp(min=0)
+        """[R, S] int64."""
+        return torch.arange(self.input_ids.shape[1], device=self.input_ids.device).expand(self.input_ids.shape)
 
     def select(self, rows: Tensor) -> TokenBatch:
         """Some of the rows, cut to the columns that any of them uses."""
@@ -119,13 +119,9 @@ def token_log_probs(model: nn.Module, batch: TokenBatch, cut: bool = True) -> tu
 
     handle = head.register_forward_pre_hook(select) if isinstance(head, nn.Module) else None
     try:
-        logits = model(
-            input_ids=batch.input_ids,
-            # Without a mask attention is causal and takes the fast path of its kernel.
-            attention_mask=None if batch.right_padded else batch.attention_mask,
-            position_ids=batch.positions,
-            use_cache=False,
-        ).logits
+        with without_noise(model, batch.input_ids.device):
+            # No mask: padding stands behind the text, where no token looks, and attention takes its kernel's fast path.
+            logits = model(input_ids=batch.input_ids, use_cache=False).logits
     finally:
         if handle is not None:
             handle.remove()
@@ -217,6 +213,7 @@ class TokenLoss:
             if self.memory.checkpoint and not second_order:
                 stack.enter_context(checkpointed(self.lora.layers))
             log_probs, mask = token_log_probs(self.model, batch, self._head_is_plain)
+            self.lora.tell_unused()
             total = -log_probs.sum(1)
             yield total / mask.sum(1) if self.reduction == "mean" else total
 
@@ -224,19 +221,36 @@ class TokenLoss:
         self, params: Tree, rows: Tensor, coefficients: Tensor, direction: Tree, also: Sequence[Tensor] = ()
     ) -> Curvature:
         """Second derivatives over the rows given: of one layer at a time where the memory plan says so."""
-        checked = self.model in _TWICE_DIFFERENTIABLE
+        self.require_second_order(params)
+        if self.memory.checkpoint and also:
+            warnings.warn(
+                'inner_memory is "lean", but a second-order pass of solve_gradient="full" keeps the whole graph of its '
+                'rows. Use solve_gradient="direct", or a small inner_microbatch where memory is short.',
+                ModelWarning,
+                stacklevel=2,
+            )
         if not self.memory.checkpoint or also:
-            curvature = double_backward(self, params, rows, coefficients, direction, also, checked)
-        else:
-            positions = self.batch.select(rows).positions
-            layers = {layer: self.lora.leaves_of(layer) for layer in self.lora.layers}
+            return double_backward(self, params, rows, coefficients, direction, also, checked=True)
+        positions = self.batch.select(rows).positions
+        layers = {layer: self.lora.leaves_of(layer) for layer in self.lora.layers}
 
-            def at(leaves: Tree, row_task: Tensor) -> AbstractContextManager[None]:
-                return self._applied(leaves, rows, row_task, positions, True, incomplete=True)
+        def at(leaves: Tree, row_task: Tensor) -> AbstractContextManager[None]:
+            return self._applied(leaves, rows, row_task, positions, True, incomplete=True)
 
-            curvature = swept_curvature(self, layers, at, params, rows, coefficients, direction, checked)
-        _TWICE_DIFFERENTIABLE.add(self.model)
-        return curvature
+        return swept_curvature(self, layers, at, params, rows, coefficients, direction, checked=True)
+
+    def require_second_order(self, params: Tree) -> None:
+        """Refuse a model that would leave second-order terms out (see `hf_mass.core.symmetry`)."""
+        ids = self.batch.input_ids[self.batch.attention_mask.bool()]
+        ids = ids.repeat(-(-TOKENS // ids.numel()))[None, :TOKENS]
+        row = torch.zeros(1, dtype=torch.long, device=ids.device)
+        piece = TokenLoss(self.model, self.lora, TokenBatch(ids, torch.ones_like(ids), ids, row))
+
+        def evaluate(leaves: Tree) -> AbstractContextManager[Tensor]:
+            return piece.evaluate(leaves, row, row, second_order=True)
+
+        one_task = trees.tree_map(lambda x: x[:1], params)
+        require_second_order(self.model, self.lora, one_task, evaluate)
 
     @contextmanager
     def _applied(
@@ -252,6 +266,7 @@ class TokenLoss:
         if self.dropout is not None:
             dropout = replace(self.dropout, row_keys=self.dropout.row_keys[rows], positions=positions)
         with ExitStack() as stack:
+            stack.enter_context(recomputing_without_reentry(self.model))
             if second_order:
                 stack.enter_context(twice_differentiable(self.model))
             stack.enter_context(self.lora.applied(params, row_task, dropout, incomplete, not second_order))
@@ -261,6 +276,27 @@ class TokenLoss:
     def _head_is_plain(self) -> bool:
         head = getattr(self.model, "get_output_embeddings", lambda: None)()
         return all(site.module is not head for site in self.lora.sites.values())
+
+
+@contextmanager
+def recomputing_without_reentry(model: nn.Module) -> Iterator[None]:
+    """Within this context reentrant checkpointing is the other kind.
+
+    transformers' reentrant one gives no gradient to weights whose layer gets inputs without one, as behind a frozen
+    embedding, and refuses `torch.autograd.grad`.
+    """
+    key, swapped = "_gradient_checkpointing_func", dict[nn.Module, Any]()
+    try:
+        for module in model.modules():
+            function = vars(module).get(key)
+            if module.training and isinstance(function, partial) and function.keywords.get("use_reentrant", True):
+                swapped[module] = function
+                other = partial(function.func, *function.args, **{**function.keywords, "use_reentrant": False})
+                setattr(module, key, other)
+        yield
+    finally:
+        for module, function in swapped.items():
+            setattr(module, key, function)
 
 
 @contextmanager
@@ -290,5 +326,3 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
 
 
 _TWICE = ("sdpa", "eager", None)
-# Models whose operations were found twice differentiable: the search for those that are not is done once.
-_TWICE_DIFFERENTIABLE: WeakSet[nn.Module] = WeakSet()

@@ -18,13 +18,18 @@ both main terms are reproduced without bias. Since E[w_s²] = 2 / S² and E[v_t�
 With one seed nothing is known about other seeds: only tasks are resampled, and the interval speaks of that run alone.
 With two or three seeds the spread between them is known only roughly; `Interval.seeds` is there to be reported.
 
+**Clusters.** Test inputs of one puzzle, or queries of one benchmark task, share their demonstrations, and with them
+what makes them hard: they are no independent draws. Given their `clusters`, whole clusters are resampled in the place
+of tasks, C − 1 of C, and a replicate is Σ_sc w_s v_c R_sc / Σ_c v_c n_c with the sums R and sizes n of the clusters.
+With a single cluster nothing is known about others: tasks are resampled, and the interval speaks of that one alone.
+
 What is left out on purpose: corrections for many comparisons, and p-values. A difference between two methods on the
 same tasks belongs in `paired_difference`, which is much sharper than comparing two intervals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -76,14 +81,22 @@ class Interval:
             ) from error
 
 
-def mean_interval(results: ArrayLike, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+def mean_interval(
+    results: ArrayLike,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
     """Mean accuracy with an interval over tasks and, where there are several, seeds.
 
     Where every result is 0, every result is 1, or there is one task only, resampling always gives the same number back
-    and its interval would have no width; the Wilson interval for that many tasks is given instead.
+    and its interval would have no width; the Wilson interval for that many tasks (or clusters) is given instead.
 
     Args:
         results: Shape [seeds, tasks], or [tasks] for a single seed; values in [0, 1].
+        clusters: For each task what it belongs to, such as its puzzle; None for tasks drawn by themselves.
         confidence: Coverage aimed at, between 0 and 1.
         resamples: Number of bootstrap replicates.
         seed: Seed of the resampling.
@@ -92,21 +105,29 @@ def mean_interval(results: ArrayLike, *, confidence: float = 0.95, resamples: in
         The interval.
 
     Raises:
-        DataError: If the results are empty, not finite, outside [0, 1], or have another number of axes.
+        DataError: If the results are empty, not finite, outside [0, 1], or have another number of axes, or there are
+            not as many clusters.
         ConfigError: If `confidence` or `resamples` is out of range.
     """
     array = _as_results(results, "results")
     seeds, tasks = array.shape
+    sums, sizes = _clustered(array, clusters)
     mean = float(array.mean())
     if tasks == 1 or mean in (0.0, 1.0):
-        low, high = wilson_interval(mean * tasks, tasks, confidence=confidence)
+        low, high = wilson_interval(mean * len(sizes), len(sizes), confidence=confidence)
     else:
-        low, high = _bootstrap_ends(array, confidence, resamples, seed)
+        low, high = _bootstrap_ends(sums, sizes, confidence, resamples, seed)
     return Interval(mean, low, high, tasks, seeds)
 
 
 def paired_difference(
-    a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> Interval:
     """Mean of a − b, cell by cell, with the same bootstrap as `mean_interval`.
 
@@ -116,6 +137,7 @@ def paired_difference(
         a: Results of one method, shape [seeds, tasks] or [tasks].
         b: Results of the other on the same tasks in the same order. One of the two may have a single seed, which is
             then held against every seed of the other (a baseline in which nothing is random).
+        clusters: As in `mean_interval`.
         confidence: As in `mean_interval`.
         resamples: As in `mean_interval`.
         seed: As in `mean_interval`.
@@ -141,7 +163,7 @@ def paired_difference(
     if left.shape[1] < 2:
         raise DataError("paired_difference: there is 1 task; an interval needs at least 2.")
     difference = left - right
-    low, high = _bootstrap_ends(difference, confidence, resamples, seed)
+    low, high = _bootstrap_ends(*_clustered(difference, clusters), confidence, resamples, seed)
     return Interval(float(difference.mean()), low, high, difference.shape[1], difference.shape[0])
 
 
@@ -163,19 +185,37 @@ def wilson_interval(successes: float, n: int, *, confidence: float = 0.95) -> tu
     return low, high
 
 
-def _bootstrap_ends(array: FloatArray, confidence: float, resamples: int, seed: int) -> tuple[float, float]:
-    """Percentile interval of replicates of the mean of `array` [seeds, tasks]; see the module's docstring."""
+def _clustered(array: FloatArray, clusters: Sequence[Hashable] | None) -> tuple[FloatArray, FloatArray]:
+    """(sums [seeds, C], sizes [C]) of C clusters of tasks; each task by itself where there are none, or one."""
+    tasks = array.shape[1]
+    if clusters is not None and len(clusters) != tasks:
+        raise DataError(f"There are {len(clusters)} clusters for {tasks} tasks. Give one for each task.")
+    places: dict[Hashable, int] = {}
+    numbers = np.array([places.setdefault(each, len(places)) for each in clusters or ()], dtype=np.int64)
+    if len(places) < 2:
+        return array, np.ones(tasks)
+    sums = np.zeros((array.shape[0], len(places)))
+    np.add.at(sums.T, numbers, array.T)
+    return sums, np.bincount(numbers).astype(np.float64)
+
+
+def _bootstrap_ends(
+    sums: FloatArray, sizes: FloatArray, confidence: float, resamples: int, seed: int
+) -> tuple[float, float]:
+    """Percentile interval of replicates of the mean; sums [seeds, C] and sizes [C] of clusters, see the module's
+    docstring."""
     _check_confidence(confidence)
     if resamples < 100:
         raise ConfigError(f"resamples is {resamples}. Use at least 100; 2000 is the default.")
     rng = np.random.default_rng(seed)
-    seeds, tasks = array.shape
+    seeds, count_clusters = sums.shape
     replicates = np.empty(resamples)
-    block = max(1, _CHUNK_CELLS // tasks)
+    block = max(1, _CHUNK_CELLS // count_clusters)
     for start in range(0, resamples, block):
         count = min(block, resamples - start)
-        rows = _frequencies(rng, count, seeds) @ array  # [count, tasks]
-        replicates[start : start + count] = (rows * _frequencies(rng, count, tasks)).sum(axis=1)
+        rows = _frequencies(rng, count, seeds) @ sums  # [count, C]
+        drawn = _frequencies(rng, count, count_clusters)
+        replicates[start : start + count] = (rows * drawn).sum(axis=1) / (drawn @ sizes)
     tail = (1 - confidence) / 2
     low, high = np.quantile(replicates, [tail, 1 - tail])
     return float(low), float(high)

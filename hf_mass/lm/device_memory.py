@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import psutil
@@ -20,15 +23,50 @@ PROBED_TOKENS = 128  # a piece this long is enough to measure, and small beside 
 TRAINING_BYTES = 2**31
 """The graph of one pass of plain training on a CPU beyond which rows go one after another: time is the same, and they
 share the machine's memory with others."""
-_BYTES_PER_TOKEN: WeakKeyDictionary[LoraFunction, float] = WeakKeyDictionary()
+_GRAPH_BYTES: WeakKeyDictionary[LoraFunction, GraphBytes] = WeakKeyDictionary()
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that new tensors can have: of the GPU (what its allocator holds unused included), or of the machine."""
+    """Memory that new tensors can have: of the GPU (what its allocator holds unused included), or of the machine
+    and the container that it runs in."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(psutil.virtual_memory().available)
+    return min(int(psutil.virtual_memory().available), *container_memory())
+
+
+def container_memory(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
+    """What is left of each limit that this process's control groups and those above them have (Linux, v1 and v2).
+
+    Args:
+        groups: The file that names the process's groups.
+        root: Where they are mounted.
+    """
+    try:
+        lines = groups.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mount, (limit, usage, file) = (root / "memory", _V1) if controllers else (root, _V2)
+        within = Path(path.lstrip("/"))
+        for place in (mount / within, *(mount / parent for parent in within.parents)):  # a container sees its own only
+            try:
+                # Pages of files that were not used lately make room for others.
+                used = int((place / usage).read_text()) - _entry(place / "memory.stat", file)
+                yield max(0, int((place / limit).read_text()) - used)
+            except (OSError, ValueError):  # no such group here, or no limit ("max")
+                continue
+
+
+_V1 = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+_V2 = "memory.max", "memory.current", "inactive_file"
+
+
+def _entry(file: Path, name: str) -> int:
+    return next((int(line.split()[1]) for line in file.read_text().splitlines() if line.split()[0] == name), 0)
 
 
 def pass_bytes(device: torch.device) -> int | None:
@@ -40,20 +78,50 @@ def pass_bytes(device: torch.device) -> int | None:
     return 2**28 if device.type == "cpu" else None
 
 
-@torch.enable_grad()
-def graph_bytes_per_token(loss: TokenLoss, start: Tree) -> float:
-    """What a first-order pass keeps for its backward pass, per token, from one forward pass over a piece of a row.
+@dataclass(frozen=True)
+class GraphBytes:
+    """What a first-order pass keeps for its backward pass.
+
+    Args:
+        per_token: In proportion to a row's length.
+        per_pair: In proportion to its square, as attention that is not fused does.
+    """
+
+    per_token: float
+    per_pair: float
+
+    def row(self, length: int) -> int:
+        """That of one row of `length` tokens."""
+        return int(self.per_token * length + self.per_pair * length**2)
+
+
+def graph_bytes(loss: TokenLoss, start: Tree, second_order: bool = False) -> GraphBytes:
+    """Measured by forward passes over pieces of a row.
 
     Counted are the storages that autograd saves, each once; parameters and buffers of the model are not among them.
     Every token of the piece counts as an answer token, so the estimate errs on the safe side for rows with prompts.
-    What grows with the square of the length (attention that is not fused) is left out.
 
     Args:
         loss: The row losses.
         start: Parameters of one task, leaves [1, ...]; only their shapes matter.
+        second_order: With what takes the place of fused kernels in passes that are differentiated twice.
     """
     longest = loss.batch.attention_mask.sum(1).argmax()
-    ids = loss.batch.input_ids[longest][loss.batch.attention_mask[longest].bool()][:PROBED_TOKENS][None]
+    ids = loss.batch.input_ids[longest][loss.batch.attention_mask[longest].bool()]
+    ids = ids.repeat(-(-PROBED_TOKENS // ids.numel()))[None, :PROBED_TOKENS] if ids.numel() >= 4 else ids[None]
+    length = ids.shape[1]
+    whole = _saved_bytes(loss, start, ids, second_order)
+    if length < 4:
+        return GraphBytes(whole / length, 0.0)
+    quarter = length // 4
+    # The second difference leaves nothing of what is constant or grows with the length.
+    parts = [_saved_bytes(loss, start, ids[:, : times * quarter], second_order) for times in (1, 2, 4)]
+    per_pair = max(0.0, (parts[2] - 3 * parts[1] + 2 * parts[0]) / (6 * quarter**2))
+    return GraphBytes(max(0.0, whole / length - per_pair * length), per_pair)
+
+
+@torch.enable_grad()
+def _saved_bytes(loss: TokenLoss, start: Tree, ids: Tensor, second_order: bool) -> int:
     row = torch.zeros(1, dtype=torch.long, device=ids.device)
     piece = TokenBatch(ids, torch.ones_like(ids), ids, row)
     dropout = loss.dropout.probability if loss.dropout else 0.0
@@ -61,19 +129,21 @@ def graph_bytes_per_token(loss: TokenLoss, start: Tree) -> float:
     weights = [x for x in (*loss.model.parameters(), *loss.model.buffers()) if _has_storage(x)]
     of_model = {x.untyped_storage().data_ptr() for x in weights}
     sizes: dict[int, int] = {}
+    kept: list[Tensor] = []  # a storage that is freed would lend its address to the next
 
     def pack(tensor: Tensor) -> Tensor:
         if _has_storage(tensor) and (storage := tensor.untyped_storage()).data_ptr() not in of_model:
             sizes[storage.data_ptr()] = storage.nbytes()
+            kept.append(tensor)
         return tensor
 
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         # Ones, since a pass at B = 0 keeps less than the later ones do; the values do not matter here.
-        probe.evaluate(trees.leaves(trees.tree_map(torch.ones_like, start)), row, row, second_order=False),
+        probe.evaluate(trees.leaves(trees.tree_map(torch.ones_like, start)), row, row, second_order),
     ):
         pass
-    return sum(sizes.values()) / ids.numel()
+    return sum(sizes.values())
 
 
 def training_plan(loss: TokenLoss, start: Tree) -> MemoryPlan:
@@ -83,12 +153,12 @@ def training_plan(loss: TokenLoss, start: Tree) -> MemoryPlan:
         loss: The row losses.
         start: Parameters of one task, leaves [1, ...].
     """
-    if loss.lora not in _BYTES_PER_TOKEN:
+    if loss.lora not in _GRAPH_BYTES:
         with unmetered():
-            _BYTES_PER_TOKEN[loss.lora] = graph_bytes_per_token(loss, start)
+            _GRAPH_BYTES[loss.lora] = graph_bytes(loss, start)
     rows, length = loss.batch.input_ids.shape
     device = loss.batch.input_ids.device
-    row_bytes = int(_BYTES_PER_TOKEN[loss.lora] * length)
+    row_bytes = _GRAPH_BYTES[loss.lora].row(length)
     tree_bytes = sum(leaf[0].nbytes for leaf in start.values())
     enough = TRAINING_BYTES if device.type == "cpu" else None
     preference = "auto" if loss.lora.layers else "fast"

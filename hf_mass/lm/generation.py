@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, islice
 
 import torch
 from peft import PeftModel
@@ -27,9 +29,9 @@ from transformers import (
 )
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from hf_mass.core.meter import count_sampled
+from hf_mass.core.meter import count_sampled, unmetered
 from hf_mass.lm.encoding import pad_rows
-from hf_mass.lm.prefix import KEYWORD, Prefix
+from hf_mass.lm.prefix import KEYWORD, Prefix, keeps_state
 
 Watch = Callable[[list[list[int]], int], None]
 """Called with the tokens that each row has so far, and the most that it may have. An exception that it raises ends the
@@ -188,6 +190,8 @@ def complete(
         alike: Promise that all rows are answered by the same weights, so that what their prompts begin with is read
             once for all of them.
     """
+    if len(lengths := sorted(set(map(len, prompts)))) > 1 and keeps_state(model):
+        return _length_by_length(model, tokenizer, prompts, sampling, seeds, stop, lengths)
     device, watch = next(model.parameters()).device, _WATCH.get()
     prefix = Prefix.read(model, prompts, sampling.max_new_tokens) if alike else None
     ids, mask = pad_rows(prompts, tokenizer.pad_token_id, device, side="left", prefix=prefix.length if prefix else 0)
@@ -199,6 +203,8 @@ def complete(
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=sorted(ends),
         disable_compile=True,
+        # RWKV's state of several rows is another than that of each (transformers 5.24): read everything anew instead.
+        use_cache=model.config.get_text_config().model_type != "rwkv",
     )
     if stop is not None and tokenizer(stop, add_special_tokens=False)["input_ids"] not in [[end] for end in ends]:
         config.stop_strings = [stop]  # otherwise the end-of-sequence token does it
@@ -218,3 +224,35 @@ def complete(
         completions = [_without_last(row, tokenizer.pad_token_id) for row in completions]
     count_sampled(sum(map(len, completions)))
     return completions
+
+
+def _length_by_length(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    seeds: Sequence[int] | None,
+    stop: str | None,
+    lengths: Sequence[int],
+) -> list[list[int]]:
+    """`complete` without padding in front of a prompt, which a model that keeps a state would read as text.
+
+    All rows take part each time, since updates may be applied row by row; those of another length with what begins
+    their prompt, cut or repeated, and what they write then is thrown away.
+    """
+    done: list[list[int]] = [[] for _ in prompts]
+    watch = _WATCH.get()
+
+    def show(rows: list[list[int]], longest: int, own: Sequence[int]) -> None:
+        assert watch is not None
+        watch([rows[n] if n in own else done[n] for n in range(len(rows))], longest)
+
+    for length in lengths:
+        own = [n for n, prompt in enumerate(prompts) if len(prompt) == length]
+        equal = [list(islice(cycle(prompt), length)) for prompt in prompts]
+        with nullcontext() if watch is None else watching(partial(show, own=own)), unmetered():
+            written = complete(model, tokenizer, equal, sampling, seeds, stop)
+        for n in own:
+            done[n] = written[n]
+    count_sampled(sum(map(len, done)))
+    return done

@@ -12,6 +12,8 @@ from peft import PeftModel
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from hf_mass.errors import UnsupportedModelError
+
 KEYWORD = "cache" if tuple(map(int, version("transformers").split(".")[:2])) >= (5, 24) else "past_key_values"
 """What transformers calls the cache that it is handed."""
 SHORTEST = 32
@@ -47,7 +49,8 @@ class Prefix:
         columns = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
         length = min(sum(1 for _ in columns), min(map(len, prompts)) - 1)
         config = model.config.get_text_config()
-        if length < SHORTEST or not _remembers_everything(config, max(map(len, prompts)) + room):
+        within = _attends_to_everything(config, max(map(len, prompts)) + room)
+        if length < SHORTEST or keeps_state(model) or not within:
             return None
         cache = DynamicCache(config=config)
         ids = torch.tensor([list(prompts[0][:length])], device=next(model.parameters()).device)
@@ -61,10 +64,35 @@ class Prefix:
 _LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
-def _remembers_everything(config: object, length: int) -> bool:
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+_STATES = ("state_size", "ssm_state_size", "lru_width", "mamba_d_state", "conv_L_cache", "linear_conv_kernel_dim")
+
+
+def keeps_state(model: PreTrainedModel | PeftModel) -> bool:
+    """Whether a model carries a state from token to token (recurrent, or a convolution): it would read padding."""
+    config = model.config.get_text_config()
+    stateful = any(getattr(module, "_is_stateful", False) for module in model.modules())
+    layers = set(getattr(config, "layer_types", None) or _ATTENTION)
+    return stateful or not layers <= _ATTENTION or any(getattr(config, name, None) for name in _STATES)
+
+
+def require_no_state(model: PreTrainedModel | PeftModel) -> None:
+    """Refuse a model for a trainer of TRL, which pads prompts in front.
+
+    Raises:
+        UnsupportedModelError: If the model keeps a state.
+    """
+    if keeps_state(model):
+        kind = model.config.get_text_config().model_type
+        raise UnsupportedModelError(
+            f"A model of type {kind!r} keeps a state from token to token, and TRL pads prompts on the left, which gets "
+            "into it. Use a model with attention alone; `adapt`, `solve` and TTTTrainer's objective 'sft' do not pad "
+            "there."
+        )
+
+
+def _attends_to_everything(config: object, length: int) -> bool:
     """Whether every layer attends to everything before it, in sequences of this length."""
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    recurrent = any(hasattr(config, name) for name in ("state_size", "ssm_state_size", "lru_width", "mamba_d_state"))
-    within = not window or length < window
-    return layers <= {"full_attention", "sliding_attention"} and within and not recurrent
+    return layers <= {"full_attention", "sliding_attention"} and (not window or length < window)

@@ -15,11 +15,12 @@ CHANCE = 2
 def choose(entries: Sequence[GuardEntry], margin: float = 0.0) -> GuardEntry | None:
     """The entry to train by, or None for not adapting.
 
-    The default strength, with all of its steps, is taken unless left-out demonstrations speak against it: by a gain
-    that is more than a standard error below the margin, or by `CHANCE` answers fewer that are right. Where they do, the
-    entry with the largest gain is, of those that make left-out answers likelier and no fewer of them right. Another of
-    those takes the place of either where `CHANCE` answers more are right. Their likelihood alone cannot rank strengths:
-    it goes on rising where answers are right already, or will never be.
+    The default strength, with all of its steps, is taken unless left-out demonstrations speak against it both ways: by
+    a gain that is more than a standard error below the margin, and by no more answers that are right. Either of these
+    alone is mostly noise, since there are few answers and half of the demonstrations teach less than all. Where they
+    do, the entry with the largest gain is taken, of those that make left-out answers likelier and no fewer of them
+    right. Another of those takes the place of either where `CHANCE` answers more are right. Their likelihood alone
+    cannot rank strengths: it goes on rising where answers are right already, or will never be.
 
     Args:
         entries: What was measured, at least one.
@@ -36,7 +37,7 @@ def choose(entries: Sequence[GuardEntry], margin: float = 0.0) -> GuardEntry | N
 
 def harms(entry: GuardEntry, margin: float) -> bool:
     """Whether left-out demonstrations speak against a strength."""
-    return entry.gain + entry.error < margin or entry.right_before - entry.right >= CHANCE
+    return entry.gain + entry.error < margin and entry.right <= entry.right_before
 
 
 def is_default(entry: GuardEntry) -> bool:

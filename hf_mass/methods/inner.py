@@ -20,7 +20,7 @@ from hf_mass.core.trees import Tree
 from hf_mass.core.weights import attribution_weights, uniform_weights
 from hf_mass.errors import DataError
 from hf_mass.lm.binding import BoundLora, deterministic
-from hf_mass.lm.device_memory import free_bytes, graph_bytes_per_token, pass_bytes
+from hf_mass.lm.device_memory import GraphBytes, free_bytes, graph_bytes, pass_bytes
 from hf_mass.lm.encoding import Row, TextEncoder
 from hf_mass.lm.generation import Sampling, complete
 from hf_mass.methods.mass_settings import MassConfig
@@ -69,7 +69,7 @@ class InnerAdapter:
         moments = (loop.momentum, loop.betas, loop.epsilon, loop.weight_decay)
         self.inner_loop = InnerLoop(loop.steps, make_optimizer(loop.optimizer, loop.learning_rate, *moments))
         self.memory: MemoryPlan | None = None  # of the last pass planned
-        self._bytes_per_token: float | None = None
+        self._graph_bytes: GraphBytes | None = None
 
     @property
     def device(self) -> torch.device:
@@ -95,11 +95,11 @@ class InnerAdapter:
 
     def _plan(self, loss: TokenLoss, whole: bool) -> MemoryPlan:
         inner, start = self.config.inner, self.lora.start()
-        if self._bytes_per_token is None:
+        if self._graph_bytes is None:
             with deterministic(self.model), self.lora.inactive():
-                self._bytes_per_token = graph_bytes_per_token(loss, start)
+                self._graph_bytes = graph_bytes(loss, start, second_order=inner.steps > 1)
         rows, length = loss.batch.input_ids.shape
-        row_bytes = int(self._bytes_per_token * length)
+        row_bytes = self._graph_bytes.row(length)
         tree_bytes = sum(leaf[0].nbytes for leaf in start.values())
         preference = inner.memory if self.lora.function.layers or inner.memory == "lean" else "fast"
         free, enough = free_bytes(self.device), None if whole else pass_bytes(self.device)

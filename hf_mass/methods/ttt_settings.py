@@ -219,7 +219,7 @@ TTT_PRESETS: dict[str, dict[str, Any]] = {
         "lora_r": 16,
         "lora_alpha": 32,
         "max_examples": 40,
-        "max_grid_side": 64,  # strips are long
+        "max_grid_side": 128,  # strips are long: up to 93 cells in 1D-ARC
         "max_completion_length": 256,
         "predict_permutations": 2,
         "predict_recolour": True,
@@ -228,9 +228,9 @@ TTT_PRESETS: dict[str, dict[str, Any]] = {
     "text": {
         **_PLAIN,
         "max_examples": 20,
-        "learning_rate": 1e-3,
+        "learning_rate": 5e-4,
         "num_train_epochs": 1,
-        "per_device_train_batch_size": 5,
+        "per_device_train_batch_size": 2,
         "predict_permutations": 1,
     },
     "strings": {
@@ -243,5 +243,6 @@ TTT_PRESETS: dict[str, dict[str, Any]] = {
 }
 """The published settings for ARC (github.com/ekinakyurek/marc) and BIG-Bench Hard (github.com/adamzweiger/Fewshot-TTT),
 which tests/methods/test_ttt_presets.py compares one by one; those for texts that were chosen on a real model
-(examples/benchmarks/real_models.py, its tuning tasks); and those chosen for the bases that ship for grids and strings.
+(examples/benchmarks: the tuning tasks of real_models.py, and made_up_tasks.py); and those chosen for the bases that
+ship for grids and strings.
 """

@@ -1,25 +1,57 @@
-"""Telling a whole checkpoint from one that was cut off."""
+"""Resuming: telling a whole checkpoint from one that was cut off, and the order of tasks from where it stood."""
 
 from __future__ import annotations
 
 import json
 import re
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import torch
+from trl.trainer.utils import RepeatSampler
 
 from hf_mass.errors import CheckpointError
+from hf_mass.store.weights import read_weights
 
 TENSORS = ("adapter_model.safetensors", "inner/adapter_model.safetensors", "scorer/scorer.safetensors")
 VALUES = ("adapter_config.json", "inner/adapter_config.json", "scorer/scorer_config.json", "trainer_state.json")
 
 
-def problem_of(folder: str | Path) -> str | None:
+class ResumedSampler(RepeatSampler):
+    """TRL's order of prompts, which a resumed run takes up in the epoch that it is in.
+
+    TRL's sampler draws one epoch's order after the other from one generator, and starts anew in every run: resumed in
+    epoch k, it would give the order of the first. This one draws the orders of the epochs before first.
+
+    Args:
+        epoch: Whole epochs before the one that begins, asked when it does.
+        how: As TRL's.
+    """
+
+    def __init__(self, *how: Any, epoch: Callable[[], int], **named: Any) -> None:
+        super().__init__(*how, **named)
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle and self.seed is not None:
+            self.generator.manual_seed(self.seed)
+            for _ in range(self.epoch()):
+                torch.randperm(self.num_samples, generator=self.generator)
+        yield from super().__iter__()
+
+
+def problem_of(folder: str | Path, whole_steps: int = 1) -> str | None:
     """What is wrong with a checkpoint, or None if it is whole.
 
     trainer_state.json is the last file that the Trainer writes, so a checkpoint that has it was written to its end;
     what was cut off afterwards shows in each file's own structure.
+
+    Args:
+        folder: The checkpoint.
+        whole_steps: Optimizer steps that share what was generated once. It is not in a checkpoint, so one between
+            such steps could not be resumed from to the same end.
     """
     folder = Path(folder)
     for name in (*TENSORS, *VALUES):
@@ -27,10 +59,9 @@ def problem_of(folder: str | Path) -> str | None:
             return f"{name} is missing"
     for name in TENSORS:
         try:
-            with safe_open(folder / name, framework="pt") as file:
-                file.keys()
-        except (SafetensorError, OSError) as error:
-            return f"{name} is damaged ({error})"
+            read_weights(folder / name)
+        except CheckpointError as error:
+            return str(error).rstrip(".")
     for name in VALUES:
         try:
             json.loads((folder / name).read_text(encoding="utf-8"))
@@ -39,20 +70,26 @@ def problem_of(folder: str | Path) -> str | None:
     for path in sorted([*folder.glob("*.pt"), *folder.glob("*.pth")]):
         if not zipfile.is_zipfile(path):  # what torch.save writes; its directory stands at the end
             return f"{path.name} is damaged (its end is missing)"
+    step = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8")).get("global_step", 0)
+    if step % whole_steps:
+        return (
+            f"step {step} stands between steps that share their samples, which are not saved; choose save_steps so "
+            f"that it is a multiple of {whole_steps}"
+        )
     return None
 
 
-def require_whole(folder: str | Path) -> None:
-    """Checks that a checkpoint is whole.
+def require_whole(folder: str | Path, whole_steps: int = 1) -> None:
+    """Checks that a checkpoint is whole, see `problem_of`.
 
     Raises:
         CheckpointError: If it is not.
     """
-    if (problem := problem_of(folder)) is not None:
+    if (problem := problem_of(folder, whole_steps)) is not None:
         raise CheckpointError(f"Checkpoint {folder} is incomplete: {problem}. Resume from an earlier one.")
 
 
-def last_whole_checkpoint(output_dir: str | Path) -> str:
+def last_whole_checkpoint(output_dir: str | Path, whole_steps: int = 1) -> str:
     """The newest whole checkpoint-N of a run.
 
     Raises:
@@ -61,7 +98,7 @@ def last_whole_checkpoint(output_dir: str | Path) -> str:
     folder, problems = Path(output_dir), []
     names = [path.name for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     for name in sorted(names, key=lambda name: int(name.partition("-")[2]), reverse=True):
-        if (problem := problem_of(folder / name)) is None:
+        if (problem := problem_of(folder / name, whole_steps)) is None:
             return str(folder / name)
         problems.append(f"{name}: {problem}")
     reasons = "; ".join(problems) or "there is no checkpoint folder"

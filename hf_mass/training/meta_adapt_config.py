@@ -85,6 +85,12 @@ class MetaAdaptConfig(GRPOConfig):
             raise ConfigError(
                 "MetaAdaptConfig.fp16 is True; its loss scaling would not reach the scorer. Use bf16=True, or float32."
             )
+        if self.use_liger_kernel and (self.inner_steps > 1 or self.solve_gradient == "full"):
+            raise ConfigError(
+                f"MetaAdaptConfig.use_liger_kernel is True; such kernels lose second-order terms, which inner_steps="
+                f"{self.inner_steps} and solve_gradient={self.solve_gradient!r} need. Set use_liger_kernel=False, or "
+                "inner_steps=1 and solve_gradient='direct'."
+            )
         if getattr(self, "bf16", None) is None and not is_torch_bf16_gpu_available():
             self.bf16 = False  # TRL's default of True is refused by a machine without such an accelerator
         if self.outer_loss == "verifier" and self.num_solutions < 2:

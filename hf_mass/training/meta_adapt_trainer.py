@@ -8,6 +8,7 @@ gradient and the generator's adapter that of γ·L_solve.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -17,9 +18,11 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl
+from trl.trainer.utils import RepeatSampler
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.binding import clear_target_errors, deterministic
+from hf_mass.lm.prefix import require_no_state
 from hf_mass.methods.mass_card import mass_card
 from hf_mass.methods.mass_files import write_config
 from hf_mass.methods.mass_model import GENERATOR, MassModel
@@ -32,7 +35,7 @@ from hf_mass.tasks.sources import Columns, task_from_row, validate_tasks
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.verifiers import get_verifier
 from hf_mass.training.adaptation_eval import AdaptationEvalPrediction, evaluate_adaptation
-from hf_mass.training.checkpoints import last_whole_checkpoint, require_whole
+from hf_mass.training.checkpoints import ResumedSampler, last_whole_checkpoint, require_whole
 from hf_mass.training.meta_adapt_config import MetaAdaptConfig
 from hf_mass.training.outer import OuterLoop, OuterStep, trainable_parameters
 from hf_mass.training.publishing_trainer import PublishingTrainer
@@ -62,6 +65,7 @@ class MetaAdaptTrainer(PublishingTrainer):
         ConfigError: If a setting or LoRA targets are wrong.
         VerifierError: If a verifier is unknown.
         DataError: If columns or values are missing, or a task lacks what `args.outer_loss` needs.
+        UnsupportedModelError: If the model keeps a state, which padding in front of prompts would spoil.
     """
 
     _tag_names: ClassVar[list[str]] = ["trl", "hf_mass", "mass"]
@@ -126,6 +130,7 @@ class MetaAdaptTrainer(PublishingTrainer):
             self.train_dataset: Dataset = self.train_dataset.select(numbers)
 
     def _check_adapter(self) -> None:
+        require_no_state(self.model)
         if GENERATOR not in self.model.peft_config:
             raise ConfigError(
                 f"The PEFT model has adapters {sorted(self.model.peft_config)}; the generator's must be called "
@@ -341,10 +346,28 @@ class MetaAdaptTrainer(PublishingTrainer):
         if isinstance(resume_from_checkpoint, str) and resume_from_checkpoint.lower() in ("true", "false"):
             resume_from_checkpoint = resume_from_checkpoint.lower() == "true"  # as a command line spells it
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir, self._whole_steps())
         elif isinstance(resume_from_checkpoint, str | Path):
-            require_whole(resume_from_checkpoint)
+            require_whole(resume_from_checkpoint, self._whole_steps())
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _whole_steps(self) -> int:
+        """Optimizer steps after which new samples are due."""
+        passes = self.args.steps_per_generation * self.num_iterations  # of the model, for what was generated once
+        return math.lcm(passes, self.args.gradient_accumulation_steps) // self.args.gradient_accumulation_steps
+
+    def _get_train_sampler(self, dataset: Any = None) -> RepeatSampler:
+        """TRL's, which a resumed run takes up where it stood."""
+        of = super()._get_train_sampler(dataset)
+        return ResumedSampler(
+            of.data_source,
+            of.mini_repeat_count,
+            of.batch_size,
+            of.repeat_count,
+            of.shuffle,
+            of.seed,
+            epoch=lambda: int(self.state.epoch or 0),
+        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -19,16 +19,34 @@ from huggingface_hub import CommitInfo, run_as_future, upload_folder
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
 from trl import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
 
 from hf_mass.store.card import NOT_MEASURED, CardParts
 from hf_mass.store.hub_files import CARD_NAME, explained
 from hf_mass.store.publishing import publish
+from hf_mass.training.without_effect import require_some_steps, require_whole_model
 
 logger = logging.getLogger(__name__)
 
 
 class PublishingTrainer(GRPOTrainer):
-    """A `GRPOTrainer` that pushes what `save_published` writes, instead of its output folder."""
+    """A `GRPOTrainer` that pushes what `save_published` writes, instead of its output folder, and trains something.
+
+    Raises:
+        ConfigError: If the model would be sharded.
+        DataError: When it trains, if there are too few prompts for a step.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        require_whole_model(self.accelerator)
+
+    def _get_train_sampler(self, dataset: Any = None) -> RepeatSampler:
+        """TRL's sampler, where it has something to sample."""
+        sampler, args = super()._get_train_sampler(dataset), self.args
+        assert isinstance(sampler, RepeatSampler)
+        require_some_steps(sampler.num_samples, sampler.batch_size, args.generation_batch_size, args.num_generations)
+        return sampler
 
     def save_published(self, folder: Path) -> None:
         """Write the files that the repository shall hold."""

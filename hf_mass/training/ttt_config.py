@@ -15,6 +15,7 @@ from trl import GRPOConfig
 from hf_mass.errors import ConfigError
 from hf_mass.methods.settings import build, check, declares, flat, setting
 from hf_mass.methods.ttt_settings import TTTSettings, preset_values
+from hf_mass.training.without_effect import GRPO, SFT, refuse
 
 OBJECTIVES = ("sft", "grpo")
 REWARDS = ("exact_match", "majority")
@@ -79,8 +80,8 @@ class TTTConfig(GRPOConfig):
         check(self)
         if self.max_completion_length is None or self.max_completion_length < 1:
             raise ConfigError(f"TTTConfig.max_completion_length is {self.max_completion_length}; choose at least 1.")
-        self._check_sft()
-        if getattr(self, "bf16", None) is None and not is_torch_bf16_gpu_available():
+        self._check_objective()
+        if getattr(self, "bf16", None) is None and (self.objective == "sft" or not is_torch_bf16_gpu_available()):
             self.bf16 = False  # TRL's default of True is refused by a machine without such an accelerator
         self.settings()  # checks everything else by building it
         if getattr(self, "steps_per_generation", None) is None and self.generation_batch_size is None:
@@ -89,20 +90,17 @@ class TTTConfig(GRPOConfig):
             self.steps_per_generation = self.num_generations // share
         super().__post_init__()
 
-    def _check_sft(self) -> None:
+    def _check_objective(self) -> None:
         epochs, share = self.num_train_epochs, self.warmup_steps
         refused = {
             "num_train_epochs": (epochs != int(epochs), "takes whole passes"),
             "warmup_steps": (not 0 <= share < 1, "takes a share of the steps in [0, 1)"),
-            "gradient_accumulation_steps": (
-                self.gradient_accumulation_steps != 1,
-                "does not have that. Raise per_device_train_batch_size",
-            ),
-            "max_steps": (self.max_steps > 0, "counts num_train_epochs over max_examples"),
         }
         for name, (is_wrong, why) in refused.items() if self.objective == "sft" else ():
             if is_wrong:
                 raise ConfigError(f"TTTConfig.{name} is {getattr(self, name)}; objective='sft' {why}.")
+        without = SFT if self.objective == "sft" else GRPO
+        refuse(self, without, without, f"objective={self.objective!r}")
         if self.guard and self.objective != "sft":
             raise ConfigError(
                 f"TTTConfig.guard is True, and objective={self.objective!r} has no strengths to choose from. Use "
@@ -116,7 +114,10 @@ class TTTConfig(GRPOConfig):
         Raises:
             ConfigError: If there is no such preset or setting.
         """
-        return cls(**preset_values(name, {f.name for f in fields(cls)}, **changes))
+        values = preset_values(name, {f.name for f in fields(cls)}, **changes)
+        if changes.get("objective") == "grpo":  # a preset has settings for both
+            values = {key: value for key, value in values.items() if key not in GRPO or key in changes}
+        return cls(**values)
 
     def settings(self) -> TTTSettings:
         """The settings of one task's training and of answering, for the engine."""

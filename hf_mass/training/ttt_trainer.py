@@ -34,6 +34,7 @@ from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.binding import clear_target_errors, deterministic
 from hf_mass.lm.few_shot_encoding import tokens_up_to
 from hf_mass.lm.language_model import LanguageModel, lora_config
+from hf_mass.lm.prefix import require_no_state
 from hf_mass.methods.base import Adaptation
 from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.guard import Guard
@@ -108,6 +109,7 @@ class TTTTrainer(AdapterTrainer):
         )
         self.method = Guard(TTT(args.settings())) if args.guard else TTT(args.settings())
         if args.objective == "grpo":
+            require_no_state(self.model)
             self.method = Reinforcement(args.settings(), args.ttt_reward, self._reinforce)
         self._start = tree_map(torch.clone, self.lm.starting_lora().start(1))
 
@@ -183,9 +185,10 @@ class TTTTrainer(AdapterTrainer):
             )
         store = self._store(adapt, several)
         store.begin(resume)
-        results = {n: r for n, t in enumerate(several) if (r := store.finished(t) if resume else None) is not None}
+        here = {n: r for n, t in enumerate(several) if (r := store.finished(t) if resume else None) is not None}
+        # All go by what any of them found, and have looked before the first one saves: else they would do other tasks.
+        results = dict(gather_object(list(here.items())))
         todo = [n for n in range(len(several)) if n not in results]
-        self.accelerator.wait_for_everyone()  # all have looked before the first one saves
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         alone = self.args.objective == "grpo" and adapt  # whose training takes all processes together
         one_for_all = self._session().adapt(several) if adapt and self.args.adapters == "shared" and todo else None

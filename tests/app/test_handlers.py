@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import runpy
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import httpx
 import pytest
 import torch
 from app_fixtures import SPACE
@@ -24,6 +26,7 @@ from transformers import AutoModelForCausalLM
 
 from hf_mass.app import controls
 from hf_mass.app import workshop as module
+from hf_mass.app.app import _reach_directly
 from hf_mass.app.controls import AUTOMATIC, MOST, OPTIONS, chosen_settings, model_values
 from hf_mass.app.handlers import Handlers
 from hf_mass.app.visitors import Visitors
@@ -544,3 +547,15 @@ def test_left_out_gains_and_losses_of_trials_move_on_the_page(
     assert "answered by <strong>strings-base, 1.3M parameters, float32</strong>" in last[1]
     assert ("chosen" in last[2]) == adapted and "hm-error" not in last[0] and "Done in" in last[0]
     assert ("Left-out gain +" in last[0]) == adapted and ("not adapted: nothing is gained" in last[0]) != adapted
+
+
+@pytest.mark.parametrize("before", ["", "corp.example,localhost"])
+def test_the_page_reaches_itself_past_a_proxy(monkeypatch: pytest.MonkeyPatch, before: str) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, before)
+    _reach_directly("127.0.0.1")
+    with httpx.Client() as client:
+        paths = {str(pattern.pattern): transport for pattern, transport in client._mounts.items()}
+    assert paths["all://localhost"] is None and paths["all://127.0.0.1"] is None
+    assert os.environ["no_proxy"].startswith(before)

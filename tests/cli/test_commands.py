@@ -445,3 +445,22 @@ def test_threads_are_few_for_a_small_model(puzzle: Path) -> None:
 
 def test_a_small_model_is_what_ships() -> None:
     assert load("grids-base").size < solving.SMALL
+
+
+@pytest.mark.parametrize("name", ["solve", "evaluate", "adapt"])
+def test_several_processes_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would do all of the work and write the same files."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(name, "grids", code=1).stderr.startswith("hf-mass: WORLD_SIZE is 2:")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    run(name, "--help")
+
+
+def test_a_proxy_that_cannot_be_used_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def launch(**settings: Any) -> None:
+        raise ImportError("Using SOCKS proxy, but the 'socksio' package is not installed.")
+
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    monkeypatch.setattr("hf_mass.app.app.launch", launch)
+    said = run("demo", code=1).stderr
+    assert said.startswith("hf-mass: all_proxy is socks5://127.0.0.1:9, which needs the package socksio.")

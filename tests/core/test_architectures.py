@@ -1,8 +1,4 @@
-"""Exact everywhere: rules × memory plans × architectures × settings, against a graph unrolled by hand.
-
-The reference runs PEFT's own forward pass with the adapter active, one unpadded sequence at a time, and keeps the whole
-graph. Where transformers computes norms and angles in float32 the comparison stops near 1e-7, else near 1e-13.
-"""
+"""Exact everywhere: rules × memory plans × architectures × settings, against a graph unrolled by hand."""
 
 from __future__ import annotations
 
@@ -22,134 +18,31 @@ from tiny_models import (
     base_model,
     lora_config,
     lora_model,
-    random_batch,
     random_tree,
     randomise_lora,
     relative_error,
     tree_error,
 )
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import OPTConfig, OPTForCausalLM
+from unrolled import (
+    PLANS,
+    S,
+    batches,
+    model_of,
+    row_loss,
+    solve,
+    tolerance,
+    unroll,
+)
 
 from hf_mass.core import trees
-from hf_mass.core.inner_loop import InnerLoop
-from hf_mass.core.losses import WeightedLoss
-from hf_mass.core.memory import FAST, LEAN, MemoryPlan
-from hf_mass.core.meta_gradients import MetaGradient, get_rule
-from hf_mass.core.optimizers import make_optimizer
+from hf_mass.core.memory import FAST, LEAN
 from hf_mass.core.second_order import double_backward
-from hf_mass.core.token_loss import IGNORED, TokenBatch, TokenLoss
+from hf_mass.core.token_loss import TokenBatch, TokenLoss
 from hf_mass.core.trees import Tree
 from hf_mass.errors import UnsupportedModelError
 from hf_mass.lm.binding import BoundLora, decoder_layers
-
-PLANS = {
-    "fast": FAST,
-    "fast, two rows": MemoryPlan(microbatch=2),
-    "fast, no row gradients": MemoryPlan(keep_row_gradients=False),
-    "lean": LEAN,
-    "lean, no row gradients": MemoryPlan(checkpoint=True, keep_row_gradients=False),
-}
-WIDENED = ("llama", "qwen2", "gpt2", "qwen3", "mistral", "phi3")
-RATE = 0.2
-TASKS = [0, 1, 0, 1, 1]
-
-
-def tolerance(kind: str) -> float:
-    return 1e-9 if kind in WIDENED else 2e-5
-
-
-@functools.cache
-def model_of(kind: str) -> PeftModel:
-    return lora_model(kind)
-
-
-def batches(side: str = "right") -> tuple[TokenBatch, TokenBatch]:
-    generator = torch.Generator().manual_seed(3)
-    return random_batch(TASKS, generator, side), random_batch([1, 0, 1], generator, side)
-
-
-S = torch.tensor([0.9, 0.2, 0.6, 0.4, 0.0], dtype=torch.float64)
-C = torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64)
-
-
-def solve(
-    model: PeftModel,
-    plan: MemoryPlan,
-    side: str = "right",
-    steps: int = 2,
-    optimizer: str = "sgd",
-    rule: str = "adjoint",
-    start_gradient: bool = True,
-    rate: float = RATE,
-    dropout: float = 0.0,
-) -> tuple[Tree, MetaGradient]:
-    lora, (inner, outer) = BoundLora(model, "inner"), batches(side)
-    with lora.inactive():
-        start = lora.start(2)
-        loss = TokenLoss(model, lora.function, inner, memory=plan, dropout=dropout, seed=11)
-        judge = WeightedLoss(TokenLoss(model, lora.function, outer, memory=plan), C)
-        trajectory = InnerLoop(steps, make_optimizer(optimizer, rate)).run(loss, start, S.to(start_dtype(start)))
-        return trajectory.adapted, get_rule(rule)(trajectory, judge, start_gradient)
-
-
-def start_dtype(start: Tree) -> torch.dtype:
-    return next(iter(start.values())).dtype
-
-
-# -- the reference -----------------------------------------------------------------------------------------------------
-
-
-def row_loss(model: PeftModel, theta: Tree, batch: TokenBatch, row: int) -> Tensor:
-    real = batch.attention_mask[row].bool()
-    ids, labels = batch.input_ids[row][real], batch.labels[row][real]
-    logits = functional_call(model, theta, kwargs={"input_ids": ids[None], "use_cache": False}).logits[0]
-    answered = (labels[1:] != IGNORED).nonzero().flatten()
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return -functional.log_softmax(wide, -1)[answered, ids[answered + 1]].mean()
-
-
-def adamw(theta: Tree, slopes: Tree, moments: Tree, step: int) -> Tree:
-    """torch.optim.AdamW's formulas with its default betas and epsilon, no weight decay."""
-    moved = {}
-    for name, g in slopes.items():
-        moments["m" + name] = 0.9 * moments.get("m" + name, 0) + 0.1 * g
-        moments["v" + name] = 0.999 * moments.get("v" + name, 0) + 0.001 * g * g
-        root = (moments["v" + name] / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
-        moved[name] = theta[name] - RATE * moments["m" + name] / (1 - 0.9 ** (step + 1)) / root
-    return moved
-
-
-def unroll(model: PeftModel, side: str, steps: int, optimizer: str) -> tuple[Tree, Tensor, Tree]:
-    """(θ_K, ∂L/∂s, ∂L/∂θ_0)."""
-    inner, outer = batches(side)
-    names = [name for name, _ in model.named_parameters() if ".inner." in name]
-    own = dict(model.named_parameters())
-    adapted, attributions, starts = [], torch.zeros(len(TASKS), dtype=torch.float64), []
-    for task in (0, 1):
-        start = {name: own[name].detach().clone().requires_grad_() for name in names}
-        weights, theta, moments = S.clone().requires_grad_(), dict(start), dict[str, Tensor]()
-        with sdpa_kernel(SDPBackend.MATH):
-            for step in range(steps):
-                rows = [r for r, owner in enumerate(TASKS) if owner == task]
-                total = sum(weights[r] * row_loss(model, theta, inner, r) for r in rows)
-                gradient = torch.autograd.grad(total, list(theta.values()), create_graph=True)
-                slopes = dict(zip(names, gradient, strict=True))
-                if optimizer == "adamw":
-                    theta = adamw(theta, slopes, moments, step)
-                else:
-                    theta = {name: theta[name] - RATE * slopes[name] for name in names}
-            owned = [r for r, owner in enumerate(outer.row_task.tolist()) if owner == task]
-            judged = sum(C[r] * row_loss(model, theta, outer, r) for r in owned)
-            found = torch.autograd.grad(judged, [weights, *start.values()])
-        attributions += found[0]
-        starts.append(dict(zip(names, found[1:], strict=True)))
-        adapted.append({name: leaf.detach() for name, leaf in theta.items()})
-    stack = lambda parts: {name: torch.stack([part[name] for part in parts]) for name in names}  # noqa: E731
-    return stack(adapted), attributions, stack(starts)
-
 
 # -- architectures -----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +18,9 @@ from hf_mass.core.losses import weighted_gradient
 from hf_mass.core.memory import FAST, LEAN, MemoryPlan, choose_plan
 from hf_mass.core.optimizers import SGD
 from hf_mass.core.token_loss import TokenLoss
-from hf_mass.errors import ConfigError
+from hf_mass.errors import ConfigError, ModelWarning
 from hf_mass.lm.binding import BoundLora
-from hf_mass.lm.device_memory import free_bytes, graph_bytes_per_token, training_plan
+from hf_mass.lm.device_memory import container_memory, free_bytes, graph_bytes, training_plan
 
 MIB = 2**20
 
@@ -132,7 +133,7 @@ def test_lean_keeps_one_layer_and_the_inputs_of_the_others() -> None:
 def test_the_estimate_is_what_a_pass_keeps() -> None:
     loss, lora = token_loss(2)
     with lora.inactive():
-        estimate = graph_bytes_per_token(loss, lora.start()) * 24 * 8
+        estimate = graph_bytes(loss, lora.start()).row(24) * 8
     own = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in loss.model.parameters()}
     measured = saved_bytes(loss, lora)
     assert 0.5 * (measured - sum(own.values())) < estimate < 1.5 * measured
@@ -159,6 +160,61 @@ def test_plain_training_takes_what_is_free(
 
 def test_free_memory_of_this_machine() -> None:
     assert 2**20 < free_bytes(torch.device("cpu")) < 2**50
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+def test_what_grows_with_the_square_of_the_length(second_order: bool) -> None:
+    """Eager attention keeps a softmax [heads, S, S] of each layer, and so does the math kernel."""
+    loss, lora = token_loss(2)
+    with lora.inactive():
+        fused = graph_bytes(loss, lora.start(), second_order)
+        loss.model.get_base_model().set_attn_implementation("eager")
+        eager = graph_bytes(loss, lora.start(), second_order)
+    assert (fused.per_pair > 0) == second_order
+    heads = loss.model.config.num_attention_heads
+    assert 1 <= eager.per_pair / (2 * heads * 4) < 6  # float32, two layers; masks and scores may be kept beside it
+    assert eager.row(2000) > 4 * eager.row(500)
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "left"),
+    [
+        ("0::/", {"memory.max": "max", "memory.current": "5"}, []),
+        ("0::/", {"memory.max": "100", "memory.current": "60", "memory.stat": "anon 3\ninactive_file 20\n"}, [60]),
+        (
+            "0::/a/b",  # the limit of a group above counts too
+            {"a/memory.max": "90", "a/memory.current": "50", "a/b/memory.max": "max", "a/b/memory.current": "40"},
+            [40],
+        ),
+        (
+            "3:cpu:/x\n4:memory:/host/path\n0::/",  # v1, in a container that sees its own group as the root
+            {"memory/memory.limit_in_bytes": "70", "memory/memory.usage_in_bytes": "80"},
+            [0],
+        ),
+        ("4:cpu,memory:/g", {"memory/g/memory.limit_in_bytes": "9", "memory/g/memory.usage_in_bytes": "2"}, [7]),
+    ],
+)
+def test_the_limits_of_a_container(groups: str, files: dict[str, str], left: list[int], tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_text(groups + "\n")
+    for name, text in files.items():
+        file = tmp_path / "fs" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text + "\n")
+        if not (file.parent / "memory.stat").exists():
+            (file.parent / "memory.stat").write_text("inactive_file 0\n")
+    assert list(container_memory(tmp_path / "cgroup", tmp_path / "fs")) == left
+
+
+def test_no_control_groups(tmp_path: Path) -> None:
+    assert list(container_memory(tmp_path / "none", tmp_path)) == []
+
+
+def test_lean_with_further_parameters_says_what_it_takes() -> None:
+    loss, lora = token_loss(2, LEAN)
+    also = [next(p.requires_grad_() for name, p in loss.model.named_parameters() if "lora_A" in name)]
+    start = trees.tree_map(torch.clone, lora.start())
+    with lora.inactive(), pytest.warns(ModelWarning, match="keeps the whole graph"):
+        loss.curvature(start, torch.arange(2), torch.ones(2), start, also)
 
 
 def test_the_adapter_says_what_it_chose(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,69 @@ def test_wilson_matches_published_values() -> None:
     assert wilson_interval(0, 20) == (0.0, pytest.approx(0.1611, abs=5e-5))
 
 
+# -- clusters ----------------------------------------------------------------------------------------------------------
+
+
+def clustered(rng: np.random.Generator, clusters: int, most: int) -> tuple[np.ndarray, list[int]]:
+    """(results [1, tasks], cluster of each): tasks of a cluster mostly stand or fall together."""
+    sizes = rng.integers(1, most + 1, clusters)
+    levels = rng.uniform(0, 1, clusters)
+    names = [c for c, size in enumerate(sizes) for _ in range(size)]
+    return (rng.uniform(0, 1, len(names)) < levels[names] ** 3)[None].astype(float), names
+
+
+def test_clusters_are_resampled_whole() -> None:
+    """Against a bootstrap that is written out, replicate by replicate."""
+    results, names = clustered(np.random.default_rng(2), 30, 4)
+    rng, members = np.random.default_rng(9), [np.flatnonzero(np.array(names) == c) for c in range(30)]
+    means = []
+    for _ in range(4000):
+        drawn = [members[c] for c in rng.integers(0, 30, 29)]
+        means.append(np.concatenate([results[0, tasks] for tasks in drawn]).mean())
+    found = mean_interval(results, clusters=names, resamples=4000)
+    assert (found.low, found.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.015)
+    assert found.mean == pytest.approx(results.mean()) and found.n == len(names)
+
+
+def test_the_interval_covers_other_clusters_as_often_as_it_says() -> None:
+    """Tasks taken as independent, it would not."""
+    rng, inside, apart = np.random.default_rng(3), 0, 0
+    for trial in range(200):
+        results, names = clustered(rng, 25, 5)
+        whole, each = (mean_interval(results, clusters=c, resamples=300, seed=trial) for c in (names, None))
+        inside, apart = inside + (whole.low <= 0.25 <= whole.high), apart + (each.low <= 0.25 <= each.high)
+    assert inside >= 180 > apart
+
+
+@given(st.integers(2, 12), st.integers(0, 5))
+def test_clusters_of_one_change_nothing(tasks: int, seed: int) -> None:
+    results = np.random.default_rng(seed).uniform(0, 1, (2, tasks)).round(1)
+    one, other = (mean_interval(results, clusters=c, resamples=100) for c in (None, [f"t{n}" for n in range(tasks)]))
+    assert one == other
+
+
+def test_with_a_single_cluster_tasks_are_resampled() -> None:
+    results = np.random.default_rng(0).integers(0, 2, (1, 40)).astype(float)
+    assert mean_interval(results, clusters=["all"] * 40) == mean_interval(results)
+
+
+def test_differences_are_clustered_too() -> None:
+    results, names = clustered(np.random.default_rng(4), 20, 5)
+    better = np.minimum(1, results + np.array([n % 3 == 0 for n in names]))
+    wide, narrow = paired_difference(better, results, clusters=names), paired_difference(better, results)
+    assert wide.mean == narrow.mean and spread(wide) > 1.2 * spread(narrow)
+
+
+def test_clusters_must_be_as_many_as_tasks() -> None:
+    with pytest.raises(DataError, match="3 clusters for 4 tasks"):
+        mean_interval(np.zeros(4), clusters=["a", "b", "c"])
+
+
+def test_all_right_in_few_clusters_is_less_certain_than_in_many_tasks() -> None:
+    low, _ = wilson_interval(3, 3)
+    assert mean_interval(np.ones(30), clusters=[n // 10 for n in range(30)]).low == low
+
+
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from repository import ROOT
 
+from hf_mass.evaluation.statistics import mean_interval
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.voting import Prediction
 from hf_mass.training.ttt_results import TaskResult
@@ -107,3 +108,37 @@ def test_arc_tasks_are_the_short_ones(tmp_path: Path) -> None:
     puzzle(tmp_path / "arc-agi-1" / "evaluation", "long", "1" * 40)
     tasks = results_ttt.load_tasks("arc", tmp_path, None, None, 100)
     assert [task.id for task in tasks] == ["short"] and results_ttt.cells(tasks[0]) == 4 + 4 + 6 + 6 - 0
+
+
+def test_test_inputs_of_one_arc_puzzle_are_one_draw(tmp_path: Path) -> None:
+    votes = {name: {"pass_1": name[0] == "a", "oracle": name[0] == "a"} for name in ("a_0", "a_1", "b", "c")}
+    rows = [{"id": name, "first": vote, "hierarchical": vote} for name, vote in votes.items()]
+    content = {"set": "arc", "base": "b", "command": "c", "variants": {"base": {"0": {"rows": rows}}}}
+    (tmp_path / "arc-b.json").write_text(json.dumps(content))
+    results = ttt_report.Results([tmp_path / "arc-b.json"])
+    values = results.values("arc", "base", "first")
+    assert results.puzzles("arc") == ["a", "a", "b", "c"]
+    assert results.interval("arc", values) == mean_interval(values, clusters=["a", "a", "b", "c"])
+    assert ttt_report.results_table(results, "pass_1", "t").rows[0].accuracy[ttt_report.NAMES["arc"]].n == 4
+
+
+def test_tasks_that_could_not_be_trained_on_are_told_and_can_be_done_again(tmp_path: Path) -> None:
+    puzzle(tmp_path / "1d-arc" / "1d_mirror", "short", "1203")
+    puzzle(tmp_path / "1d-arc" / "1d_mirror", "long", "12030405")
+    few = ("--data", str(tmp_path), "--variants", "base", "ttt", "--set", "max_examples=4", "max_grid_side=6")
+    first = arguments(tmp_path, *few)
+    results_ttt.run_set(first, "1d-arc")
+    file = results_ttt.file_of(first, "1d-arc")
+    old = {row["id"]: row for row in json.loads(file.read_text())["variants"]["ttt"]["0"]["rows"]}
+    assert "max_side = 6" in old["long"]["reason"] and old["short"]["reason"] is None
+    assert "Tasks that could not be trained on: 1 of 1D-ARC by 'ttt'." in report_of(first)
+    mending = arguments(tmp_path, *few[:-1], "--mend")
+    results_ttt.run_set(mending, "1d-arc")
+    new = {row["id"]: row for row in json.loads(file.read_text())["variants"]["ttt"]["0"]["rows"]}
+    assert new["long"]["reason"] is None and new["long"]["examples"] == 4 and new["short"] == old["short"]
+    assert "Tasks that could not be trained on: none." in report_of(first)
+
+
+def report_of(arguments: Any) -> str:
+    ttt_report.write_report(arguments.output)
+    return (arguments.output / "report-grids-small.md").read_text()

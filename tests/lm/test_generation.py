@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_fixtures import WORLD, byte_base, byte_tokenizer, conventions_model
-from transformers import GenerationConfig
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    GenerationConfig,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
+)
 
-from hf_mass.lm.generation import GumbelNoise, Sampling, complete, row_seed
+from hf_mass.core.meter import metered
+from hf_mass.errors import UnsupportedModelError
+from hf_mass.lm.binding import BoundLora
+from hf_mass.lm.generation import GumbelNoise, Sampling, complete, row_seed, watching
+from hf_mass.lm.prefix import require_no_state
 from hf_mass.methods.mass_model import MassModel
 
 parts = st.lists(st.one_of(st.integers(), st.text(max_size=5)), min_size=1, max_size=4)
@@ -201,3 +213,46 @@ def test_sampling_needs_seeds() -> None:
         complete(byte_base(), byte_tokenizer(), [[1, 2]], Sampling(2))
     with pytest.raises(ValueError, match=r"shorter|longer"):
         complete(byte_base(), byte_tokenizer(), [[1, 2]], Sampling(2), [1, 2])
+
+
+# -- models that keep a state ------------------------------------------------------------------------------------------
+
+
+def stateful_base(kind: str) -> Any:
+    shape = {"vocab_size": 259, "hidden_size": 16, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 3, "intermediate_size": 32}
+    torch.manual_seed(0)
+    if kind == "rwkv":
+        config = RwkvConfig(**shape, num_hidden_layers=2, attention_hidden_size=16, context_length=64)
+        model = RwkvForCausalLM(config)
+    else:
+        config = RecurrentGemmaConfig(**shape, **heads, lru_width=16, attention_window_size=32)
+        model = RecurrentGemmaForCausalLM(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model.double().eval()
+
+
+@pytest.mark.parametrize("kind", ["rwkv", "recurrent_gemma"])
+def test_no_padding_gets_into_a_state(kind: str) -> None:
+    """Rows of several lengths, each with updates of its own, are written as each alone; watched as all together."""
+    lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    model, tokenizer = get_peft_model(stateful_base(kind), lora).eval(), byte_tokenizer()
+    prompts, seeds = [[5, 6, 7, 8, 9, 10], [11, 12], [12, 13, 14], [15, 16, 17], [18, 19]], [1, 2, 3, 4, 5]
+    bound, shown = BoundLora(model, "default"), list[list[list[int]]]()
+    tree = {name: torch.randn(5, *leaf.shape[1:]).to(leaf) * 0.5 for name, leaf in bound.start(1).items()}
+    with metered() as meter, bound.applied(tree, torch.arange(5)), watching(lambda rows, _: shown.append(rows)):
+        together = complete(model, tokenizer, prompts, Sampling(5, 1.0), seeds)
+    for row, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+        with bound.applied({name: leaf[row : row + 1] for name, leaf in tree.items()}):
+            assert complete(model, tokenizer, [prompt], Sampling(5, 1.0), [seed]) == [together[row]]
+    assert meter.sampled_tokens == sum(map(len, together))
+    assert all(len(rows) == 5 for rows in shown)
+    for row, written in enumerate(together):  # a row is shown as it grows, and never as anything else
+        assert all(rows[row] == written[: len(rows[row])] for rows in shown)
+
+
+@pytest.mark.parametrize("kind", ["rwkv", "recurrent_gemma"])
+def test_trainers_that_pad_in_front_refuse_a_state(kind: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"type '{kind}' keeps a state.*pads prompts on the left"):
+        require_no_state(stateful_base(kind))

@@ -69,6 +69,14 @@ def test_settings_reach_the_model(tmp_path: Path) -> None:
     assert mass.format is CONVENTIONS_FORMAT
 
 
+@pytest.mark.parametrize("changes", [{"inner_steps": 2}, {"inner_steps": 1, "solve_gradient": "full"}])
+def test_fused_kernels_where_second_order_is_used(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"use_liger_kernel is True.*Set use_liger_kernel=False, or inner_steps=1"):
+        config(use_liger_kernel=True, **changes)
+    config(use_liger_kernel=True, inner_steps=1, solve_gradient="direct")
+    config(use_liger_kernel=False, **changes)
+
+
 def test_the_preset_is_valid_and_can_be_changed() -> None:
     args = MetaAdaptConfig(output_dir="unused", **conventions_settings(num_solutions=5))
     assert args.num_solutions == 5 and args.inner_steps == 1 and conventions_settings()["num_solutions"] == 16

@@ -63,3 +63,20 @@ def test_the_defaults_hold_on_a_machine_without_an_accelerator() -> None:
     config = MetaAdaptConfig(output_dir="unused")
     assert config.num_generations == 12 and config.inner_steps == 2 and config.inference_samples == 6
     assert config.bf16 in (True, False)
+
+
+@pytest.mark.parametrize(("tasks", "changes"), [(3, {"gradient_accumulation_steps": 2}), (2, {}), (1, {})])
+def test_a_run_that_would_train_nothing_is_refused(tmp_path: Path, tasks: int, changes: dict[str, int]) -> None:
+    """TRL leaves out what does not fill a batch, and ends such a run as if all had gone well."""
+    trainer = make_trainer(tmp_path, tasks=3, options={"train_dataset": world().tasks("train", tasks)}, **changes)
+    said = rf"Nothing would be trained: there are {tasks} prompts, .*generation_batch_size is \d+.*num_generations 4"
+    with pytest.raises(DataError, match=said):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize("flag", ["true", "1"])
+def test_a_sharded_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", flag)
+    with pytest.raises(ConfigError, match=r"launched with FSDP, which shards the model.*plain data parallelism"):
+        make_trainer(tmp_path)

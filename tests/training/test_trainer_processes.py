@@ -10,16 +10,13 @@ Run as a script this file is what each process does.
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed
-from repository import FIXTURES, ROOT, python_path
+from processes import two_processes
 from trainer_fixtures import CannedTrainer, largest_difference, make_trainer, trained_values, world
 
 TOLERANCE = 1e-4
@@ -85,27 +82,10 @@ def worker(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """Mode → outcomes of one process, of the first of two, of the second of two."""
-    if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
-        pytest.skip("this build of torch has no gloo backend, which processes on CPUs talk through")
     folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # Without accelerators `--num_processes 2` alone, or with `--cpu`, starts a single process (accelerate 1.15).
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port), __file__, str(folder)]
-    paths = python_path(ROOT, ROOT / "examples", FIXTURES)
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder
-    )
-    try:
+    with two_processes(__file__, folder) as wait:
         one = outcomes(folder / "alone", ROWS)
-        output, _ = process.communicate(timeout=240)
-    finally:
-        process.kill()
-    assert process.returncode == 0, output[-5000:]
+        wait()
     two = [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
     return {mode: [one[mode], two[0][mode], two[1][mode]] for mode in MODES}
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from trainer_fixtures import BASE, CannedTrainer, largest_difference, logged, make_trainer, trained_values, world
+from trainer_fixtures import BASE, CannedTrainer, M, largest_difference, logged, make_trainer, trained_values, world
 from transformers import AutoModelForCausalLM
 from trl import GRPOTrainer
 
@@ -79,6 +79,53 @@ def test_the_last_checkpoint_is_taken_where_none_is_named(copied: Path) -> None:
     resumed = make_trainer(copied, **{**RUN, "max_steps": 5})
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 5 and len(logged(resumed, "outer_loss")) == 5
+
+
+EPOCHS = {**RUN, "max_steps": -1, "num_train_epochs": 3, "save_steps": 1, "trainer": CannedTrainer, "seed": 7}
+
+
+def epochs_trainer(folder: Path, **changes: Any) -> MetaAdaptTrainer:
+    """Seven tasks, two of them a step: an epoch of three steps, which leaves one out."""
+    options = {"train_dataset": world().tasks("train", 7)}
+    return make_trainer(folder, tasks=2, options=options, **{**EPOCHS, **changes})
+
+
+@pytest.fixture(scope="module")
+def epochs(tmp_path_factory: pytest.TempPathFactory) -> MetaAdaptTrainer:
+    """Three epochs of three steps, with a checkpoint after each step."""
+    trainer = epochs_trainer(tmp_path_factory.mktemp("epochs"))
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("step", range(1, 9))
+def test_a_run_resumed_at_any_step_of_three_epochs_is_the_same_run(
+    epochs: MetaAdaptTrainer, tmp_path: Path, step: int
+) -> None:
+    resumed = epochs_trainer(tmp_path, save_strategy="no")
+    resumed.train(resume_from_checkpoint=Path(epochs.args.output_dir) / f"checkpoint-{step}")
+    assert resumed.state.global_step == 9
+    assert largest_difference(trained_values(epochs), trained_values(resumed)) == 0
+
+
+def test_the_epochs_have_the_orders_that_trl_gives_them(epochs: MetaAdaptTrainer) -> None:
+    """Not resumed, nothing differs from TRL; the orders differ from each other, or resuming would show nothing."""
+    plain = GRPOTrainer._get_train_sampler(epochs)
+    expected = [list(plain) for _ in range(3)]
+    assert expected[0] != expected[1] != expected[2]
+    own = epochs._get_train_sampler()
+    for epoch in range(3):
+        epochs.state.epoch = float(epoch)
+        assert list(own) == expected[epoch]
+
+
+def test_a_checkpoint_between_steps_that_share_samples_is_refused(tmp_path: Path) -> None:
+    shared = {"save_steps": 1, "steps_per_generation": 2, "num_train_epochs": 1, "trainer": CannedTrainer}
+    trainer = make_trainer(tmp_path, tasks=2, **{**RUN, **shared, "max_steps": 3, "per_device_train_batch_size": M})
+    trainer.train()
+    with pytest.raises(CheckpointError, match=r"checkpoint-3.*share their samples.*save_steps.*multiple of 2"):
+        trainer.train(resume_from_checkpoint=tmp_path / "checkpoint-3")
+    assert last_whole_checkpoint(tmp_path, 2) == str(tmp_path / "checkpoint-2")
 
 
 def test_a_run_with_several_losses_per_generation_resumes(tmp_path: Path) -> None:

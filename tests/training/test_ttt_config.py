@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hf_mass.tasks.grid_transformations import FlipRows, Rotate
 from hf_mass.tasks.leave_one_out import DataConfig, training_examples
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.training.ttt_config import TTTConfig
+from hf_mass.training.without_effect import GRPO
 
 
 def config(**changes: Any) -> TTTConfig:
@@ -120,9 +122,10 @@ def test_every_setting_arrives() -> None:
 
 def test_of_reinforcement_learning_everything_but_the_schedule_arrives() -> None:
     """Epochs, warmup and schedule are those of TRL's loop there."""
-    settings = config(**CHANGED, objective="grpo").settings()
+    changed = {name: value for name, value in CHANGED.items() if name not in GRPO}
+    settings = config(**changed, objective="grpo").settings()
     different = {f.name for f in fields(settings) if getattr(settings, f.name) == getattr(TTTSettings(), f.name)}
-    assert different == {"warmup_steps"}
+    assert different == {"warmup_steps", *GRPO}
     assert (settings.num_train_epochs, settings.lr_scheduler_type) == (1, "constant")
 
 
@@ -155,7 +158,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"num_train_epochs": 1.5}, r"TTTConfig\.num_train_epochs is 1\.5; objective='sft' takes whole passes"),
     ({"warmup_steps": 10}, r"TTTConfig\.warmup_steps is 10; objective='sft' takes a share of the steps in \[0, 1\)"),
     ({"gradient_accumulation_steps": 2}, r"TTTConfig\.gradient_accumulation_steps is 2.*per_device_train_batch_size"),
-    ({"max_steps": 5}, r"TTTConfig\.max_steps is 5; objective='sft' counts num_train_epochs over max_examples"),
+    ({"max_steps": 5}, r"TTTConfig\.max_steps is 5, .*objective='sft': it counts num_train_epochs over max_examples"),
     ({"lora_r": 0}, r"TTTConfig\.lora_r is 0; choose a whole number of at least 1"),
     ({"num_train_epochs": 0}, r"num_train_epochs is 0; choose a whole number of at least 1"),
     ({"loss_on": "inputs"}, r"loss_on is 'inputs'; choose one of \['query', 'demonstrations', 'outputs', 'all'\]"),
@@ -202,9 +205,8 @@ def test_what_only_sft_refuses_is_taken_for_reinforcement_learning() -> None:
 
 
 @pytest.mark.parametrize(("batch", "group"), [(1, 8), (2, 8), (3, 8), (5, 4), (7, 2), (8, 8), (12, 8), (16, 8)])
-@pytest.mark.parametrize("objective", ["sft", "grpo"])
-def test_any_batch_size_makes_whole_groups(batch: int, group: int, objective: str) -> None:
-    args = config(per_device_train_batch_size=batch, num_generations=group, objective=objective)
+def test_any_batch_size_makes_whole_groups(batch: int, group: int) -> None:
+    args = config(per_device_train_batch_size=batch, num_generations=group, objective="grpo")
     assert args.generation_batch_size is not None and args.generation_batch_size % group == 0
     assert args.generation_batch_size == batch * args.steps_per_generation
     smallest = next(n for n in range(1, group + 1) if batch * n % group == 0)
@@ -220,7 +222,7 @@ def test_a_machine_without_an_accelerator_needs_no_more_than_use_cpu(monkeypatch
     monkeypatch.setattr("hf_mass.training.ttt_config.is_torch_bf16_gpu_available", lambda: False)
     args = TTTConfig(output_dir="unused", use_cpu=True)
     assert args.bf16 is False and args.device.type == "cpu"
-    assert config(bf16=True).bf16 is True  # asked for
+    assert config(objective="grpo", bf16=True).bf16 is True  # asked for
 
 
 def test_settings_can_be_given_on_a_command_line() -> None:
@@ -245,6 +247,50 @@ def test_lists_are_not_shared_between_configs() -> None:
     assert second.transformations == ["geometric"]
 
 
+# Of each group one or two, at values that people set.
+UNHEARD = {
+    "sft": {
+        "bf16": True,
+        "fp16": True,
+        "gradient_checkpointing": True,
+        "optim": "sgd",
+        "gradient_accumulation_steps": 2,
+        "eval_strategy": "steps",
+        "temperature": 0.5,
+        "beta": 0.1,
+        "ttt_reward": "majority",
+        "label_smoothing_factor": 0.1,
+        "torch_compile": True,
+    },
+    "grpo": {"lora_dropout": 0.1, "loss_on": "all"},
+}
+
+
+@pytest.mark.parametrize(("objective", "name"), [(each, name) for each in UNHEARD for name in UNHEARD[each]])
+def test_what_has_no_effect_is_refused_by_name(objective: str, name: str) -> None:
+    value = UNHEARD[objective][name]
+    said = rf"TTTConfig\.{name} is {re.escape(repr(value))}, which has no effect with objective='{objective}': \w+"
+    with pytest.raises(ConfigError, match=said):
+        config(objective=objective, **{name: value})
+
+
+@pytest.mark.parametrize("objective", ["sft", "grpo"])
+def test_a_config_can_be_made_again_from_its_values(objective: str) -> None:
+    """What TRL fills in is not taken for something that was asked for."""
+    args = config(objective=objective)
+    derived = {"generation_batch_size"}  # of steps_per_generation; TRL takes only one of them
+    again = TTTConfig(**{f.name: getattr(args, f.name) for f in fields(args) if f.init and f.name not in derived})
+    assert again.result_settings() == args.result_settings()
+
+
+@pytest.mark.parametrize("preset", sorted(TTT_PRESETS))
+def test_a_preset_serves_both_objectives(preset: str) -> None:
+    args = TTTConfig.preset(preset, objective="grpo", output_dir="unused", use_cpu=True, report_to="none")
+    assert args.lora_dropout == 0 and args.lora_r == TTT_PRESETS[preset]["lora_r"]
+    with pytest.raises(ConfigError, match="lora_dropout"):
+        TTTConfig.preset(preset, objective="grpo", lora_dropout=0.1, output_dir="unused", use_cpu=True)
+
+
 # -- resuming ----------------------------------------------------------------------------------------------------------
 
 WITHOUT_EFFECT: dict[str, Any] = {
@@ -252,12 +298,8 @@ WITHOUT_EFFECT: dict[str, Any] = {
     "tasks_per_pass": 3,
     "predict_batch_size": 5,
     "keep_adapters": True,
-    "gradient_checkpointing": True,
-    "log_completions": True,
     "logging_steps": 3,
     "disable_tqdm": True,
-    "num_generations": 4,
-    "ttt_reward": "majority",
 }
 WITH_EFFECT: dict[str, Any] = {
     "seed": 1,

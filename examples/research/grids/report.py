@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -64,6 +65,19 @@ class Results:
         """[seeds, tasks]."""
         return [[float(row[vote][metric]) for row in rows] for rows in self.rows(name, variant).values()]
 
+    def puzzles(self, name: str) -> list[str]:
+        """The puzzle of each task: test inputs of one puzzle are "<id>_0", "<id>_1", ..."""
+        rows = next(iter(next(iter(self.sets[name]["variants"].values())).values()))["rows"]
+        return [re.sub(r"_\d+$", "", row["id"]) if name == "arc" else row["id"] for row in rows]
+
+    def interval(self, name: str, values: list[list[float]]) -> Interval:
+        """Mean of a set's [seeds, tasks] with an interval over puzzles and seeds."""
+        return mean_interval(values, clusters=self.puzzles(name))
+
+    def untrained(self, name: str, variant: str) -> int:
+        """Tasks that a variant could not be trained on, over all seeds."""
+        return sum(row.get("reason") is not None for rows in self.rows(name, variant).values() for row in rows)
+
 
 def results_table(results: Results, metric: str, title: str, bare: bool = False) -> ResultTable:
     """One row a method, one column a set; `bare` adds the oracle."""
@@ -72,14 +86,26 @@ def results_table(results: Results, metric: str, title: str, bare: bool = False)
         accuracy: dict[str, Interval] = {}
         for name in results.order:
             if found := results.values(name, variant, vote, metric):
-                accuracy[NAMES[name]] = mean_interval(found)
+                accuracy[NAMES[name]] = results.interval(name, found)
         if accuracy:
             rows.append(ResultRow(method, accuracy))
     if bare:
         for method, variant in (("oracle of the base", "base"), ("oracle of TTT", "ttt")):
             best = {n: results.values(n, variant, "first", "oracle") for n in results.order}
-            rows.append(ResultRow(method, {NAMES[n]: mean_interval(v) for n, v in best.items() if v}))
+            rows.append(ResultRow(method, {NAMES[n]: results.interval(n, v) for n, v in best.items() if v}))
     return ResultTable(title, tuple(NAMES[name] for name in results.order), tuple(rows))
+
+
+def untrained(results: Results) -> str:
+    """What was not trained on, and so answered by the base, variant by variant."""
+    counts = {
+        (name, variant): count
+        for name in results.order
+        for variant in results.sets[name]["variants"]
+        if (count := results.untrained(name, variant))
+    }
+    named = [f"{count} of {NAMES[name]} by {variant!r}" for (name, variant), count in counts.items()]
+    return f"Tasks that could not be trained on: {', '.join(named) or 'none'}."
 
 
 def goals(results: Results) -> list[str]:
@@ -89,10 +115,10 @@ def goals(results: Results) -> list[str]:
         base, ttt = results.values(name, "base", "first"), results.values(name, "ttt", "hierarchical")
         if not base or not ttt or name in ("trained", "held-out"):
             continue
-        before, after = mean_interval(base), mean_interval(ttt)
+        before, after = results.interval(name, base), results.interval(name, ttt)
         factor = "no finite factor" if before.mean == 0 else f"{after.mean / before.mean:.1f} times"
         met = after.mean >= 6 * before.mean - 1e-9 and after.mean > 0
-        difference = paired_difference(ttt, base)
+        difference = paired_difference(ttt, base, clusters=results.puzzles(name))
         lines.append(
             f"- {'met' if met else 'MISSED'}: TTT + voting at least 6 times the base on {NAMES[name]} "
             f"({after} against {before}, {factor}; paired difference {difference})"
@@ -169,7 +195,13 @@ def write_report(folder: Path) -> str:
         title = f"{base}: pass@1, seeds {', '.join(seeds)}"
         first = results_table(results, "pass_1", title, bare=True)
         second = results_table(results, "pass_2", "pass@2")
-        parts = [f"# Test-time training on grids, {base}", "pass@1:", first.to_markdown(), "\n".join(goals(results))]
+        parts = [
+            f"# Test-time training on grids, {base}",
+            "pass@1:",
+            first.to_markdown(),
+            untrained(results),
+            "\n".join(goals(results)),
+        ]
         parts += ["pass@2:", second.to_markdown()]
         if "arc" in results.order:
             parts.append(paper_subset(results))

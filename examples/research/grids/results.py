@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace, name: str, variant: str, tasks: list[Task
     """One variant on one set, resumed where it was stopped."""
     trainer = build_trainer(arguments, name, variant)
     begun = time.perf_counter()
-    results = trainer.predict(tasks, resume=not arguments.again, adapt=variant != "base")
+    results = trainer.predict(tasks, resume=not (arguments.again or arguments.mend), adapt=variant != "base")
     rows = outcomes(results, rescored=trainer.args.vote == "rescore")
     seconds = time.perf_counter() - begun
     mean = {vote: sum(r[vote]["pass_1"] for r in rows) / len(rows) for vote in rows[0] if vote in (*VOTES, "rescore")}
@@ -131,6 +131,16 @@ def file_of(arguments: argparse.Namespace, name: str) -> Path:
     return arguments.output / f"{name}-{arguments.base.name}.json"
 
 
+def mended(arguments: argparse.Namespace, name: str, variant: str, tasks: list[Task], old: dict[str, Any]) -> Any:
+    """A run in which tasks that could not be trained on are done again. Each trains by itself: no other changes."""
+    again = {row["id"] for row in old["rows"] if row["reason"] is not None}
+    if not again or VARIANTS[variant].get("adapters") == "shared":
+        return run(arguments, name, variant, tasks) if again else old
+    new = run(arguments, name, variant, [task for task in tasks if task.id in again])
+    by_id = {row["id"]: row for row in new["rows"]}
+    return {**new, "rows": [by_id.get(row["id"], row) for row in old["rows"]]}
+
+
 def run_set(arguments: argparse.Namespace, name: str) -> None:
     """All variants of a set; each is written as soon as it is there."""
     tasks = load_tasks(name, arguments.data, arguments.tasks_per_type, arguments.limit, arguments.longest)
@@ -140,7 +150,11 @@ def run_set(arguments: argparse.Namespace, name: str) -> None:
         found["paper_80"] = sorted(paper_tasks(arguments.data) & {t.id.split("_")[0] for t in tasks})
         found["command"] = arguments.command
         runs = found.setdefault("variants", {}).setdefault(variant, {})
-        runs[str(arguments.seed)] = run(arguments, name, variant, tasks)
+        seed = str(arguments.seed)
+        mend = arguments.mend and seed in runs
+        runs[seed] = (
+            mended(arguments, name, variant, tasks, runs[seed]) if mend else run(arguments, name, variant, tasks)
+        )
         replace_text(path, json.dumps(found) + "\n")
 
 
@@ -160,6 +174,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=OUTPUTS / "ttt", help="where the runs keep their tasks")
     parser.add_argument("--output", type=Path, default=RESULTS / "ttt")
     parser.add_argument("--again", action="store_true", help="do finished tasks again")
+    parser.add_argument("--mend", action="store_true", help="do the tasks again that could not be trained on")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--report", action="store_true", help="write tables and plots from the outcomes; nothing is run"
