@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
 from trl import GRPOTrainer
 
+from hf_mass.lm.random_state import RandomState, host_random_state
 from hf_mass.store.card import NOT_MEASURED, CardParts
 from hf_mass.store.hub_files import CARD_NAME, explained
 from hf_mass.store.publishing import publish
@@ -28,7 +31,30 @@ logger = logging.getLogger(__name__)
 
 
 class PublishingTrainer(GRPOTrainer):
-    """A `GRPOTrainer` that pushes what `save_published` writes, instead of its output folder."""
+    """A `GRPOTrainer` that pushes what `save_published` writes, instead of its output folder.
+
+    Its random state is its own: what TRL seeds and draws while it is made and while it trains leaves the host's alone.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with host_random_state():
+            super().__init__(*args, **kwargs)
+            self._random_state = RandomState.now()
+
+    @contextmanager
+    def own_random_state(self) -> Iterator[None]:
+        """Within this context random numbers go on from where this trainer's were left."""
+        with host_random_state():
+            self._random_state.put_back()
+            try:
+                yield
+            finally:
+                self._random_state = RandomState.now()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As in TRL."""
+        with self.own_random_state():
+            return super().train(*args, **kwargs)
 
     def save_published(self, folder: Path) -> None:
         """Write the files that the repository shall hold."""
