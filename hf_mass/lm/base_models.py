@@ -25,10 +25,12 @@ from transformers import (
 from hf_mass.errors import CheckpointError, ConfigError, UnsupportedModelError
 from hf_mass.lm.gguf import gguf_file, load_gguf, load_gguf_tokenizer
 from hf_mass.lm.multimodal import is_multimodal, language_model_of
+from hf_mass.lm.random_state import host_random_state
 from hf_mass.store.hub_files import Token, checked_download, explained
 from hf_mass.store.weights import FLOATS, read_header, require_finite
 
 
+@host_random_state()
 def load_base(base: str | Path, token: Token = None, cure: str = "", **model_kwargs: Any) -> PreTrainedModel:
     """A base model, from safetensors or a GGUF file; of a multimodal model its language model.
 

@@ -73,6 +73,38 @@ def _linear_maps(model: nn.Module) -> Iterator[str]:
             yield from _linear_maps(base)
 
 
+_SPECIAL = (
+    *("alora_invocation_tokens", "layer_replication", "modules_to_save", "target_parameters"),
+    *("trainable_token_indices", "lora_bias", "use_dora", "use_qalora", "velora_config", "monteclora_config"),
+    *("use_bdlora", "arrow_config", "kasa_config", "lora_dropout"),
+)
+
+
+def require_plain_lora(setting: str, config: PeftConfig) -> None:
+    """Refuse an adapter that is more than plain LoRA, before anything is trained with it.
+
+    Args:
+        setting: What the user calls it.
+        config: PEFT's description.
+
+    Raises:
+        ConfigError: If it is of another kind, or has a field set that adapting, saving or loading would not keep to.
+    """
+    kind = getattr(config.peft_type, "value", config.peft_type)
+    if not isinstance(config, LoraConfig) or kind != "LORA":
+        raise ConfigError(f"{setting} is of type {kind}; only LoRA can be adapted here. Give a peft.LoraConfig.")
+    for field in _SPECIAL:
+        if value := getattr(config, field, None):
+            raise ConfigError(f"{setting}.{field} is {value!r}; only plain LoRA can be adapted here. Leave it unset.")
+    if config.bias != "none":
+        raise ConfigError(f"{setting}.bias is {config.bias!r}; biases are not saved with the model. Set bias='none'.")
+    if not (isinstance(config.init_lora_weights, bool) or config.init_lora_weights in ("gaussian", "orthogonal")):
+        raise ConfigError(
+            f"{setting}.init_lora_weights is {config.init_lora_weights!r}, which may change the base, without which "
+            "the saved adapter is another. Set it to True or 'gaussian'."
+        )
+
+
 class BoundLora:
     """One LoRA adapter of a PEFT model, as a function of its matrices.
 

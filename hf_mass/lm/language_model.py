@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_mass import __version__
 from hf_mass.core.trees import Tree
-from hf_mass.lm.binding import BoundLora, add_lora, clear_target_errors
+from hf_mass.lm.binding import BoundLora, add_lora, clear_target_errors, require_plain_lora
 from hf_mass.lm.chat import require_chat
 from hf_mass.lm.generation import row_seed
 from hf_mass.lm.precision import precision_of
@@ -166,8 +166,9 @@ def with_starting_lora(base: PreTrainedModel, config: LoraConfig, seed: int = 0)
     """A base with a new starting adapter, which changes nothing yet.
 
     Raises:
-        ConfigError: If its targets match nothing.
+        ConfigError: If it is more than plain LoRA, or its targets match nothing.
     """
+    require_plain_lora("LoraConfig", config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(row_seed("generator", seed))
         with clear_target_errors("target_modules", config, base):

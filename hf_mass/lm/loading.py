@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_mass.errors import CheckpointError
 from hf_mass.lm.base_models import load_base, load_tokenizer
+from hf_mass.lm.random_state import host_random_state
 from hf_mass.store.hub_files import Token
 from hf_mass.store.shipped import resolve_bases, resolve_shipped
 from hf_mass.store.storage import ADAPTER_FILES, read_json
@@ -21,6 +22,7 @@ GENERATOR, INNER = "default", "inner"
 _FOLDERS = {GENERATOR: "generator", INNER: "inner"}
 
 
+@host_random_state()
 def load_adapted(
     folder: Path,
     name: str,

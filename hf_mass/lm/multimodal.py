@@ -7,6 +7,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwen3Config
 
 from hf_mass.errors import UnsupportedModelError
+from hf_mass.lm.random_state import host_random_state
 
 ALONE: dict[str, Any] = {"qwen2_vl_text": Qwen2Config, "qwen2_5_vl_text": Qwen2Config, "qwen3_vl_text": Qwen3Config}
 """Type of a language model that transformers has inside multimodal ones only → the config of the same model by itself.
@@ -20,6 +21,7 @@ def is_multimodal(config: Any) -> bool:
     return config.get_text_config(decoder=True) is not config
 
 
+@host_random_state()
 def language_model_of(whole: PreTrainedModel) -> PreTrainedModel:
     """The language model of a multimodal one, with its head. It shares the weights, and keeps the name.
 

@@ -22,6 +22,7 @@ from hf_mass.core.token_loss import token_log_probs
 from hf_mass.core.weights import normalise_scores, standardise
 from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.lm.encoding import Row, TextEncoder
+from hf_mass.lm.random_state import host_random_state
 from hf_mass.methods.mass_settings import ScorerConfig
 from hf_mass.methods.samples import AuxiliarySample, usable_mask
 from hf_mass.store.storage import read_json
@@ -78,6 +79,7 @@ class Scorer(nn.Module):
         (folder / "scorer_config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
+    @host_random_state()
     def load(cls, folder: Path) -> Scorer:
         """The scorer that `save` wrote.
 

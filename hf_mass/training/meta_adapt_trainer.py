@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl.trainer.utils import RepeatSampler
 
 from hf_mass.errors import ConfigError, DataError
-from hf_mass.lm.binding import clear_target_errors, deterministic
+from hf_mass.lm.binding import clear_target_errors, deterministic, require_plain_lora
 from hf_mass.lm.prefix import require_no_state
 from hf_mass.methods.mass_card import mass_card
 from hf_mass.methods.mass_files import write_config
@@ -102,6 +102,9 @@ class MetaAdaptTrainer(PublishingTrainer):
         model = str(resolve_shipped(model)) if isinstance(model, str | Path) else model
         if not isinstance(model, PeftModel) and peft_config is None:
             peft_config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+        given = model.peft_config.get(GENERATOR) if isinstance(model, PeftModel) else peft_config
+        if given is not None:
+            require_plain_lora("peft_config", given)
         extra = [] if reward_funcs is None else reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         with clear_target_errors("peft_config.target_modules", peft_config):
             super().__init__(

@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from transformers.utils import PushInProgress
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from hf_mass.lm.random_state import RandomState, host_random_state
 from hf_mass.store.card import NOT_MEASURED, CardParts
 from hf_mass.store.hub_files import CARD_NAME, explained
 from hf_mass.store.publishing import publish
@@ -32,14 +35,33 @@ logger = logging.getLogger(__name__)
 class PublishingTrainer(GRPOTrainer):
     """A `GRPOTrainer` that pushes what `save_published` writes, instead of its output folder, and trains something.
 
+    Its random state is its own: what TRL seeds and draws while it is made and while it trains leaves the host's alone.
+
     Raises:
         ConfigError: If the model would be sharded.
         DataError: When it trains, if there are too few prompts for a step.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        with host_random_state():
+            super().__init__(*args, **kwargs)
+            self._random_state = RandomState.now()
         require_whole_model(self.accelerator)
+
+    @contextmanager
+    def own_random_state(self) -> Iterator[None]:
+        """Within this context random numbers go on from where this trainer's were left."""
+        with host_random_state():
+            self._random_state.put_back()
+            try:
+                yield
+            finally:
+                self._random_state = RandomState.now()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As in TRL."""
+        with self.own_random_state():
+            return super().train(*args, **kwargs)
 
     def _get_train_sampler(self, dataset: Any = None) -> RepeatSampler:
         """TRL's sampler, where it has something to sample."""

@@ -31,10 +31,11 @@ from transformers import (
 from hf_mass.core.trees import Tree, tree_map
 from hf_mass.engine.session import Session, passes
 from hf_mass.errors import ConfigError, DataError
-from hf_mass.lm.binding import clear_target_errors, deterministic
+from hf_mass.lm.binding import clear_target_errors, deterministic, require_plain_lora
 from hf_mass.lm.few_shot_encoding import tokens_up_to
 from hf_mass.lm.language_model import LanguageModel, lora_config
 from hf_mass.lm.prefix import require_no_state
+from hf_mass.lm.random_state import RandomState, host_random_state
 from hf_mass.methods.base import Adaptation
 from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.guard import Guard
@@ -89,6 +90,9 @@ class TTTTrainer(AdapterTrainer):
         model = str(resolve_shipped(model)) if isinstance(model, str | Path) else model
         if not isinstance(model, PeftModel) and peft_config is None:
             peft_config = lora_config(args.settings().lora)
+        given = model.peft_config.get("default") if isinstance(model, PeftModel) else peft_config
+        if given is not None:
+            require_plain_lora("peft_config", given)
         self._prompts: list[ReinforcedPrompt] = []
         self.trained: list[Adaptation] = []
         with clear_target_errors("TTTConfig.lora_target_modules", peft_config):
@@ -312,7 +316,9 @@ class TTTTrainer(AdapterTrainer):
         self.train_dataset = Dataset.from_dict({"prompt": texts, "prompt_index": list(range(len(texts)))})
         self.optimizer = self.lr_scheduler = None
         self._step, self._buffered_inputs = 0, None  # a run of its own: TRL counts and buffers over a trainer's life
-        set_seed(self.args.seed, device_specific=True)  # as TRL does once, so that tasks end as they would alone
+        with host_random_state():
+            set_seed(self.args.seed, device_specific=True)  # as TRL does once, so that tasks end as they would alone
+            self._random_state = RandomState.now()
         lora = self.lm.starting_lora()
         try:
             super().train()

@@ -12,7 +12,7 @@ import pytest
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, get_peft_model
 from trainer_fixtures import BASE, M, chat_model, chat_tokenizer, make_trainer, settings
 from transformers import AutoModelForCausalLM, HfArgumentParser
 from trl import GRPOConfig
@@ -289,3 +289,35 @@ def test_the_adapter_of_a_peft_model_must_have_the_generators_name(tmp_path: Pat
 def test_groups_must_fill_a_batch(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="generation_batch_size"):
         settings(tmp_path, per_device_train_batch_size=M + 1)
+
+
+# -- the generator's adapter -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"modules_to_save": ["lm_head"]},
+        {"trainable_token_indices": [1]},
+        {"use_dora": True},
+        {"lora_bias": True},
+        {"lora_dropout": 0.1},
+        {"bias": "all"},
+        {"init_lora_weights": "pissa"},
+        {"layer_replication": [(0, 1), (0, 1)]},
+        {"target_parameters": ["weight"]},
+        {"alora_invocation_tokens": [1]},
+    ],
+    ids=lambda field: next(iter(field)),
+)
+def test_what_the_generator_cannot_hold_is_refused_before_training(field: dict[str, Any], tmp_path: Path) -> None:
+    lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", **field)
+    name = next(iter(field))
+    with pytest.raises(ConfigError, match=rf"peft_config\.{name} is "):
+        make_trainer(tmp_path, options={"peft_config": lora})
+
+
+def test_an_adapter_of_another_kind_is_refused(tmp_path: Path) -> None:
+    other = IA3Config(target_modules=["q_proj"], feedforward_modules=[], task_type="CAUSAL_LM")
+    with pytest.raises(ConfigError, match="peft_config is of type IA3; only LoRA"):
+        make_trainer(tmp_path, options={"peft_config": other})

@@ -87,11 +87,12 @@ def test_every_override_overrides_something() -> None:
 
 def test_pushing_overrides_what_it_means_to() -> None:
     mine = {"save_published", "published_card", "_stage", "_upload", "_upload_checkpoint", "_tell_of_failures"}
-    mine |= {"save_adapter", "load_adapter", "push_adapter_to_hub"}
+    mine |= {"save_adapter", "load_adapter", "push_adapter_to_hub", "own_random_state"}
     pushing = {"init_hf_repo", "push_to_hub", "_push_from_checkpoint", "_finish_current_push"}
     own = {n for kind in (PublishingTrainer, AdapterTrainer) for n, v in vars(kind).items() if inspect.isfunction(v)}
-    assert own == mine | pushing
-    assert {name for name in own if hasattr(GRPOTrainer, name)} == pushing
+    seeded = {"__init__", "train"}
+    assert own == mine | pushing | seeded
+    assert {name for name in own if hasattr(GRPOTrainer, name)} == pushing | seeded
 
 
 def test_the_trainer_at_test_time_overrides_what_it_means_to() -> None:
@@ -117,7 +118,7 @@ def test_values_of_the_trainer_at_test_time_hide_none_of_trls(tmp_path: Path) ->
         train_dataset=Dataset.from_dict({"prompt": ["a"]}),
         processing_class=byte_tokenizer(),
     )
-    own = {"lm", "method", "train_tasks", "eval_tasks", "trained", "_prompts", "_start"}
+    own = {"lm", "method", "train_tasks", "eval_tasks", "trained", "_prompts", "_start", "_random_state"}
     assert set(vars(trainer)) - set(vars(plain)) == own
     assert plain._step == 0 and plain._buffered_inputs is None and plain._tokenizer is plain.processing_class
     assert plain.optimizer is None and plain.lr_scheduler is None
