@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import (
@@ -27,7 +27,6 @@ from hf_mass.lm.gguf import gguf_file, load_gguf, load_gguf_tokenizer
 from hf_mass.lm.multimodal import is_multimodal, language_model_of
 from hf_mass.lm.random_state import host_random_state
 from hf_mass.store.hub_files import Token, checked_download, explained
-from hf_mass.store.weights import FLOATS, read_header, require_finite
 
 
 @host_random_state()
@@ -42,7 +41,7 @@ def load_base(base: str | Path, token: Token = None, cure: str = "", **model_kwa
 
     Raises:
         ConfigError: If `trust_remote_code` is given, or a GGUF file without the package `gguf`.
-        CheckpointError: If it cannot be loaded, or its weights are whole numbers or not finite.
+        CheckpointError: If it cannot be loaded.
         UnsupportedModelError: If it is multimodal and its language model cannot be taken by itself.
     """
     if model_kwargs.get("trust_remote_code"):
@@ -52,11 +51,8 @@ def load_base(base: str | Path, token: Token = None, cure: str = "", **model_kwa
         )
     settings = {"use_safetensors": True, **model_kwargs, "trust_remote_code": False}  # None would ask at the terminal
     if (file := gguf_file(base)) is not None:
-        model = load_gguf(file, cure, **model_kwargs)
-    else:
-        model = _from_pretrained(_CausalLM, "Base model", base, token, cure, settings)
-    require_finite(model.named_parameters(), f"Base model {str(base)!r}")
-    return model
+        return load_gguf(file, cure, **model_kwargs)
+    return _from_pretrained(_CausalLM, "Base model", base, token, cure, settings)
 
 
 def load_tokenizer(
@@ -120,10 +116,7 @@ class _CausalLM:
         names = ("token", "revision", "cache_dir", "trust_remote_code", "local_files_only")
         config = AutoConfig.from_pretrained(source, **{name: settings[name] for name in names if name in settings})
         if not is_multimodal(config):
-            model = AutoModelForCausalLM.from_pretrained(source, **settings)
-            if not (settings.get("quantization_config") or getattr(config, "quantization_config", None)):
-                _require_floats(source, settings)
-            return model
+            return AutoModelForCausalLM.from_pretrained(source, **settings)
         if settings.get("quantization_config") or getattr(config, "quantization_config", None):
             raise UnsupportedModelError(
                 f"{str(source)!r} is multimodal and quantised, and its language model cannot be taken from quantised "
@@ -135,15 +128,3 @@ class _CausalLM:
                 "transformers loads by AutoModelForImageTextToText. Load its language model yourself, and pass it."
             )
         return language_model_of(AutoModelForImageTextToText.from_pretrained(source, **settings))
-
-
-def _require_floats(source: str | Path, settings: Mapping[str, Any]) -> None:
-    """Refuses matrices kept as whole numbers, which transformers casts without a word; masks and positions may be."""
-    folder = Path(source)
-    if not folder.is_dir():
-        where = {name: settings.get(name) for name in ("revision", "cache_dir")}
-        folder = Path(hf_hub_download(str(source), "config.json", local_files_only=True, **where)).parent
-    for file in sorted(folder.glob("model*.safetensors")):
-        for name, (kind, shape) in read_header(file).items():
-            if len(shape) > 1 and name.endswith(".weight") and kind not in FLOATS and not kind.startswith("F"):
-                raise CheckpointError(f"{file}: {name} is in {kind}, which is no weight. Save or download it again.")

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_mass.errors import CheckpointError
@@ -15,8 +16,7 @@ from hf_mass.lm.base_models import load_base, load_tokenizer
 from hf_mass.lm.random_state import host_random_state
 from hf_mass.store.hub_files import Token
 from hf_mass.store.shipped import resolve_bases, resolve_shipped
-from hf_mass.store.storage import ADAPTER_FILES, read_json
-from hf_mass.store.weights import read_weights
+from hf_mass.store.storage import read_json
 
 GENERATOR, INNER = "default", "inner"
 _FOLDERS = {GENERATOR: "generator", INNER: "inner"}
@@ -99,14 +99,16 @@ def describe_base(model: Any) -> dict[str, Any]:
 def _with_adapters(base: PreTrainedModel, places: Mapping[str, Path], mismatch: str) -> PeftModel:
     """A base with adapters by name, the first of them active."""
     first, place = next(iter(places.items()))
-    for folder in places.values():
-        read_weights(folder / ADAPTER_FILES[1])  # damaged or not finite: refused before the base is changed
     try:
         model = PeftModel.from_pretrained(base, place, adapter_name=first)
         # Loaded once more for what the first call keeps to itself: whether every matrix found its place.
         results = [model.load_adapter(place, name) for name, place in places.items()]
     except torch.OutOfMemoryError:
         raise
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{place.parent}: an adapter's file is damaged ({error}). Save or download it again."
+        ) from error
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{mismatch}: {reason}. Pass that one as `base=`.") from error

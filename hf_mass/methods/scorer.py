@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import torch
 from peft import PeftModel
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -26,7 +26,6 @@ from hf_mass.lm.random_state import host_random_state
 from hf_mass.methods.mass_settings import ScorerConfig
 from hf_mass.methods.samples import AuxiliarySample, usable_mask
 from hf_mass.store.storage import read_json
-from hf_mass.store.weights import read_weights, require_floats
 from hf_mass.tasks.formats import PromptFormat
 from hf_mass.tasks.task import Task
 
@@ -93,15 +92,13 @@ class Scorer(nn.Module):
         values = read_json(config)
         try:
             hidden_size = values.pop("hidden_size")
-            described = partial(cls, ScorerConfig(**values), hidden_size)
-            with torch.device("meta"):  # of any size without memory
-                shapes = {name: tuple(weight.shape) for name, weight in described().state_dict().items()}
-        except (ConfigError, KeyError, TypeError, RuntimeError) as error:
-            raise CheckpointError(f"{config} describes no scorer: {' '.join(str(error).split()):.300}.") from error
-        if require_floats(weights) != shapes:
-            raise CheckpointError(f"{weights} does not fit scorer_config.json, or is damaged. Save the model again.")
-        scorer = described()
-        scorer.load_state_dict(read_weights(weights))
+            scorer = cls(ScorerConfig(**values), hidden_size)
+        except (ConfigError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{config} describes no scorer: {error!r}.") from error
+        try:
+            scorer.load_state_dict(load_file(weights))
+        except (RuntimeError, SafetensorError) as error:
+            raise CheckpointError(f"{weights} is damaged or does not fit scorer_config.json: {error}") from error
         return scorer
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from trl.trainer.utils import RepeatSampler
 
 from hf_mass.errors import CheckpointError
-from hf_mass.store.weights import read_weights
 
 TENSORS = ("adapter_model.safetensors", "inner/adapter_model.safetensors", "scorer/scorer.safetensors")
 VALUES = ("adapter_config.json", "inner/adapter_config.json", "scorer/scorer_config.json", "trainer_state.json")
@@ -59,9 +59,10 @@ def problem_of(folder: str | Path, whole_steps: int = 1) -> str | None:
             return f"{name} is missing"
     for name in TENSORS:
         try:
-            read_weights(folder / name)
-        except CheckpointError as error:
-            return str(error).rstrip(".")
+            with safe_open(folder / name, framework="pt") as file:
+                file.keys()
+        except (SafetensorError, OSError) as error:
+            return f"{name} is damaged ({error})"
     for name in VALUES:
         try:
             json.loads((folder / name).read_text(encoding="utf-8"))
