@@ -23,7 +23,17 @@ from hf_mass.cli.showing import plain, stdout_console
 from hf_mass.cli.solving import load_chosen, look_here
 from hf_mass.cli.streams import json_text
 from hf_mass.engine.models import default_model
-from hf_mass.evaluation.compare import OUTCOMES, ROWS, Comparator, Comparison, Outcomes, digest, fitting_rows, mean_cost
+from hf_mass.evaluation.compare import (
+    OUTCOMES,
+    ROWS,
+    Comparator,
+    Comparison,
+    Outcomes,
+    digest,
+    fitting_rows,
+    mean_cost,
+    model_digest,
+)
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import ResultRow, ResultTable
 from hf_mass.lm.language_model import LanguageModel
@@ -63,7 +73,12 @@ def evaluate_methods(
     with watched(quiet) as watch:
         default = tasks.model or default_model(tasks.kind)
         lm = load_chosen(choice, default, watch)
-        about = {"model": lm.name, "tasks": digest(tasks.tasks), "settings": {**settings, **sizes}}
+        about = {
+            "model": lm.name,
+            "weights": output and model_digest(lm),
+            "tasks": digest(tasks.tasks),
+            "settings": {**settings, **sizes},
+        }
         comparison = Comparison(
             lm,
             tasks.tasks,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from hf_mass.methods.mass import without_scorer
 from hf_mass.methods.mass_files import CONFIG_NAME
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.ttt_settings import TTTSettings
-from hf_mass.store.hub_files import Token, explained
+from hf_mass.store.folders import read_whole, settle
+from hf_mass.store.hub_files import Token, explained, require_known_token
 from hf_mass.store.shipped import ASSETS, shipped_name
 from hf_mass.store.storage import ADAPTER_FILES, read_json, resolve_adapter
 from hf_mass.tasks.task import Demonstration, Task
@@ -254,30 +256,45 @@ def _saved(
         return mass
     if not is_gguf and has_file(name, ADAPTER_FILES[0], revision, token):
         folder = resolve_adapter(name, revision, token)
-        reasons: list[str] = []
-
-        def prepare(base: PreTrainedModel) -> PreTrainedModel:
-            base, reason = cast(base, device, model_kwargs.get("dtype"), SMALL)
-            reasons.append(reason)
-            return base
-
-        model, saved_tokenizer, base = load_lora(folder, name, token, model_kwargs, prepare)
-        lm = _any(model, tokenizer or saved_tokenizer, name, precision_reason=reasons[0])
-        if (known := SHIPPED.get(shipped_name(base) or "")) is not None:
-            lm.defaults = known.defaults
-            _made_for(lm, known)
-        if (file := folder / ADAPTATION_FILE).is_file():
-            about = read_json(file)
-            defaults = about.get("defaults", {})
-            if not isinstance(defaults, dict) or not isinstance(defaults.get("ttt", {}), dict):
-                raise CheckpointError(f"{file}: defaults is no settings of methods by name. Save the adaptation again.")
-            lm.defaults = defaults or lm.defaults
-            lm = with_chat(lm, about.get("chat"), about.get("chat_template_kwargs"))
-        return lm
+        read = partial(_saved_lora, folder, name, tokenizer, token, device, model_kwargs)
+        return read_whole(folder, ADAPTATION_FILE, read)
     tokenizer = tokenizer or load_tokenizer(name, token, revision=revision)
     base = load_base(name, token, revision=revision, **model_kwargs)
     base, reason = cast(base, device, model_kwargs.get("dtype"), SMALL)
     return _fresh(base, tokenizer, name, precision_reason=reason)
+
+
+def _saved_lora(
+    folder: Path,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    token: Token,
+    device: str,
+    model_kwargs: Mapping[str, Any],
+) -> LanguageModel:
+    """A LoRA, with what its folder says of the settings that suit it."""
+    reasons: list[str] = []
+
+    def prepare(base: PreTrainedModel) -> PreTrainedModel:
+        base, reason = cast(base, device, model_kwargs.get("dtype"), SMALL)
+        reasons.append(reason)
+        return base
+
+    model, saved_tokenizer, base = load_lora(folder, name, token, model_kwargs, prepare)
+    lm = _any(model, tokenizer or saved_tokenizer, name, precision_reason=reasons[0])
+    if (known := SHIPPED.get(shipped_name(base) or "")) is not None:
+        lm.defaults = known.defaults
+        _made_for(lm, known)
+    if not (file := folder / ADAPTATION_FILE).is_file():
+        return lm
+    about = read_json(file)
+    defaults, chat, kwargs = about.get("defaults", {}), about.get("chat"), about.get("chat_template_kwargs")
+    if not isinstance(defaults, dict) or not isinstance(defaults.get("ttt", {}), dict):
+        raise CheckpointError(f"{file}: defaults is no settings of methods by name. Save the adaptation again.")
+    if not isinstance(chat, bool | None) or not isinstance(kwargs, dict | None):
+        raise CheckpointError(f"{file}: chat or chat_template_kwargs is of another type. Save the adaptation again.")
+    lm.defaults = defaults or lm.defaults
+    return with_chat(lm, chat, kwargs)
 
 
 def _fresh(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, **more: Any) -> LanguageModel:
@@ -322,9 +339,11 @@ def has_file(name: str, file: str, revision: str | None, token: Token) -> bool:
     Raises:
         HubError: If the repository cannot be asked.
     """
+    settle(name)
     if Path(name).is_dir():
         return (Path(name) / file).is_file()
     with explained(f"{name!r} is neither a folder nor a Hub repository that could be read", name, revision):
+        require_known_token(name, token)
         try:
             hf_hub_download(name, file, revision=revision, token=token)
         except EntryNotFoundError:  # nor is it in the cache, where there is no network

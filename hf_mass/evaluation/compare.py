@@ -21,6 +21,7 @@ import numpy as np
 from hf_mass.engine.events import Event
 from hf_mass.engine.session import Session, passes
 from hf_mass.errors import CheckpointError, ConfigError, DataError, HFMassError, ModelWarning, Stopped
+from hf_mass.lm.fingerprint import base_digest, weights_digest
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.lm.suitability import beyond
 from hf_mass.methods.base import Adaptation, Answer, Cost, Method
@@ -31,7 +32,7 @@ from hf_mass.methods.registry import make_method
 from hf_mass.methods.sequence import TTTThenMASS
 from hf_mass.methods.ttt import TTT
 from hf_mass.methods.unadapted import MajorityVote, NoAdaptation
-from hf_mass.store.storage import replace_text
+from hf_mass.store.folders import replace_text, require_writable
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.task import Task
 
@@ -140,21 +141,18 @@ class Outcomes:
         self.methods: dict[str, dict[str, list[dict[str, Any] | None]]] = {}
         if file is None:
             return
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(f"{file.parent} cannot be written to: {error}. Give another folder.") from error
+        require_writable(file.parent)
         if not resume or not file.is_file():
             return
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             self.methods, before = content["methods"], content["about"]
-            differing = [key for key, value in self.about.items() if before[key] != value]
-        except (ValueError, KeyError, TypeError) as error:
+            differing = [key for key, value in self.about.items() if before.get(key) != value]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{file} cannot be read ({error!r}). Evaluate again without --resume.") from error
         if differing:
             raise ConfigError(
-                f"{file} is of a run with {differing[0]} = {before[differing[0]]}, and this one has "
+                f"{file} is of a run with {differing[0]} = {before.get(differing[0])}, and this one has "
                 f"{self.about[differing[0]]}. Resume with the same, or give another --output."
             )
 
@@ -188,6 +186,18 @@ def outcome(task: Task, adaptation: Adaptation | str, answer: tuple[Answer, Cost
 def digest(tasks: Sequence[Task]) -> str:
     """A digest of what tasks ask and of their known answers."""
     parts = [(task.id, task.problem, task.answer, task.demonstrations, sorted(task.fields.items())) for task in tasks]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def model_digest(lm: LanguageModel) -> str:
+    """A digest of what a model answers with: base, tokenizer, and what was trained into it."""
+    parts = [base_digest(lm.model.get_base_model(), lm.tokenizer)]
+    if lm.untrained is None:
+        parts.append(weights_digest(lm.starting_lora().start(1)))
+    if isinstance(lm, MassModel):
+        parts += [weights_digest(lm.adapter.lora.start(1)), weights_digest(lm.scorer.state_dict())]
+        parts.append(repr(lm.config))
+    parts.append(repr((lm.chat, dict(lm.chat_template_kwargs), lm.defaults)))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

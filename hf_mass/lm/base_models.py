@@ -22,11 +22,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_mass.errors import CheckpointError, ConfigError, UnsupportedModelError
+from hf_mass.errors import CheckpointError, ConfigError, HFMassError, UnsupportedModelError
 from hf_mass.lm.gguf import gguf_file, load_gguf, load_gguf_tokenizer
 from hf_mass.lm.multimodal import is_multimodal, language_model_of
 from hf_mass.lm.random_state import host_random_state
-from hf_mass.store.hub_files import Token, checked_download, explained
+from hf_mass.store.hub_files import Token, cached_folder, checked_download, explained, require_known_token
+from hf_mass.store.weights import require_finite, require_floats
 
 
 @host_random_state()
@@ -51,8 +52,11 @@ def load_base(base: str | Path, token: Token = None, cure: str = "", **model_kwa
         )
     settings = {"use_safetensors": True, **model_kwargs, "trust_remote_code": False}  # None would ask at the terminal
     if (file := gguf_file(base)) is not None:
-        return load_gguf(file, cure, **model_kwargs)
-    return _from_pretrained(_CausalLM, "Base model", base, token, cure, settings)
+        model = load_gguf(file, cure, **model_kwargs)
+    else:
+        model = _from_pretrained(_CausalLM, "Base model", base, token, cure, settings)
+    require_finite(model.named_parameters(), f"Base model {str(base)!r}")
+    return model
 
 
 def load_tokenizer(
@@ -71,22 +75,33 @@ def _from_pretrained(
     subject = f"{what} {str(source)!r} could not be loaded"
     if Path(source).is_dir():
         with explained(subject, str(source), cure=cure):
-            return _refused(subject, factory, source, settings)
+            return _with_floats(_refused(subject, factory, source, settings), Path(source))
     try:
         validate_repo_id(str(source))
     except HFValidationError as error:
         raise CheckpointError(f"{subject}: there is no such folder, and it is no Hub id. {cure}".rstrip()) from error
     revision, cache_dir = settings.get("revision"), settings.get("cache_dir")
     with explained(subject, str(source), revision, cure=cure), checked_download(str(source), cache_dir):
+        require_known_token(str(source), token)
         # All files of one commit. And transformers, which is asked for safetensors, would else let a service convert
         # the pickles of a branch, and send it the token.
         commit = HfApi().resolve_revision(str(source), revision=revision, cache_dir=cache_dir, token=token).resolved
-        return _refused(subject, factory, source, {**settings, "token": token, "revision": commit})
+        loaded = _refused(subject, factory, source, {**settings, "token": token, "revision": commit})
+        return _with_floats(loaded, cached_folder(str(source), commit, cache_dir))
+
+
+def _with_floats(loaded: Any, folder: Path) -> Any:
+    """What was loaded, if no integers were taken for weights; quantised ones are integers."""
+    if isinstance(loaded, PreTrainedModel) and getattr(loaded.config, "quantization_config", None) is None:
+        require_floats(folder, [name for name, _ in loaded.named_parameters()])
+    return loaded
 
 
 def _refused(subject: str, factory: Any, source: str | Path, settings: Mapping[str, Any]) -> Any:
     try:
         return factory.from_pretrained(source, **settings)
+    except HFMassError:
+        raise
     except ImportError as error:  # of a package that quantised weights need
         raise CheckpointError(
             f"{subject}: {' '.join(str(error).split())} Weights quantised by torchao need: "
@@ -99,6 +114,8 @@ def _refused(subject: str, factory: Any, source: str | Path, settings: Mapping[s
             f"{subject}: it needs code from its repository, and loading never runs any. Read that code, load the model "
             "with transformers and trust_remote_code=True, and pass it as `base`."
         ) from error
+    except (TypeError, KeyError, AttributeError, IndexError, ArithmeticError) as error:  # of a config of wrong types
+        raise CheckpointError(f"{subject}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     except OSError as error:
         if not ("safetensors" in str(error) and "no" in str(error) and "file named" in str(error)):
             raise

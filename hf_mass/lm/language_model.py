@@ -211,4 +211,4 @@ def save_adapted(
         text = json.dumps({"format_version": 1, "hf_mass_version": __version__, **about}, indent=2)
         (folder / ADAPTATION_FILE).write_text(text + "\n", encoding="utf-8")
 
-    write_atomically(path, write)
+    write_atomically(path, write, ADAPTATION_FILE)

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_mass.errors import CheckpointError
 from hf_mass.lm.base_models import load_base, load_tokenizer
 from hf_mass.lm.random_state import host_random_state
+from hf_mass.store.adapters import require_adapter
 from hf_mass.store.hub_files import Token
 from hf_mass.store.shipped import resolve_bases, resolve_shipped
 from hf_mass.store.storage import read_json
@@ -50,7 +51,8 @@ def load_adapted(
     """
     places = {adapter: folder / within for adapter, within in adapters.items()}
     config = next(iter(places.values())) / "adapter_config.json"
-    origin = resolve_shipped(read_json(config).get("base_model_name_or_path"))
+    settings = [require_adapter(place) for place in places.values()]
+    origin = resolve_shipped(settings[0].get("base_model_name_or_path"))
     cure = f"{name} names it; or pass another copy of it as `base=`." if base is None else ""
     base = origin if base is None else base
     if not base:
@@ -109,7 +111,7 @@ def _with_adapters(base: PreTrainedModel, places: Mapping[str, Path], mismatch: 
         raise CheckpointError(
             f"{place.parent}: an adapter's file is damaged ({error}). Save or download it again."
         ) from error
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{mismatch}: {reason}. Pass that one as `base=`.") from error
     astray = [name for result in results for name in (*result.missing_keys, *result.unexpected_keys)]

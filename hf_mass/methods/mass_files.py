@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hf_mass import __version__
 from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.methods.mass_settings import MassConfig
+from hf_mass.store.folders import DIGESTS
 from hf_mass.store.storage import ADAPTER_FILES, read_json
 
 CONFIG_NAME = "mass_config.json"
@@ -26,6 +28,14 @@ def write_config(config: MassConfig, folder: Path, base: Mapping[str, Any] | Non
     (folder / CONFIG_NAME).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def named_targets(config: MassConfig, modules: Sequence[str]) -> MassConfig:
+    """The settings with these modules where a pattern stands for them: no pattern of a file is tried on a model."""
+    targets = config.inner.target_modules
+    if not isinstance(targets, str) or targets == "all-linear":
+        return config
+    return replace(config, inner=replace(config.inner, target_modules=tuple(modules)))
+
+
 def read_config(folder: Path) -> MassConfig:
     """Read mass_config.json.
 
@@ -35,15 +45,22 @@ def read_config(folder: Path) -> MassConfig:
     path = folder / CONFIG_NAME
     values = read_json(path)
     version = values.pop("format_version", None)
-    for name in ("hf_mass_version", "base_model"):
+    for name in ("hf_mass_version", "base_model", DIGESTS):
         values.pop(name, None)
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format_version {version!r}; this release reads {FORMAT_VERSION}. Update hf_mass."
         )
     try:
-        return MassConfig.from_dict(values)
-    except (ConfigError, TypeError) as error:
+        config = MassConfig.from_dict(values)
+        for name, targets in (
+            ("inner.target_modules", config.inner.target_modules),
+            ("few_shot.lora_target_modules", config.few_shot and config.few_shot.lora_target_modules),
+        ):
+            if isinstance(targets, str) and targets != "all-linear":
+                raise ConfigError(f"{name} is the pattern {targets!r:.60}, not tried on a model. List names.")
+        return config
+    except (ConfigError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not fit this release: {error}") from error
 
 

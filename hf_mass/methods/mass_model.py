@@ -32,13 +32,15 @@ from hf_mass.methods.base import Adaptation, Answer, Cost
 from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.inner import InnerAdapter, InnerProblem
 from hf_mass.methods.mass_card import mass_card
-from hf_mass.methods.mass_files import REQUIRED, read_base, read_config, write_config
+from hf_mass.methods.mass_files import CONFIG_NAME, REQUIRED, named_targets, read_base, read_config, write_config
 from hf_mass.methods.mass_settings import WEIGHINGS, MassConfig
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.methods.sampling import few_usable, sharing_samples, write_samples
 from hf_mass.methods.scorer import Scorer, scorer_features
+from hf_mass.store.adapters import make_portable
+from hf_mass.store.folders import read_whole
 from hf_mass.store.publishing import publish
-from hf_mass.store.shipped import name_base_portably, resolve_shipped
+from hf_mass.store.shipped import resolve_shipped
 from hf_mass.store.storage import resolve, write_atomically
 from hf_mass.tasks.prompt_format import PromptFormat
 from hf_mass.tasks.task import Task
@@ -136,15 +138,17 @@ class MassModel(LanguageModel):
         """
         cure = "Load it with PeftModel.from_pretrained, and pass the model to MassModel."
         folder = resolve(resolve_shipped(path_or_id), revision, token, REQUIRED, "saved MassModel", cure)
-        config = read_config(folder)
-        model, tokenizer = load_adapted(folder, str(path_or_id), read_base(folder), base, token, model_kwargs)
-        return cls(model, tokenizer, config, Scorer.load(folder / "scorer"))
+
+        def read() -> MassModel:
+            config, scorer = read_config(folder), Scorer.load(folder / "scorer")
+            adapted = load_adapted(folder, str(path_or_id), read_base(folder), base, token, model_kwargs)
+            return cls(*adapted, config, scorer)
+
+        return read_whole(folder, CONFIG_NAME, read)
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write mass_config.json, generator/, inner/, scorer/ and the tokenizer; all of it, or nothing.
-
-        The files are written beside the target and moved there at the end, so a full disk or a kill leaves what was
-        saved before whole.
+        """Write mass_config.json, generator/, inner/, scorer/ and the tokenizer: all of it or nothing, as
+        `write_atomically` does. mass_config.json has the digests of the others: a mixture is refused at loading.
         """
 
         def write(folder: Path) -> None:
@@ -152,19 +156,15 @@ class MassModel(LanguageModel):
             self.model.save_pretrained(folder, selected_adapters=[INNER])
             for place in (folder, folder / "generator"):  # PEFT's cards, which name local paths, in place of our own
                 (place / "README.md").unlink(missing_ok=True)
-            for adapter in ("generator", INNER):
-                name_base_portably(folder / adapter)
+            _, inside = (make_portable(folder / adapter) for adapter in ("generator", INNER))
             self.scorer.save(folder / "scorer")
             self.tokenizer.save_pretrained(folder)
-            write_config(self.config, folder, describe_base(self.model))
+            write_config(named_targets(self.config, inside), folder, describe_base(self.model))
 
-        write_atomically(Path(path), write)
+        write_atomically(Path(path), write, CONFIG_NAME)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
-        """Save and upload in one commit; see `hf_mass.store.hub_files.push_folder` for options and errors.
-
-        A README.md that the repository has stays, unless it is one that says nothing measured.
-        """
+        """Save and upload in one commit, as `push_folder` does; a README.md with something measured stays."""
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return publish(Path(folder), repo_id, mass_card(self.config, repo_id=repo_id), **options)

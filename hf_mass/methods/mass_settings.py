@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from hf_mass.errors import ConfigError
-from hf_mass.methods.settings import check, setting
+from hf_mass.methods.settings import check, require_targets, setting
 from hf_mass.methods.ttt_settings import TTTSettings
 from hf_mass.tasks.few_shot_format import FewShotFormat
 from hf_mass.tasks.formats import PromptFormat
@@ -35,7 +35,11 @@ class ScorerConfig:
         choices=FEATURES,
     )
     width: int = setting(
-        64, "Hidden units of the scorer, a two-layer perceptron; 0 for a linear one.", name="scorer_width", least=0
+        64,
+        "Hidden units of the scorer, a two-layer perceptron; 0 for a linear one.",
+        name="scorer_width",
+        least=0,
+        most=65_536,
     )
     normalization: str = setting(
         "softmax",
@@ -52,7 +56,9 @@ class ScorerConfig:
 class InnerConfig:
     """The inner loop: K steps of rate α on a fresh LoRA. Defaults are the paper's at inference (one step)."""
 
-    steps: int = setting(1, "K, training steps on the samples of a task.", name="inner_steps", least=1, metavar="K")
+    steps: int = setting(
+        1, "K, training steps on the samples of a task.", name="inner_steps", least=1, most=1000, metavar="K"
+    )
     learning_rate: float = setting(
         0.1,
         "α, learning rate of these steps, on the weighted mean loss of a task's samples.",
@@ -81,9 +87,13 @@ class InnerConfig:
     weight_decay: float = setting(
         0.0, "Decay of the weights in a step, times the rate; for 'adamw'.", name="inner_weight_decay", least=0
     )
-    lora_rank: int = setting(16, "Rank r of the inner LoRA.", name="inner_lora_r", least=1)
+    lora_rank: int = setting(16, "Rank r of the inner LoRA.", name="inner_lora_r", least=1, most=65_536)
     lora_alpha: int = setting(
-        32, "Alpha of the inner LoRA; its update is scaled by alpha / rank.", name="inner_lora_alpha", least=1
+        32,
+        "Alpha of the inner LoRA; its update is scaled by alpha / rank.",
+        name="inner_lora_alpha",
+        least=1,
+        most=1_000_000,
     )
     target_modules: str | tuple[str, ...] = setting(
         "all-linear", "Names of the linear modules with an inner LoRA; default: all.", name="inner_target_modules"
@@ -96,7 +106,11 @@ class InnerConfig:
         below=1,
     )
     microbatch: int | None = setting(
-        None, "Rows in one pass of the inner loop; default: as many as fit.", name="inner_microbatch", least=1
+        None,
+        "Rows in one pass of the inner loop; default: as many as fit.",
+        name="inner_microbatch",
+        least=1,
+        most=65_536,
     )
     memory: str = setting(
         "auto",
@@ -114,6 +128,7 @@ class InnerConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        require_targets("inner_target_modules", self.target_modules)
 
 
 @dataclass(frozen=True)
@@ -132,6 +147,7 @@ class AttributionConfig:
         "demonstrations, because the samples' gradients are reused.",
         name="attribution_rounds",
         least=1,
+        most=1000,
     )
 
     def __post_init__(self) -> None:
@@ -147,16 +163,18 @@ class MassConfig:
     """
 
     samples: int = setting(
-        6, "m, samples that the model writes for a task (6 in arXiv 2603.03524).", least=1, metavar="M"
+        6, "m, samples that the model writes for a task (6 in arXiv 2603.03524).", least=1, most=4096, metavar="M"
     )
     temperature: float = setting(1.0, "Sampling temperature of the generator.", above=0)
     top_p: float = setting(
         1.0, "The generator samples from the likeliest tokens that together have this probability.", above=0, most=1
     )
-    top_k: int = setting(0, "The generator samples from this many of the likeliest tokens; 0 for all.", least=0)
-    max_sample_tokens: int = setting(512, "Longest sample in tokens.", least=1)
-    max_answer_tokens: int = setting(512, "Longest solution in tokens.", least=1)
-    max_length: int = setting(2048, "Longest training row in tokens, prompt included.", least=1)
+    top_k: int = setting(
+        0, "The generator samples from this many of the likeliest tokens; 0 for all.", least=0, most=10_000_000
+    )
+    max_sample_tokens: int = setting(512, "Longest sample in tokens.", least=1, most=1_000_000)
+    max_answer_tokens: int = setting(512, "Longest solution in tokens.", least=1, most=1_000_000)
+    max_length: int = setting(2048, "Longest training row in tokens, prompt included.", least=1, most=10_000_000)
     weigh_by: str = setting(
         "scorer",
         "What weighs the samples of a task: the trained 'scorer', their attribution to the task's own "

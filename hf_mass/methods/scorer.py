@@ -13,8 +13,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -26,9 +25,11 @@ from hf_mass.lm.random_state import host_random_state
 from hf_mass.methods.mass_settings import ScorerConfig
 from hf_mass.methods.samples import AuxiliarySample, usable_mask
 from hf_mass.store.storage import read_json
+from hf_mass.store.weights import read_weights
 from hf_mass.tasks.formats import PromptFormat
 from hf_mass.tasks.task import Task
 
+MOST_HIDDEN = 1_000_000
 FEATURE_SIZES = {"log_prob": 4, "overlap": 2, "agreement": 3, "attribution": 2}
 """Numbers per sample; "hidden" has as many as the backbone's hidden size."""
 
@@ -92,13 +93,21 @@ class Scorer(nn.Module):
         values = read_json(config)
         try:
             hidden_size = values.pop("hidden_size")
-            scorer = cls(ScorerConfig(**values), hidden_size)
+            if not isinstance(hidden_size, int) or not 1 <= hidden_size <= MOST_HIDDEN:
+                raise ConfigError(f"hidden_size is {hidden_size!r:.60}; choose a whole number from 1 to {MOST_HIDDEN}")
+            settings = ScorerConfig(**values)
         except (ConfigError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{config} describes no scorer: {error!r}.") from error
+            raise CheckpointError(f"{config} describes no scorer: {error!r:.300}.") from error
+        matrices = read_weights(weights)
+        wide = max((size for matrix in matrices.values() for size in matrix.shape), default=0)
+        if max(settings.width, hidden_size * ("hidden" in settings.features)) > wide:  # before any of it is made
+            raise CheckpointError(f"{weights} does not fit scorer_config.json: its widest matrix has {wide} entries.")
+        scorer = cls(settings, hidden_size)
         try:
-            scorer.load_state_dict(load_file(weights))
-        except (RuntimeError, SafetensorError) as error:
-            raise CheckpointError(f"{weights} is damaged or does not fit scorer_config.json: {error}") from error
+            scorer.load_state_dict(matrices)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{weights} is damaged or does not fit scorer_config.json: {reason}") from error
         return scorer
 
 

@@ -14,6 +14,7 @@ trainer's config a field for each, and `build(InnerConfig, config)` makes the se
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
@@ -170,6 +171,21 @@ def check(instance: Any) -> None:
             raise ConfigError(f"{label} is {value!r:.200}; choose {option.cure}.")
         if isinstance(value, list) and not offered:
             object.__setattr__(instance, name, tuple(value))
+
+
+def require_targets(name: str, targets: str | tuple[str, ...]) -> None:
+    """Checks the names of modules, or the pattern for their names.
+
+    Raises:
+        ConfigError: If it is no pattern.
+    """
+    if isinstance(targets, str):
+        try:
+            re.compile(targets)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ConfigError(
+                f"{name} is {targets!r:.200}, which is no pattern: {error}. Give a list of names, or 'all-linear'."
+            ) from error
 
 
 def flat(*classes: type) -> dict[str, Option]:

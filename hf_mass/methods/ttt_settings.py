@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_mass.errors import ConfigError
 from hf_mass.lm.shapes import LoraShape
-from hf_mass.methods.settings import check, setting
+from hf_mass.methods.settings import check, require_targets, setting
 from hf_mass.tasks.answers import VOTES
 from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS, LOSS_ON, FewShotFormat, resolve_format
 from hf_mass.tasks.grid_transformations import Transformation
@@ -28,8 +28,10 @@ class TTTSettings:
     """
 
     learning_rate: float = setting(5e-5, "Highest learning rate of one task's training.", above=0, metavar="RATE")
-    num_train_epochs: int = setting(2, "Passes over one task's examples.", least=1, metavar="N")
-    per_device_train_batch_size: int = setting(2, "Examples of one step of one task.", least=1, metavar="N")
+    num_train_epochs: int = setting(2, "Passes over one task's examples.", least=1, most=10_000, metavar="N")
+    per_device_train_batch_size: int = setting(
+        2, "Examples of one step of one task.", least=1, most=65_536, metavar="N"
+    )
     lr_scheduler_type: str = setting("cosine", "How the rate changes over the steps.", choices=SCHEDULES)
     warmup_steps: float = setting(0.0, "Share of the steps in which the rate rises.", least=0, below=1)
     weight_decay: float = setting(0.0, "Weight decay of AdamW.", least=0)
@@ -37,10 +39,10 @@ class TTTSettings:
     adam_beta2: float = setting(0.999, "β₂ of AdamW.", least=0, below=1)
     adam_epsilon: float = setting(1e-8, "ε of AdamW.", above=0)
     max_grad_norm: float | None = setting(1.0, "Longest gradient of a task; None for no limit.", above=0)
-    max_completion_length: int = setting(512, "Longest answer in tokens.", least=1)
+    max_completion_length: int = setting(512, "Longest answer in tokens.", least=1, most=1_000_000)
     adapters: str = setting("per_task", "One adapter for each task, or one that all tasks share.", choices=ADAPTERS)
-    lora_r: int = setting(128, "Rank of the LoRA.", least=1)
-    lora_alpha: int = setting(16, "Alpha of the LoRA; updates are scaled by alpha / rank.", least=1)
+    lora_r: int = setting(128, "Rank of the LoRA.", least=1, most=65_536)
+    lora_alpha: int = setting(16, "Alpha of the LoRA; updates are scaled by alpha / rank.", least=1, most=1_000_000)
     lora_dropout: float = setting(
         0.0, "Share of the LoRA's inputs that is dropped while it trains on demonstrations.", least=0, below=1
     )
@@ -50,37 +52,43 @@ class TTTSettings:
     loss_on: str = setting("demonstrations", "What the loss is on.", choices=tuple(LOSS_ON))
     leave_two_out: bool = setting(True, "Fill up with examples that lack two demonstrations.")
     direct: bool = setting(False, "Train on single pairs, without demonstrations before them.")
-    permutations: int = setting(1, "Orders of the demonstrations for each query.", least=1)
+    permutations: int = setting(1, "Orders of the demonstrations for each query.", least=1, most=10_000)
     transformations: tuple[str, ...] = setting(("geometric",), "What to do to grids of training examples, by name.")
-    colour_permutations: int = setting(1, "Recoloured copies of each example.", least=0)
+    colour_permutations: int = setting(1, "Recoloured copies of each example.", least=0, most=10_000)
     random_shift: int = setting(
         0,
         "Cells by which copies of examples are shifted at most, drawn for each task; 0: no such copies.",
         least=0,
+        most=1000,
     )
     keep_background: bool = setting(True, "Recolouring leaves colour 0 as it is.")
     recolour_to_unused: bool = setting(False, "Recoloured copies have colours that the example has not, if possible.")
     reorder_recoloured: bool = setting(False, "Recoloured copies have their demonstrations in random orders.")
-    max_examples: int = setting(250, "Training examples of one task at most.", least=1, metavar="N")
-    max_grid_side: int = setting(30, "Examples with a larger grid are dropped.", least=1)
-    max_length: int | None = setting(None, "Examples with more tokens are dropped; None for no limit.", least=1)
+    max_examples: int = setting(250, "Training examples of one task at most.", least=1, most=1_000_000, metavar="N")
+    max_grid_side: int = setting(30, "Examples with a larger grid are dropped.", least=1, most=10_000)
+    max_length: int | None = setting(
+        None, "Examples with more tokens are dropped; None for no limit.", least=1, most=10_000_000
+    )
     single_demonstration: str = setting(
         "direct", "What to do with a task of one demonstration.", choices=("direct", "refuse")
     )
     predict_transformations: tuple[str, ...] = setting(("inference",), "What to ask tasks under, by name.")
-    predict_permutations: int = setting(2, "Views under each: orders of the demonstrations.", least=1)
+    predict_permutations: int = setting(2, "Views under each: orders of the demonstrations.", least=1, most=10_000)
     predict_recolour: bool = setting(False, "Recolour all views but the first of a transformation.")
-    predict_samples: int = setting(1, "Answers to each view; more than one needs a temperature.", least=1)
+    predict_samples: int = setting(1, "Answers to each view; more than one needs a temperature.", least=1, most=10_000)
     predict_temperature: float = setting(0.0, "0 for greedy answers.", least=0)
     predict_length_factor: float | None = setting(
         None, "Longest answer over the longest demonstrated output, in tokens; None for no such limit.", least=1
     )
-    predict_batch_size: int = setting(64, "Views answered together.", least=1)
+    predict_batch_size: int = setting(64, "Views answered together.", least=1, most=65_536)
     vote: str = setting("hierarchical", "How answers to several views are ranked.", choices=VOTES)
-    vote_within: int = setting(3, "Answers that each transformation puts forward in the hierarchical vote.", least=1)
+    vote_within: int = setting(
+        3, "Answers that each transformation puts forward in the hierarchical vote.", least=1, most=10_000
+    )
 
     def __post_init__(self) -> None:
         check(self)
+        require_targets("TTTSettings.lora_target_modules", self.lora_target_modules)
         if self.predict_samples > 1 and self.predict_temperature == 0:
             raise ConfigError(
                 f"predict_samples is {self.predict_samples} at predict_temperature 0, where all answers are equal. Set "

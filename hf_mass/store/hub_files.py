@@ -15,7 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, HfApi, constants, get_cached_repo_tree, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    CommitInfo,
+    HfApi,
+    constants,
+    get_cached_repo_tree,
+    get_token,
+    hf_hub_download,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
     EntryNotFoundError,
@@ -69,6 +77,7 @@ def download_snapshot(repo_id: str, revision: str | None = None, token: Token = 
     patterns: dict[str, Any] = {"allow_patterns": list(FILES), "ignore_patterns": list(OTHER_FILES)}
     download = partial(snapshot_download, repo_id, revision=revision, token=token, **patterns)
     with explained(f"{repo_id!r} is neither a folder nor a Hub repository that could be downloaded", repo_id, revision):
+        require_known_token(repo_id, token)
         try:
             folder = Path(download())
         except HTTPError as error:
@@ -81,6 +90,36 @@ def download_snapshot(repo_id: str, revision: str | None = None, token: Token = 
         names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
         _require_intact([folder / name for name in filter_repo_objects(names, **patterns)])
     return folder
+
+
+_KNOWN_TOKENS: set[tuple[str, str]] = set()
+
+
+def require_known_token(repo_id: str, token: Token = None) -> None:
+    """Checks that the Hub knows the token that would be sent, where it can be reached; once for each token.
+
+    The client keeps quiet about a token that is refused where the cache has a copy.
+
+    Raises:
+        HfHubHTTPError: If it does not.
+    """
+    sent = None if token is False else token if isinstance(token, str) else get_token()
+    if sent is None or constants.is_offline_mode() or (constants.ENDPOINT, sent) in _KNOWN_TOKENS:
+        return
+    try:
+        HfApi(endpoint=constants.ENDPOINT).model_info(repo_id, token=sent, timeout=10)
+    except HfHubHTTPError as error:
+        if error.response.status_code == 401 and re.search("credential|token", error.server_message or ""):
+            raise
+    except (HTTPError, OSError):  # out of reach: the cache is what there is
+        return
+    _KNOWN_TOKENS.add((constants.ENDPOINT, sent))
+
+
+def cached_folder(repo_id: str, commit: str, cache_dir: str | Path | None = None) -> Path:
+    """Where the downloaded files of a repository's commit lie."""
+    folder = repo_folder_name(repo_id=repo_id, repo_type="model")
+    return Path(cache_dir or constants.HF_HUB_CACHE) / folder / "snapshots" / commit
 
 
 def listed_files(repo_id: str, folder: Path) -> set[str]:
@@ -226,7 +265,7 @@ def explained(
         chain = _chain(error)
         reason = _access_problem(chain, repo_id, revision, writing) or _network_problem(chain, writing)
         reason = reason or (None if writing else _disk_problem(chain))
-        if reason is None and isinstance(error, RuntimeError):  # out of memory, say
+        if reason is None and isinstance(error, RuntimeError) and not isinstance(error, RecursionError):  # no memory
             raise
         kind = CheckpointError if reason is None else HubError
         raise kind(f"{subject}: {reason or _first_lines(error)}. {cure}".rstrip()) from error

@@ -12,6 +12,7 @@ from hf_mass.errors import ConfigError
 from hf_mass.methods.mass_settings import InnerConfig, MassConfig
 from hf_mass.methods.settings import build, check, declares, setting
 from hf_mass.tasks.formats import FORMATS, PromptFormat
+from hf_mass.training.trl_settings import check_types, refused_by_trl
 
 OUTER_LOSSES = ("gold", "verifier")
 GENERATOR_REWARDS = ("logit", "sample")
@@ -81,6 +82,7 @@ class MetaAdaptConfig(GRPOConfig):
 
     def __post_init__(self) -> None:
         check(self)
+        check_types(self)
         if self.fp16:
             raise ConfigError(
                 "MetaAdaptConfig.fp16 is True; its loss scaling would not reach the scorer. Use bf16=True, or float32."
@@ -103,7 +105,8 @@ class MetaAdaptConfig(GRPOConfig):
                 f"{self.score_normalization!r}. Use generator_reward='sample'."
             )
         self.mass_config(PromptFormat())  # checks what contradicts by building it
-        super().__post_init__()
+        with refused_by_trl(self):
+            super().__post_init__()
 
     def mass_config(self, fmt: PromptFormat, training: bool = False) -> MassConfig:
         """The settings as a `MassConfig`: of the saved model, or (training=True) with K and m of training."""

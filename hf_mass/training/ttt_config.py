@@ -15,6 +15,7 @@ from trl import GRPOConfig
 from hf_mass.errors import ConfigError
 from hf_mass.methods.settings import build, check, declares, flat, setting
 from hf_mass.methods.ttt_settings import TTTSettings, preset_values
+from hf_mass.training.trl_settings import check_types, refused_by_trl
 from hf_mass.training.without_effect import GRPO, SFT, refuse
 
 OBJECTIVES = ("sft", "grpo")
@@ -78,6 +79,7 @@ class TTTConfig(GRPOConfig):
 
     def __post_init__(self) -> None:
         check(self)
+        check_types(self)
         if self.max_completion_length is None or self.max_completion_length < 1:
             raise ConfigError(f"TTTConfig.max_completion_length is {self.max_completion_length}; choose at least 1.")
         self._check_objective()
@@ -88,7 +90,8 @@ class TTTConfig(GRPOConfig):
             # TRL wants whole groups in a generation batch, which the small batches of one task's training do not hold.
             share = math.gcd(self.per_device_train_batch_size, self.num_generations)
             self.steps_per_generation = self.num_generations // share
-        super().__post_init__()
+        with refused_by_trl(self):
+            super().__post_init__()
 
     def _check_objective(self) -> None:
         epochs, share = self.num_train_epochs, self.warmup_steps

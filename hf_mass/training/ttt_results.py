@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,10 +20,10 @@ from typing import Any
 from peft import PeftConfig
 from torch import Tensor
 
-from hf_mass.core.trees import Tree
 from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.store.adapters import write_adapter
-from hf_mass.store.storage import ADAPTER_FILES, write_atomically
+from hf_mass.store.folders import DIGESTS, replace_text, require_sealed, settle, write_atomically
+from hf_mass.store.storage import ADAPTER_FILES
 from hf_mass.tasks.answers import TaskScore, score_answers
 from hf_mass.tasks.leave_one_out import INSTRUCTION
 from hf_mass.tasks.task import Task
@@ -89,7 +88,7 @@ class ResultStore:
 
         Raises:
             ConfigError: If it has other settings.
-            CheckpointError: If its settings cannot be read.
+            CheckpointError: If its settings cannot be read, or the folder cannot be written to.
         """
         path = self.folder / RUN_NAME
         if resume and path.is_file():
@@ -101,10 +100,7 @@ class ResultStore:
                     f"{self.settings.get(name)!r}. Use the same settings to resume, or another output_dir."
                 )
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{RUN_NAME}.{os.getpid()}")  # every process of a run writes it
-        temporary.write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        replace_text(path, json.dumps(self.settings, indent=2) + "\n")
 
     def place(self, task: Task) -> Path:
         """The folder of a task: its id, and a digest of what it asks."""
@@ -120,9 +116,11 @@ class ResultStore:
             CheckpointError: If its folder is damaged.
         """
         folder = self.place(task)
-        if not folder.is_dir():
+        settle(folder)
+        if not (folder / RESULT_NAME).is_file() and not any(folder.glob("[!.]*")):  # nothing, or what a kill left
             return None
         values = _read_json(folder / RESULT_NAME)
+        values.pop(DIGESTS, None)
         if values.pop("format_version", None) != FORMAT_VERSION:
             raise CheckpointError(f"{folder / RESULT_NAME} is of another format version. Remove {folder}, and resume.")
         if values.pop("settings", None) != self._digest or values.get("predictions") == []:
@@ -134,6 +132,7 @@ class ResultStore:
                     f"{folder / name} is missing: the adapter was half written or half copied. Remove {folder}, and "
                     "resume the run with resume=True to train it again."
                 )
+        require_sealed(folder, RESULT_NAME)
         try:
             predictions = tuple(Prediction(**each) for each in values.pop("predictions"))
             for name in ("answers", "losses"):
@@ -163,7 +162,7 @@ class ResultStore:
             if weights is not None:
                 write_adapter(temporary, weights, config.to_dict())
 
-        write_atomically(folder, write)
+        write_atomically(folder, write, RESULT_NAME)
         return replace(result, adapter=folder if weights is not None else None)
 
 
@@ -174,14 +173,6 @@ def tasks_digest(tasks: Sequence[Task]) -> str:
     return _digest(json.dumps([queries, pairs]))
 
 
-def weights_digest(tree: Tree) -> str:
-    """A digest of matrices: equal ones have the same."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name in sorted(tree):
-        digest.update(name.encode() + tree[name].detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
@@ -189,7 +180,7 @@ def _digest(text: str) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}. Remove {path.parent}, and resume.") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds no settings or result. Remove {path.parent}, and resume.")

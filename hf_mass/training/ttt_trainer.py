@@ -33,6 +33,7 @@ from hf_mass.engine.session import Session, passes
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.binding import clear_target_errors, deterministic, require_plain_lora
 from hf_mass.lm.few_shot_encoding import tokens_up_to
+from hf_mass.lm.fingerprint import base_digest, weights_digest
 from hf_mass.lm.language_model import LanguageModel, lora_config
 from hf_mass.lm.prefix import require_no_state
 from hf_mass.lm.random_state import RandomState, host_random_state
@@ -47,7 +48,7 @@ from hf_mass.training.reinforcement import ReinforcedPrompt, Reinforcement, ttt_
 from hf_mass.training.task_data import require_tasks
 from hf_mass.training.ttt_adapters import AdapterTrainer
 from hf_mass.training.ttt_config import TTTConfig
-from hf_mass.training.ttt_results import ResultStore, TaskResult, tasks_digest, weights_digest
+from hf_mass.training.ttt_results import ResultStore, TaskResult, tasks_digest
 
 logger = logging.getLogger(__name__)
 
@@ -302,6 +303,7 @@ class TTTTrainer(AdapterTrainer):
             **self.args.result_settings(),
             "adapt": adapt,
             "base": str(self.model.get_base_model().config.name_or_path),
+            "base_weights": base_digest(self.model.get_base_model(), self._tokenizer),
             "start": weights_digest(self._start),
             "tasks": tasks_digest(tasks) if adapt and self.args.adapters == "shared" else None,
         }

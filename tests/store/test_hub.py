@@ -274,6 +274,8 @@ def test_code_of_a_tokenizer_is_never_run(hub: EmulatedHub, mass: MassModel) -> 
         "tokenizer_class": "OwnTokenizer",
         "auto_map": {"AutoTokenizer": ["code.Own", None]},
     }
+    changed = {n: each for n, each in json.loads(files["mass_config.json"]).items() if n != "files"}
+    files |= {"mass_config.json": json.dumps(changed).encode()}
     hub.add("alice/code", files | {"tokenizer_config.json": json.dumps(config).encode(), "code.py": CODE})
     with pytest.raises(CheckpointError, match="needs code from its repository, and loading never runs any"):
         MassModel.from_pretrained("alice/code")

@@ -21,6 +21,7 @@ from hub_emulator import EmulatedHub, Repo
 from hub_fixtures import BASE_ID, behaviour, put_base, same_behaviour, trained_on
 from huggingface_hub import constants, file_download
 
+import hf_mass
 from hf_mass.errors import CheckpointError, HubError
 from hf_mass.methods.mass_files import REQUIRED
 from hf_mass.methods.mass_model import MassModel
@@ -75,6 +76,12 @@ def test_a_wrong_token(hub: EmulatedHub, before: dict[str, Any], monkeypatch: py
     fails("the Hub does not know the token")
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
     works(before)
+    fails("the Hub does not know the token", token="hf_wrong")  # also beside the copy that is in the cache now
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    fails("the Hub does not know the token")
+    with pytest.raises(HubError, match="the Hub does not know the token"):
+        hf_mass.load("alice/mass")
+    works(before, token=False)
 
 
 def test_a_gated_repository(hub: EmulatedHub, before: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from hf_mass.methods.mass_files import (
     write_config,
 )
 from hf_mass.methods.mass_settings import FEATURES, WEIGHINGS, AttributionConfig, InnerConfig, MassConfig, ScorerConfig
+from hf_mass.methods.ttt_settings import TTTSettings
 from hf_mass.store.storage import resolve, write_atomically
 from hf_mass.tasks.formats import FORMATS, PromptFormat
 
@@ -106,6 +106,22 @@ BAD: list[tuple[type, dict[str, object], str]] = [
     (InnerConfig, {"epsilon": 0.0}, r"inner_adam_epsilon is 0\.0"),
     (InnerConfig, {"dropout": 1.0}, r"inner_lora_dropout is 1\.0"),
     (ScorerConfig, {"width": -1}, "scorer_width is -1"),
+    (MassConfig, {"samples": 10**9}, r"MassConfig\.samples is 1000000000; choose .*at most 4096"),
+    (MassConfig, {"max_length": 10**400}, r"MassConfig\.max_length is 1000"),
+    (MassConfig, {"max_sample_tokens": NAN}, r"MassConfig\.max_sample_tokens is nan"),
+    (InnerConfig, {"steps": 1.5}, r"inner_steps is 1\.5"),
+    (InnerConfig, {"steps": 10**9}, "inner_steps is 1000000000"),
+    (InnerConfig, {"lora_rank": "x"}, "inner_lora_r is 'x'"),
+    (InnerConfig, {"lora_rank": 1.5}, r"inner_lora_r is 1\.5"),
+    (InnerConfig, {"lora_rank": 10**7}, "inner_lora_r is 10000000"),
+    (InnerConfig, {"learning_rate": 10**400}, "inner_learning_rate is 1000"),
+    (InnerConfig, {"target_modules": 5}, "inner_target_modules is 5"),
+    (ScorerConfig, {"width": 10**9}, "scorer_width is 1000000000"),
+    (AttributionConfig, {"rounds": 10**9}, "attribution_rounds is 1000000000"),
+    (TTTSettings, {"lora_r": "x"}, r"TTTSettings\.lora_r is 'x'"),
+    (TTTSettings, {"lora_r": 1.5}, r"TTTSettings\.lora_r is 1\.5"),
+    (TTTSettings, {"max_examples": 10**9}, r"TTTSettings\.max_examples is 1000000000"),
+    (TTTSettings, {"learning_rate": NAN}, r"TTTSettings\.learning_rate is nan"),
 ]
 
 
@@ -142,6 +158,14 @@ UNREADABLE: dict[str, tuple[str | bytes, str]] = {
     "a setting out of range": (stored(samples=0), r"does not fit this release: MassConfig\.samples is 0"),
     "a setting of another kind": (stored(samples="six"), "does not fit this release"),
     "a part of another kind": (stored(inner=3), "does not fit this release"),
+    "few-shot settings of another kind": (stored(few_shot=[3]), "does not fit this release"),
+    "prompts of another kind": (stored(format="x"), "does not fit this release"),
+    "more samples than can be": (stored(samples=10**9), "does not fit this release.*at most 4096"),
+    "NaN": (stored(temperature=float("nan")), "does not fit this release"),
+    "a number of 400 digits": (stored(samples=10**400), "does not fit this release"),
+    "a number of 5000 digits": ('{"samples": ' + "9" * 5000 + "}", "is no JSON"),
+    "nesting without end": ("[" * 200_000, "nested too deep"),
+    "nesting without end in a value": ('{"inner": ' * 200_000, "nested too deep"),
 }
 
 
@@ -151,7 +175,7 @@ def test_unreadable_settings_are_named(case: str, tmp_path: Path) -> None:
     (tmp_path / CONFIG_NAME).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(CheckpointError, match=message) as caught:
         read_config(tmp_path)
-    assert str(tmp_path / CONFIG_NAME) in str(caught.value)
+    assert str(tmp_path / CONFIG_NAME) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_text_of_any_language_is_kept_readable(tmp_path: Path) -> None:
@@ -273,12 +297,9 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
 def test_a_failure_while_moving_puts_the_earlier_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "model"
     write_atomically(target, writer("one"))
-    rename = os.rename
 
     def failing(source: Path, destination: Path) -> None:
-        if (Path(source) / "first").read_text() == "two":
-            raise OSError(5, "Input/output error")
-        rename(source, destination)
+        raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", failing)
@@ -287,38 +308,13 @@ def test_a_failure_while_moving_puts_the_earlier_folder_back(tmp_path: Path, mon
     assert content(target) == {"first": "one", "second": "one"} and os.listdir(tmp_path) == ["model"]
 
 
-class Killed(BaseException):
-    """As if the process ended here; nothing may catch it."""
-
-
-def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "model"
-
-    def model(text: str, error: Exception | None = None) -> Callable[[Path], None]:
-        return lambda folder: writer(text, error)(whole(folder))
-
-    write_atomically(target, model("one"))
-    rename = os.rename
-
-    def killed(source: Path, destination: Path) -> None:
-        if Path(destination) == target:
-            raise Killed
-        rename(source, destination)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", killed)
-        patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)  # a dead process tidies nothing up
-        with pytest.raises(Killed):
-            write_atomically(target, model("two"))
-    assert not target.exists()
-    found = resolve_folder(target)
-    assert (found / "second").read_text() == "one"
-    # The next writer puts it back first, so its own failure does no harm either.
-    with pytest.raises(CheckpointError):
-        write_atomically(target, model("three", OSError(28, "full")))
-    assert (target / "second").read_text() == "one"
-    write_atomically(target, model("four"))
-    assert (target / "first").read_text() == (target / "second").read_text() == "four"
+def test_what_an_earlier_release_was_killed_between_is_found(tmp_path: Path) -> None:
+    """It exchanged folders by two renames."""
+    replaced = tmp_path / ".model-replaced"
+    replaced.mkdir()
+    writer("one")(whole(replaced))
+    assert (resolve_folder(tmp_path / "model") / "second").read_text() == "one"
+    assert os.listdir(tmp_path) == ["model"]
 
 
 def test_what_else_lies_in_the_folder_stays(tmp_path: Path) -> None:

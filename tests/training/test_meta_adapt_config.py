@@ -122,7 +122,7 @@ REFUSED = [
     ({"attribution_rounds": 0}, "attribution_rounds is 0"),
     ({"prompt_format": "haiku"}, "prompt_format is 'haiku'"),
     ({"max_length": 1}, "max_length is 1"),
-    ({"inner_steps": 1.5}, "inner_steps is 1.5; choose a whole number of at least 1."),
+    ({"inner_steps": 1.5}, "inner_steps is 1.5; choose a whole number of at least 1"),
     ({"inner_adam_beta2": 1.0}, "inner_adam_beta2 is 1.0; choose a finite number of at least 0 and below 1."),
     ({"num_solutions": "many"}, "num_solutions is 'many'; choose a whole number."),
     ({"train_scorer": "no"}, "train_scorer is 'no'; choose True or False."),
