@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_mass.errors import CheckpointError
+from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.lm.base_models import load_base, load_tokenizer
 from hf_mass.lm.random_state import host_random_state
 from hf_mass.store.adapters import require_adapter
@@ -89,6 +89,27 @@ def load_lora(
     """
     model, tokenizer = load_adapted(folder, name, {}, None, token, model_kwargs, {GENERATOR: ""}, prepare)
     return model, tokenizer, str(read_json(folder / "adapter_config.json").get("base_model_name_or_path"))
+
+
+def is_lora(folder: str | Path) -> bool:
+    """Returns True for a folder of one PEFT adapter."""
+    return (Path(folder) / ADAPTER_FILES[0]).is_file()
+
+
+def load_lora_alone(
+    folder: Path, generator: object, tokenizer: PreTrainedTokenizerBase | None, model_kwargs: Mapping[str, Any]
+) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+    """A LoRA to start from where a base was asked for; a tokenizer that is given goes before its own.
+
+    Raises:
+        ConfigError: If there is a `generator` as well, a new adapter.
+        CheckpointError: As `load_adapted`.
+    """
+    if generator is not None:
+        raise ConfigError(f"{str(folder)!r} is a LoRA already. Leave out `generator`, or give the base itself.")
+    others = {name: value for name, value in model_kwargs.items() if name != "token"}
+    model, own, _ = load_lora(folder, str(folder), model_kwargs.get("token"), others)
+    return model, tokenizer or own
 
 
 def describe_base(model: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from hf_mass.lm.binding import add_lora, deterministic
 from hf_mass.lm.encoding import TextEncoder
 from hf_mass.lm.generation import Sampling, complete, row_seed
 from hf_mass.lm.language_model import LanguageModel, lora_config, replace_lora, with_starting_lora
-from hf_mass.lm.loading import GENERATOR, INNER, describe_base, load_adapted
+from hf_mass.lm.loading import GENERATOR, INNER, describe_base, is_lora, load_adapted, load_lora_alone
 from hf_mass.lm.shapes import LoraShape
 from hf_mass.methods.base import Adaptation, Answer, Cost
 from hf_mass.methods.few_shot_answers import FewShotAnswers
@@ -103,12 +103,12 @@ class MassModel(LanguageModel):
         seed: int = 0,
         **model_kwargs: Any,
     ) -> MassModel:
-        """An untrained model: a new generator adapter (which changes nothing yet) and a uniform scorer on a base."""
-        base = resolve_shipped(base)
+        """An untrained model: a uniform scorer, and a new generator adapter, or that of a LoRA given as base."""
+        if isinstance(base := resolve_shipped(base), str | Path) and is_lora(base):
+            return cls(*load_lora_alone(Path(base), generator, tokenizer, model_kwargs), config, seed=seed)
         if not isinstance(base, PreTrainedModel):
-            revision, token = model_kwargs.get("revision"), model_kwargs.get("token")
-            tokenizer = tokenizer or load_tokenizer(base, token, revision=revision)
-            base = load_base(base, **model_kwargs)
+            about: dict[str, Any] = {name: model_kwargs.get(name) for name in ("token", "revision")}
+            base, tokenizer = load_base(base, **model_kwargs), tokenizer or load_tokenizer(base, **about)
         if tokenizer is None:
             raise ConfigError("MassModel.from_base: tokenizer is None; pass the tokenizer of the model instance.")
         generator = generator or LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
