@@ -70,7 +70,7 @@ def load_adapted(
     if len(tokenizer) > rows:
         raise CheckpointError(
             f"{mismatch}: the tokenizer has {len(tokenizer)} tokens, the base {rows} rows of embeddings. If tokens "
-            "were added and the embeddings resized (resize_token_embeddings), save that base, and pass it as `base=`."
+            "were added and the embeddings resized (resize_token_embeddings), save that base. Pass that one as `base=`."
         )
     return _with_adapters(model, places, mismatch), tokenizer
 
