@@ -71,7 +71,8 @@ def load_adapted(
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise CheckpointError(
-            f"{mismatch}: the tokenizer has {len(tokenizer)} tokens, the base {rows}. Pass that one as `base=`."
+            f"{mismatch}: the tokenizer has {len(tokenizer)} tokens, the base {rows} rows of embeddings. If tokens "
+            "were added and the embeddings resized (resize_token_embeddings), save that base. Pass that one as `base=`."
         )
     return _with_adapters(model, places, mismatch), tokenizer
 

@@ -14,6 +14,7 @@ from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Method
 from hf_mass.store.adapters import write_adapter
 from hf_mass.store.card import CardParts
+from hf_mass.store.folders import write_atomically
 from hf_mass.store.publishing import publish
 from hf_mass.store.storage import resolve_adapter
 from hf_mass.tasks.task import Task
@@ -34,11 +35,13 @@ class AdapterTrainer(PublishingTrainer):
 
         Raises:
             DataError: If the record has none.
+            CheckpointError: If it cannot be written.
         """
         if record.adapted is None:
             raise DataError(f"The record of task {record.task.id!r} has no adapter: {record.reason}.")
         matrices = self.lm.starting_lora().state_dict(record.adapted, 0)
-        write_adapter(Path(path), matrices, self.model.peft_config["default"].to_dict())
+        config = self.model.peft_config["default"].to_dict()
+        write_atomically(Path(path), lambda folder: write_adapter(folder, matrices, config))
 
     def load_adapter(
         self, path_or_id: str | Path, task: Task, revision: str | None = None, token: str | bool | None = None

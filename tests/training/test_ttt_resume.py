@@ -52,6 +52,21 @@ def counted(trainer: TTTTrainer, monkeypatch: pytest.MonkeyPatch, kill_at: int |
     return seen
 
 
+def test_another_base_of_the_same_path_is_not_resumed_with(tmp_path: Path) -> None:
+    make_trainer(tmp_path).predict(TASKS[:1])
+    base = guessing_base()
+    with torch.no_grad():
+        next(base.parameters()).view(-1)[0] += 0.5
+    with pytest.raises(ConfigError, match=r"is of a run with base_weights = .*Use the same settings to resume"):
+        make_trainer(tmp_path, base).predict(TASKS[:1], resume=True)
+
+
+def test_an_occupied_output_dir_is_told(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(CheckpointError, match=r"could not be written.*A file is in the way"):
+        make_trainer(tmp_path / "run")
+
+
 # -- killed runs -------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,113 @@
+"""Kills a process at random points while it saves a model over another, and loads what is left.
+
+    python -m benchmarks.kill_saving --kills 100
+
+The model is the one that ships, with two states of its generator; the folder holds other files too. Every loaded model
+must be one of the two, whole, and no leftover may survive the next save. Prints how often each was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from hf_mass.errors import CheckpointError
+from hf_mass.lm.fingerprint import weights_digest
+from hf_mass.methods.mass_model import MassModel
+from hf_mass.store.shipped import ASSETS
+
+EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "fcntl.flock")
+
+
+def state(mass: MassModel) -> str:
+    """A digest of everything that is saved with the model."""
+    weights = {name: each for name, each in mass.model.named_parameters() if "lora_" in name}
+    return weights_digest({**weights, **mass.scorer.state_dict()})
+
+
+def changed(mass: MassModel, by: float) -> None:
+    """Move every saved weight."""
+    with torch.no_grad():
+        for name, each in (*mass.model.named_parameters(), *mass.scorer.named_parameters("scorer_lora_")):
+            if "lora_" in name:
+                each.add_(by)
+
+
+def counted(kill_at: int) -> list[int]:
+    """Count the files that this process opens, moves and removes from now on, and kill it before the one given."""
+    count = [0]
+
+    def hook(event: str, arguments: object) -> None:
+        count[0] += event in EVENTS
+        if event in EVENTS and count[0] == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    return count
+
+
+def changes_of(save: Callable[[], None], note: Path) -> int:
+    """How many there are when nobody kills it."""
+    if (child := os.fork()) == 0:
+        count = counted(0)
+        save()
+        note.write_text(str(count[0] - 1))
+        os._exit(0)
+    os.waitpid(child, 0)
+    return int(note.read_text())
+
+
+def campaign(kills: int, seed: int, folder: Path) -> Counter[str]:
+    """What was found after each kill: "old", "new", or what was wrong."""
+    draw, found = random.Random(seed), Counter[str]()
+    mass = MassModel.from_pretrained(ASSETS / "conventions-mass")
+    target = folder / "run"
+    (target / "checkpoint-1").mkdir(parents=True)
+    (target / "checkpoint-1" / "state").write_text("kept")
+    mass.save_pretrained(target)
+    points = changes_of(lambda: mass.save_pretrained(target), folder / "count")
+    for _ in range(kills):
+        old = state(mass)
+        changed(mass, 0.01)
+        new = state(mass)
+        point = draw.randint(1, points + 1)
+        if (child := os.fork()) == 0:
+            counted(point)
+            mass.save_pretrained(target)
+            os._exit(0)
+        os.waitpid(child, 0)
+        try:
+            left = state(MassModel.from_pretrained(target))
+            found[{old: "old", new: "new"}.get(left, "a mixture, loaded without a word")] += 1
+        except CheckpointError as error:
+            found[f"refused: {str(error)[:200]}"] += 1
+        mass.save_pretrained(target)
+        if leftovers := [file.name for file in folder.rglob(".*")]:
+            found[f"left over: {leftovers[0]}"] += 1
+        if (target / "checkpoint-1" / "state").read_text() != "kept":
+            found["another file lost"] += 1
+    return found
+
+
+def main() -> None:
+    """Run the campaign."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100, help="How many.")
+    parser.add_argument("--seed", type=int, default=0, help="Draws the points.")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        for outcome, count in campaign(arguments.kills, arguments.seed, Path(folder)).most_common():
+            print(f"{count:4} {outcome}")
+
+
+if __name__ == "__main__":
+    main()
