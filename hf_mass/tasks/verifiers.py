@@ -1,35 +1,42 @@
-r"""Verifiers: does a text answer a task? Each maps (task, text) to a reward in [0, 1].
+"""Verifiers: does a text answer a task? Each maps (task, text) to a reward in [0, 1].
 
-A verifier takes the answer that a caller has extracted or a whole solution, whose final answer it finds by itself: the
-last `\boxed{...}`, else what follows the last `####`, else what follows "answer:" or "answer is", else the whole text.
-
-Symbolic mathematics can run for ever or exhaust memory, so the verifier "math" judges in a worker process with a time
-limit. A signal would be simpler, but signals work only in the main thread.
+A verifier takes the answer that a caller has extracted or a whole solution, whose final answer it finds by itself (see
+`hf_mass.tasks.final_answers`). A false reward is worse than a missed one: what is compared is a whole answer, and where
+a text states several or none, it is wrong.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import logging
-import math
-import os
 import re
-import signal
-import sys
-import threading
+import unicodedata
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from importlib.util import find_spec
-from multiprocessing.context import SpawnContext, SpawnProcess
-from multiprocessing.process import BaseProcess
-from types import ModuleType
-from typing import Any
+from numbers import Real
 
-from pebble import ProcessExpired, ProcessPool
-
-from hf_mass.errors import ConfigError, VerifierError
+from hf_mass.errors import VerifierError
+from hf_mass.tasks.choices import choice
+from hf_mass.tasks.final_answers import boxed_answer, final_answer, readings, undressed
+from hf_mass.tasks.math_verifier import MathVerifier
+from hf_mass.tasks.quantities import parse_number, stated_quantities
 from hf_mass.tasks.task import Task
+
+__all__ = [
+    "VERIFIERS",
+    "MathVerifier",
+    "Verifier",
+    "boxed_answer",
+    "exact_match",
+    "final_answer",
+    "get_verifier",
+    "gold_answer",
+    "multiple_choice",
+    "numeric",
+    "parse_number",
+    "register_verifier",
+    "verify_batch",
+    "verify_each",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -73,47 +80,76 @@ def verify_batch(tasks: Sequence[Task], texts: Sequence[str]) -> list[float]:
     A verifier with a method `batch(tasks, texts)` of its own, as "math" has, gets all of its texts at once.
 
     Raises:
-        VerifierError: If a verifier is unknown or cannot judge its task.
+        VerifierError: If a verifier is unknown, cannot judge its task, raises, or returns what is no reward.
+    """
+    rewards = []
+    for outcome in verify_each(tasks, texts):
+        if isinstance(outcome, VerifierError):
+            raise outcome
+        rewards.append(outcome)
+    return rewards
+
+
+def verify_each(tasks: Sequence[Task], texts: Sequence[str]) -> list[float | VerifierError]:
+    """As `verify_batch`; where a verifier raises on a task, that task has the error and the others have their rewards.
+
+    Raises:
+        VerifierError: If a verifier is unknown, or returns what is no number from 0 to 1.
     """
     places: dict[str, list[int]] = {}
     for place, (task, _) in enumerate(zip(tasks, texts, strict=True)):
         places.setdefault(task.verifier, []).append(place)
-    rewards: dict[int, float] = {}
+    outcomes: dict[int, float | VerifierError] = {}
     for name, numbers in places.items():
-        verifier, batch = get_verifier(name), ([tasks[n] for n in numbers], [texts[n] for n in numbers])
-        scores = verifier.batch(*batch) if hasattr(verifier, "batch") else map(verifier, *batch)
-        rewards.update(zip(numbers, scores, strict=True))
-    return [rewards[place] for place in range(len(tasks))]
+        found = _outcomes(name, [tasks[n] for n in numbers], [texts[n] for n in numbers])
+        outcomes.update(zip(numbers, found, strict=True))
+    return [outcomes[place] for place in range(len(tasks))]
 
 
-_MARKER = re.compile(r"(?im)^[^\w\n]*(?:final[ \t]+)?answer\b[^\w\n]*:\**|\banswer[ \t]+(?P<verb>is)\b[ \t]*:?")
+def _outcomes(name: str, tasks: list[Task], texts: list[str]) -> list[float | VerifierError]:
+    verifier = get_verifier(name)
+    if not hasattr(verifier, "batch"):
+        return [_outcome(name, verifier, task, text) for task, text in zip(tasks, texts, strict=True)]
+    try:
+        scores = list(verifier.batch(tasks, texts))
+    except Exception:  # noqa: BLE001 - which task it is about is not known: one by one
+        if len(tasks) > 1:
+            return [_outcomes(name, [task], [text])[0] for task, text in zip(tasks, texts, strict=True)]
+        return [_outcome(name, lambda task, text: verifier.batch([task], [text])[0], tasks[0], texts[0])]
+    if len(scores) != len(tasks):
+        raise VerifierError(
+            f"The verifier {name!r} returned {len(scores)} rewards for {len(tasks)} texts. "
+            "Its method batch must return one for each."
+        )
+    return [_checked(name, task, score) for task, score in zip(tasks, scores, strict=True)]
 
 
-def boxed_answer(text: str) -> str | None:
-    r"""Content of the last complete `\boxed{...}`, or None; braces inside may nest to any depth."""
-    last: tuple[int, int] | None = None
-    opened: list[int | None] = []  # for each open brace, where the content of its box starts; None if it has no box
-    for token in re.finditer(r"\\f?boxed\s*\{|\\.|[{}]", text):
-        if token.group() == "}":
-            start = opened.pop() if opened else None
-            if start is not None and (last is None or start > last[0]):
-                last = (start, token.start())
-        elif token.group().endswith("{") and token.group() != "\\{":
-            opened.append(token.end() if token.group() != "{" else None)
-    return None if last is None else text[slice(*last)].strip()
+def _outcome(name: str, verifier: Verifier, task: Task, text: str) -> float | VerifierError:
+    try:
+        score = verifier(task, text)
+    except VerifierError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - a user's code may raise anything
+        failure = VerifierError(
+            f"The verifier {name!r} raised {type(error).__name__}: {error} on {text!r:.80} (task id {task.id!r}). "
+            "A text that it cannot read is a wrong answer: let it return 0."
+        )
+        failure.__cause__ = error
+        return failure
+    return _checked(name, task, score)
 
 
-def final_answer(text: str) -> str:
-    """The part of a solution that states its final answer (see this module's docstring); never None."""
-    if (boxed := boxed_answer(text)) is not None:
-        return boxed
-    if "####" in text:
-        lines = text.rsplit("####", 1)[1].strip().splitlines()
-        return lines[0].strip() if lines else ""
-    if markers := list(_MARKER.finditer(text)):
-        rest = text[markers[-1].end() :].strip()
-        return re.split(r"\.(?=\s|$)|\n\s*\n", rest, maxsplit=1)[0].strip() if markers[-1]["verb"] else rest
-    return text.strip()
+def _checked(name: str, task: Task, score: object) -> float:
+    """A verifier's result as a float, refused by the verifier's name unless it is a number from 0 to 1."""
+    value = score
+    if not isinstance(value, (Real, str, bytes)) and getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()  # a number of NumPy or torch
+    if not isinstance(value, Real) or not -1e-6 <= float(value) <= 1 + 1e-6:  # NaN is not, either
+        raise VerifierError(
+            f"The verifier {name!r} returned {score!r:.80} ({type(score).__name__}, task id {task.id!r}). "
+            "It must return a number from 0 to 1."
+        )
+    return min(max(float(value), 0.0), 1.0)
 
 
 def gold_answer(task: Task, name: str) -> str:
@@ -127,252 +163,62 @@ def gold_answer(task: Task, name: str) -> str:
 
 
 def _normalise(text: str) -> str:
-    lines = (" ".join(line.split()) for line in text.splitlines())  # line breaks separate the rows of a grid
-    return re.sub(r"(?<=\S)\s*\.\Z", "", "\n".join(line for line in lines if line)).casefold()
+    # Line breaks separate the rows of a grid.
+    lines = (" ".join(line.split()) for line in unicodedata.normalize("NFC", text).splitlines())
+    text = re.sub(r"(?<=\S)\s*\.\Z", "", "\n".join(line for line in lines if line))
+    return unicodedata.normalize("NFC", text.casefold())
+
+
+def _bare(text: str) -> str:
+    """A text without what only dresses it: emphasis, text wrappers, quotes, and dollars around all of it."""
+    text = undressed(text.strip()).strip()
+    for _ in range(3):
+        inner = re.fullmatch(r"(?s)([\"'`*]|\*\*|\$\$?)(?=\S)(.*\S)\1\.?|[“‘](.+)[”’]\.?|\\\((.+)\\\)\.?", text)
+        if inner is None or (inner[1] and inner[1] in inner[2]):
+            break
+        text = undressed((inner[2] or inner[3] or inner[4]).strip())
+    return _normalise(text)
 
 
 @register_verifier("exact_match")
 def exact_match(task: Task, text: str) -> float:
-    """Returns 1 if the text, or its final answer, is the gold answer up to case, spaces and a final full stop."""
-    gold = _normalise(gold_answer(task, "exact_match"))
-    return float(gold in (_normalise(text), _normalise(final_answer(text))))
-
-
-def _choice(text: str) -> str | None:
-    answer = final_answer(text).strip("$* ")
-    inside: list[str] = re.findall(r"\(([A-Z])\)", answer)
-    if len(inside) > 1 and answer == text.strip("$* \n"):  # nothing marks the answer: "(A) is wrong, so (B)"
-        return inside[-1]
-    if match := re.match(r"(?:\\text\{)?\(?([A-Za-z])(?:\}?\)|[.:,](?!\w)|\}?\W*$)", answer):
-        return match.group(1).upper()
-    # "A" and "I" before a word in lower case are an article and a pronoun, unless that word is "is".
-    alone: list[str] = inside or re.findall(r"(?<![\w'])(?![AI][ \t]+(?!is\b)[a-z])([A-Z])(?![\w'])", answer)
-    return alone[-1] if alone else None
+    """Returns 1 if the text, or its final answer, is the gold answer up to case, spaces, emphasis, quotes around it,
+    composed or decomposed letters, and a final full stop."""
+    gold = gold_answer(task, "exact_match")
+    golds = {_normalise(gold), _bare(gold)} - {""}
+    found = readings(text)
+    return float(_normalise(gold) == _normalise(text) or any(golds & {_normalise(each), _bare(each)} for each in found))
 
 
 @register_verifier("multiple_choice")
 def multiple_choice(task: Task, text: str) -> float:
     """Returns 1 if the text chooses the gold answer's letter: "B", "(B)", "B) Paris", "the answer is B."."""
-    gold = gold_answer(task, "multiple_choice").strip()
-    letter = re.fullmatch(r"\(?([A-Za-z])[).:]?(?:\s.*)?", gold, re.DOTALL)
+    gold = undressed(gold_answer(task, "multiple_choice")).strip(" \n*$`")
+    letter = re.fullmatch(r"(?i:(?:option|choice)\s+)?\(?([A-Za-z])(?:\)|[.:])*(?:(?<=[).:])\s.*)?", gold, re.DOTALL)
     if letter is None:
         raise VerifierError(
             f"The verifier 'multiple_choice' needs a letter as Task.answer, found {gold!r} (id {task.id!r}). "
             "Use the letter of the right choice, or the verifier 'exact_match'."
         )
-    return float(_choice(text) == letter.group(1).upper())
-
-
-# The exponent is kept small: 1e999999999 is a number that would not fit into memory.
-_MAGNITUDE = (
-    r"(?<![0-9.])(?<![0-9][eE])(?<![0-9][eE][-+])"
-    r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+(?![0-9]*[eE][-+]?[0-9]{4}))(?:\.[0-9]+)?"
-    r"(?:[eE][-+]?[0-9]{1,3}(?![0-9]))?|(?<![0-9])\.[0-9]+"
-)
-_NUMBER = re.compile(
-    r"\\[dt]?frac\{(?P<top>-?[0-9]+)\}\{(?P<bottom>[0-9]+)\}"
-    rf"|(?P<number>{_MAGNITUDE})(?:[ \t]{{0,2}}/[ \t]{{0,2}}(?P<over>[0-9]+(?:\.[0-9]+)?))?"
-)
-# A minus is a sign if it touches the number and no operand stands before it, or if it follows "=", "(", ":" or nothing.
-_NEGATIVE = re.compile(r"(?:(?:^|[^\w)\]}])[-\u2212]|(?:^|[=(:,])[ \t]*[-\u2212][ \t]+)(?:\\?\$)?\Z")
-
-
-def parse_number(text: str) -> Fraction | None:
-    r"""The last number in a text, or None. Reads 1,234.5, -3, $5, 40% (as 40), 2e3, 1/2 and \frac{1}{2}."""
-    for match in reversed(list(_NUMBER.finditer(text))):
-        top, bottom = match["top"] or match["number"], match["bottom"] or match["over"] or "1"
-        try:
-            value = Fraction(top.replace(",", "")) / Fraction(bottom)
-        except (ValueError, ZeroDivisionError):  # too many digits for int(), or a fraction such as 1/0
-            continue
-        before = text[max(0, match.start() - 12) : match.start()].replace("$-", "-$")
-        return -value if _NEGATIVE.search(before) else value
-    return None
+    return float(choice(text) == letter.group(1).upper())
 
 
 @register_verifier("numeric")
 def numeric(task: Task, text: str) -> float:
-    """Returns 1 if the last number of the text's final answer is the gold answer's, to 1e-6 unless it is whole."""
-    gold = parse_number(final_answer(gold_answer(task, "numeric")))
-    if gold is None:
+    """Returns 1 if the text's final answer states one number, the gold answer's, to 1e-6 unless both are whole."""
+    gold = stated_quantities(gold_answer(task, "numeric"))
+    if not gold:
         raise VerifierError(
-            f"The verifier 'numeric' finds no number in Task.answer {task.answer!r} (id {task.id!r}). "
-            "Give a number, or use the verifier 'exact_match'."
+            f"The verifier 'numeric' finds no number in Task.answer {task.answer!r} (id {task.id!r}), or several. "
+            "Give one number, or use the verifier 'exact_match'."
         )
-    value = parse_number(final_answer(text))
-    if value is None or gold.denominator == value.denominator == 1:
-        return float(value == gold)
-    return float(abs(value - gold) <= Fraction(1, 10**6) * max(abs(value), abs(gold)))
+    return float(any(_equal(gold[0], value) for value in stated_quantities(text)))
 
 
-# What the worker of `MathVerifier` runs. math-verify is imported there alone: it takes time and memory.
-
-
-def _prepare_worker(memory_limit: int) -> None:  # pragma: no cover - runs in a process of its own
-    import math_verify  # noqa: F401 - before the limit, and before the first answer's time begins
-
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends long arithmetic at once, which a handler in Python cannot
-    for stream in (1, 2):  # nothing that a library prints is of use to the caller
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-    with contextlib.suppress(ImportError, OSError, ValueError):  # not every platform can limit memory
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
-
-
-def _judge(gold: str, text: str, time_limit: float) -> float:  # pragma: no cover - runs in a process of its own
-    from math_verify import verify
-
-    if hasattr(signal, "alarm"):  # ends the worker even if its parent was killed meanwhile
-        signal.alarm(int(time_limit) + 5)
-    try:
-        return float(verify(_read_gold(gold), _read_latex(text), timeout_seconds=None))
-    except Exception:  # noqa: BLE001 - whatever it is, a text that cannot be judged is a wrong answer
-        return 0.0
-    finally:
-        if hasattr(signal, "alarm"):
-            signal.alarm(0)
-
-
-def _read_latex(text: str) -> list[object]:  # pragma: no cover - runs in a process of its own
-    from math_verify import parse
-
-    # A bare expression is wrapped, since math-verify reads LaTeX only between delimiters; prose must not be.
-    words = re.sub(r"\\[a-zA-Z]+(\{[a-zA-Z ]*\})?", "", text)
-    bare = not re.search(r"\$|\\[(\[]|\n|[a-zA-Z]{2,}[ ,]+[a-zA-Z]{2,}", words)
-    wrapped = parse(rf"\boxed{{{text}}}", parsing_timeout=None) if bare else []
-    return list(wrapped or parse(text, parsing_timeout=None))
-
-
-_read_gold = functools.lru_cache(maxsize=1024)(_read_latex)
-
-
-class _WorkerProcess(SpawnProcess):
-    """A fresh interpreter that does not run the caller's main module, which may be a script without a guard."""
-
-    @staticmethod
-    def _Popen(process_obj: BaseProcess) -> Any:
-        # What the new process is to run as its main module is read from this one's.
-        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
-        try:
-            return SpawnProcess._Popen(process_obj)
-        finally:
-            sys.modules["__main__"] = main
-
-
-class _WorkerContext(SpawnContext):
-    Process = _WorkerProcess
-
-
-# Spaces mean nothing in LaTeX, but a model that writes "1 2" has not written 12.
-_DROPPED_LATEX = re.compile(r"(?<![0-9\s])\s+|\s+(?![0-9\s])|\$|\\left(?![a-z])|\\right(?![a-z])|\\[!,;: ]|\.\Z")
-
-
-def _plain_latex(text: str) -> str:
-    unwrapped = re.sub(r"\\text(?:bf|it|rm)?\{([^{}]*)\}", r"\1", text.strip())
-    return _DROPPED_LATEX.sub("", re.sub(r"\\[dt]frac", r"\\frac", unwrapped))
-
-
-_INSTALLED = find_spec("math_verify") is not None
-
-
-class MathVerifier:
-    """Mathematical equality, by math-verify in a worker process that is started at the first use and then kept.
-
-    Safe to call from any thread. An answer on which the worker exceeds its time limit or dies scores 0, with a warning,
-    and the next one gets a new worker. An answer that equals the gold up to spacing needs no worker.
-
-    Args:
-        time_limit: Seconds for one answer.
-        start_limit: Seconds for the worker to start.
-        memory_limit: Bytes of address space for the worker, where the platform can limit it.
-
-    Raises:
-        ConfigError: If a limit is not positive and finite.
-    """
-
-    def __init__(self, time_limit: float = 5.0, start_limit: float = 120.0, memory_limit: int = 4 << 30) -> None:
-        for name, value in (("time_limit", time_limit), ("start_limit", start_limit), ("memory_limit", memory_limit)):
-            if not 0 < value < math.inf:
-                raise ConfigError(f"MathVerifier: {name} must be positive and finite, got {value!r}.")
-        self.time_limit, self.start_limit, self.memory_limit = time_limit, start_limit, memory_limit
-        self._forget()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forget)
-
-    def _forget(self) -> None:
-        # Also run in a forked child, which must neither share the parent's worker nor a lock that a thread held.
-        self._lock = threading.Lock()
-        self._pool: ProcessPool | None = None
-
-    def __call__(self, task: Task, text: str) -> float:
-        """Returns 1 if the text's final answer equals the task's gold answer, else 0; raises as `batch` does."""
-        return self.batch([task], [text])[0]
-
-    def batch(self, tasks: Sequence[Task], texts: Sequence[str]) -> list[float]:
-        """The rewards of many texts; the same text for the same gold answer is judged once.
-
-        Raises:
-            VerifierError: If a task has neither answer nor solution, or the worker cannot be started.
-        """
-        pairs = [(self._gold(task), final_answer(text)) for task, text in zip(tasks, texts, strict=True)]
-        with self._lock:
-            rewards = {pair: self._judge(*pair) for pair in dict.fromkeys(pairs)}
-        return [rewards[pair] for pair in pairs]
-
-    def close(self) -> None:
-        """Ends the worker; the next answer starts another."""
-        with self._lock:
-            self._stop()
-
-    @staticmethod
-    def _gold(task: Task) -> str:
-        gold = final_answer(task.answer if task.answer is not None else task.solution or "")
-        if not gold:
-            raise VerifierError(
-                f"The verifier 'math' needs Task.answer or Task.solution, found {task.answer!r} and {task.solution!r} "
-                f"(id {task.id!r}). Give the task a gold answer."
-            )
-        return gold
-
-    def _judge(self, gold: str, text: str) -> float:
-        if not text or _plain_latex(gold) == _plain_latex(text):
-            return float(bool(text))
-        for _ in range(2):  # once more where the worker died while it had nothing to do
-            try:
-                return self._ask(gold, text)
-            except RuntimeError:  # the pool is broken: its worker died before it took the text
-                self._stop()
-        raise self._not_started()
-
-    def _ask(self, gold: str, text: str) -> float:
-        if self._pool is None:
-            self._pool = ProcessPool(1, 0, _prepare_worker, (self.memory_limit,), _WorkerContext())
-        future = self._pool.schedule(_judge, (gold, text, self.time_limit), timeout=self.time_limit)
-        try:
-            return future.result(self.start_limit + self.time_limit)
-        except (TimeoutError, ProcessExpired) as error:
-            if not future.done():
-                self._stop()
-                raise self._not_started() from error
-            logger.warning("The math worker exceeded %s s or died on %.200r; it scores 0.", self.time_limit, text)
-            return 0.0
-        finally:
-            future.cancel()  # on Ctrl-C, when the worker would go on
-
-    def _not_started(self) -> VerifierError:
-        if not _INSTALLED:
-            return VerifierError("The verifier 'math' needs math-verify. Run: pip install \"hf_mass[math]\"")
-        return VerifierError(
-            f"The worker of the verifier 'math' did not start within MathVerifier.start_limit = {self.start_limit} s. "
-            f"Check that `{sys.executable} -c 'import math_verify'` works."
-        )
-
-    def _stop(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.stop()
-            pool.join()
+def _equal(gold: Fraction, value: Fraction) -> bool:
+    if gold.denominator == value.denominator == 1:
+        return value == gold
+    return abs(value - gold) <= Fraction(1, 10**6) * max(abs(value), abs(gold))
 
 
 register_verifier("math")(MathVerifier())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,9 +15,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +35,7 @@ from hf_mass.tasks.verifiers import (
     parse_number,
     register_verifier,
     verify_batch,
+    verify_each,
 )
 
 SLOW = "10^{10^{10^{10}}}"
@@ -76,6 +81,37 @@ def reward(name: str, gold: str, text: str) -> float:
         ("numeric", "-0.75", r"so \boxed{-\dfrac{3}{4}}"),
         ("numeric", "2000", "2e3 dollars"),
         ("numeric", "7", "The answer is 7. I checked 3 times."),
+        ("numeric", "73", "Answer: 73\n\nExplanation: 40 plus 33."),
+        ("numeric", "73", "Answer: 73. Explanation: 40 plus 33."),
+        ("numeric", "73", "**Answer:** 73\nExplanation: 40 plus 33."),
+        ("numeric", "73", "The answer is **73**.\n\nI added 40 and 33."),
+        ("numeric", "18", "The answer is 18 cm^3"),
+        ("numeric", "12", "The answer is 12 out of 20."),
+        ("numeric", "3/5", "The answer is 12 out of 20."),
+        ("numeric", "8", r"\boxed{8\text{ cm}^2}"),
+        ("numeric", "1234", r"\boxed{1{,}234}"),
+        ("numeric", "1.5", r"\boxed{1\frac{1}{2}}"),
+        ("numeric", "2000", r"\boxed{2\times10^3}"),
+        ("numeric", "0.5", r"\boxed{\dfrac12}"),
+        ("numeric", "1/3", r"\frac13"),
+        ("numeric", "1000000", "The answer is 1 000 000."),
+        ("numeric", "6", "The answer is 5. Wait, no: the answer is 6."),
+        ("multiple_choice", "B", "B is correct, A is wrong"),
+        ("multiple_choice", "B", "The correct answer is option B because A is false."),
+        ("multiple_choice", "B", "option (b)"),
+        ("multiple_choice", r"\text{(B)}", "**B**"),
+        ("exact_match", "Paris", "**Paris**"),
+        ("exact_match", "Paris", "The answer is **Paris**."),
+        ("exact_match", "Paris", "Answer: _Paris_\n\nIt is the capital."),
+        ("exact_match", "Paris", r"\boxed{\text{Paris}}"),
+        ("exact_match", "Paris", "The answer is “Paris”."),
+        ("exact_match", "Mr. Smith", "The answer is Mr. Smith."),
+        ("exact_match", "Mr. Smith", "The answer is Mr. Smith. He was seen."),
+        ("exact_match", "J. R. R. Tolkien", "The answer is J. R. R. Tolkien. He wrote it."),
+        ("exact_match", "caf\u00e9", "cafe\u0301"),
+        ("exact_match", "cafe\u0301", "The answer is caf\u00e9."),
+        ("exact_match", "snake_case_name", "`snake_case_name`"),
+        ("exact_match", "a\nb", "Answer: a\nb"),
         ("math", r"\frac{1}{2}", r"so we get \boxed{0.5}"),
         ("math", "x^2+2x+1", "(x+1)^2"),
         ("math", r"\left( 3, \frac{\pi}{2} \right)", r"The answer is $(3, \pi/2)$."),
@@ -105,6 +141,28 @@ def test_right_answers(name: str, gold: str, text: str) -> None:
         ("numeric", "1000000", "1000001"),
         ("numeric", "1", "1/0"),
         ("numeric", "999999999", "1e999999999"),
+        ("numeric", "33", "Answer: 73\n\nExplanation: 40 plus 33."),
+        ("numeric", "33", "Answer: 73\nExplanation: 40 plus 33."),
+        ("numeric", "3", "The answer is 18 cm^3"),
+        ("numeric", "20", "12 out of 20"),
+        ("numeric", "2", r"\boxed{8\text{ cm}^2}"),
+        ("numeric", "234", r"\boxed{1{,}234}"),
+        ("numeric", "0.5", r"\boxed{1\frac{1}{2}}"),
+        ("numeric", "3", r"\boxed{2\times10^3}"),
+        ("numeric", "12", r"\boxed{\dfrac12}"),
+        ("numeric", "13", r"\frac13"),
+        ("numeric", "19", "18 or 19"),
+        ("numeric", "5", "The answer is not 5."),
+        ("numeric", "2", r"\boxed{2\pi}"),
+        ("numeric", "2", "2 million"),
+        ("multiple_choice", "A", "B is correct, A is wrong"),
+        ("multiple_choice", "A", "The correct answer is option B because A is false."),
+        ("multiple_choice", "B", "The answer is not B."),
+        ("multiple_choice", "B", "A or B"),
+        ("exact_match", "Mr", "The answer is Mr. Smith."),
+        ("exact_match", "Paris", "The answer is not Paris."),
+        ("exact_match", "cafe", "caf\u00e9"),
+        ("exact_match", "1 2", "Answer: 1 2\n3 4"),
         ("math", "12", "1 2"),
         ("math", "2", r"\frac{1}{2}"),
         ("math", "5", ""),
@@ -158,6 +216,69 @@ def test_a_verifier_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
         verify_batch(tasks, ["xx"])
 
 
+class Bad:
+    """A verifier that returns one value for all."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __call__(self, task: Task, text: str) -> float:
+        return self.value  # type: ignore[return-value]
+
+
+class BadBatch(Bad):
+    def batch(self, tasks: Sequence[Task], texts: Sequence[str]) -> list[float]:
+        return [self.value] * len(tasks)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("kind", [Bad, BadBatch])
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), None, "1.0", 1e30, -0.5, 1.5, [1.0], 1j, np.nan, np.ones(2)]
+)
+def test_what_is_no_reward_is_refused_by_name(value: object, kind: type[Bad], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_mass.tasks.verifiers.VERIFIERS", {**VERIFIERS, "mine": kind(value)})
+    with pytest.raises(VerifierError, match=r"'mine' returned .*task id 't3'.*number from 0 to 1"):
+        verify_batch([Task("p", answer="a", id="t3", verifier="mine")], ["x"])
+
+
+@pytest.mark.parametrize("value", [0, 1, True, 0.5, np.float32(0.5), np.int64(1), torch.tensor(0.5), Fraction(1, 2)])
+def test_any_kind_of_number_is_a_reward(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_mass.tasks.verifiers.VERIFIERS", {**VERIFIERS, "mine": Bad(value)})
+    (reward,) = verify_batch([Task("p", answer="a", verifier="mine")], ["x"])
+    assert type(reward) is float
+    assert reward == float(value)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_verifier_that_raises_is_that_tasks_reason(batched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Raising:
+        def __call__(self, task: Task, text: str) -> float:
+            return 1.0 / len(text)
+
+        if batched:
+
+            def batch(self, tasks: Sequence[Task], texts: Sequence[str]) -> list[float]:
+                return [self(task, text) for task, text in zip(tasks, texts, strict=True)]
+
+    monkeypatch.setattr("hf_mass.tasks.verifiers.VERIFIERS", {**VERIFIERS, "mine": Raising()})
+    tasks = [Task("p", answer="a", id=f"t{n}", verifier="mine") for n in range(3)]
+    first, failed, last = verify_each(tasks, ["x", "", "xx"])
+    assert (first, last) == (1.0, 0.5)
+    assert re.search(r"'mine' raised ZeroDivisionError: .*task id 't1'", str(failed))
+    with pytest.raises(VerifierError, match="'mine' raised ZeroDivisionError"):
+        verify_batch(tasks, ["x", "", "xx"])
+
+
+def test_a_batch_of_another_length_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Short(Bad):
+        def batch(self, tasks: Sequence[Task], texts: Sequence[str]) -> list[float]:
+            return [1.0]
+
+    monkeypatch.setattr("hf_mass.tasks.verifiers.VERIFIERS", {**VERIFIERS, "mine": Short(1.0)})
+    with pytest.raises(VerifierError, match="'mine' returned 1 rewards for 2 texts"):
+        verify_batch([Task("p", answer="a", verifier="mine")] * 2, ["x", "y"])
+
+
 @given(st.text(st.sampled_from("0123456789.,-−$%/eE \\frac{}ab\n#:answer is"), max_size=80))
 def test_no_text_breaks_a_verifier(text: str) -> None:
     for name, gold in (("exact_match", "a"), ("multiple_choice", "B"), ("numeric", "3")):
@@ -175,7 +296,7 @@ def test_numbers_are_read_as_they_are_written(top: int, bottom: int) -> None:
 
 def test_a_number_with_too_many_digits_is_no_number() -> None:
     assert parse_number("9" * 6000) is None
-    assert parse_number("7 or " + "9" * 6000) == 7
+    assert parse_number("7 or " + "9" * 6000) is None
 
 
 def test_where_the_final_answer_is_found() -> None:

@@ -1,0 +1,200 @@
+"""Mathematical equality by math-verify, in worker processes with limits on time and memory.
+
+Symbolic mathematics can run for ever or exhaust memory, so it is done in workers. A signal in the caller's own process
+would be simpler, but signals work only in the main thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from importlib.util import find_spec
+from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.process import BaseProcess
+from types import ModuleType
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from hf_mass.errors import ConfigError, VerifierError
+from hf_mass.tasks.final_answers import final_answer
+from hf_mass.tasks.task import Task
+
+logger = logging.getLogger(__name__)
+
+# What the worker of `MathVerifier` runs. math-verify is imported there alone: it takes time and memory.
+
+
+def _prepare_worker(memory_limit: int) -> None:  # pragma: no cover - runs in a process of its own
+    import math_verify  # noqa: F401 - before the limit, and before the first answer's time begins
+
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends long arithmetic at once, which a handler in Python cannot
+    for stream in (1, 2):  # nothing that a library prints is of use to the caller
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    with contextlib.suppress(ImportError, OSError, ValueError):  # not every platform can limit memory
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
+
+
+def _judge(gold: str, text: str, time_limit: float) -> float:  # pragma: no cover - runs in a process of its own
+    from math_verify import verify
+
+    if hasattr(signal, "alarm"):  # ends the worker even if its parent was killed meanwhile
+        signal.alarm(int(time_limit) + 5)
+    try:
+        return float(verify(_read_gold(gold), _read_latex(text), timeout_seconds=None))
+    except Exception:  # noqa: BLE001 - whatever it is, a text that cannot be judged is a wrong answer
+        return 0.0
+    finally:
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)
+
+
+def _read_latex(text: str) -> list[object]:  # pragma: no cover - runs in a process of its own
+    from math_verify import parse
+
+    # A bare expression is wrapped, since math-verify reads LaTeX only between delimiters; prose must not be.
+    words = re.sub(r"\\[a-zA-Z]+(\{[a-zA-Z ]*\})?", "", text)
+    bare = not re.search(r"\$|\\[(\[]|\n|[a-zA-Z]{2,}[ ,]+[a-zA-Z]{2,}", words)
+    wrapped = parse(rf"\boxed{{{text}}}", parsing_timeout=None) if bare else []
+    return list(wrapped or parse(text, parsing_timeout=None))
+
+
+_read_gold = functools.lru_cache(maxsize=1024)(_read_latex)
+
+
+class _WorkerProcess(SpawnProcess):
+    """A fresh interpreter that does not run the caller's main module, which may be a script without a guard."""
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:
+        # What the new process is to run as its main module is read from this one's.
+        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        try:
+            return SpawnProcess._Popen(process_obj)
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _WorkerContext(SpawnContext):
+    Process = _WorkerProcess
+
+
+# Spaces mean nothing in LaTeX, but a model that writes "1 2" has not written 12.
+_DROPPED_LATEX = re.compile(r"(?<![0-9\s])\s+|\s+(?![0-9\s])|\$|\\left(?![a-z])|\\right(?![a-z])|\\[!,;: ]|\.\Z")
+
+
+def _plain_latex(text: str) -> str:
+    unwrapped = re.sub(r"\\text(?:bf|it|rm)?\{([^{}]*)\}", r"\1", text.strip())
+    return _DROPPED_LATEX.sub("", re.sub(r"\\[dt]frac", r"\\frac", unwrapped))
+
+
+_INSTALLED = find_spec("math_verify") is not None
+
+
+class MathVerifier:
+    """Mathematical equality, by math-verify in a worker process that is started at the first use and then kept.
+
+    Safe to call from any thread. An answer on which the worker exceeds its time limit or dies scores 0, with a warning,
+    and the next one gets a new worker. An answer that equals the gold up to spacing needs no worker.
+
+    Args:
+        time_limit: Seconds for one answer.
+        start_limit: Seconds for the worker to start.
+        memory_limit: Bytes of address space for the worker, where the platform can limit it.
+
+    Raises:
+        ConfigError: If a limit is not positive and finite.
+    """
+
+    def __init__(self, time_limit: float = 5.0, start_limit: float = 120.0, memory_limit: int = 4 << 30) -> None:
+        for name, value in (("time_limit", time_limit), ("start_limit", start_limit), ("memory_limit", memory_limit)):
+            if not 0 < value < math.inf:
+                raise ConfigError(f"MathVerifier: {name} must be positive and finite, got {value!r}.")
+        self.time_limit, self.start_limit, self.memory_limit = time_limit, start_limit, memory_limit
+        self._forget()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        # Also run in a forked child, which must neither share the parent's worker nor a lock that a thread held.
+        self._lock = threading.Lock()
+        self._pool: ProcessPool | None = None
+
+    def __call__(self, task: Task, text: str) -> float:
+        """Returns 1 if the text's final answer equals the task's gold answer, else 0; raises as `batch` does."""
+        return self.batch([task], [text])[0]
+
+    def batch(self, tasks: Sequence[Task], texts: Sequence[str]) -> list[float]:
+        """The rewards of many texts; the same text for the same gold answer is judged once.
+
+        Raises:
+            VerifierError: If a task has neither answer nor solution, or the worker cannot be started.
+        """
+        pairs = [(self._gold(task), final_answer(text)) for task, text in zip(tasks, texts, strict=True)]
+        with self._lock:
+            rewards = {pair: self._judge(*pair) for pair in dict.fromkeys(pairs)}
+        return [rewards[pair] for pair in pairs]
+
+    def close(self) -> None:
+        """Ends the worker; the next answer starts another."""
+        with self._lock:
+            self._stop()
+
+    @staticmethod
+    def _gold(task: Task) -> str:
+        gold = final_answer(task.answer if task.answer is not None else task.solution or "")
+        if not gold:
+            raise VerifierError(
+                f"The verifier 'math' needs Task.answer or Task.solution, found {task.answer!r} and {task.solution!r} "
+                f"(id {task.id!r}). Give the task a gold answer."
+            )
+        return gold
+
+    def _judge(self, gold: str, text: str) -> float:
+        if not text or _plain_latex(gold) == _plain_latex(text):
+            return float(bool(text))
+        for _ in range(2):  # once more where the worker died while it had nothing to do
+            try:
+                return self._ask(gold, text)
+            except RuntimeError:  # the pool is broken: its worker died before it took the text
+                self._stop()
+        raise self._not_started()
+
+    def _ask(self, gold: str, text: str) -> float:
+        if self._pool is None:
+            self._pool = ProcessPool(1, 0, _prepare_worker, (self.memory_limit,), _WorkerContext())
+        future = self._pool.schedule(_judge, (gold, text, self.time_limit), timeout=self.time_limit)
+        try:
+            return future.result(self.start_limit + self.time_limit)
+        except (TimeoutError, ProcessExpired) as error:
+            if not future.done():
+                self._stop()
+                raise self._not_started() from error
+            logger.warning("The math worker exceeded %s s or died on %.200r; it scores 0.", self.time_limit, text)
+            return 0.0
+        finally:
+            future.cancel()  # on Ctrl-C, when the worker would go on
+
+    def _not_started(self) -> VerifierError:
+        if not _INSTALLED:
+            return VerifierError("The verifier 'math' needs math-verify. Run: pip install \"hf_mass[math]\"")
+        return VerifierError(
+            f"The worker of the verifier 'math' did not start within MathVerifier.start_limit = {self.start_limit} s. "
+            f"Check that `{sys.executable} -c 'import math_verify'` works."
+        )
+
+    def _stop(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.stop()
+            pool.join()
