@@ -17,7 +17,7 @@ from hf_mass.lm.random_state import host_random_state
 from hf_mass.store.adapters import require_adapter
 from hf_mass.store.hub_files import Token
 from hf_mass.store.shipped import resolve_bases, resolve_shipped
-from hf_mass.store.storage import read_json
+from hf_mass.store.storage import ADAPTER_FILES, read_json
 
 GENERATOR, INNER = "default", "inner"
 _FOLDERS = {GENERATOR: "generator", INNER: "inner"}

@@ -34,6 +34,12 @@ class ResumedSampler(RepeatSampler):
         super().__init__(*how, **named)
         self.epoch = epoch
 
+    @classmethod
+    def of(cls, sampler: RepeatSampler, epoch: Callable[[], int]) -> ResumedSampler:
+        """One that is as TRL's sampler in everything else."""
+        names = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
+        return cls(*(getattr(sampler, name) for name in names), epoch=epoch)
+
     def __iter__(self) -> Iterator[int]:
         if self.shuffle and self.seed is not None:
             self.generator.manual_seed(self.seed)

@@ -361,16 +361,7 @@ class MetaAdaptTrainer(PublishingTrainer):
 
     def _get_train_sampler(self, dataset: Any = None) -> RepeatSampler:
         """TRL's, which a resumed run takes up where it stood."""
-        of = super()._get_train_sampler(dataset)
-        return ResumedSampler(
-            of.data_source,
-            of.mini_repeat_count,
-            of.batch_size,
-            of.repeat_count,
-            of.shuffle,
-            of.seed,
-            epoch=lambda: int(self.state.epoch or 0),
-        )
+        return ResumedSampler.of(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

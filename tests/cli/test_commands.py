@@ -153,7 +153,10 @@ def test_a_wrong_command_line_is_2(words: list[str], told: str) -> None:
         (["solve", "a", "b", "--each"], "takes one file or folder"),
         (["solve", "nowhere", "--each"], "There is no file or folder"),
         (["solve", "a -> b", "c", "--learning_rate", "-1"], "learning_rate is -1; choose a finite number above 0."),
-        (["solve", "a -> b", "c", "--set", "lora_r=0"], "lora_r is 0; choose a whole number of at least 1."),
+        (
+            ["solve", "a -> b", "c", "--set", "lora_r=0"],
+            "lora_r is 0; choose a whole number of at least 1 and of at most 65536.",
+        ),
         (["solve", "a -> b", "c", "--set", "lora_r"], "--set is 'lora_r'; give NAME=VALUE"),
         (["solve", "a -> b", "c", "--set", "magic=1"], "--set has no setting 'magic'; choose some of"),
         (["solve", "a -> b", "c", "--method", "nowhere:Method"], "method 'nowhere:Method' cannot be imported"),
