@@ -64,7 +64,7 @@ def as_latex(text: str) -> str | None:
 
     Of prose that is the one expression between delimiters or, without any, the one quantity.
     """
-    text = undressed(text).strip()
+    text = undressed(text, wrappers=False).strip()
     plain = re.sub(r"\\\$", "", text)
     maths = [next(part for part in found.groups() if part) for found in _MATHS.finditer(plain)]
     outside = _MATHS.sub(" ", plain)

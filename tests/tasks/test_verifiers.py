@@ -356,6 +356,8 @@ def test_math_500_proves_itself(shared_data: Path) -> None:
     assert set(verify_batch(tasks, [row["solution"] for row in rows])) == {1.0}
     assert set(verify_batch(tasks, [rf"It is \boxed{{{answer}+1}}" for answer in answers])) == {0.0}
     assert set(verify_batch(tasks, ["10007"] * len(tasks))) == {0.0}
+    assert set(verify_batch(tasks, [f"The answer is ${answer}$." for answer in answers])) == {1.0}
+    assert set(verify_batch(tasks, [f"The answer is **{answer}**." for answer in answers])) == {1.0}
 
 
 def test_math_500_is_recognised_in_another_spelling(shared_data: Path) -> None:
