@@ -16,7 +16,7 @@ _MARKER = re.compile(
     r"(?:\b(?:the|my|your|an|final|correct|right)[ \t]+)*\b(?:answer|choice|option)\b[ \t]*"
     r"(?:(?:is|would[ \t]+be|will[ \t]+be|must[ \t]+be|should[ \t]+be|equals)\b[ \t]*:?|[:=])(?![ \t]*not\b)"
 )
-_SENTENCE_END = re.compile(r"[.!?](?=[\s*_\"')\]]*(?:\s|$))")
+_SENTENCE_END = re.compile(r"(?<!\\)[.!?](?=[\s*_\"')\]]*(?:\s|$))")
 _ABBREVIATION = re.compile(
     r"(?i)(?:^|[^\w])(?:mrs?|ms|dr|prof|st|sr|jr|mt|ft|lt|col|gen|rev|capt|hon|vs|ca|cf|approx|etc|nos?|rs|inc|ltd|co"
     r"|fig|eq|vol|pp?|e\.g|i\.e)\Z"
@@ -93,10 +93,10 @@ def first_sentence(line: str, initials: bool = True) -> str:
     return line.strip()
 
 
-def undressed(text: str) -> str:
-    r"""A text in composed letters without markdown's emphasis and without LaTeX's text wrappers, as in `\text{B}`."""
+def undressed(text: str, wrappers: bool = True) -> str:
+    r"""A text in composed letters without markdown emphasis and, if asked, LaTeX's text wrappers, as in `\text{B}`."""
     text = unicodedata.normalize("NFC", text)
-    for pattern, replacement in ((_WRAPPER, r"\1"), (_EMPHASIS, r"\2")):
+    for pattern, replacement in ((_WRAPPER, r"\1"), (_EMPHASIS, r"\2"))[0 if wrappers else 1 :]:
         for _ in range(4):  # they nest, but not deeply
             text, count = pattern.subn(replacement, text)
             if not count:
@@ -105,6 +105,6 @@ def undressed(text: str) -> str:
 
 
 def _after_marker(text: str) -> str | None:
-    text = undressed(text)
+    text = undressed(text, wrappers=False)
     markers = [marker for marker in _MARKER.finditer(text) if marker["clause"] is None]
     return text[markers[-1].end() :].strip() if markers else None

@@ -25,7 +25,10 @@ from typing import Any
 from pebble import ProcessExpired, ProcessPool
 
 from hf_mass.errors import ConfigError, VerifierError
-from hf_mass.tasks.final_answers import final_answer
+from hf_mass.tasks.checks import require_whole
+from hf_mass.tasks.expressions import as_latex, based_number
+from hf_mass.tasks.final_answers import final_answer, undressed
+from hf_mass.tasks.quantities import parse_number
 from hf_mass.tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -45,31 +48,41 @@ def _prepare_worker(memory_limit: int) -> None:  # pragma: no cover - runs in a 
         resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
 
 
-def _judge(gold: str, text: str, time_limit: float) -> float:  # pragma: no cover - runs in a process of its own
+def _judge(gold: str, text: str, time_limit: float) -> float | None:  # pragma: no cover - runs in a process of its own
     from math_verify import verify
 
-    if hasattr(signal, "alarm"):  # ends the worker even if its parent was killed meanwhile
-        signal.alarm(int(time_limit) + 5)
+    if hasattr(signal, "setitimer"):  # most of what takes long can be interrupted, and the worker goes on
+        signal.signal(signal.SIGALRM, _interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.7 * time_limit)
+        signal.setitimer(signal.ITIMER_PROF, time_limit + 5)  # ends the worker even if its parent was killed meanwhile
     try:
-        return float(verify(_read_gold(gold), _read_latex(text), timeout_seconds=None))
+        return float(verify(_read_gold(gold), _read(text), timeout_seconds=None))
+    except _TooLong:
+        return None
     except Exception:  # noqa: BLE001 - whatever it is, a text that cannot be judged is a wrong answer
         return 0.0
     finally:
-        if hasattr(signal, "alarm"):
-            signal.alarm(0)
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _read_latex(text: str) -> list[object]:  # pragma: no cover - runs in a process of its own
+class _TooLong(BaseException):
+    """Raised into an answer that takes too long; no handler of a library's catches it."""
+
+
+def _interrupt(*_: object) -> None:  # pragma: no cover - runs in a process of its own
+    raise _TooLong
+
+
+def _read(text: str) -> list[object]:  # pragma: no cover - runs in a process of its own
     from math_verify import parse
 
-    # A bare expression is wrapped, since math-verify reads LaTeX only between delimiters; prose must not be.
-    words = re.sub(r"\\[a-zA-Z]+(\{[a-zA-Z ]*\})?", "", text)
-    bare = not re.search(r"\$|\\[(\[]|\n|[a-zA-Z]{2,}[ ,]+[a-zA-Z]{2,}", words)
-    wrapped = parse(rf"\boxed{{{text}}}", parsing_timeout=None) if bare else []
-    return list(wrapped or parse(text, parsing_timeout=None))
+    spelled = as_latex(text)
+    return list(parse(rf"\boxed{{{spelled}}}", parsing_timeout=None)) if spelled else []
 
 
-_read_gold = functools.lru_cache(maxsize=1024)(_read_latex)
+_read_gold = functools.lru_cache(maxsize=1024)(_read)
 
 
 class _WorkerProcess(SpawnProcess):
@@ -98,6 +111,19 @@ def _plain_latex(text: str) -> str:
     return _DROPPED_LATEX.sub("", re.sub(r"\\[dt]frac", r"\\frac", unwrapped))
 
 
+def _without_worker(gold: str, text: str) -> float | None:
+    """The reward where it takes no symbolic mathematics to tell; None where it does."""
+    if not text or _plain_latex(gold) == _plain_latex(text):
+        return float(bool(text))
+    values = [based_number(undressed(each)) for each in (gold, text)]
+    if any(value is not None for value in values):  # math-verify does not read the base
+        numbers = [
+            value if value is not None else parse_number(each) for value, each in zip(values, (gold, text), strict=True)
+        ]
+        return float(numbers[0] is not None and numbers[0] == numbers[1])
+    return None
+
+
 _INSTALLED = find_spec("math_verify") is not None
 
 
@@ -111,16 +137,21 @@ class MathVerifier:
         time_limit: Seconds for one answer.
         start_limit: Seconds for the worker to start.
         memory_limit: Bytes of address space for the worker, where the platform can limit it.
+        workers: How many judge a batch at once.
 
     Raises:
         ConfigError: If a limit is not positive and finite.
     """
 
-    def __init__(self, time_limit: float = 5.0, start_limit: float = 120.0, memory_limit: int = 4 << 30) -> None:
+    def __init__(
+        self, time_limit: float = 2.0, start_limit: float = 120.0, memory_limit: int = 4 << 30, workers: int = 1
+    ) -> None:
         for name, value in (("time_limit", time_limit), ("start_limit", start_limit), ("memory_limit", memory_limit)):
             if not 0 < value < math.inf:
                 raise ConfigError(f"MathVerifier: {name} must be positive and finite, got {value!r}.")
         self.time_limit, self.start_limit, self.memory_limit = time_limit, start_limit, memory_limit
+        require_whole("MathVerifier: workers", workers, 1)
+        self.workers = workers
         self._forget()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
@@ -142,7 +173,7 @@ class MathVerifier:
         """
         pairs = [(self._gold(task), final_answer(text)) for task, text in zip(tasks, texts, strict=True)]
         with self._lock:
-            rewards = {pair: self._judge(*pair) for pair in dict.fromkeys(pairs)}
+            rewards = self._judge_all(list(dict.fromkeys(pairs)))
         return [rewards[pair] for pair in pairs]
 
     def close(self) -> None:
@@ -160,30 +191,43 @@ class MathVerifier:
             )
         return gold
 
-    def _judge(self, gold: str, text: str) -> float:
-        if not text or _plain_latex(gold) == _plain_latex(text):
-            return float(bool(text))
-        for _ in range(2):  # once more where the worker died while it had nothing to do
+    def _judge_all(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], float]:
+        """All workers judge at once, so that one that hangs does not hold up the others."""
+        rewards = {pair: known for pair in pairs if (known := _without_worker(*pair)) is not None}
+        asked = [pair for pair in pairs if pair not in rewards]
+        for _ in range(2):  # once more where a worker died while it had nothing to do
             try:
-                return self._ask(gold, text)
+                return rewards | self._ask([pair for pair in asked if pair not in rewards])
             except RuntimeError:  # the pool is broken: its worker died before it took the text
                 self._stop()
         raise self._not_started()
 
-    def _ask(self, gold: str, text: str) -> float:
+    def _ask(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], float]:
+        if not pairs:
+            return {}
         if self._pool is None:
-            self._pool = ProcessPool(1, 0, _prepare_worker, (self.memory_limit,), _WorkerContext())
-        future = self._pool.schedule(_judge, (gold, text, self.time_limit), timeout=self.time_limit)
+            self._pool = ProcessPool(self.workers, 0, _prepare_worker, (self.memory_limit,), _WorkerContext())
+        futures = []
         try:
-            return future.result(self.start_limit + self.time_limit)
+            for gold, text in pairs:
+                limits = (gold, text, self.time_limit)
+                futures.append(self._pool.schedule(_judge, limits, timeout=self.time_limit))
+            return {pair: self._result(future, pair[1]) for pair, future in zip(pairs, futures, strict=True)}
+        finally:
+            for future in futures:
+                future.cancel()  # on Ctrl-C, when the workers would go on
+
+    def _result(self, future: Any, text: str) -> float:
+        try:
+            reward: float | None = future.result(self.start_limit + self.time_limit)
         except (TimeoutError, ProcessExpired) as error:
             if not future.done():
                 self._stop()
                 raise self._not_started() from error
+            reward = None
+        if reward is None:
             logger.warning("The math worker exceeded %s s or died on %.200r; it scores 0.", self.time_limit, text)
-            return 0.0
-        finally:
-            future.cancel()  # on Ctrl-C, when the worker would go on
+        return reward or 0.0
 
     def _not_started(self) -> VerifierError:
         if not _INSTALLED:

@@ -117,6 +117,19 @@ def reward(name: str, gold: str, text: str) -> float:
         ("math", r"\left( 3, \frac{\pi}{2} \right)", r"The answer is $(3, \pi/2)$."),
         ("math", r"\text{Evelyn}", "Evelyn"),
         ("math", "2", "4/2"),
+        ("math", r"\$36", r"\boxed{36}"),
+        ("math", "36", r"\boxed{\$36}"),
+        ("math", "73", "The answer is **73**."),
+        ("math", r"\frac{2\pi}{3}", "2*pi/3"),
+        ("math", r"\sqrt{51}", "√51"),
+        ("math", "6-5i", "6-5I"),
+        ("math", "3+2i", "3 + 2*I"),
+        ("math", "12", "12 dollars"),
+        ("math", "18", "18 cm^3"),
+        ("math", "3,4", "$3$ and $4$"),
+        ("math", "52_8", r"\boxed{52_{8}}"),
+        ("math", "52_8", "42"),
+        ("math", "52_8", "52 (base 8)"),
     ],
 )
 def test_right_answers(name: str, gold: str, text: str) -> None:
@@ -165,6 +178,9 @@ def test_right_answers(name: str, gold: str, text: str) -> None:
         ("exact_match", "1 2", "Answer: 1 2\n3 4"),
         ("math", "12", "1 2"),
         ("math", "2", r"\frac{1}{2}"),
+        ("math", "52_8", "52_9"),
+        ("math", "13", "12 or 13"),
+        ("math", "20", "12 out of 20"),
         ("math", "5", ""),
         ("math", r"\frac{1}{2}", r"\boxed{\frac{1}{3}}"),
         ("math", "x+1", r"\boxed{"),
@@ -340,6 +356,8 @@ def test_math_500_proves_itself(shared_data: Path) -> None:
     assert set(verify_batch(tasks, [row["solution"] for row in rows])) == {1.0}
     assert set(verify_batch(tasks, [rf"It is \boxed{{{answer}+1}}" for answer in answers])) == {0.0}
     assert set(verify_batch(tasks, ["10007"] * len(tasks))) == {0.0}
+    assert set(verify_batch(tasks, [f"The answer is ${answer}$." for answer in answers])) == {1.0}
+    assert set(verify_batch(tasks, [f"The answer is **{answer}**." for answer in answers])) == {1.0}
 
 
 def test_math_500_is_recognised_in_another_spelling(shared_data: Path) -> None:
@@ -359,6 +377,17 @@ def test_an_answer_that_takes_too_long_scores_0_and_the_next_is_judged(
         assert verifier.batch([task, task, task], [SLOW, "1 + x", SLOW]) == [0.0, 1.0, 0.0]
     assert time.perf_counter() - start < 30.0
     assert len([r for r in caplog.records if "exceeded 1.0 s" in r.message]) == 1  # the same text is judged once
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_row_of_answers_that_hang_costs_their_limits_alone(workers: int) -> None:
+    task, verifier = Task("p", answer="x+1"), MathVerifier(time_limit=1.0, workers=workers)
+    assert verifier(task, "1+x") == 1.0
+    hanging = [f"{base}^{{10^{{10^{{10}}}}}}" for base in range(3, 9)]
+    start = time.perf_counter()
+    assert verifier.batch([task] * 7, [*hanging, "1 + x"]) == [0.0] * 6 + [1.0]
+    assert time.perf_counter() - start < 24.0  # at most the limit and a new worker for each
+    verifier.close()
 
 
 def worker() -> psutil.Process:

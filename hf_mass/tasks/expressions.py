@@ -1,0 +1,94 @@
+r"""Mathematical answers in the spelling that a LaTeX parser reads: `√51`, "pi/2", "12 dollars", "52 (base 8)"."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from hf_mass.tasks.final_answers import undressed
+from hf_mass.tasks.quantities import parse_number
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_NAMES = (
+    r"alpha|beta|gamma|delta|theta|lambda|sigma|omega|phi|rho|tau|infty"
+    r"|sin|cos|tan|cot|sec|csc|log|ln|exp|arcsin|arccos|arctan"
+)
+_SPELLINGS = (
+    (re.compile(r"\\\$|[€£¥]"), ""),
+    (re.compile(r"[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+"), lambda found: f"^{{{found.group().translate(_SUPERSCRIPTS)}}}"),
+    (
+        re.compile(r"[¼½¾⅐-⅞]"),
+        lambda found: r"\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", found.group()).split("⁄")),
+    ),
+    (
+        re.compile(r"(?:√|(?<![\\a-zA-Z])sqrt)\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+(?:\.\d+)?|[a-zA-Z]))"),
+        r"\\sqrt{\1\2\3}",
+    ),
+    (re.compile(r"π|(?<![\\a-zA-Z])(?i:pi)(?![a-zA-Z])"), r"\\pi "),
+    (re.compile(r"∞|(?<![\\a-zA-Z])(?:infinity|oo)(?![a-zA-Z])"), r"\\infty "),
+    (re.compile(r"[−–]"), "-"),
+    (re.compile(r"×|·"), r"\\times "),
+    (re.compile(r"÷"), "/"),
+    (re.compile(r"°"), r"^{\\circ}"),
+    (re.compile(r"≤|<="), r"\\le "),
+    (re.compile(r"≥|>="), r"\\ge "),
+    (re.compile(r"\*\*"), "^"),
+    (re.compile(r"\^\(([^()]*)\)"), r"^{\1}"),
+    (re.compile(r"(?<![a-zA-Z\\])(?<=[\d)\s+\-*])I(?![a-zA-Z])|(?<![a-zA-Z\\\d)])I(?=\s*[*\d])"), "i"),
+    (re.compile(rf"(?<![\\a-zA-Z])(?={_NAMES})({_NAMES})(?![a-zA-Z])"), r"\\\1 "),
+)
+_MATHS = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$])+?)(?<!\\)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_PROSE = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{2,}(?![a-zA-Z}])")
+_BASED = re.compile(
+    r"\$?([0-9][0-9A-Za-z]{0,99})\s*(?:_\{?(\d{1,2})\}?|_\{?\\text\{(\w+)\}\}?|\(?\s*base[ -](\w+)\)?)\$?",
+    re.IGNORECASE,
+)
+_BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+_BASES |= {"twelve": 12, "sixteen": 16}
+
+
+def based_number(text: str) -> int | None:
+    r"""The value of a number with its base, as in `52_8` or "52 (base 8)"; None for anything else."""
+    found = _BASED.fullmatch(text.strip().rstrip("."))
+    if found is None:
+        return None
+    base = found[2] or found[3] or found[4]
+    try:
+        return int(found[1], int(_BASES.get(base.lower(), base)))
+    except ValueError:
+        return None
+
+
+def as_latex(text: str) -> str | None:
+    """The one expression that an answer states, as LaTeX without delimiters; None if it states several or none.
+
+    Of prose that is the one expression between delimiters or, without any, the one quantity.
+    """
+    text = undressed(text, wrappers=False).strip()
+    plain = re.sub(r"\\\$", "", text)
+    maths = [next(part for part in found.groups() if part) for found in _MATHS.finditer(plain)]
+    outside = _MATHS.sub(" ", plain)
+    if maths and not re.search(r"[\d=]", outside):
+        if len(maths) > 1 and re.sub(r"\b(?:and|or)\b|[,\s.]", "", outside):
+            return None
+        return _spelled(", ".join(maths))
+    if maths:
+        outside = plain = plain.replace("$", "")
+    spelled = _spelled(plain.replace("$", ""))
+    if _PROSE.search(re.sub(r"\\[a-zA-Z]+\s*(?:\{[a-zA-Z ]*\})?", "", spelled)):
+        number = parse_number(text)
+        if number is not None:
+            return (
+                str(number.numerator)
+                if number.denominator == 1
+                else rf"\frac{{{number.numerator}}}{{{number.denominator}}}"
+            )
+        return None if re.search(r"\d", outside) else rf"\text{{{plain}}}"
+    return spelled
+
+
+def _spelled(text: str) -> str:
+    for pattern, latex in _SPELLINGS:
+        text = pattern.sub(latex, text)
+    text = re.sub(r"(?<=\d)\s*\*\s*(?=i(?![a-zA-Z]))", "", text)
+    return text.strip().rstrip(".")
