@@ -25,6 +25,7 @@ from trl.trainer.utils import RepeatSampler
 
 from hf_mass.lm.random_state import RandomState, host_random_state
 from hf_mass.store.card import NOT_MEASURED, CardParts
+from hf_mass.store.folders import require_writable
 from hf_mass.store.hub_files import CARD_NAME, explained
 from hf_mass.store.publishing import publish
 from hf_mass.training.without_effect import require_some_steps, require_whole_model
@@ -38,11 +39,13 @@ class PublishingTrainer(GRPOTrainer):
     Its random state is its own: what TRL seeds and draws while it is made and while it trains leaves the host's alone.
 
     Raises:
+        CheckpointError: If `output_dir` cannot be written to.
         ConfigError: If the model would be sharded.
         DataError: When it trains, if there are too few prompts for a step.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        require_writable(str(kwargs["args"].output_dir))
         with host_random_state():
             super().__init__(*args, **kwargs)
             self._random_state = RandomState.now()

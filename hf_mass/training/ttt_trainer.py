@@ -41,7 +41,6 @@ from hf_mass.methods.base import Adaptation
 from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.guard import Guard
 from hf_mass.methods.ttt import TTT
-from hf_mass.store.folders import require_writable
 from hf_mass.store.shipped import resolve_shipped
 from hf_mass.tasks.answers import mean_scores
 from hf_mass.tasks.task import Task
@@ -87,7 +86,6 @@ class TTTTrainer(AdapterTrainer):
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         args = args or TTTConfig(output_dir="outputs/ttt")
-        require_writable(str(args.output_dir))
         self.train_tasks = [] if train_dataset is None else require_tasks(train_dataset, "TTTTrainer.train_dataset")
         self.eval_tasks = [] if eval_dataset is None else require_tasks(eval_dataset, "TTTTrainer.eval_dataset")
         model = str(resolve_shipped(model)) if isinstance(model, str | Path) else model

@@ -10,7 +10,7 @@ from peft import PeftModel
 from trainer_fixtures import BASE, make_trainer, settings, world
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_mass.errors import ConfigError, DataError
+from hf_mass.errors import CheckpointError, ConfigError, DataError
 from hf_mass.lab.conventions import CONVENTIONS_FORMAT
 from hf_mass.tasks.task import Task
 from hf_mass.training.meta_adapt_config import MetaAdaptConfig
@@ -80,3 +80,10 @@ def test_a_sharded_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("ACCELERATE_USE_FSDP", flag)
     with pytest.raises(ConfigError, match=r"launched with FSDP, which shards the model.*plain data parallelism"):
         make_trainer(tmp_path)
+
+
+def test_an_output_dir_that_is_a_file_is_told_before_training(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(CheckpointError, match="taken"):
+        make_trainer(tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "mine"
