@@ -48,6 +48,7 @@ SIGNATURES: list[tuple[type, str, list[str]]] = [
     (Trainer, "train", ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"]),
     (Trainer, "evaluate", ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"]),
     (Trainer, "predict", ["self", "test_dataset", "ignore_keys", "metric_key_prefix"]),
+    (GRPOTrainer, "_get_train_sampler", ["self", "dataset"]),
     (Trainer, "remove_callback", ["self", "callback"]),
     (Trainer, "_load_from_checkpoint", ["self", "resume_from_checkpoint", "model"]),
     (Trainer, "_load_best_model", ["self"]),
@@ -78,6 +79,7 @@ def test_every_override_overrides_something() -> None:
     own = {name for name, value in vars(MetaAdaptTrainer).items() if inspect.isfunction(value)}
     mine = {"_to_tasks", "_eval_tasks", "_check_adapter", "attribution", "_outer", "_load_scorer"}
     mine |= {"_share_metrics", "_share_gradients", "_reduced", "save_published", "published_card"}
+    mine |= {"_whole_steps"}
     overridden = {name for name in own - mine if hasattr(GRPOTrainer, name)}
     assert overridden == own - mine
     assert not {name for name in mine if hasattr(GRPOTrainer, name)}, "a helper shadows one of TRL's methods"
@@ -90,9 +92,9 @@ def test_pushing_overrides_what_it_means_to() -> None:
     mine |= {"save_adapter", "load_adapter", "push_adapter_to_hub", "own_random_state"}
     pushing = {"init_hf_repo", "push_to_hub", "_push_from_checkpoint", "_finish_current_push"}
     own = {n for kind in (PublishingTrainer, AdapterTrainer) for n, v in vars(kind).items() if inspect.isfunction(v)}
-    seeded = {"__init__", "train"}
-    assert own == mine | pushing | seeded
-    assert {name for name in own if hasattr(GRPOTrainer, name)} == pushing | seeded
+    training = {"__init__", "train", "_get_train_sampler"}
+    assert own == mine | pushing | training
+    assert {name for name in own if hasattr(GRPOTrainer, name)} == pushing | training
 
 
 def test_the_trainer_at_test_time_overrides_what_it_means_to() -> None:
