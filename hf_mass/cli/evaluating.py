@@ -170,10 +170,10 @@ def build_table(
     settings: Mapping[str, Any],
 ) -> ResultTable:
     """A line for each row, intervals over tasks and seeds."""
-    lines = []
+    lines, clusters = [], sets_of(tasks)
     for name, by_seed in outcomes.items():
         cost = mean_cost([row for some in by_seed for row in some])
-        accuracy = {tasks.name: mean_interval(results(by_seed), clusters=sets_of(tasks))}
+        accuracy = {tasks.name: mean_interval(results(by_seed), clusters=clusters)}
         lines.append(ResultRow(rows[name].label, accuracy, cost.sampled_tokens, cost.seconds))
     device = lm.device
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"

@@ -103,7 +103,7 @@ class TTTConfig(GRPOConfig):
             if is_wrong:
                 raise ConfigError(f"TTTConfig.{name} is {getattr(self, name)}; objective='sft' {why}.")
         without = SFT if self.objective == "sft" else GRPO
-        refuse(self, without, without, f"objective={self.objective!r}")
+        refuse(self, without, f"objective={self.objective!r}")
         if self.guard and self.objective != "sft":
             raise ConfigError(
                 f"TTTConfig.guard is True, and objective={self.objective!r} has no strengths to choose from. Use "

@@ -6,7 +6,7 @@ The trainers take over TRL's settings, but not everything that TRL and transform
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -52,22 +52,19 @@ GRPO = {
 _OFF: tuple[Any, ...] = (None, False, 0, "", [], {}, "no")
 
 
-def refuse(config: Any, names: Iterable[str], cures: dict[str, str], where: str) -> None:
+def refuse(config: Any, cures: Mapping[str, str], where: str) -> None:
     """Checks that no setting without effect was changed.
 
     Args:
         config: A dataclass, before TRL has filled in what was left open.
-        names: What to check; those that this version of TRL does not have are passed over.
-        cures: Setting → what there is instead.
+        cures: Setting to check → what there is instead; those that this version of TRL does not have are passed over.
         where: What has no such effect, for the message.
 
     Raises:
         ConfigError: If one differs from its default.
     """
     known = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(config)}
-    for name in names:
-        if name not in known:
-            continue
+    for name in (name for name in cures if name in known):
         value, default = getattr(config, name), known[name]
         off = any(value is each or (type(value) is type(each) and value == each) for each in _OFF)
         if (off and any(default is each or default == each for each in _OFF)) or _plain(value) == _plain(default):
