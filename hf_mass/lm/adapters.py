@@ -16,8 +16,7 @@ from torch import Tensor
 from hf_mass.core.trees import Tree
 from hf_mass.errors import CheckpointError, DataError
 from hf_mass.lm.binding import BoundLora
-from hf_mass.store.adapters import ADAPTER_FILES, require_adapter
-from hf_mass.store.weights import read_weights
+from hf_mass.store.adapters import ADAPTER_FILES, read_checked
 
 Part = tuple[BoundLora, Tree]
 """An adapter with the matrices [1, ...] that it has for one task."""
@@ -85,13 +84,13 @@ def read_adapter(folder: Path, lora: BoundLora) -> Tree:
         CheckpointError: If a file is damaged, or the adapter is of another kind, scale or shape.
     """
     path = folder / ADAPTER_FILES[1]
-    settings, expected = require_adapter(folder), lora.model.peft_config[lora.adapter]
+    (settings, weights), expected = read_checked(folder), lora.model.peft_config[lora.adapter]
     cure = "Load it with the base and the LoRA settings that it was trained with."
     for name in ("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"):
         value = getattr(expected, name)
         if settings.get(name, value) != value:
             raise CheckpointError(f"{folder}: {name} is {settings[name]!r}, and {value!r} in this model. {cure}")
-    weights, tree = read_weights(path), {}
+    tree = {}
     for name, leaf in lora.start(1).items():
         matrix = weights.pop(name.replace(f".{lora.adapter}.", "."), None)
         if matrix is None or matrix.shape != leaf.shape[1:]:

@@ -64,7 +64,12 @@ def make_portable(folder: Path) -> list[str]:
 
 
 def require_adapter(folder: Path) -> dict[str, Any]:
-    """Check an adapter before PEFT reads it; its settings.
+    """Check an adapter before PEFT reads it; its settings. Raises as `read_checked` does."""
+    return read_checked(folder)[0]
+
+
+def read_checked(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The settings and the weights of an adapter.
 
     Raises:
         CheckpointError: If a setting is of another type, out of bounds, a pattern, or not what the weights are like; or
@@ -79,8 +84,7 @@ def require_adapter(folder: Path) -> dict[str, Any]:
     problem = next(_problems(settings, shapes), None)
     if problem is not None:
         raise CheckpointError(f"{path}: {problem}. Save or download the adapter again.")
-    read_weights(folder / ADAPTER_FILES[1])
-    return settings
+    return settings, read_weights(folder / ADAPTER_FILES[1])
 
 
 def _problems(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
