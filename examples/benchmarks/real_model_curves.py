@@ -28,16 +28,17 @@ from hf_mass.store.markdown import markdown_table
 
 TASKS = (*TUNING, "abstractive/antonym")
 SHOTS = 10
+DEFAULT_STEPS = 10
 Point = tuple[str, int, dict[str, Any]]  # label, demonstrations, settings of TTT
 
 
 def steps(count: int) -> dict[str, Any]:
-    """Settings for a number of steps of five examples each, every example in an order of its own."""
-    return {"max_examples": 5 * count, "permutations": max(4, count // 2)}
+    """Settings for a number of steps of two examples each, every example in an order of its own."""
+    return {"max_examples": 2 * count, "permutations": max(4, -(-2 * count // SHOTS))}
 
 
 CURVES: dict[str, tuple[Point, ...]] = {
-    "steps": tuple((str(count), SHOTS, steps(count)) for count in (4, 8, 20, 40)),
+    "steps": tuple((str(count), SHOTS, steps(count)) for count in (4, 8, DEFAULT_STEPS, 20, 40)),
     "rank": tuple((str(rank), SHOTS, {"lora_r": rank, "lora_alpha": 2 * rank}) for rank in (8, 16, 64)),
     "demonstrations": tuple((str(shots), shots, {}) for shots in (3, 5, 10, 20)),
 }
@@ -47,7 +48,7 @@ CURVES: dict[str, tuple[Point, ...]] = {
 def row(curve: str, point: Point) -> str:
     """The name that a point's outcome is kept by: one name for the default, whichever curve it is on."""
     label, shots, settings = point
-    default = shots == SHOTS and (not settings or settings in (steps(4), {"lora_r": 16, "lora_alpha": 32}))
+    default = shots == SHOTS and (not settings or settings in (steps(DEFAULT_STEPS), {"lora_r": 16, "lora_alpha": 32}))
     return "default" if default else f"{curve} {label}"
 
 

@@ -29,6 +29,7 @@ from hf_mass import MASS, TTT, LanguageModel, Method, NoAdaptation, Task
 from hf_mass.engine.session import Session
 from hf_mass.methods.base import Adaptation, Answer, Cost
 from hf_mass.methods.guard import Guard
+from hf_mass.methods.guard_choice import is_default
 from hf_mass.methods.sequence import TTTThenMASS
 from hf_mass.methods.ttt_settings import ASKED_ONCE, TTT_PRESETS
 from paths import DATA, RESULTS
@@ -108,13 +109,46 @@ def outcome(
         "trained_tokens": round(adapting.trained_tokens * len(answers)),
         "sampled_tokens": round((adapting.sampled_tokens + cost.sampled_tokens) * len(answers)),
         "losses": [round(value, 4) for value in adaptation.losses],
-        "guard": [
-            {"strength": e.strength, "share": e.share, "gain": round(e.gain, 4), "chosen": e.chosen}
-            | {"right_before": e.right_before, "right": e.right, "left_out": e.left_out}
-            for e in adaptation.guard
-        ],
+        "guard": guard_entries(adaptation),
         "guard_note": adaptation.guard_note,
         "reason": adaptation.reason,
+    }
+
+
+def guard_entries(adaptation: Adaptation) -> list[dict[str, Any]]:
+    """What is kept of what a guard measured."""
+    return [
+        {"strength": e.strength, "share": e.share, "gain": round(e.gain, 4), "chosen": e.chosen}
+        | {"right_before": e.right_before, "right": e.right, "left_out": e.left_out}
+        for e in adaptation.guard
+    ]
+
+
+def guarded(
+    lm: LanguageModel,
+    settings: dict[str, Any],
+    tasks: Sequence[Task],
+    seed: int,
+    trained: dict[str, Any],
+    is_right: Judge = to_the_letter,
+) -> dict[str, Any]:
+    """What TTT behind a guard comes to. Where the guard takes the default, its training and its answers are those of
+    TTT alone, step for step: they are taken from that row, `trained`, and only the choosing is run."""
+    guard, begun = Guard(TTT(**settings)), time.process_time()
+    state = guard.begin(lm, tasks, seed)
+    while not state.chosen:
+        state = guard.step(lm, state)
+    seconds, record, (entries, *_) = time.process_time() - begun, state.records[0], state.entries
+    if not any(entry.chosen and is_default(entry) for entry in entries):
+        return run(lm, guard, tasks, seed, is_right)
+    tokens = round(state.cost.trained_tokens * len(tasks)), round(state.cost.sampled_tokens * len(tasks))
+    return {
+        **trained,
+        "cpu_seconds": round(seconds + trained["cpu_seconds"], 1),
+        "trained_tokens": trained["trained_tokens"] + tokens[0],
+        "sampled_tokens": trained["sampled_tokens"] + tokens[1],
+        "guard": guard_entries(record),
+        "guard_note": record.guard_note,
     }
 
 
@@ -201,10 +235,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             for row in arguments.rows:
                 if row == "shared" or outcomes.get(name, seed, row) is not None:
                     continue
+                trained = outcomes.get(name, seed, "ttt")
                 if row == "vote":
-                    keep(outcomes, name, seed, row, vote(lm, settings, tasks, outcomes, name, seed))
+                    one = vote(lm, settings, tasks, outcomes, name, seed)
+                elif row == "guarded" and trained is not None:
+                    one = guarded(lm, settings, tasks, seed, trained)
                 else:
-                    keep(outcomes, name, seed, row, run(lm, ROWS[row](settings), tasks, seed))
+                    one = run(lm, ROWS[row](settings), tasks, seed)
+                keep(outcomes, name, seed, row, one)
         if "shared" in arguments.rows and any(outcomes.get(name, seed, "shared") is None for name in names):
             for name, each in shared(lm, settings, by_task, seed).items():
                 keep(outcomes, name, seed, "shared", each)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import hf_mass
-from benchmarks.real_models import ROWS, keep, parser_of, run
+from benchmarks.real_models import ROWS, guarded, keep, parser_of, run
 from benchmarks.real_models_report import Outcomes, by_task, dot_plot, summary
 from hf_mass import Answer, LanguageModel, Task
 from hf_mass.tasks.bbh import BBH_TASKS, load_bbh
@@ -79,9 +79,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         tasks = queries[: arguments.queries]
         settings = {"preset": "bbh", "max_completion_length": answer_tokens(lm, name, tasks[0])}
         for row in arguments.rows:
-            if outcomes.get(PREFIX + name, arguments.seed, row) is None:
+            if outcomes.get(PREFIX + name, arguments.seed, row) is not None:
+                continue
+            trained = outcomes.get(PREFIX + name, arguments.seed, "ttt")
+            if row == "guarded" and trained is not None:
+                one = guarded(lm, settings, tasks, arguments.seed, trained, by_verifier)
+            else:
                 one = run(lm, ROWS[row](settings), tasks, arguments.seed, by_verifier)
-                keep(outcomes, PREFIX + name, arguments.seed, row, one)
+            keep(outcomes, PREFIX + name, arguments.seed, row, one)
     print(report(outcomes, arguments.output))
 
 

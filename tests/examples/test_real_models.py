@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from model_fixtures import byte_base, byte_tokenizer
 
+import hf_mass
 from benchmarks import real_models
-from benchmarks.real_models import answers_like, load_task, main
+from benchmarks.real_models import ROWS, answers_like, guarded, load_task, main, run
 from benchmarks.real_models_report import Outcomes, goals, kinds, report
 from hf_mass.errors import CheckpointError
 from hf_mass.tasks.task import Task
@@ -71,6 +72,17 @@ def test_every_row_is_run_once_and_reported(
         main([*arguments(model, data, output, "base"), "--queries", "2"])
 
 
+@pytest.mark.parametrize("rate", [1e-3, 10.0])  # the second ruins it, so that the guard does not take the default
+def test_the_training_that_guard_and_ttt_share_is_run_once(data: Path, rate: float) -> None:
+    lm = hf_mass.load(byte_base(), byte_tokenizer())
+    tasks, settings = load_task(data / "extractive/first.jsonl", 6, 3, 0), {"max_examples": 8, "learning_rate": rate}
+    trained = run(lm, ROWS["ttt"](settings), tasks, 0)
+    shared, whole = guarded(lm, settings, tasks, 0, trained), run(lm, ROWS["guarded"](settings), tasks, 0)
+    taken = next(entry["chosen"] for entry in whole["guard"] if entry["share"] == 1.0)
+    assert taken is (rate == 1e-3)
+    assert {**shared, "cpu_seconds": 0} == {**whole, "cpu_seconds": 0}
+
+
 def test_vote_needs_the_rows_that_it_follows(model: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="Run them first"):
         main(arguments(model, data, tmp_path / "out", "vote"))
@@ -99,9 +111,9 @@ def outcome(right: int, gain: float | None = None, n: int = 100) -> dict[str, An
 def test_goals_and_kinds_are_computed_from_the_outcomes(tmp_path: Path) -> None:
     outcomes = Outcomes(tmp_path / "outcomes.json", {"command": "as tested"})
     accuracies = {"a/capitalize": (20, 60, 0.9), "a/antonym": (40, 70, 1.5), "a/word_length": (60, 50, 0.1)}
-    for name, (base, guarded, gain) in accuracies.items():
+    for name, (base, after, gain) in accuracies.items():
         outcomes.answers[name] = "open"
-        for row, cell in (("base", outcome(base)), ("guarded", outcome(guarded, gain))):
+        for row, cell in (("base", outcome(base)), ("guarded", outcome(after, gain))):
             outcomes.put(name, 0, row, cell)
         outcomes.put(name, 0, "ttt", outcome(guarded - 5))
         outcomes.put(name, 0, "low", outcome(base))
