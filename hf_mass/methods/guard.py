@@ -3,8 +3,9 @@
 The demonstrations are cut in two halves. A method is run on one half, and the log-probability of the other half's
 answers, given the first half, is read before and after; then the reverse. The mean rise is the *left-out gain*, in nats
 per answer token. It is measured for a few strengths of the method, and on the way for a part of its steps. A strength
-whose training loss rises is given up at once. Then all demonstrations train once, at the strength and number of steps
-that `choose` takes, or not at all where left-out demonstrations speak against all of them.
+whose training loss rises is given up at once. Where the default would be given up by what one cut says, a second cut is
+asked too, since which demonstrations meet in a half is chance. Then all demonstrations train once, at the strength and
+number of steps that `choose` takes, or not at all where left-out demonstrations speak against all of them.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ class Guard(Method[GuardState]):
         run, *others = state.runs
         method = self.on_folds[run.strength]
         if run.ended:
-            return replace(state, runs=tuple(self._onward(lm, state, run, others)))
+            return self._cut_again(replace(state, runs=tuple(self._onward(lm, state, run, others))))
         if run.state is None:
             begun = method.begin(lm, [state.folds[n].task for n in run.numbers], state.seed)
             return replace(state, runs=(replace(run, state=begun), *others))
@@ -229,12 +230,34 @@ class Guard(Method[GuardState]):
             runs[place] = replace(runs[place], state=begun)
         return runs
 
+    def _cut_again(self, state: GuardState) -> GuardState:
+        """Two more folds for each set that would give up the default by its first two: every strength runs on them."""
+        doubted = set[int]() if self.joint else self._measured(state) - self._settled(state)
+        seen = {fold.owner for fold in state.folds if fold.half > 1}
+        first = len(state.folds)
+        folds = [
+            Fold(owner, half, *halves(state.tasks[state.sets[owner][0]], half))
+            for owner in sorted(doubted - seen)
+            for half in (2, 3)
+        ]
+        if not folds:
+            return state
+        groups = [tuple(first + n for n in group) for group in self._groups([f.task for f in folds], [0] * len(folds))]
+        again, *weaker = ([Run(strength, numbers) for numbers in groups] for strength in range(len(self.candidates)))
+        runs = [*again, *state.runs, *(run for runs in weaker for run in runs)]
+        return replace(state, folds=(*state.folds, *folds), runs=tuple(runs))
+
+    def _measured(self, state: GuardState) -> set[int]:
+        """The sets for which the default strength was read on every fold to its end."""
+        read = Counter(
+            state.folds[a.fold].owner for a in state.attempts if a.strength == 0 and a.share == 1.0 and a.reading
+        )
+        return {owner for owner, count in Counter(fold.owner for fold in state.folds).items() if read[owner] == count}
+
     def _settled(self, state: GuardState) -> set[int]:
-        """The sets for which the default strength was read on both halves to its end, and is taken: no other is
-        tried."""
-        read = Counter(state.folds[a.fold].owner for a in state.attempts if a.strength == 0 and a.share == 1.0)
+        """Those of them that take it: no other strength is tried."""
         chosen = {owner: choose(entries, self.margin) for owner, entries in enumerate(self._entries(state)) if entries}
-        return {owner for owner, best in chosen.items() if best and is_default(best) and read[owner] == 2}
+        return {owner for owner in self._measured(state) if (best := chosen[owner]) and is_default(best)}
 
     def _entries(self, state: GuardState) -> list[tuple[GuardEntry, ...]]:
         """What was measured for each set, strength by strength."""

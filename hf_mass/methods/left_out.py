@@ -19,7 +19,7 @@ class Fold:
 
     Args:
         owner: Number of the set of demonstrations that it is cut from.
-        half: 0 or 1.
+        half: 0 or 1 of the first cut, 2 or 3 of the second.
         task: The task with this half alone.
         left_out: The other half, as tasks behind this one.
     """
@@ -49,9 +49,16 @@ class Reading:
 
 
 def halves(task: Task, half: int) -> tuple[Task, tuple[Task, ...]]:
-    """(the task with every other demonstration, beginning with the first or second; the others as tasks behind it)."""
-    left_out = task.demonstrations[1 - half :: 2]
-    fold = replace(task, demonstrations=task.demonstrations[half::2], id=f"{task.id}#half{half}")
+    """(the task with half of its demonstrations, the other half as tasks behind it).
+
+    Halves 0 and 1 are every other demonstration, ABABABAB; 2 and 3 are another cut, ABBAABBA. Neighbours, which are
+    often of one kind, are parted by both of them or by one.
+    """
+    cut, taken = divmod(half, 2)
+    in_fold = [(n + cut * (n // 2)) % 2 == taken for n in range(len(task.demonstrations))]
+    kept = tuple(pair for pair, here in zip(task.demonstrations, in_fold, strict=True) if here)
+    left_out = [pair for pair, here in zip(task.demonstrations, in_fold, strict=True) if not here]
+    fold = replace(task, demonstrations=kept, id=f"{task.id}#half{half}")
     return fold, tuple(replace(fold, problem=pair.question, answer=pair.answer, solution=None) for pair in left_out)
 
 

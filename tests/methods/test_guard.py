@@ -15,11 +15,12 @@ from hf_mass import MASS, TTT, LanguageModel, NoAdaptation, Task
 from hf_mass.engine.session import Session
 from hf_mass.errors import ConfigError
 from hf_mass.lm.encoding import TextEncoder
-from hf_mass.methods.base import Cost, Method
+from hf_mass.methods import guard as guard_module
+from hf_mass.methods.base import Adaptation, Cost, Method
 from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.guard import STOPS, Guard, guarded
 from hf_mass.methods.guard_choice import choose
-from hf_mass.methods.left_out import halves
+from hf_mass.methods.left_out import Reading, halves
 from hf_mass.methods.sequence import TTTThenMASS
 
 RULE = [("abc", "cba"), ("hello", "olleh"), ("stone", "enots"), ("plant", "tnalp"), ("lamp", "pmal"), ("ink", "kni")]
@@ -76,6 +77,31 @@ def test_the_gain_is_the_rise_of_the_left_out_answers_in_nats_per_token(strings:
     guarded = hf_mass.adapt(strings, asked, Guard(method, [method]))
     (entry,) = [entry for entry in guarded.guard if entry.share == 1.0]
     assert entry.gain == pytest.approx(sum(rises) / sum(tokens), rel=1e-3)
+
+
+def test_the_default_is_given_up_only_where_a_second_cut_says_so_too(
+    strings: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the second cut finds is set by hand: the readings of its folds after training, on top of the first's."""
+    measured = guard_module.read
+
+    def run(bonus: float) -> Adaptation:
+        def read(*args: Any) -> Reading:
+            reading, fold, adaptation = measured(*args), args[3], args[4]
+            shift = 0.0 if adaptation is None else -50.0 if fold.half < 2 else bonus
+            return replace(reading, log_probs=tuple(value + shift for value in reading.log_probs), right=0)
+
+        monkeypatch.setattr(guard_module, "read", read)
+        return hf_mass.adapt(strings, task(), Guard(quick()))
+
+    kept, given_up = run(100.0), run(-50.0)
+    assert kept.parts and [(e.strength, e.left_out) for e in kept.guard] == [("the rate", 12), ("the rate", 12)]
+    assert given_up.parts == () and {(e.strength, e.left_out) for e in given_up.guard} == {
+        ("the rate", 12),
+        ("0.4 × the rate", 12),
+    }
+    alone = hf_mass.adapt(strings, task(), quick())
+    assert kept.losses == pytest.approx(alone.losses)
 
 
 def test_with_three_demonstrations_it_is_off_and_says_so(strings: LanguageModel) -> None:
@@ -162,14 +188,15 @@ def test_mass_draws_its_samples_once_from_a_fold_alone(strings: LanguageModel, m
     monkeypatch.setattr(TextEncoder, "generator_prompt_ids", spy)
     tried = hf_mass.adapt(strings, task(), Guard(MASS(samples=4), margin=100.0))
     assert len({entry.strength for entry in tried.guard}) == 3
-    assert [each.rpartition("#")[2] for each, _ in drawn] == ["half0", "half1"]
+    assert [each.rpartition("#")[2] for each, _ in drawn] == ["half0", "half1", "half2", "half3"]
     for half, (_, prompt) in enumerate(drawn):
-        assert all(answer in prompt for _, answer in RULE[half::2])
-        assert not any(answer in prompt or question in prompt for question, answer in RULE[1 - half :: 2])
+        fold, left_out = halves(task(), half)
+        assert all(pair.answer in prompt for pair in fold.demonstrations)
+        assert not any(str(each.answer) in prompt or each.problem in prompt for each in left_out)
     five = task(RULE[:5])  # halves of three and two, which run apart
     drawn.clear()
     hf_mass.adapt(strings, five, Guard(MASS(samples=4), margin=100.0))
-    assert len(drawn) == 2
+    assert len(drawn) == 4
 
 
 def test_both_in_turn_are_guarded(strings: LanguageModel) -> None:

@@ -38,6 +38,16 @@ def test_halves_hold_each_demonstration_once() -> None:
     assert all(each.solution is None for each in (*behind_first, *behind_second))
 
 
+@pytest.mark.parametrize("count", [4, 5, 6, 7, 10])
+def test_a_second_cut_is_as_even_as_the_first_and_another_one(count: int) -> None:
+    numbered = Task.from_pairs([(f"q{n}", f"a{n}") for n in range(count)], "?")
+    kept = [[pair.question for pair in halves(numbered, half)[0].demonstrations] for half in range(4)]
+    for a, b in (kept[:2], kept[2:]):
+        assert sorted(a + b) == sorted(f"q{n}" for n in range(count)) and abs(len(a) - len(b)) <= 1
+    assert sorted(kept[:2]) != sorted(kept[2:])
+    assert [each.problem for each in halves(numbered, 2)[1]] == kept[3]
+
+
 def test_what_is_right_is_what_the_method_writes(strings: LanguageModel) -> None:
     """Against the answers of the plain method, before and after training on the half."""
     method = TTT(max_examples=12, num_train_epochs=4, predict_transformations=["none"], vote="first")
