@@ -30,14 +30,20 @@ class Meter:
     backward_passes: int = 0
 
 
-_METERS: ContextVar[tuple[Meter, ...]] = ContextVar("meters", default=())
+PassWatch = Callable[[], None]
+"""Called before a pass. An exception that it raises ends the work."""
+_METERS: ContextVar[tuple[tuple[Meter, PassWatch], ...]] = ContextVar("meters", default=())
 
 
 @contextmanager
-def metered() -> Iterator[Meter]:
-    """Context that gives a meter of all that is computed within it, in this thread; contexts may be nested."""
+def metered(on_pass: PassWatch = lambda: None) -> Iterator[Meter]:
+    """Context that gives a meter of all that is computed within it, in this thread; contexts may be nested.
+
+    Args:
+        on_pass: Called before each pass.
+    """
     meter = Meter()
-    token = _METERS.set((*_METERS.get(), meter))
+    token = _METERS.set((*_METERS.get(), (meter, on_pass)))
     try:
         yield meter
     finally:
@@ -56,13 +62,14 @@ def unmetered() -> Iterator[None]:
 
 def count_sampled(tokens: int) -> None:
     """Note generated tokens."""
-    for meter in _METERS.get():
+    for meter, _ in _METERS.get():
         meter.sampled_tokens += tokens
 
 
 def count_pass(rows: int, length: int, backward: bool) -> None:
     """Note a pass over `rows` rows of `length` tokens, and whether a backward pass follows."""
-    for meter in _METERS.get():
+    for meter, on_pass in _METERS.get():
+        on_pass()
         meter.forward_passes += rows
         if backward:
             meter.backward_passes += rows

@@ -113,13 +113,13 @@ class Session:
             Stopped: If somebody asked for it, or time is up.
         """
         begun = time.perf_counter()
-        with metered() as meter, watching(self._tell_generating):
+        with metered(self.check) as meter, watching(self._tell_generating):
             answers = self.method.answer(self.lm, tasks, adaptations, self.seed)
         return answers, Cost.of(meter, time.perf_counter() - begun, len(tasks))
 
     def _adapt_together(self, tasks: list[Task]) -> list[Adaptation]:
         method, begun = self.method, time.perf_counter()
-        with metered() as meter:
+        with metered(self.check) as meter:
             self.tell(Stage("Reading the problem"))
             state, before = method.begin(self.lm, tasks, self.seed), Progress("")
             while not method.stop(state):

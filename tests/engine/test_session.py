@@ -17,9 +17,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from hf_mass.core import token_loss
 from hf_mass.engine.events import Event, Generating, InnerStep, Loss, Replies, Stage, Weighed, Writing
 from hf_mass.engine.models import default_model, load
-from hf_mass.engine.session import TURN, Session, events
+from hf_mass.engine.session import TURN, Session, Stopped, events
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import ConfigError, DataError, HFMassError
 from hf_mass.lm.generation import Sampling, complete
@@ -434,6 +435,24 @@ def test_whoever_waits_is_told_and_can_stop(grids: LanguageModel) -> None:
         outcome = solve(grids, strips(), quick(time_limit=60), watch, stop.is_set)
     assert seen == [Stage("Waiting for another problem's turn to end")]
     assert (outcome.reason, outcome.before) == ("stopped", ())
+
+
+def test_it_stops_before_the_next_pass_also_within_a_step(
+    grids: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of MASS has many passes, each of which may be long on a large model."""
+    begun = 0
+    count_pass = token_loss.count_pass
+
+    def counted(*args: Any) -> None:
+        nonlocal begun
+        begun += 1
+        count_pass(*args)
+
+    monkeypatch.setattr(token_loss, "count_pass", counted)
+    with pytest.raises(Stopped):
+        Session(grids, MASS(samples=4), halt=lambda: begun >= 3).adapt([strips().tasks[0]])
+    assert begun == 3
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
