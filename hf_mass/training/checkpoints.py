@@ -14,9 +14,11 @@ from safetensors import SafetensorError, safe_open
 from trl.trainer.utils import RepeatSampler
 
 from hf_mass.errors import CheckpointError
+from hf_mass.store.json_files import read_json
 
 TENSORS = ("adapter_model.safetensors", "inner/adapter_model.safetensors", "scorer/scorer.safetensors")
-VALUES = ("adapter_config.json", "inner/adapter_config.json", "scorer/scorer_config.json", "trainer_state.json")
+BASE = "base.json"
+VALUES = ("adapter_config.json", "inner/adapter_config.json", "scorer/scorer_config.json", BASE, "trainer_state.json")
 
 
 class ResumedSampler(RepeatSampler):
@@ -84,6 +86,26 @@ def problem_of(folder: str | Path, whole_steps: int = 1) -> str | None:
             f"that it is a multiple of {whole_steps}"
         )
     return None
+
+
+def write_base(folder: str | Path, digest: str) -> None:
+    """Note in a checkpoint what base it was trained on: its digest, see `base_digest`."""
+    (Path(folder) / BASE).write_text(json.dumps({"weights": digest}), encoding="utf-8")
+
+
+def require_base(folder: str | Path, digest: str) -> None:
+    """Checks that a checkpoint was trained on the base with this digest.
+
+    Raises:
+        CheckpointError: If it was not.
+    """
+    trained_on = read_json(Path(folder) / BASE).get("weights")
+    if trained_on != digest:
+        raise CheckpointError(
+            f"Checkpoint {folder} was trained on another base: its weights, settings or tokenizer have the digest "
+            f"{trained_on!r:.60}, and those of this model {digest!r}. Resume with the model that the run was begun "
+            "with, or start without resuming."
+        )
 
 
 def require_whole(folder: str | Path, whole_steps: int = 1) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -22,6 +23,7 @@ from trl.trainer.utils import RepeatSampler
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.binding import clear_target_errors, deterministic, require_plain_lora
+from hf_mass.lm.fingerprint import base_digest
 from hf_mass.lm.prefix import require_no_state
 from hf_mass.methods.mass_card import mass_card
 from hf_mass.methods.mass_files import write_config
@@ -35,7 +37,7 @@ from hf_mass.tasks.sources import Columns, task_from_row, validate_tasks
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.verifiers import get_verifier
 from hf_mass.training.adaptation_eval import AdaptationEvalPrediction, evaluate_adaptation
-from hf_mass.training.checkpoints import ResumedSampler, last_whole_checkpoint, require_whole
+from hf_mass.training.checkpoints import ResumedSampler, last_whole_checkpoint, require_base, require_whole, write_base
 from hf_mass.training.meta_adapt_config import MetaAdaptConfig
 from hf_mass.training.outer import OuterLoop, OuterStep, trainable_parameters
 from hf_mass.training.publishing_trainer import PublishingTrainer
@@ -323,6 +325,7 @@ class MetaAdaptTrainer(PublishingTrainer):
             if self.args.should_save:
                 self.mass.scorer.save(Path(folder) / "scorer")
                 write_config(self.mass.config, Path(folder))
+                write_base(folder, self._base_digest)
             return
         if self.args.should_save:
             self.mass.save_pretrained(folder)
@@ -346,13 +349,17 @@ class MetaAdaptTrainer(PublishingTrainer):
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in the Trainer; resuming takes the last whole checkpoint and refuses one that was cut off while saving."""
-        if isinstance(resume_from_checkpoint, str) and resume_from_checkpoint.lower() in ("true", "false"):
-            resume_from_checkpoint = resume_from_checkpoint.lower() == "true"  # as a command line spells it
+        if str(resume_from_checkpoint).lower() in ("true", "false"):
+            resume_from_checkpoint = str(resume_from_checkpoint).lower() == "true"  # as a command line spells it
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir, self._whole_steps())
         elif isinstance(resume_from_checkpoint, str | Path):
             require_whole(resume_from_checkpoint, self._whole_steps())
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    @cached_property
+    def _base_digest(self) -> str:
+        return base_digest(self.model.get_base_model(), self.mass.tokenizer)
 
     def _whole_steps(self) -> int:
         """Optimizer steps after which new samples are due."""
@@ -364,6 +371,7 @@ class MetaAdaptTrainer(PublishingTrainer):
         return ResumedSampler.of(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        require_base(resume_from_checkpoint, self._base_digest)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._load_scorer(resume_from_checkpoint)
 

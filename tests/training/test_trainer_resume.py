@@ -75,6 +75,15 @@ def test_resuming_restores_what_was_trained_and_the_inner_adapter(run: MetaAdapt
     assert resumed.model.active_adapter == "default"
 
 
+def test_a_checkpoint_of_another_base_is_refused(run: MetaAdaptTrainer, tmp_path: Path) -> None:
+    """The same architecture, path and adapters; one weight of the base is another."""
+    other = make_trainer(tmp_path, **RUN)
+    with torch.no_grad():
+        next(other.model.get_base_model().parameters())[0, 0] += 1.0
+    with pytest.raises(CheckpointError, match=r"trained on another base.*Resume with the model"):
+        other.train(resume_from_checkpoint=Path(run.args.output_dir) / "checkpoint-2")
+
+
 def test_the_last_checkpoint_is_taken_where_none_is_named(copied: Path) -> None:
     resumed = make_trainer(copied, **{**RUN, "max_steps": 5})
     resumed.train(resume_from_checkpoint=True)
@@ -170,6 +179,7 @@ DAMAGED = [
     "inner/adapter_model.safetensors",
     "scorer/scorer.safetensors",
     "scorer/scorer_config.json",
+    "base.json",
     "optimizer.pt",
     "scheduler.pt",
     "rng_state.pth",
