@@ -47,6 +47,7 @@ import torch
 from hub_emulator import EmulatedHub
 from hub_server import serving
 from huggingface_hub import constants
+from model_forms import tiny_llama, write_gguf
 
 import hf_mass
 from hf_mass import LanguageModel
@@ -157,3 +158,11 @@ def real_gguf() -> Path:
 def real_model(real_folder: Path) -> LanguageModel:
     """The real model, loaded once in a process: tests on it lie in one file, which one process runs."""
     return hf_mass.load(real_folder)
+
+
+@pytest.fixture
+def tiny_gguf(tmp_path: Path) -> Path:
+    """A GGUF file of a tiny Llama."""
+    pytest.importorskip("gguf", reason="gguf is not installed (hf_mass[gguf])")
+    (tmp_path / "gguf").mkdir()
+    return write_gguf(tmp_path / "gguf" / "tiny.gguf", tiny_llama())

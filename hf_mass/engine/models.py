@@ -107,7 +107,8 @@ def load(
     Args:
         model: Name of a model that ships, a folder or Hub id (a causal language model, also a quantised one; a
             multimodal model, whose language model is taken; a LoRA, what `Adaptation.save` or
-            `MassModel.save_pretrained` wrote), a GGUF file or a folder with one, a `PreTrainedModel`, or a
+            `MassModel.save_pretrained` wrote), a GGUF file, also owner/name/file.gguf of the Hub, or a folder with
+            one, a `PreTrainedModel`, or a
             `PeftModel`, whose LoRA is the state that adapting starts from.
         tokenizer: Its tokenizer; None for the one beside it.
         revision: Branch, tag or commit of a Hub repository.
@@ -248,7 +249,7 @@ def _saved(
     device: str,
     model_kwargs: Mapping[str, Any],
 ) -> LanguageModel:
-    is_gguf = gguf_file(name) is not None
+    is_gguf = gguf_file(name, revision, token) is not None
     if not is_gguf and has_file(name, CONFIG_NAME, revision, token):
         mass = MassModel.from_pretrained(name, revision=revision, token=token, **model_kwargs)
         mass.name = name
@@ -258,8 +259,8 @@ def _saved(
         folder = resolve_adapter(name, revision, token)
         read = partial(_saved_lora, folder, name, tokenizer, token, device, model_kwargs)
         return read_whole(folder, ADAPTATION_FILE, read)
+    base = load_base(name, token, revision=revision, **model_kwargs)  # first: it knows best what a repository lacks
     tokenizer = tokenizer or load_tokenizer(name, token, revision=revision)
-    base = load_base(name, token, revision=revision, **model_kwargs)
     base, reason = cast(base, device, model_kwargs.get("dtype"), SMALL)
     return _fresh(base, tokenizer, name, precision_reason=reason)
 

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from hf_mass.errors import CheckpointError, ConfigError, HFMassError, UnsupportedModelError
-from hf_mass.lm.gguf import gguf_file, load_gguf, load_gguf_tokenizer
+from hf_mass.lm.gguf import gguf_file, gguf_files, load_gguf, load_gguf_tokenizer
 from hf_mass.lm.multimodal import is_multimodal, language_model_of
 from hf_mass.lm.random_state import host_random_state
 from hf_mass.store.hub_files import Token, cached_folder, checked_download, explained, require_known_token
@@ -51,8 +51,9 @@ def load_base(base: str | Path, token: Token = None, cure: str = "", **model_kwa
             "AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True), and pass the model as `base`."
         )
     settings = {"use_safetensors": True, **model_kwargs, "trust_remote_code": False}  # None would ask at the terminal
-    if (file := gguf_file(base)) is not None:
-        model = load_gguf(file, cure, **model_kwargs)
+    if (file := gguf_file(base, model_kwargs.get("revision"), token)) is not None:
+        name = str(base) if not Path(base).exists() else ""
+        model = load_gguf(file, cure, name, **model_kwargs)
     else:
         model = _from_pretrained(_CausalLM, "Base model", base, token, cure, settings)
     require_finite(model.named_parameters(), f"Base model {str(base)!r}")
@@ -63,7 +64,7 @@ def load_tokenizer(
     source: str | Path, token: Token = None, cure: str = "", revision: str | None = None
 ) -> PreTrainedTokenizerBase:
     """A tokenizer, from a Hub id, folder or GGUF file; `cure` and errors are as for `load_base`."""
-    if (file := gguf_file(source)) is not None:
+    if (file := gguf_file(source, revision, token)) is not None:
         return load_gguf_tokenizer(file, cure)
     settings = {"trust_remote_code": False, "revision": revision}
     return _from_pretrained(AutoTokenizer, "Tokenizer", source, token, cure, settings)
@@ -125,13 +126,25 @@ def _refused(subject: str, factory: Any, source: str | Path, settings: Mapping[s
         ) from error
 
 
+def _gguf_alone(source: str | Path, settings: Mapping[str, Any]) -> list[str]:
+    """The GGUF files of a Hub repository; none of a folder, where the only one is taken by itself."""
+    return [] if Path(source).is_dir() else gguf_files(str(source), settings.get("revision"), settings.get("token"))
+
+
 class _CausalLM:
     """A causal language model: one that is saved as such, or that of a multimodal model."""
 
     @staticmethod
     def from_pretrained(source: str | Path, **settings: Any) -> PreTrainedModel:
         names = ("token", "revision", "cache_dir", "trust_remote_code", "local_files_only")
-        config = AutoConfig.from_pretrained(source, **{name: settings[name] for name in names if name in settings})
+        try:
+            config = AutoConfig.from_pretrained(source, **{name: settings[name] for name in names if name in settings})
+        except (OSError, ValueError) as error:
+            if not (files := _gguf_alone(source, settings)):
+                raise
+            raise CheckpointError(
+                f"{str(source)!r} has no config.json, but GGUF files. Name one of them: {', '.join(files)}."
+            ) from error
         if not is_multimodal(config):
             return AutoModelForCausalLM.from_pretrained(source, **settings)
         if settings.get("quantization_config") or getattr(config, "quantization_config", None):

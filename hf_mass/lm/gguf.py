@@ -7,22 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_mass.errors import CheckpointError, ConfigError
-from hf_mass.store.hub_files import explained
+from hf_mass.store.hub_files import Token, explained, require_known_token
 
 SUFFIX = ".gguf"
 
 
-def gguf_file(source: str | Path) -> Path | None:
+def gguf_file(source: str | Path, revision: str | None = None, token: Token = None) -> Path | None:
     """The GGUF file that a path names, or the one in a folder that has no config.json; None for anything else.
+
+    A path owner/name/file.gguf that is not here is a file of a Hub repository, and is downloaded.
 
     Raises:
         CheckpointError: If there is no such file, or the folder holds several.
+        HubError: If the repository cannot be asked.
     """
     path = Path(source)
     if path.suffix.lower() == SUFFIX and not path.is_dir():
+        if not path.is_file() and not path.is_absolute() and len(path.parts) > 2 and not Path(path.parts[0]).exists():
+            return _of_hub(path, revision, token)
         if not path.is_file():
             raise CheckpointError(f"There is no file {str(path)!r}. Give the path of a {SUFFIX} file that is there.")
         return path
@@ -35,11 +42,29 @@ def gguf_file(source: str | Path) -> Path | None:
     return files[0] if files else None
 
 
-def load_gguf(file: Path, cure: str = "", **model_kwargs: Any) -> PreTrainedModel:
+def _of_hub(path: Path, revision: str | None, token: Token) -> Path:
+    repo, file = "/".join(path.parts[:2]), "/".join(path.parts[2:])
+    with explained(f"{str(path)!r} is no file here, and could not be read from the Hub", repo, revision):
+        require_known_token(repo, token)
+        try:
+            return Path(hf_hub_download(repo, file, revision=revision, token=token))
+        except EntryNotFoundError as error:
+            held = ", ".join(gguf_files(repo, revision, token)) or "none"
+            raise CheckpointError(f"Repository {repo} has no file {file!r}. Its {SUFFIX} files: {held}.") from error
+
+
+def gguf_files(repo: str, revision: str | None, token: Token) -> list[str]:
+    """The GGUF files of a Hub repository, as owner/name/file.gguf."""
+    names = HfApi().list_repo_files(repo, revision=revision, token=token)
+    return [f"{repo}/{name}" for name in sorted(names) if name.lower().endswith(SUFFIX)]
+
+
+def load_gguf(file: Path, cure: str = "", name: str = "", **model_kwargs: Any) -> PreTrainedModel:
     """The model in a GGUF file with float weights, float32 unless `dtype` says otherwise.
 
     Args:
         file: The file.
+        name: What it was asked for by, such as owner/name/file.gguf; an adapter on it names it so.
         cure: What else helps if it fails; the end of the message.
         model_kwargs: Passed to `AutoModelForCausalLM.from_pretrained`; quantising anew is refused.
 
@@ -61,7 +86,7 @@ def load_gguf(file: Path, cure: str = "", **model_kwargs: Any) -> PreTrainedMode
     model.load_state_dict(read.state_dict(), assign=True)
     model.tie_weights()
     model.generation_config = read.generation_config
-    model.config._name_or_path = model.name_or_path = str(file)
+    model.config._name_or_path = model.name_or_path = name or str(file)
     model.is_converted = True  # its name alone is not enough for `AutoModelForCausalLM.from_pretrained`
     return model
 

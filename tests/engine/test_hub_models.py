@@ -17,7 +17,7 @@ from model_forms import multimodal
 from hf_mass.engine.api import adapt
 from hf_mass.engine.models import load
 from hf_mass.engine.session import Session
-from hf_mass.errors import HubError
+from hf_mass.errors import CheckpointError, HubError
 from hf_mass.methods.registry import make_method
 from hf_mass.tasks.problems import read_problem
 
@@ -39,6 +39,28 @@ def test_a_saved_model_and_a_bare_base_adapt(hub: EmulatedHub, pushed: str, meth
         solution = Session(load(name), make_method(method, settings)).solve(LINES)
         assert len(solution.before) == len(solution.after) == 1
         assert bool(solution.samples) == (method != "ttt")
+
+
+def test_a_gguf_file_of_a_hub_repository(hub: EmulatedHub, tiny_gguf: Path, tmp_path: Path) -> None:
+    """Named by its path in the repository; a LoRA on it names it so, and finds it again."""
+    data = tiny_gguf.read_bytes()
+    hub.add("maker/tiny-GGUF", {"README.md": b"#", "tiny-Q8_0.gguf": data, "other/tiny.gguf": data})
+    for wrong in ("maker/tiny-GGUF", "maker/tiny-GGUF/missing.gguf"):
+        with pytest.raises(CheckpointError, match=r"maker/tiny-GGUF/other/tiny\.gguf, maker/tiny-GGUF/tiny-Q8_0\.gguf"):
+            load(wrong)
+    with pytest.raises(HubError, match="maker/none"):
+        load("maker/none/tiny.gguf")
+    lm, here = load("maker/tiny-GGUF/other/tiny.gguf", device="cpu"), load(tiny_gguf, device="cpu")
+    ids = lm.tokenizer("cd", return_tensors="pt")["input_ids"]
+    assert torch.equal(lm.model(ids).logits, here.model(ids).logits)
+    adaptation = adapt(
+        lm, read_problem("cd -> dc\nda -> ad\nac -> ca\ndc ->").tasks[0], make_method("ttt", {"max_examples": 4})
+    )
+    adaptation.save(tmp_path / "lora")
+    assert "maker/tiny-GGUF/other/tiny.gguf" in (tmp_path / "lora/adapter_config.json").read_text()
+    again = load(tmp_path / "lora", device="cpu")
+    with adaptation.applied():
+        torch.testing.assert_close(again.model(ids).logits, lm.model(ids).logits)
 
 
 def test_a_revision_of_a_hub_model_and_a_lora_on_one(hub: EmulatedHub, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from model_fixtures import byte_tokenizer
-from model_forms import multimodal, rounded, tiny_llama, write_gguf
+from model_forms import multimodal, rounded, tiny_llama
 from transformers import AutoModelForCausalLM, BlipConfig, BlipForConditionalGeneration, PreTrainedModel
 
 import hf_mass
@@ -39,13 +39,6 @@ def adapts_and_is_loaded_again(lm: LanguageModel, folder: Path) -> None:
 
 
 # -- GGUF --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tiny_gguf(tmp_path: Path) -> Path:
-    pytest.importorskip("gguf", reason="gguf is not installed (hf_mass[gguf])")
-    (tmp_path / "gguf").mkdir()
-    return write_gguf(tmp_path / "gguf" / "tiny.gguf", tiny_llama())
 
 
 @pytest.mark.parametrize("by_folder", [False, True])
