@@ -3,9 +3,10 @@
 In the folder `examples`:
 
     python -m demo.pictures
+    python -m demo.pictures --model ~/.cache/hf_mass/smollm2-135m-instruct   # language-model.png alone
 
 Starts the app on a free port, drives headless Chromium through it (Debian's chromium and the test extra), and
-writes app.gif, app.png and phone.png. What is shown is what the shipped models answer; nothing is touched up.
+writes app.gif, app.png and phone.png. What is shown is what the models answer; nothing is touched up.
 """
 
 from __future__ import annotations
@@ -34,12 +35,13 @@ WIDTH = 1000
 
 
 @contextmanager
-def running_app() -> Iterator[str]:
-    """The address of the app, started as a user starts it."""
+def running_app(model: str | None = None) -> Iterator[str]:
+    """The address of the app, started as a user starts it, on the models that ship or another one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "hf_mass", "demo", "--port", str(port)]
+    command += ["--model", model] if model else []
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
         address = f"http://127.0.0.1:{port}"
@@ -95,17 +97,30 @@ def save_recording(frames: list[Image.Image], path: Path) -> None:
     colours[0].save(path, save_all=True, append_images=colours[1:], duration=times, loop=0, optimize=True)
 
 
+def picture_of_language_model(browser: Browser, address: str, path: Path) -> None:
+    """The page after an adaptation to README's first example."""
+    page = opened(browser, address, "the word in the middle")
+    page.click("#adapt")
+    page.wait_for_function("document.querySelector('#status').innerText.includes('Done in')", timeout=300_000)
+    page.wait_for_timeout(1000)
+    page.screenshot(path=path, full_page=True)
+
+
 def main() -> None:
     """Take the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=RESULTS / "app")
     parser.add_argument("--example", default="grid mirrored tiles", help="what the recording shows")
     parser.add_argument("--method", default="both", choices=["TTT", "MASS", "both"])
+    parser.add_argument("--model", help="a language model: only its picture is taken")
     parser.add_argument("--phone_example", default="fruit colours by a hidden rule")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    with running_app() as address, sync_playwright() as playwright:
+    with running_app(arguments.model) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        if arguments.model:
+            picture_of_language_model(browser, address, arguments.output / "language-model.png")
+            return
         page = opened(browser, address, arguments.example)
         page.get_by_label(arguments.method, exact=True).check()
         save_recording(record(page), arguments.output / "app.gif")
