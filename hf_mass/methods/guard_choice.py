@@ -10,15 +10,17 @@ from hf_mass.methods.base import GuardEntry
 
 CHANCE = 2
 """Left-out answers by which two strengths must differ for it to say more than chance."""
+LOST = 0.3
+"""Share of the left-out answers, `CHANCE` at least, that a strength must lose for that alone to speak against it."""
 
 
 def choose(entries: Sequence[GuardEntry], margin: float = 0.0) -> GuardEntry | None:
     """The entry to train by, or None for not adapting.
 
-    The default strength, with all of its steps, is taken unless left-out demonstrations speak against it both ways: by
-    a gain that is more than a standard error below the margin, and by no more answers that are right. Either of these
-    alone is mostly noise, since there are few answers and half of the demonstrations teach less than all. Where they
-    do, the entry with the largest gain is taken, of those that make left-out answers likelier and no fewer of them
+    The default strength, with all of its steps, is taken unless left-out demonstrations speak against it: by a gain that
+    is more than a standard error below the margin and no more answers that are right, or by many fewer that are right
+    (`LOST`). Less than that is mostly noise, since there are few answers and half of the demonstrations teach less than
+    all. Where they do, the entry with the largest gain is taken, of those that make left-out answers likelier and no fewer of them
     right. Another of those takes the place of either where `CHANCE` answers more are right. Their likelihood alone
     cannot rank strengths: it goes on rising where answers are right already, or will never be.
 
@@ -37,7 +39,8 @@ def choose(entries: Sequence[GuardEntry], margin: float = 0.0) -> GuardEntry | N
 
 def harms(entry: GuardEntry, margin: float) -> bool:
     """Whether left-out demonstrations speak against a strength."""
-    return entry.gain + entry.error < margin and entry.right <= entry.right_before
+    lost = entry.right_before - entry.right
+    return lost >= max(CHANCE, LOST * entry.left_out) or (lost >= 0 and entry.gain + entry.error < margin)
 
 
 def is_default(entry: GuardEntry) -> bool:

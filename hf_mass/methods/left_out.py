@@ -21,7 +21,7 @@ class Fold:
         owner: Number of the set of demonstrations that it is cut from.
         half: 0 or 1 of the first cut, 2 or 3 of the second.
         task: The task with this half alone.
-        left_out: The other half, as tasks behind this one.
+        left_out: The other half, as tasks behind this one and the rest of the other.
     """
 
     owner: int
@@ -49,7 +49,10 @@ class Reading:
 
 
 def halves(task: Task, half: int) -> tuple[Task, tuple[Task, ...]]:
-    """(the task with half of its demonstrations, the other half as tasks behind it).
+    """(the task with half of its demonstrations, the other half as tasks, each behind all demonstrations but itself).
+
+    So as many demonstrations are in sight, before and after adapting, as when the task is answered, less one; but what
+    is left out is in no training data. Behind half of them a model may do so badly that nothing could get worse.
 
     Halves 0 and 1 are every other demonstration, ABABABAB; 2 and 3 are another cut, ABBAABBA. Neighbours, which are
     often of one kind, are parted by both of them or by one.
@@ -59,7 +62,11 @@ def halves(task: Task, half: int) -> tuple[Task, tuple[Task, ...]]:
     kept = tuple(pair for pair, here in zip(task.demonstrations, in_fold, strict=True) if here)
     left_out = [pair for pair, here in zip(task.demonstrations, in_fold, strict=True) if not here]
     fold = replace(task, demonstrations=kept, id=f"{task.id}#half{half}")
-    return fold, tuple(replace(fold, problem=pair.question, answer=pair.answer, solution=None) for pair in left_out)
+    tasks = []
+    for n, pair in enumerate(left_out):
+        in_sight = (*kept, *left_out[:n], *left_out[n + 1 :])  # all begin alike: that is read once
+        tasks.append(replace(fold, demonstrations=in_sight, problem=pair.question, answer=pair.answer, solution=None))
+    return fold, tuple(tasks)
 
 
 def read(

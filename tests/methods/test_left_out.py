@@ -34,7 +34,9 @@ def test_halves_hold_each_demonstration_once() -> None:
     pairs = [(each.problem, each.answer) for each in behind_first]
     assert pairs == [("hello", "olleh"), ("plant", "tnalp"), ("ink", "kni")]
     assert [each.problem for each in behind_second] == [pair.question for pair in first.demonstrations]
-    assert all(each.demonstrations == second.demonstrations for each in behind_second)
+    for each in behind_second:  # the fold's first, then the others that are left out
+        others = [pair for pair in first.demonstrations if pair.question != each.problem]
+        assert each.demonstrations == (*second.demonstrations, *others)
     assert all(each.solution is None for each in (*behind_first, *behind_second))
 
 
@@ -148,6 +150,8 @@ PLACES = [(0, 0.5), (0, 1.0), (1, 0.5), (1, 1.0)]
         ((1.0, -0.4, 0.5, 0.8), (5, 4, 5, 5), 0.0, 0),  # beyond it, and no more are right
         ((1.0, -0.4, 0.5, 0.8), (5, 5, 5, 5), 0.0, 1),  # one more is right: the two disagree
         ((0.9, 0.2, -0.5, -0.8), (3, 2, 3, 3), 0.0, 1),  # two fewer are right, and all are likelier: likewise
+        ((0.9, 0.2, 0.5, 1.8), (3, 1, 4, 3), 0.0, 2),  # three of ten fewer are right, however likely they became
+        ((0.9, 0.2, 0.5, 1.8), (3, 1, 3, 3), 0.0, None),
         ((1.0, 0.2, 0.5, 1.8), (5, 2, 5, 5), 0.0, 3),  # another has two more
         ((1.0, -0.4, 0.5, 1.8), (3, 3, 3, 3), 0.0, None),  # others must have no fewer right
         ((0.1, 0.2, 0.1, 0.1), (4, 4, 4, 4), 0.6, None),  # the margin
