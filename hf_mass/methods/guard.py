@@ -1,11 +1,12 @@
 """The guard: a task's own demonstrations, left out in turn, say whether to adapt, how strongly, and when to stop.
 
 The demonstrations are cut in two halves. A method is run on one half, and the log-probability of the other half's
-answers, each given all other demonstrations, is read before and after; then the reverse. The mean rise is the *left-out
-gain*, in nats per answer token. It is measured for a few strengths of the method, and on the way for a part of its
+answers, each given all other demonstrations, is read before and after; then the reverse. The mean rise is the *left-
+out gain*, in nats per answer token. It is measured for a few strengths of the method, and on the way for a part of its
 steps. A strength whose training loss rises is given up at once. Where the default would be given up by what one cut
-says, a second cut is asked too, since which demonstrations meet in a half is chance. Then all demonstrations train once,
-at the strength and number of steps that `choose` takes, or not at all where left-out demonstrations speak against all.
+says, a second cut is asked too, since which demonstrations meet in a half is chance. Then all demonstrations train
+once, at the strength and number of steps that `choose` takes, or not at all where left-out demonstrations speak
+against all.
 """
 
 from __future__ import annotations

@@ -17,12 +17,12 @@ LOST = 0.3
 def choose(entries: Sequence[GuardEntry], margin: float = 0.0) -> GuardEntry | None:
     """The entry to train by, or None for not adapting.
 
-    The default strength, with all of its steps, is taken unless left-out demonstrations speak against it: by a gain that
-    is more than a standard error below the margin and no more answers that are right, or by many fewer that are right
-    (`LOST`). Less than that is mostly noise, since there are few answers and half of the demonstrations teach less than
-    all. Where they do, the entry with the largest gain is taken, of those that make left-out answers likelier and no fewer of them
-    right. Another of those takes the place of either where `CHANCE` answers more are right. Their likelihood alone
-    cannot rank strengths: it goes on rising where answers are right already, or will never be.
+    The default strength, with all of its steps, is taken unless left-out demonstrations speak against it: by a gain
+    that is more than a standard error below the margin and no more answers that are right, or by many fewer that are
+    right (`LOST`). Less than that is mostly noise, since there are few answers and half of the demonstrations teach
+    less than all. Where they do, the entry with the largest gain is taken, of those that make left-out answers likelier
+    and no fewer of them right. Another of those takes the place of either where `CHANCE` answers more are right. Their
+    likelihood alone cannot rank strengths: it goes on rising where answers are right already, or will never be.
 
     Args:
         entries: What was measured, at least one.
