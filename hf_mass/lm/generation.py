@@ -32,6 +32,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 from hf_mass.core.meter import count_sampled, unmetered
 from hf_mass.lm.encoding import pad_rows
 from hf_mass.lm.prefix import KEYWORD, Prefix, keeps_state
+from hf_mass.lm.special_tokens import SpecialTokens
 
 Watch = Callable[[list[list[int]], int], None]
 """Called with the tokens that each row has so far, and the most that it may have. An exception that it raises ends the
@@ -196,7 +197,8 @@ def complete(
     prefix = Prefix.read(model, prompts, sampling.max_new_tokens) if alike else None
     ids, mask = pad_rows(prompts, tokenizer.pad_token_id, device, side="left", prefix=prefix.length if prefix else 0)
     declared = getattr(model.generation_config, "eos_token_id", None)
-    ends = {tokenizer.eos_token_id, *(declared if isinstance(declared, list) else [declared])} - {None}
+    stopping = None if stop is None else SpecialTokens(tokenizer).control(stop)  # where it is a token, no text is it
+    ends = {tokenizer.eos_token_id, stopping, *(declared if isinstance(declared, list) else [declared])} - {None}
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         do_sample=False,

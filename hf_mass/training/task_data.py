@@ -38,7 +38,7 @@ def fitting_tasks(tasks: Sequence[Task], encoder: TextEncoder) -> list[int]:
         DataError: If no task is left, or a conversational one meets a tokenizer without a chat template.
     """
     room = encoder.max_length - encoder.sample_room
-    lengths = [len(encoder.full_prompt_ids(task, encoder.format.generator_prompt(task))) for task in tasks]
+    lengths = [len(encoder.full_generator_prompt_ids(task)) for task in tasks]
     numbers = [number for number, length in enumerate(lengths) if length <= room]
     limits = f"max_length {encoder.max_length} less max_completion_length {encoder.sample_room}"
     if not numbers:
