@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -145,9 +145,16 @@ def _turns(tokenizer: PreTrainedTokenizerBase, kwargs: Mapping[str, Any]) -> Tur
 
 def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The special tokens that the tokenizer itself puts before a text; many that have a bos_token put none."""
-    ids, bare = (tokenizer("1", add_special_tokens=special)["input_ids"] for special in (True, False))
+    pairs = ([tokenizer(t, add_special_tokens=s)["input_ids"] for s in (True, False)] for t in _probes(tokenizer))
+    ids, bare = next((pair for pair in pairs if pair[1]), ([], []))
     starts = (n for n in range(len(ids) - len(bare) + 1) if ids[n : n + len(bare)] == bare)
     return list(ids[: next(starts, 0)])
+
+
+def _probes(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Texts, one of which has a token: some tokenizers drop what they do not know."""
+    yield "1"
+    yield from tokenizer.get_vocab()
 
 
 def tokens_up_to(tokenizer: PreTrainedTokenizerBase, ids: list[int], stop: str) -> int:
