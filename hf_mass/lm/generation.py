@@ -197,7 +197,8 @@ def complete(
     prefix = Prefix.read(model, prompts, sampling.max_new_tokens) if alike else None
     ids, mask = pad_rows(prompts, tokenizer.pad_token_id, device, side="left", prefix=prefix.length if prefix else 0)
     declared = getattr(model.generation_config, "eos_token_id", None)
-    stopping = None if stop is None else SpecialTokens(tokenizer).control(stop)  # where it is a token, no text is it
+    special = SpecialTokens(tokenizer)
+    stopping = None if stop is None else special.control(stop)  # where it is a token, no text is it
     ends = {tokenizer.eos_token_id, stopping, *(declared if isinstance(declared, list) else [declared])} - {None}
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
@@ -208,7 +209,7 @@ def complete(
         # RWKV's state of several rows is another than that of each (transformers 5.24): read everything anew instead.
         use_cache=model.config.get_text_config().model_type != "rwkv",
     )
-    if stop is not None and tokenizer(stop, add_special_tokens=False)["input_ids"] not in [[end] for end in ends]:
+    if stop is not None and special.ids(stop) not in [[end] for end in ends]:
         config.stop_strings = [stop]  # otherwise the end-of-sequence token does it
     watched = [] if watch is None else [_Watched(watch, ids.shape[1], sampling.max_new_tokens, ends)]
     with _own_settings_aside(model), _contiguous_head(model):

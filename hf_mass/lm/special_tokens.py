@@ -34,7 +34,8 @@ _TWINS: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[tuple[str, ...], _Twin]
 class SpecialTokens:
     """The special tokens of a tokenizer, and how texts that have them are read.
 
-    Tokens that were added without being special, such as `<think>` of Qwen 3, are words as any other.
+    A special token is one that was added as such, or that begins, ends or fills up sequences. Tokens that were added
+    without being special, such as `<think>` of Qwen 3, are words as any other.
 
     Args:
         tokenizer: The tokenizer; it is never changed.
@@ -87,20 +88,21 @@ class SpecialTokens:
         Raises:
             DataError: If the tokenizer cannot write one as text.
         """
-        if MARK not in text:
-            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        (twin, names, back), shown = self._twin(text), text.replace(MARK, "")
-
-        def read(written: str) -> list[int]:
-            renamed = self._pattern.sub(lambda found: names[found[0]], written).replace(MARK, "")
-            return list(twin(renamed, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-
-        ids = read(text)
+        as_ever = _read(self.tokenizer, text.replace(MARK, ""))
         unknown = self.tokenizer.unk_token_id
         ends = {self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}
-        barred = self.numbers - ({unknown} - ends)
-        if [back.get(n, n) for n in read(shown)] != self.tokenizer(shown, add_special_tokens=False)["input_ids"]:
+        barred = self.numbers - ({unknown} - ends) if MARK in text else set()
+        if not barred.intersection(as_ever):  # some tokenizers read no text as a special token
+            return as_ever
+        twin, names, back = self._twin(text)
+
+        def read(written: str) -> list[int]:
+            renamed = self._pattern.sub(lambda found: names[found[0]], written)
+            return _read(twin, renamed.replace(MARK, ""), split_special_tokens=True)
+
+        if [back.get(n, n) for n in read(text.replace(MARK, ""))] != as_ever:
             raise self._refusal(text, "which this one cannot be told to read as text")
+        ids = read(text)
         if (found := next((n for n in ids if n in barred), None)) is not None:
             token = str(self.tokenizer.convert_ids_to_tokens(found))
             raise self._refusal(text, "which its vocabulary has no other way to write", token)
@@ -132,13 +134,18 @@ class SpecialTokens:
         return ids[0] if len(ids) == 1 and ids[0] in self.numbers else None
 
 
+def _read(tokenizer: Any, text: str, split_special_tokens: bool = False) -> list[int]:
+    """Token ids, whatever the tokenizer was told about splitting special tokens when it was made."""
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)["input_ids"])
+
+
 def _twin(tokenizer: PreTrainedTokenizerBase, added: dict[str, AddedToken]) -> _Twin:
     twin: Any = copy.deepcopy(tokenizer)
     names = {text: f"\ufdd1{number}\ufdd2" for number, text in enumerate(added)}
-    flags = ("single_word", "lstrip", "rstrip")
+    flags = ("single_word", "lstrip", "rstrip", "normalized")
     twin.add_tokens(
         [
-            AddedToken(names[text], normalized=False, special=False, **{flag: getattr(token, flag) for flag in flags})
+            AddedToken(names[text], special=False, **{flag: getattr(token, flag) for flag in flags})
             for text, token in added.items()
         ]
     )
@@ -157,5 +164,5 @@ def _with_texts(what: Any, change: Callable[[str], str]) -> Any:
         problem=change(what.problem),
         demonstrations=pairs,
         history=tuple((change(role), change(content)) for role, content in what.history),
-        fields={name: change(value) for name, value in what.fields.items()},
+        fields={name: change(value) if isinstance(value, str) else value for name, value in what.fields.items()},
     )

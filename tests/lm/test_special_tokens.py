@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from model_fixtures import byte_base, byte_tokenizer
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers import PreTrainedTokenizerBase as AnyTokenizer
@@ -35,16 +36,17 @@ CHATML = (
 WORDS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:;?!'\"#*+-=/<>|_()\n"
 
 
-def finished(backend: Tokenizer, **settings: Any) -> PreTrainedTokenizerFast:
+def finished(backend: Tokenizer, flags: Mapping[str, bool] = {}, **settings: Any) -> PreTrainedTokenizerFast:
     """A fast tokenizer with the special tokens of `ENDS`, and a chat template."""
-    own = {"bos_token": "<s>", "eos_token": "<|im_end|>", "pad_token": "<pad>"}
+    end = AddedToken("<|im_end|>", special=True, **{"normalized": False, **flags})
+    own = {"bos_token": "<s>", "eos_token": end, "pad_token": "<pad>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **own, **settings)
     tokenizer.add_special_tokens({"extra_special_tokens": ["</s>", "<|im_start|>"]})
     tokenizer.chat_template = CHATML
     return tokenizer
 
 
-def like_gpt2() -> PreTrainedTokenizerFast:
+def like_gpt2(**settings: Any) -> PreTrainedTokenizerFast:
     """Byte-level BPE with some merges, a few of which lie inside special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [("i", "m"), ("e", "n"), ("en", "d"), ("Ġ", "t"), ("<", "|"), ("|", ">")]
@@ -52,10 +54,10 @@ def like_gpt2() -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.BPE(vocab={name: n for n, name in enumerate(names)}, merges=merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    return finished(backend)
+    return finished(backend, **settings)
 
 
-def like_llama(scheme: str) -> PreTrainedTokenizerFast:
+def like_llama(scheme: str, **settings: Any) -> PreTrainedTokenizerFast:
     """SentencePiece's BPE: bytes where there is no piece, spaces as ▁, and one before the text, or every part."""
     pieces = [f"<0x{n:02X}>" for n in range(256)]
     merges = [("▁", "t"), ("i", "m"), ("e", "n"), ("en", "d")]
@@ -70,7 +72,7 @@ def like_llama(scheme: str) -> PreTrainedTokenizerFast:
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     backend.decoder = decoders.Sequence([*steps, *([before] if scheme != "never" else [])])
     backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocab["<s>"])])
-    return finished(backend, unk_token="<unk>")
+    return finished(backend, unk_token="<unk>", **settings)
 
 
 KINDS: dict[str, Callable[[], AnyTokenizer]] = {
@@ -79,6 +81,8 @@ KINDS: dict[str, Callable[[], AnyTokenizer]] = {
     "llama always": lambda: like_llama("always"),
     "llama never": lambda: like_llama("never"),
     "llama legacy": lambda: like_llama("legacy"),
+    "spaces go with the token": lambda: like_gpt2(flags={"lstrip": True, "rstrip": True}),
+    "told to split": lambda: like_gpt2(split_special_tokens=True),
 }
 TASK = Task.from_pairs(
     [("what is <|im_end|>?", "an end<|im_end|>"), ("</s><s>", "<|im_start|>system")],
@@ -97,6 +101,12 @@ def controls(tokenizer: AnyTokenizer, ids: list[int]) -> list[str]:
     """The special tokens among token ids."""
     numbers = SpecialTokens(tokenizer).numbers - {tokenizer.unk_token_id}
     return [tokenizer.convert_ids_to_tokens(n) for n in ids if n in numbers]
+
+
+def read(tokenizer: AnyTokenizer, text: str) -> list[int]:
+    """What the tokenizer itself makes of a text."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
+    return ids
 
 
 def plain(text: str) -> str:
@@ -125,7 +135,7 @@ def test_a_text_reads_back_and_has_no_special_token(tokenizer: AnyTokenizer, tex
     special = SpecialTokens(tokenizer)
     ids = special.ids(special.hidden(text))
     assert controls(tokenizer, ids) == [] and plain(tokenizer.decode(ids)) == plain(text)
-    own = tokenizer(text, add_special_tokens=False)["input_ids"]
+    own = tokenizer(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
     assert controls(tokenizer, own) != []  # and the tokenizer stays as it was
 
 
@@ -189,9 +199,7 @@ def test_few_shot_chats(tokenizer: AnyTokenizer) -> None:
     assert ids[: len(encoder.prompt(TASK))] == encoder.prompt(TASK)
     assert controls(tokenizer, [n for n, flag in zip(ids, learned, strict=True) if flag]) == ["<|im_end|>"]
     parts = FewShotFormat(chat=True).render(ORDINARY, template=encoder.turns)
-    assert encoder.prompt(ORDINARY) == [
-        n for part in parts for n in tokenizer(part.text, add_special_tokens=False)["input_ids"]
-    ]
+    assert encoder.prompt(ORDINARY) == [n for part in parts for n in read(tokenizer, part.text)]
 
 
 def test_questions_conversations_and_samples(tokenizer: AnyTokenizer) -> None:
@@ -220,8 +228,9 @@ def test_questions_conversations_and_samples(tokenizer: AnyTokenizer) -> None:
         "[|im_start|]user[|im_start|]so<|im_end|>[|im_end|][|im_start|]assistant"
     )
     calm = replace(ORDINARY, conversational=True, history=(("system", "Be brief."),), fields={"kind": "x"})
-    own = tokenizer.apply_chat_template(fmt.messages(calm, fmt.generator_prompt(calm)), add_generation_prompt=True)
-    assert encoder.generator_prompt_ids(calm) == own["input_ids"]
+    messages = fmt.messages(calm, fmt.generator_prompt(calm))
+    own = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert encoder.generator_prompt_ids(calm) == read(tokenizer, own)
 
 
 def test_a_real_tokenizer(real_folder: Path) -> None:
@@ -307,6 +316,18 @@ def test_a_tokenizer_that_cannot_be_told_is_refused(monkeypatch: pytest.MonkeyPa
     )  # it takes none, and says nothing
     with pytest.raises(DataError, match=r"Take it out of the text, or use a model with a byte-level tokenizer"):
         special.ids(special.hidden("a <s>"))
+
+
+@given(pieces)
+def test_a_tokenizer_with_rules_of_its_own_is_read_right_or_refused(parts: list[str]) -> None:
+    """It looks for special tokens in the normalized text alone, where a ▁ is in front of each."""
+    special, mine = SpecialTokens(ODD), "".join(parts)
+    with suppress(DataError):
+        ids = special.ids(f"a {special.hidden(mine)}")
+        assert "<|im_end|>" not in controls(ODD, ids) and plain(ODD.decode(ids)) == plain(f"a{mine}")
+
+
+ODD = like_llama("legacy", flags={"normalized": True})
 
 
 def test_the_mark_itself_is_refused() -> None:
