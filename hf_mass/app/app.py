@@ -68,10 +68,7 @@ def build(workshop: Workshop, sessions: Visitors) -> gr.Blocks:
         choice = [method, *controls.values()]
         display = [problem, picture, *choice]
         for (tab, element, *form), show in zip(sources, (do.show_example, do.show_file, do.show_text), strict=True):
-            changes = [
-                tab.select,
-                *(each.change for each in (element, *form)),
-            ]  # the problem is that of the tab in front
+            changes = [tab.select, *(each.change for each in (element, *form))]  # the problem is that of the front tab
             gr.on(changes, show, [element, model, *form], display, trigger_mode="always_last", **quiet)
         model.change(do.offered, [problem, model], choice, **quiet)
 

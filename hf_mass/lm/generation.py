@@ -196,10 +196,7 @@ def complete(
     device, watch = next(model.parameters()).device, _WATCH.get()
     prefix = Prefix.read(model, prompts, sampling.max_new_tokens) if alike else None
     ids, mask = pad_rows(prompts, tokenizer.pad_token_id, device, side="left", prefix=prefix.length if prefix else 0)
-    declared = getattr(model.generation_config, "eos_token_id", None)
-    special = SpecialTokens(tokenizer)
-    stopping = None if stop is None else special.control(stop)  # where it is a token, no text is it
-    ends = {tokenizer.eos_token_id, stopping, *(declared if isinstance(declared, list) else [declared])} - {None}
+    ends = _ends(model, tokenizer, stop)
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         do_sample=False,
@@ -209,7 +206,7 @@ def complete(
         # RWKV's state of several rows is another than that of each (transformers 5.24): read everything anew instead.
         use_cache=model.config.get_text_config().model_type != "rwkv",
     )
-    if stop is not None and special.ids(stop) not in [[end] for end in ends]:
+    if stop is not None and SpecialTokens(tokenizer).ids(stop) not in [[end] for end in ends]:
         config.stop_strings = [stop]  # otherwise the end-of-sequence token does it
     watched = [] if watch is None else [_Watched(watch, ids.shape[1], sampling.max_new_tokens, ends)]
     with _own_settings_aside(model), _contiguous_head(model):
@@ -227,6 +224,13 @@ def complete(
         completions = [_without_last(row, tokenizer.pad_token_id) for row in completions]
     count_sampled(sum(map(len, completions)))
     return completions
+
+
+def _ends(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, stop: str | None) -> set[int]:
+    """The tokens that end a completion; `stop` is one where it is a special token, and then no text is it."""
+    declared = getattr(model.generation_config, "eos_token_id", None)
+    stopping = None if stop is None else SpecialTokens(tokenizer).control(stop)
+    return {tokenizer.eos_token_id, stopping, *(declared if isinstance(declared, list) else [declared])} - {None}
 
 
 def _length_by_length(

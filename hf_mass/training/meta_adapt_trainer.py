@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -128,7 +129,6 @@ class MetaAdaptTrainer(PublishingTrainer):
         self._outer_step: OuterStep | None = None
         self._scorer_gradient: list[torch.Tensor] = []
         self._generator_gradient: dict[str, torch.Tensor] = {}
-        self._prompt_ids = PromptIds(self.train_tasks, self.outer_loop.mass.encoder)
         numbers = fitting_tasks(self.train_tasks, self.outer_loop.mass.encoder)
         if len(numbers) < len(self.train_tasks):
             self.train_dataset: Dataset = self.train_dataset.select(numbers)
@@ -195,6 +195,10 @@ class MetaAdaptTrainer(PublishingTrainer):
         for column in ("weight", "attribution", "question", "answer", "reason"):
             log_extra(column, [row[column] for row in local])
         return [row["reward"] for row in local]
+
+    @cached_property
+    def _prompt_ids(self) -> PromptIds:
+        return PromptIds(self.train_tasks, self.mass.encoder)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return self._prompt_ids(prompts), None, {}
