@@ -58,6 +58,12 @@ class SpecialTokens:
         return set(self.tokenizer.convert_tokens_to_ids(list(self.added)))
 
     @cached_property
+    def _barred(self) -> set[int]:
+        """Ids that no text may have; an unknown character has one of its own."""
+        ends = {self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}
+        return self.numbers - ({self.tokenizer.unk_token_id} - ends)
+
+    @cached_property
     def _pattern(self) -> re.Pattern[str]:
         return re.compile(f"(?:{'|'.join(map(re.escape, self.added)) or '(?!)'})(?!{MARK})")
 
@@ -89,9 +95,7 @@ class SpecialTokens:
             DataError: If the tokenizer cannot write one as text.
         """
         as_ever = _read(self.tokenizer, text.replace(MARK, ""))
-        unknown = self.tokenizer.unk_token_id
-        ends = {self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}
-        barred = self.numbers - ({unknown} - ends) if MARK in text else set()
+        barred = self._barred if MARK in text else set()
         if not barred.intersection(as_ever):  # some tokenizers read no text as a special token
             return as_ever
         twin, names, back = self._twin(text)
