@@ -31,6 +31,7 @@ from hf_mass.methods.ttt_settings import TTT_PRESETS
 from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.answers import mean_scores
 from hf_mass.tasks.grids import parse_grid
+from hf_mass.tasks.tables import TableForm
 from hf_mass.training.ttt_results import TaskResult
 from research.grids.world import HELD_OUT, Sizes, few_shot_tasks
 
@@ -54,6 +55,11 @@ class ScriptArguments:
     bbh_tasks: list[str] | None = field(default=None, metadata={"help": "Which of its 27 tasks; default: all."})
     input_column: str = field(default="input", metadata={"help": "Column of inputs in a file."})
     output_column: str = field(default="output", metadata={"help": "Column of outputs in a file."})
+    encoding: str | None = field(default=None, metadata={"help": "Of a file, as in cp1252; default: as bytes look."})
+    delimiter: str | None = field(
+        default=None, metadata={"help": "Between a table's cells: ';' or tab...; default: as its first rows look."}
+    )
+    header: bool = field(default=True, metadata={"help": "Whether the first row of a table names its columns."})
     demonstrations: int = field(default=10, metadata={"help": "Rows of a file that become the demonstrations."})
     limit: int | None = field(default=None, metadata={"help": "Answer this many tasks."})
     base_too: bool = field(default=True, metadata={"help": "Answer without training as well, for comparison."})
@@ -81,9 +87,9 @@ def load(script: ScriptArguments) -> list[Task]:
     elif Path(script.tasks).is_dir() or is_puzzle(Path(script.tasks)):
         tasks = load_grid_tasks(script.tasks, answers=False)
     else:
-        tasks = load_few_shot_file(
-            script.tasks, script.input_column, script.output_column, demonstrations=script.demonstrations
-        )
+        form = TableForm(encoding=script.encoding, delimiter=script.delimiter, header=script.header)
+        columns = script.input_column, script.output_column
+        tasks = load_few_shot_file(script.tasks, *columns, demonstrations=script.demonstrations, form=form)
     return tasks[: script.limit]
 
 

@@ -16,7 +16,7 @@ import gradio as gr
 import torch
 from gradio.utils import get_upload_folder
 
-from hf_mass.app.controls import AUTOMATIC, OPTIONS, control, model_values
+from hf_mass.app.controls import AUTOMATIC, OPTIONS, control, form_controls, model_values
 from hf_mass.app.drawing import problem_html, status_html
 from hf_mass.app.handlers import LIMITS, Handlers
 from hf_mass.app.visitors import Visitors
@@ -67,9 +67,9 @@ def build(workshop: Workshop, sessions: Visitors) -> gr.Blocks:
                 results = _result_elements()
         choice = [method, *controls.values()]
         display = [problem, picture, *choice]
-        for (tab, element), show in zip(sources, (do.show_example, do.show_file, do.show_text), strict=True):
-            changes = [element.change, tab.select]  # the problem is that of the tab in front
-            gr.on(changes, show, [element, model], display, trigger_mode="always_last", **quiet)
+        for (tab, element, *form), show in zip(sources, (do.show_example, do.show_file, do.show_text), strict=True):
+            changes = [tab.select, *(each.change for each in (element, *form))]  # the problem is that of the front tab
+            gr.on(changes, show, [element, model, *form], display, trigger_mode="always_last", **quiet)
         model.change(do.offered, [problem, model], choice, **quiet)
 
         def adapt(values: dict[Any, Any], request: gr.Request) -> Iterator[tuple[Any, ...]]:
@@ -101,17 +101,19 @@ def build(workshop: Workshop, sessions: Visitors) -> gr.Blocks:
     return page
 
 
-def _problem_elements(examples: list[str], first: str) -> tuple[tuple[Any, Any], ...]:
-    """(tab, element) for an example, a file and a text."""
+def _problem_elements(examples: list[str], first: str) -> tuple[tuple[Any, ...], ...]:
+    """(tab, element) for an example, a file and a text; behind the file, the controls of what it does not say."""
     with gr.Tabs():
         with gr.Tab("Example", id="example") as example_tab:
             example = gr.Dropdown(examples, value=first, label="Problems that come with the app", elem_id="example")
         with gr.Tab("Upload", id="upload") as file_tab:
             file = gr.File(label=f"A file: {', '.join(KINDS)}", file_types=list(KINDS), height=120, elem_id="file")
+            with gr.Accordion("Columns of the file", open=False, elem_id="form"):
+                form = form_controls()
         with gr.Tab("Paste", id="paste") as text_tab:
             text = gr.Textbox(label="A problem", placeholder=PASTE_HINT, lines=6, elem_id="text")
     gr.Markdown(FORMS + f" At most {LIMITS.bytes // 1000} kB.", elem_classes="hm-muted")
-    return (example_tab, example), (file_tab, file), (text_tab, text)
+    return (example_tab, example), (file_tab, file, *form), (text_tab, text)
 
 
 def _result_elements() -> tuple[Any, ...]:

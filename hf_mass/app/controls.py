@@ -17,6 +17,7 @@ from hf_mass.methods.mass_settings import MassConfig
 from hf_mass.methods.settings import Option, flat, values_of
 from hf_mass.methods.ttt import TTT
 from hf_mass.methods.ttt_settings import TTTSettings
+from hf_mass.tasks.tables import TableForm
 from hf_mass.tasks.task import Task
 
 AUTOMATIC = "automatic"
@@ -44,6 +45,32 @@ OPTIONS |= {
     "seed": Option("seed", int, 0, "For sampling and training."),
 }
 """Name → what it does and which values it may have here, in the order of the controls."""
+FORM = {
+    "input_column": ("Column of inputs", "input, question, ..."),
+    "output_column": ("Column of outputs", "output, answer, ..."),
+    "encoding": ("Encoding, as in cp1252", "what the bytes look like"),
+    "delimiter": ("Between cells: ; or tab...", "what the first rows look like"),
+}
+"""Names of `TableForm`, whose `header` comes last → what the page calls them, and what stands for an empty one."""
+
+
+def form_controls() -> list[Any]:
+    """The controls of what a file of rows does not say itself, in the order that `table_form` takes their values in."""
+    texts = [
+        gr.Textbox(label=label, placeholder=usual, max_lines=1, elem_id=f"form-{name}")
+        for name, (label, usual) in FORM.items()
+    ]
+    return [*texts, gr.Checkbox(True, label="The first row names the columns", elem_id="form-header")]
+
+
+def table_form(values: Sequence[Any]) -> TableForm:
+    """The form of the controls' values; those that are empty, or missing, are left to the file.
+
+    Raises:
+        ConfigError: If the delimiter is no single character.
+    """
+    given = dict(zip([*FORM, "header"], values, strict=False))
+    return TableForm(**{name: value for name, value in given.items() if value not in (None, "")})
 
 
 def control(name: str, value: Any = None) -> Any:

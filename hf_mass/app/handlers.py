@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from hf_mass.app import drawing
-from hf_mass.app.controls import AUTOMATIC, OPTIONS, chosen_settings, control, model_values
+from hf_mass.app.controls import AUTOMATIC, OPTIONS, chosen_settings, control, model_values, table_form
 from hf_mass.app.drawing import status_html
 from hf_mass.app.visitors import Visitors
 from hf_mass.app.workshop import METHOD_NAMES, Outcome, Workshop, described, example
@@ -143,18 +143,15 @@ class Handlers:
         """An example was picked."""
         return self._show(lambda: example(name), model) if name else _NOTHING
 
-    def show_file(self, path: str | None, model: str | None, request: gr.Request) -> tuple[Any, ...]:
-        """A file was uploaded."""
+    def show_file(self, path: str | None, model: str | None, request: gr.Request, *form: Any) -> tuple[Any, ...]:
+        """A file was uploaded, or what it does not say itself was changed: `form` has the values of `FORM`."""
         if path is None:
             return _NOTHING
         file = Path(path)
         if not file.is_file():
             return _refusal("The file is no longer here. Upload it again.")
-        self.sessions.keep(str(request.session_hash), file)
-        page = self._show(lambda: read_problem_file(file, LIMITS), model)
-        if not isinstance(page[0], Problem):
-            file.unlink(missing_ok=True)
-        return page
+        self.sessions.keep(str(request.session_hash), file)  # even if it is refused: its columns may be named next
+        return self._show(lambda: read_problem_file(file, LIMITS, table_form(form)), model)
 
     def show_text(self, text: str, model: str | None) -> tuple[Any, ...]:
         """A text was pasted."""

@@ -17,7 +17,7 @@ PROBE = "\ue000"
 
 
 class Chat:
-    """Turns messages into text or token ids.
+    """Turns messages into text.
 
     Args:
         tokenizer: The tokenizer.
@@ -39,10 +39,6 @@ class Chat:
             return self._rendered(self._in_parts(messages) if self._takes_parts else messages, generate)
         except TemplateError as error:
             raise ConfigError(f"The chat template cannot be used ({error}). Use another, or unset chat.") from error
-
-    def ids(self, messages: Messages) -> list[int]:
-        """Token ids of messages, up to where the assistant's next one begins; raises as `text` does."""
-        return list(self.tokenizer(self.text(messages, True), add_special_tokens=False)["input_ids"])
 
     def _rendered(self, messages: Any, generate: bool) -> str:
         settings = {**self.kwargs, "tokenize": False, "add_generation_prompt": generate}

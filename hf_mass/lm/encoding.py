@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from hf_mass.core.token_loss import IGNORED, TokenBatch
 from hf_mass.errors import DataError
 from hf_mass.lm.chat import Chat
-from hf_mass.lm.few_shot_encoding import FewShotEncoder
+from hf_mass.lm.few_shot_encoding import FewShotEncoder, opening
+from hf_mass.lm.special_tokens import SpecialTokens
 from hf_mass.tasks.few_shot_format import FewShotFormat
 from hf_mass.tasks.formats import PromptFormat
 from hf_mass.tasks.task import Demonstration, Task
@@ -37,6 +38,9 @@ class Row:
 
 class TextEncoder:
     """Renders tasks with a tokenizer and a `PromptFormat`, or where they show demonstrations a `FewShotFormat`.
+
+    What reads as a special token is one where the format or the chat template writes it; in the texts of a task, a
+    sample or an answer it is text (DataError where the tokenizer cannot write it so).
 
     Args:
         tokenizer: Needs an end-of-sequence token; a missing padding token is set to it.
@@ -69,11 +73,9 @@ class TextEncoder:
         self.sample_room, self.answer_room = sample_room, answer_room
         self.chat = Chat(tokenizer, chat_template_kwargs or {})
         self.few_shot = None if few_shot is None else FewShotEncoder(tokenizer, few_shot, chat_template_kwargs)
+        self._special, self._before = SpecialTokens(tokenizer), opening(tokenizer)
         # The same prompts come back for every sample, demonstration and round of one task.
-        self._plain_ids = lru_cache(maxsize=65536)(self._tokenize)
-
-    def _tokenize(self, text: str, special: bool) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+        self._ids = lru_cache(maxsize=65536)(lambda text: tuple(self._special.ids(text)))
 
     def few_shot_for(self, task: Task) -> FewShotEncoder | None:
         """What renders this task where it reads as a list of solved examples; None where it is a question."""
@@ -96,23 +98,29 @@ class TextEncoder:
     def full_prompt_ids(self, task: Task, text: str) -> list[int]:
         """All token ids of a rendered prompt, through the chat template where the task is conversational.
 
+        A special token in the text is one; in the conversation before it, it is text.
+
         Raises:
             DataError: If the task is conversational and the tokenizer has no chat template.
         """
         if not task.conversational:
-            return list(self._plain_ids(text, True))
+            return [*self._before, *self._ids(text)]
         if not self.tokenizer.chat_template:
             raise DataError(
                 f"Task {task.id!r} is conversational, but the tokenizer has no chat_template. Use an instruction-"
                 "tuned model, set tokenizer.chat_template, or give `problem` as plain text."
             )
-        return self.chat.ids(self.format.messages(task, text))
+        return list(self._ids(self.chat.text(self.format.messages(self._special.hidden(task), text), True)))
 
     def generator_prompt_ids(self, task: Task) -> list[int]:
         """Token ids on which the generator writes a sample (see `prompt_ids`)."""
         if few_shot := self.few_shot_for(task):
             return self._last(few_shot.continued(task), self.sample_room)
-        return self.prompt_ids(task, self.format.generator_prompt(task), self.sample_room)
+        return self._last(self.full_generator_prompt_ids(task), self.sample_room)
+
+    def full_generator_prompt_ids(self, task: Task) -> list[int]:
+        """All token ids that ask for a sample, even where a task reads as solved examples (see `full_prompt_ids`)."""
+        return self.full_prompt_ids(task, self.format.generator_prompt(self._special.hidden(task)))
 
     def solver_prompt_ids(self, task: Task) -> list[int]:
         """Token ids on which the task is solved (see `prompt_ids`)."""
@@ -122,22 +130,24 @@ class TextEncoder:
         """All token ids on which the task is solved (see `full_prompt_ids`)."""
         if few_shot := self.few_shot_for(task):
             return few_shot.prompt(task)
-        return self.full_prompt_ids(task, self.format.solver_prompt(task))
+        return self.full_prompt_ids(task, self.format.solver_prompt(self._special.hidden(task)))
 
     def inner_row(self, n: int, task: Task, question: str, answer: str) -> Row:
         """What the inner loop trains of an auxiliary sample of task n."""
         if few_shot := self.few_shot_for(task):
             return self._few_shot_row(few_shot, n, task, Demonstration(question, answer))
-        return Row(n, self.prompt_ids(task, self.format.inner_prompt(question, task)), self.answer_ids(answer))
+        prompt = self.format.inner_prompt(self._special.hidden(question), self._special.hidden(task))
+        return Row(n, self.prompt_ids(task, prompt), self.answer_ids(answer))
 
     def demonstration_row(self, n: int, task: Task, index: int, derivation: str) -> Row:
         """The answer to demonstration `index` of task n, after a derivation, behind the others where they are shown."""
         pair, others = task.demonstrations[index], task.leave_one_out(index).demonstrations
         if few_shot := self.few_shot_for(task):
             return self._few_shot_row(few_shot, n, replace(task, demonstrations=others), pair)
-        shown = replace(task, demonstrations=others)
-        prompt = self.prompt_ids(shown, self.format.demonstration_prompt(pair.question, shown))
-        return Row(n, prompt, self.answer_ids(self.format.compose_solution(derivation, pair.answer), end=False))
+        shown, hidden = self._special.hidden(replace(task, demonstrations=others)), self._special.hidden
+        prompt = self.prompt_ids(shown, self.format.demonstration_prompt(hidden(pair.question), shown))
+        answer = self.format.compose_solution(hidden(derivation), hidden(pair.answer))
+        return Row(n, prompt, list(self._ids(self.format.written(answer))))
 
     @staticmethod
     def _few_shot_row(few_shot: FewShotEncoder, n: int, task: Task, pair: Demonstration) -> Row:
@@ -147,7 +157,7 @@ class TextEncoder:
 
     def answer_ids(self, answer: str, end: bool = True) -> list[int]:
         """Token ids of an answer, with the end-of-sequence token behind it where it `end`s."""
-        ids = self._plain_ids(self.format.written(answer), False)
+        ids = self._ids(self.format.written(self._special.hidden(answer)))
         return [*ids, self.tokenizer.eos_token_id] if end else list(ids)
 
     def batch(self, rows: Sequence[Row], device: torch.device | str) -> TokenBatch:

@@ -32,6 +32,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 from hf_mass.core.meter import count_sampled, unmetered
 from hf_mass.lm.encoding import pad_rows
 from hf_mass.lm.prefix import KEYWORD, Prefix, keeps_state
+from hf_mass.lm.special_tokens import SpecialTokens
 
 Watch = Callable[[list[list[int]], int], None]
 """Called with the tokens that each row has so far, and the most that it may have. An exception that it raises ends the
@@ -195,8 +196,7 @@ def complete(
     device, watch = next(model.parameters()).device, _WATCH.get()
     prefix = Prefix.read(model, prompts, sampling.max_new_tokens) if alike else None
     ids, mask = pad_rows(prompts, tokenizer.pad_token_id, device, side="left", prefix=prefix.length if prefix else 0)
-    declared = getattr(model.generation_config, "eos_token_id", None)
-    ends = {tokenizer.eos_token_id, *(declared if isinstance(declared, list) else [declared])} - {None}
+    ends = _ends(model, tokenizer, stop)
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         do_sample=False,
@@ -206,7 +206,7 @@ def complete(
         # RWKV's state of several rows is another than that of each (transformers 5.24): read everything anew instead.
         use_cache=model.config.get_text_config().model_type != "rwkv",
     )
-    if stop is not None and tokenizer(stop, add_special_tokens=False)["input_ids"] not in [[end] for end in ends]:
+    if stop is not None and SpecialTokens(tokenizer).ids(stop) not in [[end] for end in ends]:
         config.stop_strings = [stop]  # otherwise the end-of-sequence token does it
     watched = [] if watch is None else [_Watched(watch, ids.shape[1], sampling.max_new_tokens, ends)]
     with _own_settings_aside(model), _contiguous_head(model):
@@ -224,6 +224,13 @@ def complete(
         completions = [_without_last(row, tokenizer.pad_token_id) for row in completions]
     count_sampled(sum(map(len, completions)))
     return completions
+
+
+def _ends(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, stop: str | None) -> set[int]:
+    """The tokens that end a completion; `stop` is one where it is a special token, and then no text is it."""
+    declared = getattr(model.generation_config, "eos_token_id", None)
+    stopping = None if stop is None else SpecialTokens(tokenizer).control(stop)
+    return {tokenizer.eos_token_id, stopping, *(declared if isinstance(declared, list) else [declared])} - {None}
 
 
 def _length_by_length(

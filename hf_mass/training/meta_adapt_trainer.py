@@ -41,7 +41,7 @@ from hf_mass.training.checkpoints import ResumedSampler, last_whole_checkpoint, 
 from hf_mass.training.meta_adapt_config import MetaAdaptConfig
 from hf_mass.training.outer import OuterLoop, OuterStep, trainable_parameters
 from hf_mass.training.publishing_trainer import PublishingTrainer
-from hf_mass.training.task_data import fitting_tasks, prompt_dataset, require_tasks
+from hf_mass.training.task_data import PromptIds, fitting_tasks, prompt_dataset, require_tasks
 
 TaskData: TypeAlias = Dataset | Sequence[Task]
 
@@ -196,6 +196,13 @@ class MetaAdaptTrainer(PublishingTrainer):
         for column in ("weight", "attribution", "question", "answer", "reason"):
             log_extra(column, [row[column] for row in local])
         return [row["reward"] for row in local]
+
+    @cached_property
+    def _prompt_ids(self) -> PromptIds:
+        return PromptIds(self.train_tasks, self.mass.encoder)
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return self._prompt_ids(prompts), None, {}
 
     def _outer(self, groups: list[list[tuple[int, str, list[int]]]]) -> list[list[dict[str, Any]]]:
         tasks = [self.train_tasks[group[0][0]] for group in groups]

@@ -29,6 +29,25 @@ def prompt_dataset(tasks: Sequence[Task], fmt: PromptFormat) -> Dataset:
     return Dataset.from_dict({"prompt": prompts, "task_index": list(range(len(tasks)))})
 
 
+class PromptIds:
+    """Prompts of `prompt_dataset` → token ids as the engine makes them, so that training and answering see the same.
+
+    The tokenizer itself may end a prompt, or take what reads as a special token in a problem for one.
+
+    Args:
+        tasks: The tasks of the dataset.
+        encoder: Renders them.
+    """
+
+    def __init__(self, tasks: Sequence[Task], encoder: TextEncoder) -> None:
+        prompts = prompt_dataset(tasks, encoder.format)["prompt"]
+        self._tasks, self._encoder = dict(zip(map(str, prompts), tasks, strict=True)), encoder
+
+    def __call__(self, prompts: Sequence[Any]) -> list[list[int]]:
+        """Token ids of each prompt, a text or messages."""
+        return [self._encoder.full_generator_prompt_ids(self._tasks[str(prompt)]) for prompt in prompts]
+
+
 def fitting_tasks(tasks: Sequence[Task], encoder: TextEncoder) -> list[int]:
     """Which tasks have a generator prompt with room for a sample behind it; TRL generates from whole prompts.
 
@@ -38,7 +57,7 @@ def fitting_tasks(tasks: Sequence[Task], encoder: TextEncoder) -> list[int]:
         DataError: If no task is left, or a conversational one meets a tokenizer without a chat template.
     """
     room = encoder.max_length - encoder.sample_room
-    lengths = [len(encoder.full_prompt_ids(task, encoder.format.generator_prompt(task))) for task in tasks]
+    lengths = [len(encoder.full_generator_prompt_ids(task)) for task in tasks]
     numbers = [number for number, length in enumerate(lengths) if length <= room]
     limits = f"max_length {encoder.max_length} less max_completion_length {encoder.sample_room}"
     if not numbers:

@@ -102,6 +102,19 @@ def problem_file(folder: Path, kind: str) -> Path:
     return path
 
 
+def test_the_columns_of_an_upload_can_be_named(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "words.csv"
+    path.write_text("wort,laut\n" + "".join(f"{a},{b}\n" for a, b in WORDS))
+    upload(page, path)
+    expect(page.locator("#problem")).to_contain_text("no column 'input'", timeout=PATIENCE)
+    expect(page.locator("#form-encoding")).not_to_be_visible()
+    page.get_by_text("Columns of the file").click()
+    page.locator("#form-input_column textarea, #form-input_column input").fill("wort")
+    page.locator("#form-output_column textarea, #form-output_column input").fill("laut")
+    page.wait_for_selector('[aria-label="problem words"]')
+    expect(page.locator("#problem")).to_contain_text("Solved examples (4)")
+
+
 @pytest.mark.parametrize("kind", ["json", "csv", "jsonl", "txt"])
 def test_every_kind_of_upload_is_shown_and_adapted_to(page: Page, tmp_path: Path, kind: str) -> None:
     upload(page, problem_file(tmp_path, kind))

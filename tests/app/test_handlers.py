@@ -78,9 +78,9 @@ class Visitor:
         """The page as it is redrawn."""
         return self.do.adapt(problem, model, method, settings, self.request)  # type: ignore[arg-type]
 
-    def file(self, path: Path | None) -> tuple[Any, ...]:
-        """A file was uploaded."""
-        return self.do.show_file(None if path is None else str(path), AUTOMATIC, self.request)  # type: ignore[arg-type]
+    def file(self, path: Path | None, *form: Any) -> tuple[Any, ...]:
+        """A file was uploaded, in this form."""
+        return self.do.show_file(None if path is None else str(path), AUTOMATIC, self.request, *form)  # type: ignore[arg-type]
 
     def stop(self) -> str:
         """The stop button was pressed."""
@@ -154,6 +154,28 @@ def test_bad_input_is_refused_in_words(visitor: Visitor, tmp_path: Path) -> None
     for text in ("{", "a -> b", "x" * 5000):
         problem, picture, *_ = do.show_text(text, AUTOMATIC)
         assert isinstance(problem, str) and 'role="alert"' in picture
+
+
+def test_what_a_table_does_not_say_is_told_beside_it(visitor: Visitor, tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    file.write_bytes("frage;note;antwort\nBär;x;Bären\nTür;x;Türen\nKuh;x;\n".encode("cp850"))
+    plain = ("", "", "", "", True)
+    assert isinstance(visitor.file(file, *plain)[0], str)  # refused, and still there to be told more about
+    problem, *_ = visitor.file(file, "frage", "antwort", "cp850", ";", True)
+    assert [pair.answer for pair in problem.tasks[0].demonstrations] == ["Bären", "Türen"]
+    assert problem.tasks[0].problem == "Kuh"
+    for form, words in (
+        (("frage", "antwort", "cp850", "two", True), "delimiter is"),
+        (("frage", "antwort", "klingon", ";", True), "Name one as utf-8, cp1252"),
+        (("question", "antwort", "cp850", ";", True), "no column &#x27;question&#x27;"),
+    ):
+        refused, picture, *_ = visitor.file(file, *form)
+        assert isinstance(refused, str) and words in picture
+    file.write_text("a\tb\nc\td\ne\t\n")
+    problem, *_ = visitor.file(file, None, None, None, "tab", False)
+    assert [pair.question for pair in problem.tasks[0].demonstrations] == ["a", "c"]
+    file.write_text("input,output\na,b\nc,d\n")
+    assert visitor.file(file, *plain)[0] == visitor.file(file)[0]
 
 
 def test_nothing_is_no_error(visitor: Visitor) -> None:

@@ -37,6 +37,15 @@ def test_the_preset_is_the_ground_and_options_stand_on_it() -> None:
         ttt.parse(["--preset=arcs"])
 
 
+def test_what_a_table_does_not_say_is_an_option(tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    file.write_bytes("Bär;Bären\nTür;Türen\nKuh;Kühe\n".encode("cp850"))
+    words = ["--tasks", str(file), "--demonstrations", "2", "--encoding", "cp850", "--delimiter", ";", "--no_header"]
+    (task,) = ttt.load(ttt.parse(words)[0])
+    pairs = {(task.problem, task.answer), *((pair.question, pair.answer) for pair in task.demonstrations)}
+    assert pairs == {("Bär", "Bären"), ("Tür", "Türen"), ("Kuh", "Kühe")}
+
+
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     monkeypatch.setattr(sys, "argv", ["ttt.py", *words, "--disable_tqdm", "True"])
     ttt.main()

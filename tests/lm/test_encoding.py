@@ -9,11 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from model_fixtures import CHAT_TEMPLATE, WORLD, byte_tokenizer, text_task
+from transformers import PreTrainedTokenizerFast
 
 from hf_mass.core.token_loss import IGNORED
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lab.conventions import CONVENTIONS_FORMAT
 from hf_mass.lm.encoding import Row, TextEncoder, pad_rows
+from hf_mass.tasks.few_shot_format import FewShotFormat
 from hf_mass.tasks.formats import PromptFormat
 from research.conventions.word_tokenizer import build_word_tokenizer
 
@@ -93,6 +95,27 @@ def test_long_prompts_are_cut_on_the_left(max_length: int, room: int) -> None:
     else:
         kept = encoder.tokenizer.decode(encoder.prompt_ids(text_task(), text, room))
         assert text.endswith(kept) and len(kept) == min(50, max_length - room)
+
+
+@pytest.mark.parametrize(
+    ("settings", "before"), [({"add_eos_token": True}, []), ({"add_bos_token": True, "add_eos_token": True}, [1])]
+)
+def test_a_tokenizer_that_ends_every_text_ends_no_prompt(settings: dict[str, bool], before: list[int]) -> None:
+    names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer().backend_tokenizer, **names, **settings)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    assert tokenizer("x")["input_ids"] == [*before, *byte_tokenizer()("x")["input_ids"], 2]
+    encoder, task = TextEncoder(tokenizer, FORMAT, 2048, few_shot=FewShotFormat()), text_task()
+    bare, talk = replace(task, demonstrations=()), replace(task, demonstrations=(), conversational=True)
+    for prompts in (encoder.generator_prompt_ids, encoder.solver_prompt_ids):
+        for each in (task, bare, talk):
+            ids, start = prompts(each), [] if each is talk else before
+            assert ids[: len(start)] == start and not {1, 2}.intersection(ids[len(start) :])
+    rows = [encoder.inner_row(0, each, "3 + 3 = ?", "6") for each in (task, bare, talk)]
+    rows += [encoder.demonstration_row(0, task, 0, "")]
+    for row in rows:
+        assert 2 not in row.prompt_ids and 2 not in row.answer_ids[:-1]
+    assert rows[1].prompt_ids == [*before, *byte_tokenizer()(FORMAT.inner_prompt("3 + 3 = ?", bare))["input_ids"]]
 
 
 # -- answers and rows --------------------------------------------------------------------------------------------------
