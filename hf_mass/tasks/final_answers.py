@@ -19,6 +19,7 @@ _MARKER = re.compile(
     r"(?:\b(?:the|my|your|an|final|correct|right)[ \t]+)*\b(?:answer|choice|option)\b[ \t]*"
     r"(?:(?:is|would[ \t]+be|will[ \t]+be|must[ \t]+be|should[ \t]+be|equals)\b[ \t]*:?|[:=])(?![ \t]*not\b)"
 )
+_DENIED = re.compile(r"(?i)\b(?:not|never|neither|nor|cannot|wrong|incorrect|false|invalid|mistaken)\b|n['’]t\b")
 _TAGGED = re.compile(r"(?is)<answer>((?:(?!</?answer>).)*)")
 _FENCE = re.compile(r"(?m)^[ \t]*(?:```|~~~)\w*[ \t]*(?:\n|\Z)")
 _STRUCK = re.compile(r"~~(?=[^\s~])[^\n~]{0,300}~~")
@@ -100,6 +101,11 @@ def first_sentence(line: str, initials: bool = True) -> str:
             continue
         return line[: end.start()].strip()
     return line.strip()
+
+
+def denies(text: str) -> bool:
+    """Whether a text says of something that it is not so."""
+    return bool(_DENIED.search(text))
 
 
 def undressed(text: str, wrappers: bool = True) -> str:
