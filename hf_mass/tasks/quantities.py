@@ -64,7 +64,7 @@ _VAGUE = re.compile(
     r"|ninths|tenths|hundredths|thousandths|squared|cubed|plus|minus|divided|multiplied|added|subtracted|remainder)\b"
     r"|\b(?:root|square|cube|reciprocal|inverse|factorial|logarithm|multiple|power)s?\s+of\b"
     r"|\b(?:more|less|fewer|larger|smaller|greater|bigger|higher|lower|times)\s+(?:than|as)\b"
-    r"|\b(?:at\s+(?:least|most)|up\s+to|(?:minimum|maximum)\s+of|exceed(?:s|ing)?)\b"
+    r"|\bor\s+(?:more|less|fewer|greater|higher|lower)\b|\b(?:at\s+(?:least|most)|up\s+to|(?:minimum|maximum)\s+of|exceed(?:s|ing)?)\b"
     r"|\b(?:over|under|above|below|beyond|within|almost|nearly)\s+(?=\S{0,2}\d)"
     r"|\b(?:step|part|case|question|problem|equation|example|method|exercise)\s+#?\d"
 )
@@ -97,7 +97,7 @@ _SMALL_WORD = re.compile(r"am|an|as|at|be|by|cd|do|ea|he|if|in|is|it|me|mr|ms|my
 _LETTER = r"(?!a\s+[^\W\d_]{2}|I\s)[^\W\d_](?![\w'’])"
 _COUNTED = re.compile(rf"%?\s*(?:[-/:–—(]|of\b|times\b)\s*{_LETTER}")
 _NAMED = re.compile(
-    r"_\{?\w{1,9}\}?|\\(?:m?angle|triangle|overline|theta|alpha|beta|gamma|phi)\b|\b[a-zA-Z]\(-?\d{1,9}\)"
+    r"_\{?\w{1,9}\}?|\\overline\{\w{1,9}\}|\\(?:angle|triangle|theta|alpha|beta|gamma|phi)\b|\b[a-zA-Z]\(-?\d{1,9}\)"
 )
 _OPERATORS = re.compile(r"\s*(?:[+*/×÷·^=√!|{}\\]|(?<![^\W\d_]{2})-|-(?![^\W\d_]{2})|[–—])\s*")
 _ELSE = re.compile(r"[,.!?]\s|;|\b(?:so|but|and|or|then|thus|hence|therefore)\b", re.IGNORECASE)
@@ -183,7 +183,7 @@ def _clause(text: str) -> str | None:
         if (
             re.search(r"[<>!≠]\s*\Z", before)
             or (stated_yet and _ELSE.search(before, stated_yet.end()))
-            or not all(_is_settled(side, has_unit) for side in sides)
+            or not all(is_settled(side, has_unit) for side in sides)
         ):
             return None
         text = after
@@ -197,7 +197,7 @@ def _with_powers(text: str) -> str:
     return POWERED.sub(lambda found: found[1] + found[2].lstrip("^+").translate(_TO_SUPERSCRIPTS), text)
 
 
-def _is_settled(side: str, has_unit: bool) -> bool:
+def is_settled(side: str, has_unit: bool) -> bool:
     """Whether what stands before an equals sign is a name alone, or numbers without an unknown: not 2x, not x + 3.
 
     Args:
