@@ -211,7 +211,7 @@ def solver_runner(
 
     def verified(completions: list[str], index: list[int], **_: Any) -> list[float]:
         judged = judge(untrained.config.format, [tasks[i] for i in index], completions, always=True)
-        return [answer.score or 0.0 for answer in judged]
+        return [answer.reward() for answer in judged]
 
     settings = conventions_settings()
     args = GRPOConfig(

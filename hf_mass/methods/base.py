@@ -20,11 +20,11 @@ from torch import Tensor
 
 from hf_mass.core.meter import Meter
 from hf_mass.core.trees import Tree
-from hf_mass.errors import AdaptationError, DataError
+from hf_mass.errors import AdaptationError, DataError, VerifierError
 from hf_mass.lm.adapters import Part, combined_adapter
 from hf_mass.lm.language_model import LanguageModel, save_adapted
 from hf_mass.methods.samples import AuxiliarySample
-from hf_mass.tasks.answers import score_answers
+from hf_mass.tasks.answers import try_scoring
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.voting import Prediction
 
@@ -69,12 +69,12 @@ class Answer:
     Args:
         task: The task.
         text: The final answer; None if none could be read.
-        score: The verifier's judgement in [0, 1]; None where the task has no gold answer.
+        score: The verifier's judgement in [0, 1]; None where the task has no gold answer, or the verifier raised.
         written: What the model wrote; None where the answer comes from a vote.
         ranked: The answers that a vote ranked, best first.
         predictions: Every prediction behind the vote.
         sampled_tokens: Tokens generated for it.
-        reason: Why there is none, or None.
+        reason: Why there is no answer, or no score for it; or None.
     """
 
     task: Task = field(repr=False)
@@ -89,11 +89,23 @@ class Answer:
     @classmethod
     def judged(cls, task: Task, text: str | None, **more: Any) -> Answer:
         """An answer with the judgement of the task's verifier, where the gold answer is known."""
-        judgement = score_answers(task, [] if text is None else [text], ())
+        judgement = try_scoring(task, [] if text is None else [text], ())
+        if isinstance(judgement, VerifierError):
+            return cls(task, text, **{**more, "reason": more.get("reason") or str(judgement)})
         return cls(task, text, None if judgement is None else float(judgement.pass_1), **more)
 
     def __str__(self) -> str:
         return self.text or ""
+
+    def reward(self) -> float:
+        """The score as a reward to learn from; 0 for a task without a gold answer.
+
+        Raises:
+            VerifierError: If the verifier raised on the answer: that it is wrong is not known.
+        """
+        if self.score is None and self.text is not None and self.reason is not None:
+            raise VerifierError(self.reason)
+        return self.score or 0.0
 
     @property
     def right(self) -> bool | None:

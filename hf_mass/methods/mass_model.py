@@ -19,7 +19,7 @@ from hf_mass.core.inner_loop import Trajectory
 from hf_mass.core.meter import metered
 from hf_mass.core.trees import Tree, concatenate_rows, tree_map
 from hf_mass.core.weights import uniform_weights
-from hf_mass.errors import ConfigError, DataError
+from hf_mass.errors import ConfigError, DataError, VerifierError
 from hf_mass.lm.adapters import Part
 from hf_mass.lm.base_models import load_base, load_tokenizer
 from hf_mass.lm.binding import add_lora, deterministic
@@ -44,7 +44,7 @@ from hf_mass.store.shipped import resolve_shipped
 from hf_mass.store.storage import resolve, write_atomically
 from hf_mass.tasks.prompt_format import PromptFormat
 from hf_mass.tasks.task import Task
-from hf_mass.tasks.verifiers import verify_batch
+from hf_mass.tasks.verifiers import verify_each
 
 
 class MassModel(LanguageModel):
@@ -379,7 +379,7 @@ def judge(
     tokens: Sequence[int] | None = None,
     always: bool = False,
 ) -> list[Answer]:
-    """Read the final answers off solutions and verify them.
+    """Read the final answers off solutions and verify them; where a verifier raises, that is the answer's reason.
 
     Args:
         fmt: How solutions read.
@@ -391,9 +391,11 @@ def judge(
     answers = [(parts.answer if (parts := fmt.split_solution(text)) else None) for text in texts]
     known = [always or task.answer is not None or task.solution is not None for task in tasks]
     readable = [i for i, answer in enumerate(answers) if answer is not None and known[i]]
-    rewards = verify_batch([tasks[i] for i in readable], [str(answers[i]) for i in readable])
-    scores = dict(zip(readable, rewards, strict=True))
-    return [
-        Answer(task, answer, scores.get(i, 0.0) if known[i] else None, text, sampled_tokens=tokens[i] if tokens else 0)
-        for i, (task, text, answer) in enumerate(zip(tasks, texts, answers, strict=True))
-    ]
+    rewards = verify_each([tasks[i] for i in readable], [str(answers[i]) for i in readable])
+    found, judged = dict(zip(readable, rewards, strict=True)), []
+    for i, (task, text, answer) in enumerate(zip(tasks, texts, answers, strict=True)):
+        score, reason = found.get(i, 0.0) if known[i] else None, None
+        if isinstance(score, VerifierError):
+            score, reason = None, str(score)
+        judged.append(Answer(task, answer, score, text, (), (), tokens[i] if tokens else 0, reason))
+    return judged

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import hf_mass.tasks.bbh  # noqa: F401 - makes its verifier known
-from hf_mass.errors import ConfigError
+from hf_mass.errors import ConfigError, VerifierError
 from hf_mass.tasks.checks import require_one_of
 from hf_mass.tasks.grids import canonical_grid
 from hf_mass.tasks.task import Task
-from hf_mass.tasks.verifiers import verify_batch
+from hf_mass.tasks.verifiers import verify_each
 from hf_mass.tasks.voting import (
     IDENTITY,
     Prediction,
@@ -82,6 +82,23 @@ def score_answers(task: Task, answers: Sequence[str], predictions: Sequence[Pred
     """Judges ranked answers and the predictions behind them; None for a task whose answer is not known.
 
     Grids are right if all cells are; texts are judged by the task's verifier.
+
+    Raises:
+        VerifierError: If the verifier is unknown, or cannot judge one of them.
+    """
+    score = try_scoring(task, answers, predictions)
+    if isinstance(score, VerifierError):
+        raise score
+    return score
+
+
+def try_scoring(
+    task: Task, answers: Sequence[str], predictions: Sequence[Prediction]
+) -> TaskScore | VerifierError | None:
+    """As `score_answers`; the error where the verifier raised on one of them.
+
+    Raises:
+        VerifierError: If the verifier is unknown, or returns what is no number from 0 to 1.
     """
     if task.answer is None:
         return None
@@ -89,9 +106,12 @@ def score_answers(task: Task, answers: Sequence[str], predictions: Sequence[Pred
     if is_grid:
         right = {task.answer}
     else:
+        right = set[str]()
         distinct = list(dict.fromkeys([*answers, *candidates(predictions)]))
-        rewards = verify_batch([task] * len(distinct), distinct)
-        right = {answer for answer, reward in zip(distinct, rewards, strict=True) if reward >= 1.0}
+        for answer, reward in zip(distinct, verify_each([task] * len(distinct), distinct), strict=True):
+            if isinstance(reward, VerifierError):
+                return reward
+            right |= {answer} if reward >= 1.0 else set()
     return TaskScore(
         pass_1=any(answer in right for answer in answers[:1]),
         pass_2=any(answer in right for answer in answers[:2]),

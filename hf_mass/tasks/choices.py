@@ -1,69 +1,95 @@
-"""Which letter a text chooses: one that it states or affirms, never the one that merely comes last."""
+"""Which letter a text chooses: one that it states or affirms, never the one that merely comes last.
+
+Each letter has a verdict by the words before and after it: right, wrong, or none. Letters of one list ("A and B") are
+wrong together, and "B too" has the verdict of the letter before it.
+"""
 
 from __future__ import annotations
 
 import re
+from typing import Literal
 
-from hf_mass.tasks.final_answers import stated_answer, undressed
+from hf_mass.tasks.final_answers import final_answer, stated_answer, undressed
 
 _LONGEST = 20_000  # characters
 _NOUN = r"(?:options?|choices?|answers?|statements?|letters?)"
 # "A" and "I" before a word in lower case are an article and a pronoun, unless that word goes on about a choice.
-_VERB = r"(?:is|was|seems|looks|must|should|would|will|cannot|can|because|since|as|and|or|but|for)"
+_VERB = r"(?:is|was|seems|looks|must|should|would|will|cannot|can|because|since|as|and|or|but|for|too|also|over|not)"
 _LETTER = re.compile(
-    rf"\(\s*(?P<inside>[A-Za-z])\s*\)|(?i:\b{_NOUN})[ \t]+(?P<named>[A-Za-z])(?![\w'’])\)?"
+    rf"(?i:\b{_NOUN}[ \t]+)?\(\s*(?P<inside>[A-Za-z])\s*\)|(?i:\b{_NOUN})[ \t]+(?P<named>[A-Za-z])(?![\w'’])\)?"
     rf"|(?<![\w'’.\-])(?![AI][ \t]+(?!{_VERB}\b)[a-z])(?P<alone>[A-Z])(?![\w'’\-]|\.\w)\)?"
 )
-_LOOKS = r"\s*(?:(?:is|are|was|were|seems|looks|sounds|must be|has to be|would be|should be)\s+)"
-_ADVERB = r"(?:(?:also|clearly|the|a|an|both|most|only|actually|therefore|then|thus|definitely|probably|likely)\s+)*"
+_IS = (
+    r"\s*(?:[,(–—-]\s*)?(?:(?:which|that|it)\s+)?"
+    r"(?:(?:is|are|was|were|seems|looks|sounds|must be|has to be|would be|should be)\s+)"
+)
+_ADVERB = r"(?:(?:also|clearly|the|an?|both|all|most|only|actually|therefore|then|thus|definitely|probably|likely)\s+)*"
+# An option's own words may begin with a capital "Not" or be "false".
 _RIGHT = re.compile(
-    rf"(?!\s*(?:are|were)\b){_LOOKS}{_ADVERB}(?:correct|right|true|best|answer|one|chosen|valid)\b", re.IGNORECASE
+    rf"(?!\s*(?:are|were)\b){_IS}{_ADVERB}(?:correct|right|true|best|answer|one|chosen|valid)\b"
+    r"(?![^.\n]{0,40}\b(?:if|unless)\b)|\s+(?-i:correct|right)\s*(?:\Z|[.,;])",
+    re.IGNORECASE,
 )
 _WRONG = re.compile(
-    rf"\s*(?:(?:cannot|can not|can['’]t|does not|(?:does|is|are|was|wo)n['’]t|fails|is not|are not)\b"
-    rf"|{_LOOKS}{_ADVERB}(?:not|wrong|false|incorrect|invalid|out|ruled|eliminated|excluded|impossible|never|no)\b)",
+    r"\s*(?:[,(–—-]\s*)?(?:(?:which|that|it)\s+)?(?:(?-i:cannot|(?:not|never)\b(?!\W*\Z)|wrong|incorrect)|can not"
+    r"|fails?|(?:do|does|did|would|could|should)\s+not|(?:ca|do|does|did|is|are|was|were|wo|would|could|should)n['’]t)\b"
+    rf"|{_IS}{_ADVERB}(?:not\b(?!\W*\Z)"
+    r"|(?:wrong|incorrect|invalid|false|out|ruled|eliminated|excluded|impossible|never|no|worst)\b)",
     re.IGNORECASE,
 )
+_WOULD = r"(?:is|must be|should be|would be)"
 _CHOSEN_BEFORE = re.compile(
-    r"\b(?:choose|chose|chosen|pick|picked|select|selected|go(?:ing)? with"
-    r"|(?:answer|choice|option|it|this) (?:is|must be|should be)"
-    r"|answer:|therefore|thus|hence|so)\W{0,4}(?:the )?(?:correct )?\Z",
+    rf"\b(?:choose|chose|chosen|pick|picked|select|selected|go(?:ing)? with|(?:answer|choice|option) {_WOULD}|answer:"
+    rf"|(?P<weak>it['’]s|(?:(?<!second )(?<!next )best|right|correct|one)(?: \w+){{0,2}} {_WOULD}|(?:it|this) {_WOULD}"
+    r"|therefore|thus|hence|so))\W{0,4}(?:the )?(?:correct )?\Z",
     re.IGNORECASE,
 )
-_REJECTED_BEFORE = re.compile(
-    r"\b(?:not|nor|neither|except|without|eliminate[sd]?|rules? out|ruled out|excludes?|excluded|reject(?:s|ed)?|than"
-    r"|unlike|discard)\W{0,3}(?:the )?\Z",
+# A denial or a condition reaches to the end of its clause, or to the next letter.
+_CLAUSE = r"(?![^.,;!?\n/]{0,80}\b(?:so|but|and|therefore|thus|hence)\s)[^.,;!?\n/]{0,80}\Z"
+_DENIED_BEFORE = re.compile(
+    r"(?:\b(?:not|nor|neither|never|cannot|except|without|eliminat(?:e[sd]?|ing)|rul(?:es?|ed|ing) out"
+    r"|exclud(?:e[sd]?|ing)|reject(?:s|ed|ing)?|than|over|instead of|unlike|discard(?:s|ed|ing)?|wrong|incorrect|false"
+    rf"|invalid|impossible|worst|doubt|(?:all|every\w*|any\w*) but)\b|n['’]t\b){_CLAUSE}",
     re.IGNORECASE,
 )
-_JOINED = re.compile(r"\s*(?:,?\s*(?:and|or)|[/&+]|,)\s*(?:(?:the|also)\s+)?", re.IGNORECASE)
-_HEAD_ENDS = re.compile(r"\s*(?:\Z|[.:,;)\]\-–—](?!\w)|(?:because|since|as|which|for|due|given|where)\b)")
+_OPEN_BEFORE = re.compile(rf"\b(?:if|whether|suppose|unless|either|perhaps|could|might)\b{_CLAUSE}", re.IGNORECASE)
+_JOINED = re.compile(r"\s*(?:,?\s*(?:and|or|nor|as well as)|[/&+]|,)\s*(?:(?:the|also)\s+)?", re.IGNORECASE)
+_ALIKE_BEFORE = re.compile(
+    r"\b(?:(?:as|so|neither|nor) (?:is|are|does|was)|likewise|like|same (?:goes )?(?:for|with))\s\Z", re.IGNORECASE
+)
+_ALIKE_AFTER = re.compile(r",?\s+(?:too|as well|also|likewise|either|neither)\b(?!\s+(?:is|are))", re.IGNORECASE)
+_TICK, _CROSS = "✓✔✅☑", "✗✘❌✖☒"
+_VERDICT_WORD = re.compile(r"(?im)(?:[:–—-][ \t]*|\()(?:(correct|right)|incorrect|wrong)\)?[.!]?(?=[ \t]*(?:$|[/,;|]))")
+_LEAD = re.compile(
+    r"(?i)(?:(?:hmm|well|so|clearly|definitely|probably|maybe|surely|i (?:think|believe|guess|say|would say)"
+    r"|my (?:guess|pick)|the|is|it is|it['’]s|that)\b[,:.]?\s*)*\Z"
+)
+_HEAD_ENDS = re.compile(r"\s*(?:\Z|\(|[.:,;)\]\-–—](?!\w)|(?:because|since|as(?! well)|which|for|due|given|where)\b)")
+_HEAD_GOES_ON = re.compile(
+    r"\s*(?:or|and|but|/|&)\b|\s+(?:is|was|seems|looks|sounds|makes?|contradicts?|would|could|should|does|did|has|had)\b"
+)
+
+_Verdict = Literal["right", "wrong", ""]
 
 
 def choice(text: str) -> str | None:
     r"""The letter, as a capital, that a text chooses, or None if it chooses none, several or unclearly.
 
-    Reads "b", "(B)", "B) Paris", "option (b)", `\boxed{\text{B}}` and sentences: "B is correct, A is wrong".
+    Reads "b", "(B)", "B) Paris", "option (b)", `\boxed{\text{B}}`, sentences ("B is correct, A is wrong") and lists
+    with a verdict on each letter ("A ✗").
     """
-    stated = stated_answer(text)
-    answer = _plain((text if stated is None else stated)[:_LONGEST])
+    is_stated = stated_answer(text) is not None
+    answer = _plain(final_answer(text)[:_LONGEST])
+    answer = _VERDICT_WORD.sub(lambda found: " ✓" if found[1] else " ✗", answer)
     if match := re.fullmatch(r"[\W_]*([A-Za-z])[\W_]*", answer):
-        return match[1].upper()
+        return None if re.search(rf"[?{_CROSS}]", answer) else match[1].upper()
     if match := re.match(r"([a-z])[).:]\s", answer):  # "b) Paris"
         answer = f"({match[1]})" + answer[match.end() - 1 :]
     letters = list(_LETTER.finditer(answer))
-    if letters and not answer[: letters[0].start()].strip() and _is_head(answer, letters):
+    if letters and _is_head(answer, letters, is_stated):
         return _name(letters[0])
-    joined = {n + k for n in range(len(letters) - 1) if _are_joined(answer, letters, n) for k in (0, 1)}
-    left, affirmed = set[str](), set[str]()
-    for number, letter in enumerate(letters):
-        before, after = answer[max(0, letter.start() - 40) : letter.start()], answer[letter.end() : letter.end() + 60]
-        if _REJECTED_BEFORE.search(before) or _WRONG.match(after):
-            continue
-        left.add(_name(letter))
-        is_chosen = number not in joined and _CHOSEN_BEFORE.search(before)
-        if is_chosen or (_RIGHT.match(after) and not _is_last_of_list(answer, letters, number)):
-            affirmed.add(_name(letter))
-    chosen = affirmed or left
+    verdicts = _verdicts(answer, letters)
+    chosen = {_name(letter) for letter, verdict in zip(letters, verdicts, strict=True) if verdict == "right"}
     return chosen.pop() if len(chosen) == 1 else None
 
 
@@ -73,6 +99,58 @@ def _plain(text: str) -> str:
 
 def _name(letter: re.Match[str]) -> str:
     return (letter["inside"] or letter["named"] or letter["alone"]).upper()
+
+
+def _verdicts(answer: str, letters: list[re.Match[str]]) -> list[_Verdict]:
+    """What the text says of each letter."""
+    verdicts: list[_Verdict] = []
+    joined = [False, *(_are_joined(answer, letters, n) for n in range(len(letters) - 1)), False]
+    mark = re.search(f"[{_TICK}{_CROSS}]", answer)
+    marked_before = mark is not None and mark.start() < letters[0].start() if letters else False
+    for number, letter in enumerate(letters):
+        start = max(letters[number - 1].end() if number else 0, letter.start() - 120)
+        before, after = answer[start : letter.start()], _after(answer, letters, number)
+        if number and (said_of_last := _WRONG.match(before)):
+            before = before[said_of_last.end() :]
+        verdict = _marked(before.rpartition("\n")[2] if marked_before else after.partition("\n")[0]) or _said(
+            before, after, joined[number] or joined[number + 1], _is_last_of_list(answer, letters, number)
+        )
+        if number and not verdict:  # "A is wrong, B too", "not A but B"
+            if _ALIKE_BEFORE.search(before) or _ALIKE_AFTER.match(after):
+                verdict = verdicts[-1]
+            elif verdicts[-1] == "wrong" and re.search(r"\bbut (?:rather )?\Z", before) and _HEAD_ENDS.match(after):
+                verdict = "right"
+        verdicts.append(verdict)
+    # What is said of one of a list as wrong holds for those of it of which nothing is said.
+    links = [(n, n + 1) for n in range(len(letters) - 1) if joined[n + 1]]
+    for said, silent in [*links, *((b, a) for a, b in reversed(links))]:
+        if verdicts[said] == "wrong" and not verdicts[silent]:
+            verdicts[silent] = "wrong"
+    return verdicts
+
+
+def _said(before: str, after: str, is_in_list: bool, is_last: bool) -> _Verdict:
+    """What is said of the letter between these two texts, which reach to the letters beside it."""
+    if _DENIED_BEFORE.search(before) or _WRONG.match(after):
+        return "wrong"
+    if _OPEN_BEFORE.search(before):
+        return ""
+    chosen = None if is_in_list else _CHOSEN_BEFORE.search(before)
+    if chosen and (not chosen["weak"] or _HEAD_ENDS.match(after)):
+        return "right"
+    return "right" if _RIGHT.match(after) and not is_last else ""
+
+
+def _marked(text: str) -> _Verdict:
+    """The verdict of the ticks or crosses of a text."""
+    marks = re.findall(f"[{_TICK}{_CROSS}]", text)
+    return "" if not marks else "right" if all(mark in _TICK for mark in marks) else "wrong"
+
+
+def _after(answer: str, letters: list[re.Match[str]], number: int) -> str:
+    """What follows a letter, to the next."""
+    end = letters[number + 1].start() if number + 1 < len(letters) else len(answer)
+    return answer[letters[number].end() : min(end, letters[number].end() + 300)]
 
 
 def _are_joined(answer: str, letters: list[re.Match[str]], number: int) -> bool:
@@ -87,16 +165,22 @@ def _is_last_of_list(answer: str, letters: list[re.Match[str]], number: int) -> 
     return bool(gap.strip() != "," and _JOINED.fullmatch(gap))
 
 
-def _is_head(answer: str, letters: list[re.Match[str]]) -> bool:
+def _is_head(answer: str, letters: list[re.Match[str]], is_stated: bool) -> bool:
     """Whether the first letter is the answer and the rest explains or spells it out."""
     head = letters[0]
     after = answer[head.end() :]
+    if not _LEAD.match(answer[: head.start()][:60]) or any(mark in answer for mark in _TICK + _CROSS):
+        return False
     if any(
         re.search(r"\n\s*\Z", answer[max(0, letter.start() - 9) : letter.start()]) for letter in letters[1:50]
     ):  # a list of options
         return False
-    if _WRONG.match(after) or (len(letters) > 1 and _are_joined(answer, letters, 0)):
+    is_listed = len(letters) > 1 and _are_joined(answer, letters, 0)
+    if is_stated and is_listed and re.match(r"\s*,", after):  # "The answer is B, A is wrong"
+        is_listed = not re.match(r"\s+(?:is|was)(?:n['’]t)?\s", answer[letters[1].end() :])
+    if is_listed or _WRONG.match(_after(answer, letters, 0)):
         return False
     if head["inside"] or answer[: head.end()].endswith(")"):
-        return not re.match(r"\s*(?:or|and|but|/|&)\b", after)
+        goes_on = _HEAD_GOES_ON.match(after)
+        return not goes_on or (is_stated and goes_on.group()[0].isspace())
     return bool(_HEAD_ENDS.match(after)) and not re.match(r"\s*[.,]\s*[A-Z](?:[.,)]|\Z)", after)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from hf_mass.tasks.final_answers import undressed
-from hf_mass.tasks.quantities import parse_number
+from hf_mass.tasks.final_answers import denies, undressed
+from hf_mass.tasks.quantities import is_settled, is_vague, parse_number
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _NAMES = (
@@ -25,7 +25,7 @@ _SPELLINGS = (
         r"\\sqrt{\1\2\3}",
     ),
     (re.compile(r"π|(?<![\\a-zA-Z])(?i:pi)(?![a-zA-Z])"), r"\\pi "),
-    (re.compile(r"∞|(?<![\\a-zA-Z])(?:infinity|oo)(?![a-zA-Z])"), r"\\infty "),
+    (re.compile(r"∞|(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])|\\inf(?![a-zA-Z])"), r"\\infty "),
     (re.compile(r"[−–]"), "-"),
     (re.compile(r"×|·"), r"\\times "),
     (re.compile(r"÷"), "/"),
@@ -38,6 +38,8 @@ _SPELLINGS = (
     (re.compile(rf"(?<![\\a-zA-Z])(?={_NAMES})({_NAMES})(?![a-zA-Z])"), r"\\\1 "),
 )
 _MATHS = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$])+?)(?<!\\)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_LISTED = re.compile(r"\s*,?\s+(?:and|or)\s+")
+_APPLIED = re.compile(r"\b[a-zA-Z]'?\([^()=]{1,40}\)")
 _PROSE = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{2,}(?![a-zA-Z}])")
 _BASED = re.compile(
     r"\$?([0-9][0-9A-Za-z]{0,99})\s*(?:_\{?(\d{1,2})\}?|_\{?\\text\{(\w+)\}\}?|\(?\s*base[ -](\w+)\)?)\$?",
@@ -59,22 +61,31 @@ def based_number(text: str) -> int | None:
         return None
 
 
+def leaves_unknown(text: str) -> bool:
+    """Whether an answer is an equation that is yet to be solved, such as 2x = 10; y = 2x + 1 is none."""
+    before, equals, _ = _APPLIED.sub("f", undressed(text)).partition("=")
+    return bool(equals) and not is_settled(before.lstrip("$([\\ "), has_unit=False)
+
+
 def as_latex(text: str) -> str | None:
     """The one expression that an answer states, as LaTeX without delimiters; None if it states several or none.
 
-    Of prose that is the one expression between delimiters or, without any, the one quantity.
+    Of prose that is the one expression between delimiters or, without any, the one quantity. Expressions with nothing
+    but "and", "or" or commas between them are one list.
     """
     text = undressed(text, wrappers=False).strip()
     plain = re.sub(r"\\\$", "", text)
     maths = [next(part for part in found.groups() if part) for found in _MATHS.finditer(plain)]
     outside = _MATHS.sub(" ", plain)
+    if maths and (denies(outside) or is_vague(outside)):
+        return None
     if maths and not re.search(r"[\d=]", outside):
         if len(maths) > 1 and re.sub(r"\b(?:and|or)\b|[,\s.]", "", outside):
             return None
         return _spelled(", ".join(maths))
     if maths:
         outside = plain = plain.replace("$", "")
-    spelled = _spelled(plain.replace("$", ""))
+    spelled = _spelled(_LISTED.sub(", ", plain.replace("$", "")))
     if _PROSE.search(re.sub(r"\\[a-zA-Z]+\s*(?:\{[a-zA-Z ]*\})?", "", spelled)):
         number = parse_number(text)
         if number is not None:

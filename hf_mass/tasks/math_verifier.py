@@ -26,7 +26,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from hf_mass.errors import ConfigError, VerifierError
 from hf_mass.tasks.checks import require_whole
-from hf_mass.tasks.expressions import as_latex, based_number
+from hf_mass.tasks.expressions import as_latex, based_number, leaves_unknown
 from hf_mass.tasks.final_answers import final_answer, undressed
 from hf_mass.tasks.quantities import parse_number
 from hf_mass.tasks.task import Task
@@ -115,6 +115,9 @@ def _without_worker(gold: str, text: str) -> float | None:
     """The reward where it takes no symbolic mathematics to tell; None where it does."""
     if not text or _plain_latex(gold) == _plain_latex(text):
         return float(bool(text))
+    is_ordered_list = gold[:1] in "([" and "," in gold
+    if ("=" not in gold and leaves_unknown(text)) or (is_ordered_list and re.search(r"\A[^(\[]*\b(?:and|or)\b", text)):
+        return 0.0
     values = [based_number(undressed(each)) for each in (gold, text)]
     if any(value is not None for value in values):  # math-verify does not read the base
         numbers = [

@@ -2,20 +2,24 @@ r"""Numbers as people and models write them, read whole or not at all.
 
 A quantity may have a sign, a currency, a unit, thousands separators and a scale: `-$1,234.50`, `18 cm^3`,
 `1\frac{1}{2}`, `2\times10^3`, "1.5 million". What has parts that are not understood, or names several
-quantities, is no quantity: a part of it would be a wrong number.
+quantities, is no quantity: a part of it would be a wrong number. So is what holds an unknown, such as 2x; before an
+equals sign there may be a name alone, or numbers alone.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import dataclass
 from fractions import Fraction
 
-from hf_mass.tasks.final_answers import stated_answer, undressed
+from hf_mass.tasks.final_answers import denies, spoken, stated_answer, undressed
+from hf_mass.tasks.units import NO_UNIT, POWERED, Unit, differ, unit_at
 
 _LONGEST = 2000  # characters; what is longer states no single number
 _CURRENCIES = "$€£¥₹₩₽₺₫₪฿₴₦₱"
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_TO_SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _SPELLINGS = (
     (re.compile(r"[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+"), lambda found: "^" + found.group().translate(_SUPERSCRIPTS)),
     (re.compile(r"[¼½¾⅐-⅞]"), lambda found: " " + unicodedata.normalize("NFKC", found.group()).replace("⁄", "/")),
@@ -25,6 +29,7 @@ _LATEX = (
     (re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?\d+)\s*\}|(\d))\s*(?:\{\s*(-?\d+)\s*\}|(\d))"), r" \1\2/\3\4 "),
     (re.compile(r"\\(?:left|right|displaystyle|boxed)(?![a-zA-Z])|\\!"), ""),
     (re.compile(r"\\(?:times|cdot|ast)(?![a-zA-Z])|[×·∙⋅]"), " × "),
+    (re.compile(r"(?<=\d)\s?[xX]\s?(?=\$?\d)"), " × "),
     (re.compile(r"\^?\{?\\(?:circ|degree)(?![a-zA-Z])\}?"), "° "),
     (re.compile(r"\\approx(?![a-zA-Z])|\\simeq(?![a-zA-Z])|≈"), " = "),
     (re.compile(r"\\[,;: ]|\\q?quad(?![a-zA-Z])|~"), " "),
@@ -35,21 +40,38 @@ _LATEX = (
     (re.compile(r"\s+and\s+(?:a|one)[ -]quarter\b"), " 1/4"),
     (re.compile(r"(?i)\b(?:minus|negative)\s+(?=[\d$€£.])"), "-"),
 )
-# What explains a number begins here; numbers beyond are not the answer's.
-_EXPLAINED = re.compile(
-    r"(?i)[,;:]?\s+(?:because|since|as|given|due|so that|considering|where|which|when|after|if)\b.*\Z|;.*\Z", re.DOTALL
+# "not 33 but 73" and "73, not 33" say 73.
+_CONTRAST = (
+    re.compile(
+        r"(?i)(?:\bnot|n['’]t)\s+(?=\S{0,30}\d)\S{1,40}(?:\s+[^\W\d_]+)?\s*(?:,?\s*but(?:\s+rather)?\b"
+        r"|[,;.]\s*(?:it['’]s|it\s+is)\b)"
+    ),
+    re.compile(
+        r"(?i)(?:(?:,|(?<=[\w%)])\s+and|(?<=[\d%)]))\s+not|,?\s+(?:rather\s+than|instead\s+of))"
+        r"\s+(?=\S{0,30}\d)\S{1,40}(?=\s*\Z|[.,;]\s|\s+[^\W\d_]+\s*[.]?\s*\Z)"
+    ),
 )
-_ASIDE = re.compile(r"(?<=[\w%°])\s*\((?!\s*(?:or|and|to)\b)[^()]*[^\W\d_][^()]*\)")
-_DENIED = re.compile(
-    r"(?i)\b(?:not|never|neither|nor|cannot|either|between|half|halves|twice|double|triple|quarters?|thirds?|dozens?|squared|cubed)\b|n['’]t\b"
-    r"|\b(?:more|less|fewer|larger|smaller|greater|bigger|times)\s+(?:than|as)\b"
+# What explains a number begins here, to the end of its sentence; numbers in it are not the answer's.
+_EXPLAINED = re.compile(
+    r"(?i)(?<=[^\s.!?])(?:[,;:]?[ \t]+(?:because|since|as|given|due|so that|considering"
+    r"|(?:where|which|when|after|if)\b(?![^.\n]{0,300}=))\b|;)(?:(?![.!?]\s|\n).)*"
+)
+_ASIDE = re.compile(
+    r"(?i)(?<=[\w%°])\s*\((?!\s*(?:or|and|to|sin|cos|tan|log|ln|exp|sqrt)\b)(?=[^()]{0,200}[^\W\d_]{3})[^()]{0,200}\)"
+)
+_VAGUE = re.compile(
+    r"(?i)\b(?:either|between|half|halves|twice|double|triple|quarters?|thirds?|fourths|fifths|sixths|sevenths|eighths"
+    r"|ninths|tenths|hundredths|thousandths|squared|cubed|plus|minus|divided|multiplied|added|subtracted|remainder)\b"
+    r"|\b(?:root|square|cube|reciprocal|inverse|factorial|logarithm|multiple|power)s?\s+of\b"
+    r"|\b(?:more|less|fewer|larger|smaller|greater|bigger|higher|lower|times)\s+(?:than|as)\b"
+    r"|\bor\s+(?:more|less|fewer|greater|higher|lower)\b|\b(?:at\s+(?:least|most)|up\s+to|(?:minimum|maximum)\s+of|exceed(?:s|ing)?)\b"
+    r"|\b(?:over|under|above|below|beyond|within|almost|nearly)\s+(?=\S{0,2}\d)"
+    r"|\b(?:step|part|case|question|problem|equation|example|method|exercise)\s+#?\d"
 )
 _FOREIGN = re.compile(r"\\[a-zA-Z]|[√π∞±∫∑|<>≠≤≥_!^{}*+×÷]|\b(?:sqrt|pi|log|ln|sin|cos|tan|exp|mod|or)\b")
-_UNIT_POWER = re.compile(
-    r"(?<![\w^])([^\W\d_]{1,6})(?:\^[-+]?\d|[23])(?![\w.])|(?<=\d)((?!x|y|z|n|e)[^\W\d_]{1,3})(?:\^[-+]?\d|[23])(?![\w.])"
-)
 
-_SCALES = {"hundred": 2, "thousand": 3, "lakh": 5, "million": 6, "crore": 7, "billion": 9, "trillion": 12}
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000, "lakh": 10**5, "million": 10**6, "crore": 10**7}
+_SCALES |= {"billion": 10**9, "trillion": 10**12}
 _SHORT = {"k": 3, "m": 6, "mn": 6, "b": 9, "bn": 9}
 _SEPARATED = "|".join(rf"(?:{mark}\d{{3}})+" for mark in (",", " ", "['’]", "_"))
 # European thousands need two groups or a decimal comma: 1.234 alone is a little more than one.
@@ -67,10 +89,34 @@ _QUANTITY = re.compile(
     re.IGNORECASE,
 )
 # What may touch a number: nothing, a unit, a currency, an ordinal's ending, the end of a clause.
-_AFTER = re.compile(
-    rf"(?:st|nd|rd|th)\b|\s?[{_CURRENCIES}%‰°]|[^\W\d_]{{2,}}|[msghLNJWVAFCdμµΩ](?!\w)|-[^\W\d_]|[)\].,:\"'”]+(?!\w)|\s|\Z"
-)
+_AFTER = re.compile(rf"\s?[{_CURRENCIES}%‰°]|[^\W\d_]|-[^\W\d_]|/(?=[^\W\d_]{{3}})|[)\].,:\"'”]+(?!\w)|\s|\Z")
 _OPERATOR = re.compile(r"\s*(?:[-+/:^–—*×]|to)\s*\Z")
+# A letter or two are an unknown, but for these words and for units; so are three that touch a number.
+_WORD = re.compile(r"(?P<gap>\s?)(?P<word>[^\W\d_]+)")
+_SMALL_WORD = re.compile(r"am|an|as|at|be|by|cd|do|ea|he|if|in|is|it|me|mr|ms|my|no|of|on|pm|so|to|tv|us|vs|we")
+_LETTER = r"(?!a\s+[^\W\d_]{2}|I\s)[^\W\d_](?![\w'’])"
+_COUNTED = re.compile(rf"%?\s*(?:[-/:–—(]|of\b|times\b)\s*{_LETTER}")
+_NAMED = re.compile(
+    r"_\{?\w{1,9}\}?|\\overline\{\w{1,9}\}|\\(?:angle|triangle|theta|alpha|beta|gamma|phi)\b|\b[a-zA-Z]\(-?\d{1,9}\)"
+)
+_OPERATORS = re.compile(r"\s*(?:[+*/×÷·^=√!|{}\\]|(?<![^\W\d_]{2})-|-(?![^\W\d_]{2})|[–—])\s*")
+_ELSE = re.compile(r"[,.!?]\s|;|\b(?:so|but|and|or|then|thus|hence|therefore)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What the one quantity of a text may mean: one value, or two for 40% (40 and 2/5) and "12 out of 20"."""
+
+    values: tuple[Fraction, ...]
+    unit: Unit = NO_UNIT
+
+    def equals(self, gold: Quantity) -> bool:
+        """Whether both may mean the same, to 1e-6; a unit that only one of them has does not matter."""
+        if differ(self.unit, gold.unit):
+            return False
+        is_alike = len(self.values) == len(gold.values)
+        pairs = [(self.values[0], gold.values[0])] if is_alike else [(a, b) for a in self.values for b in gold.values]
+        return any(abs(a - b) <= Fraction(1, 10**6) * min(abs(b), Fraction(1)) for a, b in pairs)
 
 
 def parse_number(text: str) -> Fraction | None:
@@ -79,32 +125,43 @@ def parse_number(text: str) -> Fraction | None:
     Reads 1,234.5, -3, $5, 40% (as 40), 2e3, `2\times10^3`, 1/2, `\frac{1}{2}`, 1 1/2, "1 000 000", "1.5 million" and
     what follows the last equals sign; of "12 out of 20" the 12.
     """
-    found = quantities(text)
-    return found[0] if found else None
+    found = quantity(text)
+    return found.values[0] if found else None
 
 
-def quantities(text: str) -> tuple[Fraction, ...]:
-    """What the one quantity of a text may mean: one value, or two for "12 out of 20" (12 and 3/5); empty for none."""
+def quantity(text: str) -> Quantity | None:
+    """The one quantity that a text states, or None (see `parse_number`)."""
     clause = _clause(text)
     if clause is None:
-        return ()
+        return None
     values: list[Fraction] = []
+    units: list[Unit] = []
     end = 0
     between: list[str] = []
     for match in _QUANTITY.finditer(clause):
         value = _value(match)
-        if value is None or not _AFTER.match(clause, match.end()):
-            return ()
+        unit = unit_at(clause, match.end(), match["currency"] or "")
+        if value is None or not _AFTER.match(clause, match.end()) or _is_multiplied(clause, match.end(), unit):
+            return None
         between.append(clause[end : match.start()])
+        if (match["sign"] or "").strip() and match.group().startswith(("- ", "+ ")) and between[-1][-2:-1].isalnum():
+            return None  # "x - 5"
         values.append(value)
+        units.append(unit)
         end = match.end()
     if not values or _FOREIGN.search("".join(between) + clause[end:]) or _glued(between[0]):
-        return ()
+        return None
     if len(values) == 2 and re.fullmatch(r"\s*(?:[^\W\d_]+\s+)?(?:out\s+)?of(?:\s+the)?\s*", between[1]):
-        return (values[0], values[0] / values[1]) if values[1] else ()
+        return Quantity((values[0], values[0] / values[1])) if values[1] else None
     if len(set(values)) > 1 or any(_OPERATOR.match(gap) or not re.search(r"[^\W\d_]", gap) for gap in between[1:]):
-        return ()
-    return (values[0],)
+        return None
+    unit = units[0]
+    return Quantity((values[0], values[0] / 100) if unit[0] == "%" else (values[0],), unit)
+
+
+def is_vague(text: str) -> bool:
+    """Whether a text says of its number that it is a bound, a part or a term: "at least 5", "twice 5", "5 plus"."""
+    return bool(_VAGUE.search(text))
 
 
 def _clause(text: str) -> str | None:
@@ -115,20 +172,81 @@ def _clause(text: str) -> str | None:
     for pattern, plain in (*_SPELLINGS, *_LATEX):
         text = pattern.sub(plain, text)
     text = unicodedata.normalize("NFKC", text).strip().rstrip(".")
+    for pattern in _CONTRAST:
+        text = pattern.sub(" ", text)
     text = _ASIDE.sub("", _EXPLAINED.sub("", text))
-    before, equals, after = text.rpartition("=")
-    if equals:
-        if re.search(r"[<>!≠]\s*\Z|\d[^=]*\b(?:so|but|and|or|then|thus|hence)\b", before):
+    *sides, after = text.split("=")
+    if sides:
+        stated_yet = re.search(r"[\d=]", text)
+        before = "=".join(sides)
+        has_unit = bool(re.search(r"\d\s?[^\W\d_]", after))
+        if (
+            re.search(r"[<>!≠]\s*\Z", before)
+            or (stated_yet and _ELSE.search(before, stated_yet.end()))
+            or not all(is_settled(side, has_unit) for side in sides)
+        ):
             return None
         text = after
-    if _DENIED.search(text):
+    if denies(text) or _VAGUE.search(text):
         return None
-    return _UNIT_POWER.sub(r"\1\2", text)
+    return _with_powers(text)
+
+
+def _with_powers(text: str) -> str:
+    """A text whose units have their powers as superscripts, so that these are no numbers: cm^3 as cm³."""
+    return POWERED.sub(lambda found: found[1] + found[2].lstrip("^+").translate(_TO_SUPERSCRIPTS), text)
+
+
+def is_settled(side: str, has_unit: bool) -> bool:
+    """Whether what stands before an equals sign is a name alone, or numbers without an unknown: not 2x, not x + 3.
+
+    Args:
+        side: What stands there.
+        has_unit: Whether what follows the equals sign has a unit; if not, then 2m is two times m.
+    """
+    side = _with_powers(_NAMED.sub(" ", side))
+    operands = [operand for operand in _OPERATORS.split(side) if operand.strip(" ()[]$")]
+    if len(operands) < 2 and not re.search(r"\d|[√!|{\\]", side):
+        return not re.search(r"\w\(|[-+*/×÷^]", side)
+    for operand in operands:
+        numbers = list(re.finditer(r"\d(?![\d.,]*\d)", operand))
+        if not numbers:
+            return False
+        for number in numbers:
+            unit = unit_at(operand, number.end())
+            is_symbol = len(unit[0]) == 1 and unit[0].isalpha() and not has_unit
+            if _is_multiplied(operand, number.end(), NO_UNIT if is_symbol else unit):
+                return False
+        if re.search(rf"(?<![\w'’.]){_LETTER}\s*\Z", operand) and unit_at(operand, numbers[-1].end()) == NO_UNIT:
+            return False
+        if re.search(rf"\w\(|(?<![\w'’.]){_LETTER}\s*\(|\\[a-zA-Z]", operand):
+            return False
+    return True
+
+
+def _is_multiplied(clause: str, end: int, unit: Unit) -> bool:
+    """Whether an unknown follows the number that ends here: 3x, 3 x, 5 - x, 5(x + 1), 40% of x."""
+    if _COUNTED.match(clause, end):
+        return True
+    found = _WORD.match(clause, end)
+    if unit != NO_UNIT or found is None:
+        return False
+    word = found["word"].lower()
+    if re.fullmatch(r"[xyz]+", word):
+        return True
+    if len(word) == 1:
+        return not (found["gap"] and re.match(r"\s?(?:a\s+[^\W\d_]{2}|I\s)", clause[end:]))
+    if found["gap"]:
+        return len(word) == 2 and not _SMALL_WORD.fullmatch(word)
+    return len(word) <= 3 and word not in {"st", "nd", "rd", "th", "am", "pm"}
 
 
 def _glued(before: str) -> bool:
-    """Whether what stands before a number makes it a part of something: 3-5, x^2, 2x + 5."""
-    return bool(re.search(r"[\w)][-+/:^_]\s?\Z|[-+/^_\\×*]\s*\Z|[^\W_]\Z|\d", before))
+    """Whether what stands before a number makes it a part of something: 3-5, x^2, 2x + 5, f(5)."""
+    return bool(
+        re.search(r"[\w)][-+/:^_]\s?\Z|[-+/^_\\×*]\s*\Z|[^\W_]\Z|\d|\w\(\s*\Z", before)
+        or re.search(r"(?<![\w'’.])(?![aI]\s)[^\W\d_]\s?\(?\s*\Z", before)
+    )
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
@@ -147,10 +265,10 @@ def _value(match: re.Match[str]) -> Fraction | None:
     except (ValueError, ZeroDivisionError):  # too many digits for int(), or a fraction such as 1/0
         return None
     if match["scale"]:
-        value *= 10 ** _SCALES[match["scale"].lower()]
-    elif match["short"] and match["currency"]:
+        value *= _SCALES[match["scale"].lower()]
+    elif match["short"] and (match["currency"] or match["short"] in "kK"):
         value *= 10 ** _SHORT[match["short"].lower()]
-    elif match["short"] and match["short"].lower() != "m":  # metres; 5k and 5b are nothing for sure
+    elif match["short"] and match["short"] != "m":  # metres; 5b is nothing for sure
         return None
     return -value if "-" in ((match["sign"] or "") + (match["inner"] or "")) else value
 
@@ -172,15 +290,32 @@ _CONCLUDED = re.compile(
     r"(?is)(?:\A|[.!?]\s+|\n\s*)(?:therefore|thus|hence|so|altogether|in total|in all|finally)\b"
     r",?(?P<rest>(?:(?![.!?]\s+\w|\n).)*)\Z"
 )
+_CALCULATED = re.compile(r"<<[^<>\n]{0,200}>>")
 
 
-def stated_quantities(text: str) -> tuple[Fraction, ...]:
-    """As `quantities`, for a whole solution: of its final answer where it marks one, else of the whole text, else of
-    its last sentence where that concludes ("So ...", "In total, ...")."""
+def stated_quantity(text: str) -> Quantity | None:
+    """As `quantity`, for a whole solution: of its final answer where it marks one, else of the whole text, else of its
+    last sentence where that concludes ("So ...", "In total, ...") or is an equation ("... 48 + 24 = 72")."""
     stated = stated_answer(text)
     if stated is not None:
-        return quantities(stated)
-    if found := quantities(text):
+        return quantity(stated)
+    text = _CALCULATED.sub("", spoken(text))
+    if found := quantity(text):
         return found
-    concluded = _CONCLUDED.search(text.rstrip()[-_LONGEST:])
-    return quantities(concluded["rest"]) if concluded else ()
+    end = text[-_LONGEST:]
+    if (concluded := _CONCLUDED.search(end)) and (found := quantity(concluded["rest"])):
+        return found
+    return _of_equation(re.split(r"\n|(?<![A-Z][a-z])[.!?]\s+(?=[A-Z$\d])", end)[-1])
+
+
+def _of_equation(sentence: str) -> Quantity | None:
+    """The right side of a sentence that is one equation whose left side ends with numbers: "She pays 40 + 33 = 73"."""
+    if re.search(r"(?i)\b(?:check|verif\w+|if|suppose|estimate\w*)\b", sentence):
+        return None
+    if not re.search("=", _EXPLAINED.sub("", sentence)):
+        return None
+    if found := quantity(sentence):
+        return found
+    before, _, after = sentence.rpartition("=")
+    last = _ELSE.split(before)[-1]
+    return quantity(f"{last}={after}") if "=" not in before and re.search(r"\d", last) else None

@@ -11,14 +11,13 @@ import logging
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from numbers import Real
 
 from hf_mass.errors import VerifierError
 from hf_mass.tasks.choices import choice
 from hf_mass.tasks.final_answers import boxed_answer, final_answer, readings, undressed
 from hf_mass.tasks.math_verifier import MathVerifier
-from hf_mass.tasks.quantities import parse_number, stated_quantities
+from hf_mass.tasks.quantities import parse_number, stated_quantity
 from hf_mass.tasks.task import Task
 
 __all__ = [
@@ -205,20 +204,15 @@ def multiple_choice(task: Task, text: str) -> float:
 
 @register_verifier("numeric")
 def numeric(task: Task, text: str) -> float:
-    """Returns 1 if the text's final answer states one number, the gold answer's, to 1e-6 unless both are whole."""
-    gold = stated_quantities(gold_answer(task, "numeric"))
-    if not gold:
+    """Returns 1 if the text's final answer states one number, the gold answer's to 1e-6, in no other unit."""
+    gold = stated_quantity(gold_answer(task, "numeric"))
+    if gold is None:
         raise VerifierError(
             f"The verifier 'numeric' finds no number in Task.answer {task.answer!r} (id {task.id!r}), or several. "
             "Give one number, or use the verifier 'exact_match'."
         )
-    return float(any(_equal(gold[0], value) for value in stated_quantities(text)))
-
-
-def _equal(gold: Fraction, value: Fraction) -> bool:
-    if gold.denominator == value.denominator == 1:
-        return value == gold
-    return abs(value - gold) <= Fraction(1, 10**6) * max(abs(value), abs(gold))
+    found = stated_quantity(text)
+    return float(found is not None and found.equals(gold))
 
 
 register_verifier("math")(MathVerifier())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,8 @@ from accelerate.utils import gather_object
 from hf_mass.methods.base import Adaptation, Answer
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.tasks.task import Task
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,4 +65,6 @@ def evaluate_adaptation(
         records = [replace(record, parts=(), lm=None, method=None) for record in records]
         rows += list(zip(range(start, start + len(part)), records, before, after, adapted, strict=True))
     ordered = sorted(gather_object(rows), key=lambda row: row[0])
+    if reasons := [answer.reason for row in ordered for answer in row[2:4] if answer.score is None and answer.reason]:
+        logger.warning("%d of %d answers have no score; first: %s", len(reasons), 2 * len(ordered), reasons[0])
     return AdaptationEvalPrediction(list(tasks), *([row[column] for row in ordered] for column in (1, 2, 3, 4)))

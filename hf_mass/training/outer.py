@@ -166,7 +166,7 @@ class OuterLoop:
         ids = self.mass.adapter.complete(adapted, [prompts[n] for n in owners], owners, sampling, seeds)
         texts = encoder.tokenizer.batch_decode(ids, skip_special_tokens=True)
         answers = judge(encoder.format, [tasks[n] for n in owners], texts, always=True)
-        rewards = torch.tensor([answer.score or 0.0 for answer in answers]).view(-1, k)  # [tasks, k]
+        rewards = torch.tensor([answer.reward() for answer in answers]).view(-1, k)  # [tasks, k]
         spread = rewards.std(1, keepdim=True)
         advantages = ((rewards - rewards.mean(1, keepdim=True)) / (spread + 1e-4)).flatten()
         metrics = {"reward/adapted": rewards.mean(1).tolist(), "tasks/agreeing": (spread[:, 0] == 0).float().tolist()}
@@ -226,7 +226,7 @@ class OuterLoop:
         if detailed and self.config.outer_loss == "verifier":
             temperature = self.config.solution_temperature
             answers = self.mass.solve(problem.tasks, temperature=temperature, seed=step, always=True)
-            metrics["reward/unadapted"] = [answer.score or 0.0 for answer in answers]
+            metrics["reward/unadapted"] = [answer.reward() for answer in answers]
         return metrics
 
 

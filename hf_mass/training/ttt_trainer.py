@@ -30,7 +30,7 @@ from transformers import (
 
 from hf_mass.core.trees import Tree, tree_map
 from hf_mass.engine.session import Session, passes
-from hf_mass.errors import ConfigError, DataError
+from hf_mass.errors import ConfigError, DataError, VerifierError
 from hf_mass.lm.binding import clear_target_errors, deterministic, require_plain_lora
 from hf_mass.lm.few_shot_encoding import tokens_up_to
 from hf_mass.lm.fingerprint import base_digest, weights_digest
@@ -42,7 +42,7 @@ from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.guard import Guard
 from hf_mass.methods.ttt import TTT
 from hf_mass.store.shipped import resolve_shipped
-from hf_mass.tasks.answers import mean_scores
+from hf_mass.tasks.answers import mean_scores, try_scoring
 from hf_mass.tasks.task import Task
 from hf_mass.training.reinforcement import ReinforcedPrompt, Reinforcement, ttt_reward
 from hf_mass.training.task_data import require_tasks
@@ -220,7 +220,8 @@ class TTTTrainer(AdapterTrainer):
         """pass@1, pass@2, oracle and cell accuracy over the tasks whose answer is known.
 
         Returns:
-            `{prefix}_pass@1` and so on, `{prefix}_tasks` and `{prefix}_failed`, the number of tasks with a reason.
+            `{prefix}_pass@1` and so on, `{prefix}_tasks` and `{prefix}_failed`, the number of tasks with a reason or on
+            which the verifier raised; these have no score.
 
         Raises:
             DataError: If there are no tasks, or none has a known answer.
@@ -229,10 +230,19 @@ class TTTTrainer(AdapterTrainer):
         if not tasks:
             raise DataError("TTTTrainer.evaluate: there is no eval_dataset. Pass tasks here or to the trainer.")
         results = self.predict(tasks, resume=resume, adapt=adapt)
-        means = mean_scores([result.score() for result in results])
+        scores = [try_scoring(result.task, result.answers, result.predictions) for result in results]
+        if errors := [score for score in scores if isinstance(score, VerifierError)]:
+            logger.warning("%d of %d tasks could not be judged; first: %s", len(errors), len(tasks), errors[0])
+        means = mean_scores([None if isinstance(score, VerifierError) else score for score in scores])
+        if errors and not means:
+            raise errors[0]
         if not means:
             raise DataError(f"TTTTrainer.evaluate: none of {len(tasks)} tasks has an answer to compare with.")
-        figures = {**means, "tasks": len(tasks), "failed": sum(result.reason is not None for result in results)}
+        failed = sum(
+            result.reason is not None or isinstance(score, VerifierError)
+            for result, score in zip(results, scores, strict=True)
+        )
+        figures = {**means, "tasks": len(tasks), "failed": failed}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         with deterministic(self.model):  # the log of a model in training mode would take TRL's training metrics along
             self.log(dict(metrics))

@@ -33,12 +33,14 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from hf_mass.core import trees
-from hf_mass.errors import CheckpointError, ConfigError, DataError
-from hf_mass.methods.base import Adaptation, Answer
+from hf_mass.errors import CheckpointError, ConfigError, DataError, VerifierError
+from hf_mass.evaluation.compare import outcome
+from hf_mass.methods.base import Adaptation, Answer, Cost
 from hf_mass.methods.mass_model import MassModel, judge
 from hf_mass.methods.mass_settings import WEIGHINGS, MassConfig, ScorerConfig
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.task import Task
+from hf_mass.tasks.verifiers import VERIFIERS
 
 every_weighing = pytest.mark.parametrize("weigh_by", WEIGHINGS)
 
@@ -141,6 +143,25 @@ def test_judging(mass: MassModel, tasks: list[Task]) -> None:
     assert [solution.score for solution in found] == [1.0, 0.0, 0.0, None]
     assert [solution.text for solution in found] == [gold.answer, "plum", None, "red"]
     assert [solution.sampled_tokens for solution in found] == [3, 3, 9, 3]
+
+
+def raising(task: Task, text: str) -> float:
+    return 1.0 / (text != "plum")
+
+
+def test_a_verifier_that_raises_is_the_reason_of_that_answer(
+    mass: MassModel, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(VERIFIERS, "mine", raising)
+    task = replace(tasks[0], verifier="mine")
+    good, failed = judge(mass.config.format, [task, task], ["rule00 red", "rule00 plum"])
+    assert (good.score, good.reason, failed.score, failed.right) == (1.0, None, None, None)
+    assert "'mine' raised ZeroDivisionError" in str(failed.reason) and task.id in str(failed.reason)
+    with pytest.raises(VerifierError, match="'mine' raised ZeroDivisionError"):
+        failed.reward()
+    assert (good.reward(), replace(good, score=None).reward()) == (1.0, 0.0)
+    assert Answer.judged(task, "plum") == replace(failed, written=None)
+    assert outcome(task, Adaptation(task), (failed, Cost()))["reason"] == failed.reason
 
 
 def test_sampled_solutions_are_reproducible(mass: MassModel, tasks: list[Task]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hf_mass.errors import ConfigError, VerifierError
-from hf_mass.tasks.answers import VOTES, TaskScore, candidates, mean_scores, rank_answers, score_answers
+from hf_mass.tasks.answers import VOTES, TaskScore, candidates, mean_scores, rank_answers, score_answers, try_scoring
 from hf_mass.tasks.task import Task
+from hf_mass.tasks.verifiers import VERIFIERS
 from hf_mass.tasks.voting import Prediction
 
 # Each grid on one row, so that the majority of rows or columns of a group is easily seen.
@@ -139,6 +140,18 @@ def test_short_answers_of_big_bench_hard_meet_their_target_up_to_case_and_bracke
     assert score_answers(task, ["(b)", "(a)"], [Prediction("(b)")]) == TaskScore(False, True, False, None)
     with pytest.raises(VerifierError, match="answer_kind"):
         score_answers(Task("Which?", answer="(A)", verifier="short_answer", id="bbh"), ["(a)"], [])
+
+
+def test_a_task_on_whose_answers_the_verifier_raises_has_the_error_for_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VERIFIERS, "mine", lambda task, text: 1 / len(text))
+    task = Task("p", answer="x", verifier="mine", id="t3")
+    error = try_scoring(task, ["x"], [Prediction("")])
+    assert isinstance(error, VerifierError) and "'mine' raised ZeroDivisionError" in str(error)
+    assert try_scoring(task, ["x"], []) == TaskScore(True, True, False, None)
+    with pytest.raises(VerifierError, match="task id 't3'"):
+        score_answers(task, [""], [])
+    with pytest.raises(VerifierError, match="Unknown verifier"):
+        try_scoring(Task("p", answer="x", verifier="nope"), ["x"], [])
 
 
 def test_a_task_without_an_answer_has_no_score() -> None:

@@ -22,11 +22,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from trainer_fixtures import M, settings, wide_mass, world, written_samples
 
 from hf_mass.core.token_loss import TokenLoss
-from hf_mass.errors import UnsupportedModelError
+from hf_mass.errors import UnsupportedModelError, VerifierError
 from hf_mass.lab.conventions import CONVENTIONS_FORMAT
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.task import Task
+from hf_mass.tasks.verifiers import VERIFIERS
 from hf_mass.training import outer
 from hf_mass.training.outer import OuterLoop, OuterStep
 
@@ -337,6 +338,20 @@ def test_verifier_loss_is_the_group_normalised_policy_gradient(build: Any, monke
     assert found.metrics["outer_loss"] == pytest.approx([float(loss), 0.0], rel=1e-6)
     assert relative_error(found.attributions, reference.gradient(loss, weights)[0]) < 1e-6
     assert not found.attributions[1].any() and not found.rewards[1].any()
+
+
+def test_a_verifier_that_raises_ends_training_by_its_name(build: Any, monkeypatch: Any) -> None:
+    """A wrong answer and one that could not be judged are not the same to learn from."""
+
+    def raising(task: Task, text: str) -> float:
+        raise KeyError("gone")
+
+    monkeypatch.setitem(VERIFIERS, "mine", raising)
+    setup = build(outer_loss="verifier", num_solutions=2)
+    answer_with(setup, monkeypatch, [[str(task.solution)] * 2 for task in setup.tasks])
+    tasks = [replace(task, verifier="mine") for task in setup.tasks]
+    with pytest.raises(VerifierError, match=r"'mine' raised KeyError.*gone"):
+        setup.loop(tasks, setup.samples, 0, False)
 
 
 def test_where_all_solutions_agree_nothing_is_learned(build: Any, monkeypatch: Any) -> None:

@@ -17,12 +17,14 @@ from peft import LoraConfig, PeftModel
 from transformers import TrainerCallback
 from ttt_fixtures import by_hand, guessing_base, make_trainer, start_adapter, strip_task
 
-from hf_mass.errors import ConfigError, DataError
+from hf_mass.errors import ConfigError, DataError, VerifierError
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation
 from hf_mass.methods.few_shot_answers import RESCORED, FewShotAnswers
 from hf_mass.tasks.task import Task
+from hf_mass.tasks.verifiers import VERIFIERS
 from hf_mass.tasks.voting import Prediction
+from hf_mass.training.ttt_results import TaskResult
 from hf_mass.training.ttt_trainer import TTTTrainer
 
 FOUR, FIVE = strip_task("four", "444"), strip_task("five", "555")
@@ -298,6 +300,22 @@ def test_evaluation_of_the_model_as_it_is(tmp_path: Path) -> None:
     plain, adapted = trainer.evaluate(adapt=False), trainer.evaluate()
     right = [r.answer == r.task.answer for r in trainer.predict([FOUR, FIVE], adapt=False)]
     assert plain["eval_pass@1"] == sum(right) / 2 < adapted["eval_pass@1"] == 1.0
+
+
+def test_a_verifier_that_raises_is_told_and_its_task_has_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(VERIFIERS, "mine", lambda task, text: 1 / len(text))
+    trainer = make_trainer(tmp_path)
+    tasks = [Task("p", answer="x", verifier="mine", id=name) for name in ("good", "bad")]
+    results = [TaskResult(tasks[0], ("x",)), TaskResult(tasks[1], ("",))]
+    monkeypatch.setattr(trainer, "predict", lambda *args, **kwargs: results[-len(args[0]) :])
+    with caplog.at_level(logging.WARNING):
+        figures = trainer.evaluate(tasks)
+    assert (figures["eval_pass@1"], figures["eval_tasks"], figures["eval_failed"]) == (1.0, 2, 1)
+    assert "1 of 2 tasks could not be judged" in caplog.text and "task id 'bad'" in caplog.text
+    with pytest.raises(VerifierError, match="'mine' raised ZeroDivisionError"):
+        trainer.evaluate(tasks[1:])
 
 
 # -- saving by hand, and bad arguments ---------------------------------------------------------------------------------

@@ -1,0 +1,91 @@
+"""Mathematical answers: what an answer says of its formulas counts, not the formulas alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from hf_mass.tasks.math_verifier import MathVerifier
+from hf_mass.tasks.task import Task
+
+RIGHT = [
+    ("5,6", "5 and 6"),
+    ("5,6", "\\boxed{5} and \\boxed{6}"),
+    ("\\{1,2\\}", "\\boxed{1} and \\boxed{2}"),
+    ("1,2", "\\boxed{1}, \\boxed{2}"),
+    ("1,2,3", "1, 2 and 3"),
+    ("1,2,3", "1, 2, and 3"),
+    ("(-\\infty,3)", "(-inf, 3)"),
+    ("(-\\infty,3)", "(-infinity, 3)"),
+    ("(-\\infty,3)", "(-oo, 3)"),
+    ("(-\\infty, 3)", "(-\\inf, 3)"),
+    ("[2,\\infty)", "[2, inf)"),
+    ("73", "not 33 but 73"),
+    ("73", "73, not 33"),
+    ("73", "<answer>73</answer>"),
+    ("73", "### Answer\n$73$"),
+    ("x+1", "<think>$x$</think>$x+1$"),
+    ("x+1", "```\nx+1\n```"),
+    ("x+1", "The answer is $1+x$."),
+    ("x-1,x+1", "x+1 and x-1"),
+    ("\\sqrt{2},-\\sqrt{2}", "√2 and -√2"),
+    ("3,-3", "x = 3 or x = -3"),
+    ("x+1", "$y = x+1$"),
+    ("\\text{not possible}", "not possible"),
+    ("5", "$x = 5$"),
+]
+WRONG = [
+    ("x+1", "it is not $x+1$"),
+    ("x+1", "It isn't $x+1$"),
+    ("x+1", "$x+1$ is wrong"),
+    ("x+1", "the wrong answer is $x+1$"),
+    ("x+1", "it is not x+1"),
+    ("x+1", "not x+1"),
+    ("5", "at least $5$"),
+    ("5", "$5$ or more"),
+    ("5", "more than $5$"),
+    ("5", "\\boxed{5} or \\boxed{6}"),
+    ("6", "\\boxed{5} or \\boxed{6}"),
+    ("13", "12 or 13"),
+    ("13", "12 and 13"),
+    ("5", "twice $5$"),
+    ("x+1", "neither $x+1$ nor x"),
+    ("5", "Wrong answer: 5"),
+    ("5", "it cannot be \\(5\\)"),
+    ("x", "never x"),
+    ("x+1", "x+1 is wrong"),
+    ("x+1", "$x+1$ is not a solution"),
+    ("5", "\\boxed{6} <think>5"),
+    ("5", "5x"),
+    ("5", "5 x"),
+    ("(3,4)", "3 and 4"),
+    ("10", "$2x = 10$"),
+    ("10", "2x = 10"),
+    ("10", "x + 3 = 10"),
+    ("10", "\\boxed{x+3=10}"),
+    ("4", "x=3, y=4"),
+    ("4", "$x=3$, $y=4$"),
+    ("x+1", "false: $x+1$"),
+    ("5", "5 km/h plus"),
+    ("(3,5)", "3 and 5"),
+    ("x^2", "2^x"),
+    ("x", "it is x-1"),
+]
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Iterator[MathVerifier]:
+    made = MathVerifier(time_limit=60.0)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(("gold", "text"), RIGHT)
+def test_right_answers(verifier: MathVerifier, gold: str, text: str) -> None:
+    assert verifier(Task("p", answer=gold), text) == 1.0
+
+
+@pytest.mark.parametrize(("gold", "text"), WRONG)
+def test_wrong_answers(verifier: MathVerifier, gold: str, text: str) -> None:
+    assert verifier(Task("p", answer=gold), text) == 0.0
