@@ -12,7 +12,8 @@ from benchmarks.stages import Stage, Stopwatch, shares
 from hf_mass.lm.binding import deterministic
 from hf_mass.lm.generation import Sampling, complete, row_seed
 from hf_mass.methods.inner import InnerAdapter
-from hf_mass.methods.mass_model import MassModel, judge
+from hf_mass.methods.judging import judge
+from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.scorer import Scorer
 from hf_mass.tasks.task import Task
 

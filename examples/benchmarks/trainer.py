@@ -30,7 +30,8 @@ from hf_mass.lab.conventions import CONVENTIONS_FORMAT
 from hf_mass.lm.binding import deterministic
 from hf_mass.lm.generation import Sampling, complete
 from hf_mass.methods.inner import InnerAdapter
-from hf_mass.methods.mass_model import MassModel, judge
+from hf_mass.methods.judging import judge
+from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.scorer import Scorer
 from hf_mass.tasks.task import Task
 from hf_mass.training import meta_adapt_trainer, outer

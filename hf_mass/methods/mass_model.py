@@ -19,7 +19,7 @@ from hf_mass.core.inner_loop import Trajectory
 from hf_mass.core.meter import metered
 from hf_mass.core.trees import Tree, concatenate_rows, tree_map
 from hf_mass.core.weights import uniform_weights
-from hf_mass.errors import ConfigError, DataError, VerifierError
+from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.adapters import Part
 from hf_mass.lm.base_models import load_base, load_tokenizer
 from hf_mass.lm.binding import add_lora, deterministic
@@ -31,6 +31,7 @@ from hf_mass.lm.shapes import LoraShape
 from hf_mass.methods.base import Adaptation, Answer, Cost
 from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.inner import InnerAdapter, InnerProblem
+from hf_mass.methods.judging import judge
 from hf_mass.methods.mass_card import mass_card
 from hf_mass.methods.mass_files import CONFIG_NAME, REQUIRED, named_targets, read_base, read_config, write_config
 from hf_mass.methods.mass_settings import WEIGHINGS, MassConfig
@@ -42,9 +43,7 @@ from hf_mass.store.folders import read_whole
 from hf_mass.store.publishing import publish
 from hf_mass.store.shipped import resolve_shipped
 from hf_mass.store.storage import resolve, write_atomically
-from hf_mass.tasks.prompt_format import PromptFormat
 from hf_mass.tasks.task import Task
-from hf_mass.tasks.verifiers import verify_each
 
 
 class MassModel(LanguageModel):
@@ -370,32 +369,3 @@ def as_list(tasks: Task | Sequence[Task]) -> list[Task]:
 def one_task(tree: Tree, task: int) -> Tree:
     """Leaves [1, ...] of one task, with storage of their own."""
     return tree_map(lambda x: x[task : task + 1].detach().clone(), tree)
-
-
-def judge(
-    fmt: PromptFormat,
-    tasks: Sequence[Task],
-    texts: Sequence[str],
-    tokens: Sequence[int] | None = None,
-    always: bool = False,
-) -> list[Answer]:
-    """Read the final answers off solutions and verify them; where a verifier raises, that is the answer's reason.
-
-    Args:
-        fmt: How solutions read.
-        tasks: The tasks.
-        texts: A solution of each.
-        tokens: Their lengths.
-        always: Verify every task; else only those with a gold answer or solution, and the others' score is None.
-    """
-    answers = [(parts.answer if (parts := fmt.split_solution(text)) else None) for text in texts]
-    known = [always or task.answer is not None or task.solution is not None for task in tasks]
-    readable = [i for i, answer in enumerate(answers) if answer is not None and known[i]]
-    rewards = verify_each([tasks[i] for i in readable], [str(answers[i]) for i in readable])
-    found, judged = dict(zip(readable, rewards, strict=True)), []
-    for i, (task, text, answer) in enumerate(zip(tasks, texts, answers, strict=True)):
-        score, reason = found.get(i, 0.0) if known[i] else None, None
-        if isinstance(score, VerifierError):
-            score, reason = None, str(score)
-        judged.append(Answer(task, answer, score, text, (), (), tokens[i] if tokens else 0, reason))
-    return judged

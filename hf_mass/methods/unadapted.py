@@ -13,8 +13,9 @@ from hf_mass.lm.generation import Sampling, complete, row_seed
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Method
 from hf_mass.methods.few_shot_answers import FewShotAnswers
+from hf_mass.methods.judging import judge
 from hf_mass.methods.mass import MASS, as_read
-from hf_mass.methods.mass_model import MassModel, judge
+from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.ttt import TTT
 from hf_mass.methods.ttt_settings import ASKED_ONCE
 from hf_mass.tasks.kinds import kind_of

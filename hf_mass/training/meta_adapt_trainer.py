@@ -39,7 +39,7 @@ from hf_mass.tasks.verifiers import get_verifier
 from hf_mass.training.adaptation_eval import AdaptationEvalPrediction, evaluate_adaptation
 from hf_mass.training.checkpoints import ResumedSampler, last_whole_checkpoint, require_base, require_whole, write_base
 from hf_mass.training.meta_adapt_config import MetaAdaptConfig
-from hf_mass.training.outer import OuterLoop, OuterStep, trainable_parameters
+from hf_mass.training.outer import OuterLoop, OuterStep, ScorerCallback, trainable_parameters
 from hf_mass.training.publishing_trainer import PublishingTrainer
 from hf_mass.training.task_data import PromptIds, fitting_tasks, prompt_dataset, require_tasks
 
@@ -388,19 +388,3 @@ class MetaAdaptTrainer(PublishingTrainer):
 
     def _load_scorer(self, checkpoint: str) -> None:
         self.mass.scorer.load_state_dict(Scorer.load(Path(checkpoint) / "scorer").state_dict())
-
-
-class ScorerCallback(TrainerCallback):
-    """The Trainer clips and clears the model's gradients; this does it for the scorer's, which is not part of it."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        self.scorer = scorer
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Clip the scorer's gradient to `max_grad_norm`, apart from the generator's."""
-        if args.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), args.max_grad_norm)
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Clear the scorer's gradient after the step."""
-        self.scorer.zero_grad()

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
+from transformers import TrainerCallback
 
 from hf_mass.core import trees
 from hf_mass.core.inner_loop import Trajectory
@@ -28,8 +29,10 @@ from hf_mass.lm.binding import deterministic
 from hf_mass.lm.encoding import Row
 from hf_mass.lm.generation import Sampling, row_seed
 from hf_mass.methods.inner import InnerAdapter, InnerProblem
-from hf_mass.methods.mass_model import MassModel, judge
+from hf_mass.methods.judging import judge
+from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.samples import AuxiliarySample
+from hf_mass.methods.scorer import Scorer
 from hf_mass.tasks.formats import ParseFailure
 from hf_mass.tasks.task import Task
 from hf_mass.training.meta_adapt_config import MetaAdaptConfig
@@ -292,3 +295,19 @@ def inner_steps_gradient(
 def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The parameters that require gradients, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+class ScorerCallback(TrainerCallback):
+    """The Trainer clips and clears the model's gradients; this does it for the scorer's, which is not part of it."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Clip the scorer's gradient to `max_grad_norm`, apart from the generator's."""
+        if args.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), args.max_grad_norm)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Clear the scorer's gradient after the step."""
+        self.scorer.zero_grad()

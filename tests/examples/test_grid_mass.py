@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from hf_mass.errors import DataError
 from hf_mass.lm.few_shot_encoding import FewShotEncoder
 from hf_mass.methods import sampling
-from hf_mass.methods.mass_model import judge
+from hf_mass.methods.judging import judge
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.few_shot_format import resolve_format
 from hf_mass.tasks.task import Demonstration, Task

@@ -36,7 +36,8 @@ from hf_mass.core import trees
 from hf_mass.errors import CheckpointError, ConfigError, DataError, VerifierError
 from hf_mass.evaluation.compare import outcome
 from hf_mass.methods.base import Adaptation, Answer, Cost
-from hf_mass.methods.mass_model import MassModel, judge
+from hf_mass.methods.judging import judge
+from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.mass_settings import WEIGHINGS, MassConfig, ScorerConfig
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.task import Task
