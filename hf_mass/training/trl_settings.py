@@ -19,7 +19,7 @@ _WORDS = {int: "a whole number", float: "a finite number", bool: "True or False"
 
 
 @cache
-def _plain_kinds(cls: Any) -> dict[str, tuple[type, ...]]:
+def plain_kinds(cls: Any) -> dict[str, tuple[type, ...]]:
     """Field → its types, of those fields that are numbers, texts, switches or dicts and nothing else."""
     kinds = {}
     for name, hint in get_type_hints(cls).items():
@@ -37,7 +37,7 @@ def check_types(config: Any) -> None:
         ConfigError: If a value is of another type than its field is declared with, or not finite.
     """
     cls: Any = type(config)
-    kinds, ours = _plain_kinds(cls), getattr(cls, "__settings__", {})
+    kinds, ours = plain_kinds(cls), getattr(cls, "__settings__", {})
     for field in fields(cls):
         value = getattr(config, field.name, None)
         if field.name not in kinds or field.name in ours or value is None or value is field.default:
