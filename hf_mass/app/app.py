@@ -158,6 +158,8 @@ def launch(
         ConfigError: If the port is taken.
         CheckpointError: If the model cannot be loaded.
     """
+    if port is not None and not (type(port) is int and 0 < port < 65_536):
+        raise ConfigError(f"port is {port!r:.60}; choose a whole number from 1 to 65535.")
     if port is not None:  # before the models are loaded, which takes its time
         _require_free(host or "127.0.0.1", port)
     files = Path(get_upload_folder())  # from where Gradio hands files out without making a copy that would stay

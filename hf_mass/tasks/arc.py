@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_mass.errors import ConfigError, DataError, DataWarning
-from hf_mass.tasks.checks import shown
+from hf_mass.tasks.checks import as_path, shown
 from hf_mass.tasks.grids import as_grid, grid_text
 from hf_mass.tasks.rows import describe, read_json
 from hf_mass.tasks.task import Demonstration, Task
@@ -53,7 +53,7 @@ def load_grid_tasks(path: str | Path, split: str | None = None, *, answers: bool
         ConfigError: If a split is given for a single file.
         DataError: If there is nothing to read, or a file or grid in it is not of the expected shape.
     """
-    root = Path(path).expanduser()
+    root = as_path("load_grid_tasks: path", path)
     if root.is_file():
         if split is not None:
             raise ConfigError(f"load_grid_tasks: split {split!r} is for folders, and {str(root)!r} is a file. Omit it.")
