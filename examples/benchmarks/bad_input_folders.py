@@ -20,16 +20,27 @@ from benchmarks.bad_input_settings import PATTERNS, SECONDS, require_sound, stri
 from hf_mass.store.folders import DIGESTS
 from hf_mass.store.shipped import ASSETS
 
+
+def _instead(make: Callable[[Path], object]) -> Callable[[Path], object]:
+    """What makes something else in the place of a file."""
+
+    def replace(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return replace
+
+
 WHOLE: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "cut off": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "one byte short": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "missing": lambda path: path.unlink(),
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
-    "a link to itself": lambda path: (path.unlink(), path.symlink_to(path.name)),
-    "a link to nothing": lambda path: (path.unlink(), path.symlink_to("nowhere")),
-    "a link to /dev/zero": lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
-    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "a folder": _instead(lambda path: path.mkdir()),
+    "a link to itself": _instead(lambda path: path.symlink_to(path.name)),
+    "a link to nothing": _instead(lambda path: path.symlink_to("nowhere")),
+    "a link to /dev/zero": _instead(lambda path: path.symlink_to("/dev/zero")),
+    "a pipe": _instead(lambda path: os.mkfifo(path)),
     "random bytes": lambda path: path.write_bytes(bytes(range(256)) * 50),
     "zero bytes": lambda path: path.write_bytes(b"\0" * path.stat().st_size),
 }
@@ -203,10 +214,10 @@ def _planted() -> Iterator[tuple[tuple[str, ...], Any]]:
         ("learning_rate", 1e300),
     ):
         yield (*texts, name), value
-    for name, value in (
+    others: tuple[tuple[str, Any], ...] = (
         ("chat", True),
         ("chat_template_kwargs", {"chat_template": "{{ 1/0 }}"}),
         ("chat_template_kwargs", {"no_such_thing": 1}),
         ("method", "os:system"),
-    ):
-        yield (name,), value
+    )
+    yield from (((name,), value) for name, value in others)

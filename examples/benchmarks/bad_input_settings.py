@@ -60,14 +60,15 @@ def _kind(option: Option) -> str:
 
 
 def option_name(name: str) -> str:
-    """What a refusal calls a setting: an entry of a pair has the pair's name."""
-    return "inner_adam_beta" if name.startswith("inner_adam_beta") else name
+    """What a refusal calls a setting: an entry of a pair has the pair's name, and lists of names say what they name."""
+    kinds = ("inner_adam_beta", "transformations", "target_modules")
+    return next((kind for kind in kinds if kind in name), name)
 
 
 def _method_cases() -> Iterator[Case]:
-    small = {"ttt": {"preset": "strings"}, "mass": {"samples": 4}}
+    small: dict[str, dict[str, Any]] = {"ttt": {"preset": "strings"}, "mass": {"samples": 4}}
     for maker, cls in (("ttt", TTTSettings), ("mass", MassConfig)):
-        make = {"ttt": hf_mass.TTT, "mass": hf_mass.MASS}[maker]
+        make: Any = {"ttt": hf_mass.TTT, "mass": hf_mass.MASS}[maker]
         for name, option in flat(cls).items():
             if name in ("format", "preset"):
                 continue
@@ -85,7 +86,7 @@ def _method_cases() -> Iterator[Case]:
 def _config_cases(folder: str = "out") -> Iterator[Case]:
     for cls in (hf_mass.TTTConfig, hf_mass.MetaAdaptConfig):
         made = lambda given, folder, cls=cls: cls(output_dir=str(folder), use_cpu=True, report_to="none", **given)  # noqa: E731
-        where, kinds, ours = f"{cls.__name__}", plain_kinds(cls), cls.__settings__  # type: ignore[attr-defined]
+        where, kinds, ours = f"{cls.__name__}", plain_kinds(cls), cls.__settings__
         for each in fields(cls):
             if each.name in ("output_dir", "use_cpu", "report_to") or not each.init:
                 continue
@@ -110,7 +111,7 @@ def _config_cases(folder: str = "out") -> Iterator[Case]:
                     f"{each.name}={shown(value)}",
                     partial(made, {each.name: value}),
                     refused and not meant,
-                    each.name,
+                    each.name.rpartition("_")[2] if kind == "choice" else each.name,  # transformers names the type
                 )
 
 
@@ -155,11 +156,13 @@ def _format_cases() -> Iterator[Case]:
             ("zero byte", "\0"),
         ):
             run = lambda folder, name=name, value=value: _used(PromptFormat(**{name: value}))  # noqa: E731
-            yield Case("PromptFormat", what, f"{name}={shown(value)}", run, what in ("a number", "an object"), name)
+            yield Case(
+                "PromptFormat", what, f"{name}={shown(value)}", run, what in ("a number", "an object"), "PromptFormat"
+            )
     for pattern in PATTERNS:
         for name in ("sample_pattern", "solution_pattern"):
             run = lambda folder, name=name, pattern=pattern: _used(PromptFormat(**{name: pattern}))  # noqa: E731
-            yield Case("PromptFormat", "a pattern", f"{name}={shown(pattern)}", run, False, name)
+            yield Case("PromptFormat", "a pattern", f"{name}={shown(pattern)}", run, False, "PromptFormat")
 
 
 def _used(fmt: PromptFormat) -> None:
@@ -223,7 +226,7 @@ def _call_cases() -> Iterator[Case]:
             "hf_mass.solve problem": (lambda v: hf_mass.solve(lm, v, time_limit=SECONDS), "", True),
             "Task.from_pairs pairs": (
                 lambda v: hf_mass.adapt(lm, Task.from_pairs(v, "river"), time_limit=SECONDS),
-                "pairs",
+                "",
                 what != "a list" or text != "[]",
             ),
             "Task.from_pairs query": (lambda v: Task.from_pairs(PAIRS, v), "query", not is_text),

@@ -115,85 +115,90 @@ class _Request:
     session_hash = "visitor"
 
 
-def _handlers(folder: Path) -> Handlers:
-    return Handlers(Workshop([strings()]), Visitors(folder / "visitors"))
+REQUEST: Any = _Request()
+LINES = "\n".join(PROBLEM)
+ODD: tuple[tuple[str, Any], ...] = (
+    *(("none", None), ("a number", 3), ("a list", []), ("an object", {}), ("NaN", float("nan"))),
+    *(("400 digits", HUGE), ("zero byte", "\0"), ("long", "x" * 100_000), ("a path", "../../etc/passwd")),
+    *(("a module", "os:system"), ("a switch", True), ("nested", [[[[]]]])),
+)
 
 
-def _shown_page(found: tuple[Any, ...]) -> None:
-    """Raises what the page says where it refuses a problem."""
+def _shown(name: str, *arguments: Any, folder: Path) -> None:
+    """What the page shows of a problem; raises what it says where it refuses one."""
+    do = Handlers(Workshop([strings()]), Visitors(folder / "visitors"))
+    found = getattr(do, name)(*arguments)
     if isinstance(found[0], str):
         raise HFMassError(found[0])
 
 
-def _solved(folder: Path, *arguments: Any, **more: Any) -> None:
+def _solved(*arguments: Any, folder: Path) -> None:
     try:
-        *_, last = _handlers(folder).solve(*arguments, **more)
+        *_, last = Handlers(Workshop([strings()]), Visitors(folder / "visitors")).solve(*arguments)
     except gr.Error as error:
         raise HFMassError(str(error.message)) from error
     if not last["done"]:
         raise Wrong("it ended without a result")
 
 
-def _adapted(folder: Path, problem: Any, model: Any, method: Any, settings: Any) -> None:
-    *_, last = _handlers(folder).adapt(problem, model, method, settings, _Request())  # type: ignore[arg-type]
+def _adapted(problem: Any, model: Any, method: Any, settings: Any, folder: Path) -> None:
+    problem = read_problem(LINES) if problem is LINES else problem
+    do = Handlers(Workshop([strings()]), Visitors(folder / "visitors"))
+    *_, last = do.adapt(problem, model, method, settings, REQUEST)
     if handlers.BROKEN in last[0]:
         raise RuntimeError(last[0])
 
 
-def _app_cases() -> Iterator[Case]:
-    texts = {**BYTES, **JSONS, **TABLES, **PUZZLES, **OBJECTS}
-    for what, (content, _) in texts.items():
-        text = content.decode("latin-1") if isinstance(content, bytes) else content
-        yield Case("app: text", what, what, lambda f, text=text: _shown_page(_handlers(f).show_text(text, None)))
-        yield Case("app: solve", what, what, lambda f, text=text: _solved(f, text, "none"))
-        data = content if isinstance(content, bytes) else content.encode()
-        for ending in (".json", ".csv", ".xlsx"):
-            yield Case("app: file", what, f"{what} as {ending}", partial(_uploaded, f"rows{ending}", data))
-    for what, data in WORKBOOKS.items():
-        yield Case("app: file", what, f"workbook: {what}", partial(_uploaded, "rows.xlsx", data), True)
-    odd: tuple[tuple[str, Any], ...] = (
-        *(("none", None), ("a number", 3), ("a list", []), ("an object", {}), ("NaN", float("nan"))),
-        *(("400 digits", HUGE), ("zero byte", "\0"), ("long", "x" * 100_000), ("a path", "../../etc/passwd")),
-        *(("a module", "os:system"), ("a switch", True), ("nested", [[[[]]]])),
-    )
-    lines = "\n".join(PROBLEM)
-    for what, value in odd:
-        name = shown(value)
-        made = lambda: read_problem(lines)  # noqa: E731
-        yield Case("app: text", what, f"text {name}", lambda f, v=value: _shown_page(_handlers(f).show_text(v, None)))
-        yield Case("app: text", what, f"model {name}", lambda f, v=value: _shown_page(_handlers(f).show_text(lines, v)))
-        yield Case(
-            "app: file",
-            what,
-            f"file {name}",
-            lambda f, v=value: _shown_page(_handlers(f).show_file(v, None, _Request())),
-        )
-        yield Case("app: example", what, name, lambda f, v=value: _shown_page(_handlers(f).show_example(v, None)))
-        yield Case("app: solve", what, f"problem {name}", lambda f, v=value: _solved(f, v), True)
-        yield Case("app: solve", what, f"method {name}", lambda f, v=value: _solved(f, lines, v), True, "method")
-        yield Case("app: solve", what, f"model {name}", lambda f, v=value: _solved(f, lines, "ttt", v), bool(value))
-        yield Case(
-            "app: solve", what, f"settings {name}", lambda f, v=value: _solved(f, lines, "none", "", v), bool(value)
-        )
-        yield Case("app: adapt", what, f"problem {name}", lambda f, v=value: _adapted(f, v, "", "ttt", {}))
-        yield Case("app: adapt", what, f"model {name}", lambda f, v=value, m=made: _adapted(f, m(), v, "ttt", {}))
-        yield Case("app: adapt", what, f"method {name}", lambda f, v=value, m=made: _adapted(f, m(), "", v, {}))
-        yield Case("app: adapt", what, f"settings {name}", lambda f, v=value, m=made: _adapted(f, m(), "", "none", v))
-        for setting in OPTIONS:
-            run = lambda f, v=value, s=setting: _solved(f, lines, "ttt", "", {s: v})  # noqa: E731
-            meant = (
-                value is None
-                or (value is True and OPTIONS[setting].kind is bool)
-                or (what == "a number" and OPTIONS[setting].kind in (int, float))
-            )
-            yield Case("app: settings", what, f"{setting}={name}", run, not meant, setting)
-
-
 def _uploaded(name: str, content: bytes, folder: Path) -> None:
     (folder / name).write_bytes(content)
-    _shown_page(_handlers(folder).show_file(str(folder / name), None, _Request()))
+    _shown("show_file", str(folder / name), None, REQUEST, folder=folder)
+
+
+def _given(
+    boundary: str, kind: str, what: str, call: Any, *arguments: Any, refused: bool = False, names: str = ""
+) -> Case:
+    return Case(boundary, kind, what, lambda folder: call(*arguments, folder=folder), refused, names)
+
+
+def _content_cases() -> Iterator[Case]:
+    """Problems as text and as files."""
+    texts = {what: content.decode("latin-1") for what, (content, _) in BYTES.items()}
+    texts |= {what: text for what, (text, _) in (JSONS | TABLES | PUZZLES | OBJECTS).items()}
+    for what, text in texts.items():
+        yield _given("app: text", what, what, _shown, "show_text", text, None)
+        yield _given("app: solve", what, what, _solved, text, "none")
+        for ending in (".json", ".csv", ".xlsx"):
+            data = text.encode("latin-1" if what in BYTES else "utf-8")
+            yield _given("app: file", what, f"{what} as {ending}", _uploaded, f"rows{ending}", data)
+    for what, data in WORKBOOKS.items():
+        yield _given("app: file", what, f"workbook: {what}", _uploaded, "rows.xlsx", data, refused=True)
+
+
+def _app_cases() -> Iterator[Case]:
+    """Arguments of handlers, which anybody can send without the page."""
+    for what, value in ODD:
+        name, given = shown(value), bool(value)
+        yield _given("app: text", what, f"text {name}", _shown, "show_text", value, None)
+        yield _given("app: text", what, f"model {name}", _shown, "show_text", LINES, value)
+        yield _given("app: file", what, f"file {name}", _shown, "show_file", value, None, REQUEST)
+        yield _given("app: example", what, name, _shown, "show_example", value, None)
+        yield _given("app: solve", what, f"problem {name}", _solved, value, refused=not isinstance(value, str))
+        yield _given("app: solve", what, f"method {name}", _solved, LINES, value, refused=True, names="method")
+        yield _given("app: solve", what, f"model {name}", _solved, LINES, "ttt", value, refused=given)
+        yield _given("app: solve", what, f"settings {name}", _solved, LINES, "none", "", value, refused=given)
+        yield _given("app: adapt", what, f"problem {name}", _adapted, value, "", "ttt", {})
+        yield _given("app: adapt", what, f"model {name}", _adapted, LINES, value, "ttt", {})
+        yield _given("app: adapt", what, f"method {name}", _adapted, LINES, "", value, {})
+        yield _given("app: adapt", what, f"settings {name}", _adapted, LINES, "", "none", value)
+        for setting, option in OPTIONS.items():
+            meant = value is None or (what, option.kind) == ("a switch", bool)
+            meant = meant or (what == "a number" and option.kind in (int, float))
+            arguments = (LINES, "ttt", "", {setting: value})
+            yield _given(
+                "app: settings", what, f"{setting}={name}", _solved, *arguments, refused=not meant, names=setting
+            )
 
 
 def word_cases(made: Path) -> list[Case]:
     """All of them; `made` holds a saved adaptation."""
-    return [*_command_cases(made), *_app_cases()]
+    return [*_command_cases(made), *_content_cases(), *_app_cases()]

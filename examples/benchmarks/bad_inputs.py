@@ -29,9 +29,9 @@ from benchmarks.bad_input_files import file_cases
 from benchmarks.bad_input_folders import folder_cases
 from benchmarks.bad_input_settings import setting_cases
 from benchmarks.bad_input_words import word_cases
-from benchmarks.campaigns import DIED, HANG, campaign_arguments, outcomes, report
+from benchmarks.campaigns import DIED, HANG, campaign_arguments, outcomes, plain, report
 from benchmarks.common import Table, say
-from hf_mass.errors import HFMassError
+from hf_mass.errors import HFMassError, Stopped
 
 SECONDS = 10.0
 MEMORY = 8 * 2**30
@@ -53,6 +53,8 @@ def outcome(case: Case, folder: Path) -> tuple[str, str]:
             case.run(folder)
     except Wrong as error:
         return WRONG, str(error)
+    except Stopped:
+        return WORKED, "until the time limit"
     except (HFMassError, ValueError) as error:
         text = str(error)
         named = case.names.lower() in text.lower()
@@ -95,7 +97,7 @@ def campaign(cases: Sequence[Case], folder: Path) -> list[tuple[Case, str, str]]
     for number, what, words, _ in outcomes(works, SECONDS):
         found[number] = what, words
         if what not in (REFUSED, WORKED):
-            say(f"{what}: {cases[number]}: {words[:300]}")
+            say(plain(f"{what}: {cases[number]}: {words[:300]}"))
         if len(found) % 100 == 0:
             say(f"{len(found)} of {len(cases)}")
     return [(case, *found[number]) for number, case in enumerate(cases)]
@@ -115,11 +117,11 @@ def tables(found: Sequence[tuple[Case, str, str]]) -> dict[str, Table]:
     columns = {"boundary": "boundary", "cases": "cases", **dict.fromkeys(names, "")}
     columns |= {name: name for name in names}
     faults = [
-        {"case": str(case), "outcome": what, "words": words[:300]}
+        {"case": plain(str(case)), "outcome": what, "words": words[:300]}
         for case, what, words in found
         if what not in (REFUSED, WORKED)
     ]
-    kept = [{"case": str(case), "outcome": what, "words": words[:160]} for case, what, words in found]
+    kept = [{"case": plain(str(case)), "outcome": what, "words": words[:160]} for case, what, words in found]
     columns_of_cases = {"case": "case", "outcome": "outcome", "words": "words"}
     return {
         "outcomes": Table("What became of bad inputs", columns, rows),

@@ -49,7 +49,8 @@ def outcomes(
 
     Args:
         works: Each returns an outcome and a remark.
-        seconds: After which a process is ended, and its outcome is `HANG`.
+        seconds: Of processor time, or six times as many on the clock, after which a process is ended; its outcome is
+            `HANG`. A busy machine is no hang.
         at_once: How many processes there are.
     """
     queue, running = enumerate(works), dict[int, tuple[int, int, float]]()
@@ -68,7 +69,7 @@ def outcomes(
             if reader in ready:
                 text = _heard(reader)
                 ended = tuple(json.loads(text)) if text else (DIED, "the process ended without a word")
-            elif spent > seconds:
+            elif _processor_time(child) > seconds or spent > 6 * seconds:
                 ended = HANG, f"longer than {seconds:g} s"
             else:
                 continue
@@ -80,8 +81,20 @@ def outcomes(
             yield number, *ended, spent
 
 
+def _processor_time(process: int) -> float:
+    with suppress(OSError):
+        words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
 def _tell(writer: int, work: Callable[[], tuple[str, str]]) -> None:
-    os.write(writer, json.dumps([text[:1500] for text in work()]).encode())  # at once: no more than a pipe takes
+    os.write(writer, json.dumps([plain(text)[:1500] for text in work()]).encode())  # at once: no more than a pipe takes
+
+
+def plain(text: str) -> str:
+    """A text that can be written to any file, in one line."""
+    return " ".join(text.encode(errors="backslashreplace").decode().split())
 
 
 def _heard(reader: int) -> bytes:

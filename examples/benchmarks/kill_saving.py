@@ -52,7 +52,12 @@ def campaign(kills: int, seed: int, folder: Path) -> Counter[str]:
         changed(mass, 0.01)
         new = state(mass)
         point = draw.randint(1, points + 1)
-        os.waitpid(forked(lambda point=point: (counted(point), mass.save_pretrained(target))), 0)  # type: ignore[misc]
+
+        def save(point: int = point) -> None:
+            counted(point)
+            mass.save_pretrained(target)
+
+        os.waitpid(forked(save), 0)
         try:
             left = state(MassModel.from_pretrained(target))
             found[{old: "old", new: "new"}.get(left, "a mixture, loaded without a word")] += 1

@@ -234,6 +234,10 @@ class Handlers:
         self.sessions.stop(str(request.session_hash))
         return status_html("Stopping")
 
+    def here(self, request: gr.Request) -> None:
+        """The page says that it is still open."""
+        self.sessions.here(str(request.session_hash))
+
     def leave(self, request: gr.Request) -> None:
         """The page was closed."""
         self.sessions.close(str(request.session_hash))

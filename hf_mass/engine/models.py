@@ -132,19 +132,9 @@ def load(
         if chat is not None or chat_template_kwargs is not None:
             raise ConfigError("chat or chat_template_kwargs is given, but the model is loaded already. Load it anew.")
         return model
-    if not isinstance(model, str | Path | PreTrainedModel | PeftModel):
-        raise ConfigError(
-            f"model is {shown(model)}; give a name, a folder, a Hub id, or a model of transformers or PEFT."
-        )
-    if isinstance(model, str | Path):
-        as_path("model", model)
-    if not isinstance(tokenizer, PreTrainedTokenizerBase | None):
-        raise ConfigError(f"tokenizer is {shown(tokenizer)}; give a tokenizer of transformers, or None.")
-    if not isinstance(revision, str | None):
-        raise ConfigError(f"revision is {shown(revision)}; give the name of a branch, a tag or a commit.")
+    _require_arguments(model, tokenizer, revision)
     require_device(device)
-    if (dtype := model_kwargs.get("dtype")) is not None:
-        require_dtype(dtype)
+    require_dtype(model_kwargs.get("dtype", "auto") or "auto")
     if isinstance(model, PreTrainedModel | PeftModel):
         if given := sorted({**model_kwargs, **({} if revision is None else {"revision": revision})}):
             raise ConfigError(f"{given[0]} is given, but the model is in memory already. Leave it out.")
@@ -162,6 +152,19 @@ def load(
     if lm.device.type == "cpu" and lm.size >= SMALL:
         warn_of_threads()
     return with_chat(lm, chat, chat_template_kwargs)
+
+
+def _require_arguments(model: object, tokenizer: object, revision: object) -> None:
+    if not isinstance(model, str | Path | PreTrainedModel | PeftModel):
+        raise ConfigError(
+            f"model is {shown(model)}; give a name, a folder, a Hub id, or a model of transformers or PEFT."
+        )
+    if isinstance(model, str | Path):
+        as_path("model", model)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase | None):
+        raise ConfigError(f"tokenizer is {shown(tokenizer)}; give a tokenizer of transformers, or None.")
+    if not isinstance(revision, str | None):
+        raise ConfigError(f"revision is {shown(revision)}; give the name of a branch, a tag or a commit.")
 
 
 def with_chat(lm: LanguageModel, chat: bool | None, kwargs: Mapping[str, Any] | None) -> LanguageModel:

@@ -208,7 +208,12 @@ def _puzzle_files(folder: Path, split: str | None) -> list[Path]:
 
 def visible_files(folder: Path, kinds: Sequence[str] = (".json",)) -> list[Path]:
     """The files of a folder with one of these endings, in all its depth but for names that start with a dot."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in kinds and file.is_file())
+    try:
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in kinds and file.is_file())
+    except OSError as error:  # such as of a folder that vanishes meanwhile
+        raise DataError(
+            f"The folder {str(folder)!r:.200} could not be read: {error.strerror}. Give another."
+        ) from error
     return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
 

@@ -90,8 +90,7 @@ class MetaAdaptTrainer(PublishingTrainer):
         require_parts("MetaAdaptTrainer", model, args, MetaAdaptConfig, peft_config)
         args = args or MetaAdaptConfig(output_dir="outputs/mass")
         get_verifier(args.verifier)
-        self.prompt_format = prompt_format or FORMATS[args.prompt_format]
-        self.columns = columns or Columns()
+        self.prompt_format, self.columns = prompt_format or FORMATS[args.prompt_format], columns or Columns()
         self.compute_adaptation_metrics = compute_metrics
         if train_dataset is None:
             raise DataError("MetaAdaptTrainer.train_dataset is None; pass tasks or a dataset.")
