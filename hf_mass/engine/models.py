@@ -134,7 +134,7 @@ def load(
         return model
     _require_arguments(model, tokenizer, revision)
     require_device(device)
-    require_dtype(model_kwargs.get("dtype", "auto") or "auto")
+    require_dtype("auto" if (dtype := model_kwargs.get("dtype")) is None else dtype)
     if isinstance(model, PreTrainedModel | PeftModel):
         if given := sorted({**model_kwargs, **({} if revision is None else {"revision": revision})}):
             raise ConfigError(f"{given[0]} is given, but the model is in memory already. Leave it out.")
@@ -197,8 +197,8 @@ def require_device(device: str | torch.device | None) -> None:
         return
     try:
         kind = torch.device(device).type
-    except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"device is {device!r:.60}; choose one such as cpu, cuda, cuda:1 or mps.") from error
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"device is {shown(device)}; choose one such as cpu, cuda, cuda:1 or mps.") from error
     missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
     if missing.get(kind):
         raise ConfigError(f"device is {str(device)!r}, but torch finds none here. Choose cpu.")

@@ -94,7 +94,7 @@ class InnerConfig:
         least=0,
         most=1e6,
     )
-    lora_rank: int = setting(16, "Rank r of the inner LoRA.", name="inner_lora_r", least=1, most=65_536)
+    lora_rank: int = setting(16, "Rank r of the inner LoRA.", name="inner_lora_r", least=1, most=4096)
     lora_alpha: int = setting(
         32,
         "Alpha of the inner LoRA; its update is scaled by alpha / rank.",

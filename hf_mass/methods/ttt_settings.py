@@ -44,7 +44,7 @@ class TTTSettings:
     max_grad_norm: float | None = setting(1.0, "Longest gradient of a task; None for no limit.", above=0, most=1e12)
     max_completion_length: int = setting(512, "Longest answer in tokens.", least=1, most=1_000_000)
     adapters: str = setting("per_task", "One adapter for each task, or one that all tasks share.", choices=ADAPTERS)
-    lora_r: int = setting(128, "Rank of the LoRA.", least=1, most=65_536)
+    lora_r: int = setting(128, "Rank of the LoRA.", least=1, most=4096)
     lora_alpha: int = setting(16, "Alpha of the LoRA; updates are scaled by alpha / rank.", least=1, most=1_000_000)
     lora_dropout: float = setting(
         0.0, "Share of the LoRA's inputs that is dropped while it trains on demonstrations.", least=0, below=1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -44,6 +45,8 @@ _MOST = {
     "vllm_gpu_memory_utilization": 1,
 }
 """Setting → its largest value, where that is not `MOST`."""
+_OPEN = defaultdict[str, tuple[type, ...]](tuple, max_grad_norm=(NoneType,))
+"""Setting → what else than its declared type stands for no limit here."""
 CHOICES: dict[str, tuple[Any, ...]] = {
     "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
     "importance_sampling_level": ("token", "sequence"),
@@ -83,7 +86,7 @@ def check_types(config: Any) -> None:
         known = CHOICES.get(field.name) or tuple(field.metadata.get("choices") or ())
         if known and not any(value is each or (type(value) is type(each) and value == each) for each in known):
             raise ConfigError(f"{cls.__name__}.{field.name} is {shown(value)}; choose one of {list(known)}.")
-        if field.name not in kinds or value is None or known:
+        if field.name not in kinds or known or (value is None and NoneType in (*kinds[field.name], *_OPEN[field.name])):
             continue
         if is_dataclass(value):  # what transformers makes of a dict or a text, where a config is made again
             continue
@@ -103,7 +106,7 @@ def refused_by_trl(config: Any) -> Iterator[None]:
     except HFMassError:
         raise
     except (ValueError, TypeError, ArithmeticError) as error:
-        raise ConfigError(f"{type(config).__name__}: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{type(config).__name__}: {' '.join(str(error).split()):.600}") from error
 
 
 def _is_of(value: Any, kind: type) -> bool:

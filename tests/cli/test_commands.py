@@ -130,6 +130,12 @@ def test_what_is_refused_loads_no_torch(words: list[str], tmp_path: Path) -> Non
         (["solve", "a", "--nothing"], "No such option"),
         (["solve", "a", "--samples", "0"], "--samples"),
         (["solve", "a", "--method", "magic"], "--method"),
+        (["solve", "a", "--samples", "[" * 20_000], "choose a whole number"),
+        (["solve", "a", "--chat_template_kwargs", "[" * 20_000], "is no JSON"),
+        (["solve", "a", "--model", ""], "is empty"),
+        (["demo", "--port", "-1"], "--port"),
+        (["demo", "--port", "9" * 400], "--port"),
+        (["evaluate", "conventions:test_families", "--seeds", "9" * 5000], "is no whole number"),
         (["solve", "a", "--samples", "many"], "'many'; choose a whole number of at least 1"),
         (["solve", "a", "--weigh_by", "magic"], "--weigh_by"),
         (["adapt", "a"], "--output"),
@@ -146,6 +152,8 @@ def test_a_wrong_command_line_is_2(words: list[str], told: str) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["solve", "a -> b", "c", "--set", "lora_r=" + "[" * 20_000], "lora_r is"),
+        (["solve", "a -> b", "c", "--model", "x" * 100_000], "no file or folder is called"),
         (["solve", "missing.json"], "There is no file 'missing.json'"),
         (["solve", "."], "is a folder"),
         (["solve", " "], "is empty"),
