@@ -219,7 +219,9 @@ def visit(app: App, number: int, seed: int) -> str:
 def _by_client(app: App, text: str) -> str:
     def call() -> Any:
         try:
-            return Client(app.address, verbose=False).predict(text, "ttt", MODEL, {}, api_name="/solve")
+            return Client(app.address, verbose=False, httpx_kwargs={"timeout": PATIENCE}).predict(
+                text, "ttt", MODEL, {}, api_name="/solve"
+            )
         except Exception as error:
             if "full" in str(error).lower():
                 return None

@@ -121,12 +121,10 @@ def tables(found: Sequence[tuple[Case, str, str]]) -> dict[str, Table]:
         for case, what, words in found
         if what not in (REFUSED, WORKED)
     ]
-    kept = [{"case": plain(str(case)), "outcome": what, "words": words[:160]} for case, what, words in found]
     columns_of_cases = {"case": "case", "outcome": "outcome", "words": "words"}
     return {
         "outcomes": Table("What became of bad inputs", columns, rows),
         "faults": Table("Faults", columns_of_cases, faults),
-        "cases": Table("Every case", {"outcome": "outcome"}, kept),
     }
 
 

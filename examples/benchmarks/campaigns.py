@@ -123,7 +123,7 @@ def changes_of(work: Callable[[], Any], note: Path) -> int:
     def count() -> None:
         found = counted(0)
         work()
-        note.write_text(str(found[0] - 1))
+        note.write_text(str(found[0]))
 
     os.waitpid(forked(count), 0)
     return int(note.read_text())

@@ -31,7 +31,7 @@ from hf_mass.store.card import NOT_MEASURED, CardParts
 from hf_mass.store.folders import require_writable
 from hf_mass.store.hub_files import CARD_NAME, explained
 from hf_mass.store.publishing import publish
-from hf_mass.tasks.checks import shown
+from hf_mass.tasks.checks import as_path, shown
 from hf_mass.training.without_effect import require_some_steps, require_whole_model
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ def require_parts(name: str, model: Any, args: Any, config: type, peft_config: A
 
     Raises:
         ConfigError: If an argument is of another type.
+        DataError: If the model is the name of nothing.
     """
     parts: dict[str, tuple[Any, Any, str]] = {
         "model": (
@@ -71,6 +72,8 @@ def require_parts(name: str, model: Any, args: Any, config: type, peft_config: A
     for part, (value, kinds, cure) in parts.items():
         if not isinstance(value, kinds):
             raise ConfigError(f"{name}.{part} is {shown(value)}; give {cure}.")
+    if isinstance(model, str | Path):
+        as_path(f"{name}.model", model)
 
 
 class PublishingTrainer(GRPOTrainer):
