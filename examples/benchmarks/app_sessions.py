@@ -39,9 +39,11 @@ import hf_mass
 from benchmarks.campaigns import campaign_arguments, counts, report
 from benchmarks.common import MEBIBYTE, Table, say
 from hf_mass.lm.fingerprint import weights_digest
+from hf_mass.methods.registry import make_method
 from hf_mass.tasks.problems import read_problem
 
 MODEL, KEEP = "strings-base", 20.0
+SMALL: dict[str, Any] = {"max_examples": 6, "num_train_epochs": 1}
 PATIENCE = 300.0
 """Seconds that a visitor waits."""
 
@@ -117,7 +119,7 @@ def model() -> hf_mass.LanguageModel:
 
 def expected(text: str) -> tuple[str, str | None]:
     """(digest of the adapter, answer) for a problem, adapted to here."""
-    solution = hf_mass.solve(model(), read_problem(text, "pasted"), "ttt")
+    solution = hf_mass.solve(model(), read_problem(text, "pasted"), make_method("ttt", SMALL))
     with tempfile.TemporaryDirectory() as folder:
         next(iter(solution.distinct())).save(Path(folder) / "a")
         weights = (Path(folder) / "a" / "adapter_model.safetensors").read_bytes()
@@ -183,13 +185,13 @@ def patient(call: Any) -> Any:
     raise TimeoutError("nobody had time for the visitor")
 
 
-def visit(app: App, number: int, seed: int) -> str:
+def visit(app: App, number: int, seed: int, round: int) -> str:
     """What came of one visit."""
     text = problem_of(number, seed)
     if number % 3 == 0:
         return _by_client(app, text)
     vanishing, alive = number % 6 in (1, 2), number % 2 == 0
-    page = Page(app, f"visitor-{seed}-{number}", alive=alive or not vanishing)
+    page = Page(app, f"visitor-{round}-{number}", alive=alive or not vanishing)
     shown_by = app.event("show_text")
     element, chosen = shown_by["inputs"]
     shown = patient(lambda: page.call("show_text", {element: text, chosen: MODEL}))
@@ -199,6 +201,7 @@ def visit(app: App, number: int, seed: int) -> str:
     values = {n: update["value"] for n, update in updates if isinstance(update, dict) and "value" in update}
     values |= {chosen: MODEL, app.element("method"): "ttt", app.element("setting-weigh_by"): "automatic"}
     values |= {app.element("setting-vote"): True, app.element("setting-guard"): False, app.element("setting-seed"): 0}
+    values |= {app.element(f"setting-{name}"): value for name, value in SMALL.items()}
     if vanishing:
         page.call("adapt", values, until=random.Random(number).uniform(0.5, 4))
         page.leave()
@@ -220,7 +223,7 @@ def _by_client(app: App, text: str) -> str:
     def call() -> Any:
         try:
             return Client(app.address, verbose=False, httpx_kwargs={"timeout": PATIENCE}).predict(
-                text, "ttt", MODEL, {}, api_name="/solve"
+                text, "ttt", MODEL, SMALL, api_name="/solve"
             )
         except Exception as error:
             if "full" in str(error).lower():
@@ -240,9 +243,10 @@ def campaign(app: App, sessions: int, rounds: int, seed: int) -> tuple[Counter[s
     """(what came of each visit, memory and files after each round)."""
     found, rows = Counter[str](), [{"round": "before", "memory": app.memory, "files": len(app.files())}]
     for number in range(rounds):
-        expected_of.update({text: expected(text) for n in range(sessions) if (text := problem_of(n, seed + number))})
+        for text in {problem_of(n, seed) for n in range(sessions)} - set(expected_of):
+            expected_of[text] = expected(text)
         with ThreadPoolExecutor(sessions) as pool:
-            visits = [pool.submit(visit, app, n, seed + number) for n in range(sessions)]
+            visits = [pool.submit(visit, app, n, seed, number) for n in range(sessions)]
             for each in visits:
                 try:
                     found[each.result()] += 1
