@@ -11,21 +11,17 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import signal
-import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from benchmarks.campaigns import campaign_arguments, changes_of, counted, counts, forked, report
 from hf_mass.errors import CheckpointError
 from hf_mass.lm.fingerprint import weights_digest
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.store.shipped import ASSETS
-
-EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "fcntl.flock")
 
 
 def state(mass: MassModel) -> str:
@@ -42,30 +38,6 @@ def changed(mass: MassModel, by: float) -> None:
                 each.add_(by)
 
 
-def counted(kill_at: int) -> list[int]:
-    """Count the files that this process opens, moves and removes from now on, and kill it before the one given."""
-    count = [0]
-
-    def hook(event: str, arguments: object) -> None:
-        count[0] += event in EVENTS
-        if event in EVENTS and count[0] == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(hook)
-    return count
-
-
-def changes_of(save: Callable[[], None], note: Path) -> int:
-    """How many there are when nobody kills it."""
-    if (child := os.fork()) == 0:
-        count = counted(0)
-        save()
-        note.write_text(str(count[0] - 1))
-        os._exit(0)
-    os.waitpid(child, 0)
-    return int(note.read_text())
-
-
 def campaign(kills: int, seed: int, folder: Path) -> Counter[str]:
     """What was found after each kill: "old", "new", or what was wrong."""
     draw, found = random.Random(seed), Counter[str]()
@@ -80,11 +52,12 @@ def campaign(kills: int, seed: int, folder: Path) -> Counter[str]:
         changed(mass, 0.01)
         new = state(mass)
         point = draw.randint(1, points + 1)
-        if (child := os.fork()) == 0:
+
+        def save(point: int = point) -> None:
             counted(point)
             mass.save_pretrained(target)
-            os._exit(0)
-        os.waitpid(child, 0)
+
+        os.waitpid(forked(save), 0)
         try:
             left = state(MassModel.from_pretrained(target))
             found[{old: "old", new: "new"}.get(left, "a mixture, loaded without a word")] += 1
@@ -101,12 +74,11 @@ def campaign(kills: int, seed: int, folder: Path) -> Counter[str]:
 def main() -> None:
     """Run the campaign."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=100, help="How many.")
-    parser.add_argument("--seed", type=int, default=0, help="Draws the points.")
+    campaign_arguments(parser, "kill_saving", kills=(100, "how many"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for outcome, count in campaign(arguments.kills, arguments.seed, Path(folder)).most_common():
-            print(f"{count:4} {outcome}")
+        found = campaign(arguments.kills, arguments.seed, Path(folder))
+    report(arguments, "Killed while saving", {"kills": counts("What was loaded after each kill", found)})
 
 
 if __name__ == "__main__":

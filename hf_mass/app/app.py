@@ -19,7 +19,7 @@ from gradio.utils import get_upload_folder
 from hf_mass.app.controls import AUTOMATIC, OPTIONS, control, form_controls, model_values
 from hf_mass.app.drawing import problem_html, status_html
 from hf_mass.app.handlers import LIMITS, Handlers
-from hf_mass.app.visitors import Visitors
+from hf_mass.app.visitors import KEEP, SWEEP, Visitors
 from hf_mass.app.workshop import METHOD_NAMES, Lease, Workshop, example
 from hf_mass.engine.models import SMALL
 from hf_mass.errors import ConfigError
@@ -90,6 +90,7 @@ def build(workshop: Workshop, sessions: Visitors) -> gr.Blocks:
         stop.click(do.stop, None, results[0], queue=False, cancels=[adapting] if workshop.leases else None, **quiet)
         page.load(do.show_example, [sources[0][1], model], display, **quiet)
         page.unload(do.leave)
+        gr.Timer(SWEEP).tick(do.here, None, None, queue=False, **quiet)
         names = "; ".join(f"{name}: {option.help}" for name, option in OPTIONS.items())
         gr.api(
             do.solve,
@@ -142,6 +143,7 @@ def launch(
     share: bool = False,
     block: bool = True,
     lease: Lease | None = None,
+    keep_files: float = KEEP,
     **model_settings: Any,
 ) -> gr.Blocks:
     """Start the app.
@@ -154,17 +156,21 @@ def launch(
         share: Whether Gradio makes a public link to it.
         block: Whether to wait until it is stopped.
         lease: Decorator that leases a GPU for each adaptation.
+        keep_files: Seconds after which the files of a visitor who is gone without a word are deleted.
         model_settings: `revision`, `token`, `device`, `chat` and so on for `hf_mass.load`.
 
     Raises:
         ConfigError: If the port is taken.
         CheckpointError: If the model cannot be loaded.
     """
+    if port is not None and not (type(port) is int and 0 < port < 65_536):
+        raise ConfigError(f"port is {port!r:.60}; choose a whole number from 1 to 65535.")
     if port is not None:  # before the models are loaded, which takes its time
         _require_free(host or "127.0.0.1", port)
     files = Path(get_upload_folder())  # from where Gradio hands files out without making a copy that would stay
     files.mkdir(parents=True, exist_ok=True)
-    sessions = Visitors(Path(tempfile.mkdtemp(prefix="hf_mass-", dir=files)))
+    sessions = Visitors(Path(tempfile.mkdtemp(prefix="hf_mass-", dir=files)), keep_files)
+    sessions.keep_swept(min(SWEEP, keep_files / 4))
     atexit.register(shutil.rmtree, sessions.root, ignore_errors=True)
     choose_threads("cuda" if lease else model_settings.get("device"))
     workshop = Workshop.load(model, lease, **model_settings)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -28,10 +27,11 @@ from hf_mass.engine.events import (
     Weighed,
     Writing,
 )
-from hf_mass.errors import ConfigError, HFMassError
+from hf_mass.errors import ConfigError, DataError, HFMassError
 from hf_mass.lm.suitability import beyond
 from hf_mass.methods.base import Answer, GuardEntry
 from hf_mass.methods.registry import METHODS
+from hf_mass.tasks.checks import as_path
 from hf_mass.tasks.problems import Limits, Problem, read_problem, read_problem_file
 
 LIMITS = Limits(bytes=200_000)
@@ -147,7 +147,10 @@ class Handlers:
         """A file was uploaded, or what it does not say itself was changed: `form` has the values of `FORM`."""
         if path is None:
             return _NOTHING
-        file = Path(path)
+        try:
+            file = as_path("The file", path)
+        except DataError as error:
+            return _refusal(str(error))
         if not file.is_file():
             return _refusal("The file is no longer here. Upload it again.")
         self.sessions.keep(str(request.session_hash), file)  # even if it is refused: its columns may be named next
@@ -155,7 +158,9 @@ class Handlers:
 
     def show_text(self, text: str, model: str | None) -> tuple[Any, ...]:
         """A text was pasted."""
-        return self._show(lambda: read_problem(text, "pasted", None, LIMITS), model) if text.strip() else _NOTHING
+        if isinstance(text, str) and not text.strip():
+            return _NOTHING
+        return self._show(lambda: read_problem(text, "pasted", None, LIMITS), model)
 
     def _show(self, read: Callable[[], Problem], model: str | None) -> tuple[Any, ...]:
         """(problem, or why there is none; its picture; methods to choose from; settings)."""
@@ -183,7 +188,8 @@ class Handlers:
         """Adapt, and redraw the page as it goes on: status, answers, losses, samples, download, buttons."""
         hidden = gr.DownloadButton(visible=False)
         if not isinstance(problem, Problem):
-            yield status_html(problem or FIRST, error=True), "", "", "", hidden, *_buttons(False)
+            told = problem if isinstance(problem, str) and problem else FIRST
+            yield status_html(told, error=True), "", "", "", hidden, *_buttons(False)
             return
         view, key, last = Page(problem), str(request.session_hash), 0.0
         with suppress(ConfigError):  # which the adaptation itself tells
@@ -224,6 +230,10 @@ class Handlers:
         """The stop button."""
         self.sessions.stop(str(request.session_hash))
         return status_html("Stopping")
+
+    def here(self, request: gr.Request) -> None:
+        """The page says that it is still open."""
+        self.sessions.here(str(request.session_hash))
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed."""

@@ -5,8 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+KEEP = 480.0
+"""Seconds that a visitor may be silent: an open page says every minute that it is there."""
+SWEEP = 60.0
+"""Seconds between two looks for visitors who are gone."""
 
 
 @dataclass
@@ -14,23 +20,55 @@ class _Session:
     stop: threading.Event = field(default_factory=threading.Event)
     files: set[Path] = field(default_factory=set)
     folder: Path | None = None
+    seen: float = field(default_factory=time.monotonic)
+    busy: int = 0
 
 
 class Visitors:
     """Visitors by the key that Gradio gives each page.
 
+    Gradio tells of a page that was closed. Of one that lost its network, or of a program that keeps no connection, it
+    tells nothing: whoever was silent for a while, and for whom nothing goes on, counts as gone.
+
     Args:
         root: Where their files are written; each gets a folder of its own.
+        keep: Seconds of silence after which a visitor is gone.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, keep: float = KEEP) -> None:
+        self.root, self.silence = root, keep
         self._open: dict[str, _Session] = {}
         self._lock = threading.Lock()
 
     def _of(self, key: str) -> _Session:
         with self._lock:
-            return self._open.setdefault(key, _Session())
+            session = self._open.setdefault(key, _Session())
+            session.seen = time.monotonic()
+            return session
+
+    def here(self, key: str) -> None:
+        """The visitor's page is open."""
+        with self._lock:
+            if (session := self._open.get(key)) is not None:
+                session.seen = time.monotonic()
+
+    def sweep(self) -> None:
+        """Close the visitors who have been silent for too long."""
+        with self._lock:
+            oldest = time.monotonic() - self.silence
+            gone = [key for key, session in self._open.items() if not session.busy and session.seen < oldest]
+        for key in gone:
+            self.close(key)
+
+    def keep_swept(self, every: float = SWEEP) -> None:
+        """From now on `sweep` at intervals, for as long as the process lives."""
+
+        def work() -> None:
+            while True:
+                time.sleep(every)
+                self.sweep()
+
+        threading.Thread(target=work, daemon=True, name="sweep").start()
 
     def begin(self, key: str) -> threading.Event:
         """A new sign for a new adaptation; an earlier one that still goes on is stopped."""
@@ -48,8 +86,12 @@ class Visitors:
         self._of(key).files.add(path)
 
     def folder(self, key: str) -> Path:
-        """The visitor's own folder. Its name is not made of the key, which comes from outside and could be any path."""
+        """The visitor's own folder, for what goes on until `settle`.
+
+        Its name is not made of the key, which comes from outside and could be any path.
+        """
         session = self._of(key)
+        session.busy += 1
         if session.folder is None:
             self.root.mkdir(parents=True, exist_ok=True)
             session.folder = Path(tempfile.mkdtemp(dir=self.root))
@@ -60,8 +102,10 @@ class Visitors:
         """Delete a visitor's folder if they left while it was filled, so that `close` came too early for it."""
         with self._lock:
             session = self._open.get(key)
-        if session is None or session.folder != folder:
-            shutil.rmtree(folder, ignore_errors=True)
+            if session is not None and session.folder == folder:
+                session.busy, session.seen = session.busy - 1, time.monotonic()
+                return
+        shutil.rmtree(folder, ignore_errors=True)
 
     def close(self, key: str) -> None:
         """The visitor has left: stop what goes on, and delete what was made for them."""

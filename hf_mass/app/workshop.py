@@ -21,6 +21,7 @@ from hf_mass.lm.suitability import beyond
 from hf_mass.methods.guard import guarded
 from hf_mass.methods.registry import make_method
 from hf_mass.store.shipped import ASSETS
+from hf_mass.tasks.checks import shown
 from hf_mass.tasks.problems import Problem, read_problem_file
 
 MODEL_VARIABLE = "HF_MASS_MODEL"
@@ -92,8 +93,8 @@ class Workshop:
         if name is None and len(self.models) == 1:
             return next(iter(self.models.values()))
         name = name or default_model(problem.kind, problem.tasks[0].fields)
-        if name not in self.models:
-            raise ConfigError(f"model is {name!r}; choose one of {list(self.models)}.")
+        if not isinstance(name, str) or name not in self.models:
+            raise ConfigError(f"model is {shown(name)}; choose one of {list(self.models)}.")
         return self.models[name]
 
     def examples(self) -> tuple[list[str], str]:
@@ -146,8 +147,15 @@ def _archive(solution: Solution, folder: Path) -> Path | None:
 
 
 def example(name: str) -> Problem:
-    """A problem that ships."""
-    return read_problem_file((EXAMPLES | WORD_EXAMPLES)[name])
+    """A problem that ships.
+
+    Raises:
+        DataError: If none is called so.
+    """
+    known = EXAMPLES | WORD_EXAMPLES
+    if not isinstance(name, str) or name not in known:
+        raise DataError(f"There is no example {shown(name)}. Choose one of {list(known)}.")
+    return read_problem_file(known[name])
 
 
 def described(model: LanguageModel) -> str:

@@ -236,7 +236,9 @@ def demo(
         str | None,
         option("--host", "Where to listen; 0.0.0.0 for all of the network.", default="this machine alone"),
     ] = None,
-    port: Annotated[int | None, option("--port", "Port.", default="the first free one from 7860")] = None,
+    port: Annotated[
+        int | None, option("--port", "Port.", default="the first free one from 7860", min=1, max=65_535)
+    ] = None,
     share: Annotated[bool, option("--share", "Ask Gradio for a public address.")] = False,
 ) -> None:
     """Open a page in the browser: give a problem, watch the model adapt to it, compare the answers.
@@ -257,6 +259,8 @@ def _listed(values: list[str] | None, numbers: str | None = None) -> list[str] |
     """Values separated by commas, or by naming the option again, each once; those of the option `numbers` are such."""
     words = [word.strip() for part in values or () for word in part.split(",") if word.strip()]
     for word in words:
-        if numbers is not None and not word.isdecimal():
-            raise typer.BadParameter(f"{word!r} is no whole number from 0 on.", param_hint=numbers)
+        if numbers is not None and not (word.isdecimal() and len(word) < 19):
+            raise typer.BadParameter(
+                f"{word!r:.60} is no whole number from 0 on, of 18 digits at most.", param_hint=numbers
+            )
     return list(dict.fromkeys(words)) or None

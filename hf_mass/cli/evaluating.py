@@ -125,7 +125,9 @@ def row_name(word: str) -> str:
         return name
     if word not in METHODS and ":" not in word:
         choices = ", ".join([*ROWS, *(name for name in METHODS if name not in ROWS)])
-        raise typer.BadParameter(f"{word!r} is none of {choices}, nor package.module:Class.", param_hint="--methods")
+        raise typer.BadParameter(
+            f"{word!r:.100} is none of {choices}, nor package.module:Class.", param_hint="--methods"
+        )
     return word
 
 

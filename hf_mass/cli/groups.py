@@ -91,7 +91,7 @@ def _setting(name: str) -> Parameter:
     def parse(text: str) -> Any:
         value = _value(text)
         if not inclusive.allows(value):
-            raise typer.BadParameter(f"{text!r}; choose {about.cure}.")
+            raise typer.BadParameter(f"{text!r:.100}; choose {about.cure}.")
         return value
 
     offered = option(
@@ -108,7 +108,7 @@ def _setting(name: str) -> Parameter:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -122,11 +122,11 @@ def checked(*, assignments: Sequence[str] | None = None, vote: bool = True, **va
     for word in assignments or ():
         name, equals, text = word.partition("=")
         if not equals:
-            raise ConfigError(f"--set is {word!r}; give NAME=VALUE, as in lora_r=64.")
+            raise ConfigError(f"--set is {word!r:.100}; give NAME=VALUE, as in lora_r=64.")
         chosen[name.strip().replace("-", "_")] = _value(text)
     for name, value in chosen.items():
         if name not in SETTINGS:
-            raise ConfigError(f"--set has no setting {name!r}; choose some of {sorted(SETTINGS)}.")
+            raise ConfigError(f"--set has no setting {name!r:.100}; choose some of {sorted(SETTINGS)}.")
         if not SETTINGS[name].allows(value):
             raise ConfigError(f"{name} is {value!r:.200}; choose {SETTINGS[name].cure}.")
     return chosen if vote else {"vote": False, **chosen}
@@ -140,7 +140,9 @@ def _known(method: str | None) -> str | None:
     names = METHODS if registry is None else tuple(registry.METHODS)
     if method is None or method in names or ":" in method:
         return method
-    raise typer.BadParameter(f"{method!r} is none of {', '.join(names)}. Name one, or your own package.module:Class.")
+    raise typer.BadParameter(
+        f"{method!r:.100} is none of {', '.join(names)}. Name one, or your own package.module:Class."
+    )
 
 
 Method = Annotated[

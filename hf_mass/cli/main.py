@@ -21,6 +21,10 @@ from hf_mass.errors import ConfigError, HFMassError
 PROXIES = ("all_proxy", "ALL_PROXY", "https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY")
 
 
+LONGEST = 900
+"""Characters of an error that are shown."""
+
+
 class Group(TyperGroup):
     """Turns the errors of every command into a line and an exit code."""
 
@@ -41,7 +45,7 @@ class Group(TyperGroup):
         except (HFMassError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
-            typer.echo(f"hf-mass: {' '.join(str(error).split())}", err=True)
+            typer.echo(f"hf-mass: {_line(error)}", err=True)
             raise typer.Exit(1) from error
         except ImportError as error:
             if "socksio" not in str(error) or ctx.params.get("debug"):
@@ -56,6 +60,12 @@ class Group(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("hf-mass: stopped", err=True)
             raise typer.Exit(130) from None
+
+
+def _line(error: BaseException) -> str:
+    """An error in a line that can be read: of words that are very long, the beginning and the end."""
+    words = " ".join(str(error).split())
+    return words if len(words) <= LONGEST else f"{words[: LONGEST // 2]} ... {words[-LONGEST // 2 :]}"
 
 
 def require_one_process() -> None:

@@ -39,17 +39,23 @@ def _template_kwargs(text: str) -> dict[str, Any]:
     """A JSON object."""
     try:
         value = json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no JSON: {error}. Give an object, as {KWARGS_EXAMPLE}.") from error
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"{text!r:.100} is no JSON: {error}. Give an object, as {KWARGS_EXAMPLE}.") from error
     if not isinstance(value, dict):
-        raise typer.BadParameter(f"{text!r} is no JSON object. Give one, as {KWARGS_EXAMPLE}.")
+        raise typer.BadParameter(f"{text!r:.100} is no JSON object. Give one, as {KWARGS_EXAMPLE}.")
     return value
 
 
 def _dtype(name: str | None) -> str | None:
     if name is None or name in DTYPES:
         return name
-    raise typer.BadParameter(f"{name!r} is none of {', '.join(DTYPES)}.")
+    raise typer.BadParameter(f"{name!r:.100} is none of {', '.join(DTYPES)}.")
+
+
+def _model(name: str | None) -> str | None:
+    if name is None or name.strip():
+        return name
+    raise typer.BadParameter("it is empty. Name a model, or leave the option out.")
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ class ModelChoice:
             "language model.",
             panel=MODEL,
             default="a tiny one that ships, made for such problems",
+            callback=_model,
         ),
     ] = None
     revision: Annotated[str | None, option("--revision", "Branch, tag or commit.", panel=MODEL, default="main")] = None

@@ -57,10 +57,11 @@ def look_here(names: Sequence[str]) -> None:
 
 def load_chosen(choice: ModelChoice, default: str, watch: Watcher) -> LanguageModel:
     """The model that was chosen, or a default, which is introduced; on a CPU with as many threads as are fastest."""
-    watch.say(f"Loading {choice.name or default}")
+    name = f"{choice.name or default:.100}"
+    watch.say(f"Loading {name}")
     require_device(choice.device)
     if (threads := choose_threads(choice.device)) is not None:
-        watch.say(f"Loading {choice.name or default}, with {threads}")
+        watch.say(f"Loading {name}, with {threads}")
     lm = load(choice.name or default, **choice.settings())
     watch.say(introduction(lm))
     if lm.device.type == "cpu" and lm.size < SMALL:

@@ -10,14 +10,16 @@ from hf_mass.engine.events import Event
 from hf_mass.engine.models import load
 from hf_mass.engine.session import Session
 from hf_mass.engine.solution import Solution
-from hf_mass.errors import DataError
+from hf_mass.errors import ConfigError, DataError
 from hf_mass.methods.base import Adaptation, Method
 from hf_mass.methods.guard import guarded
-from hf_mass.methods.registry import make_method
+from hf_mass.methods.registry import METHODS, make_method
+from hf_mass.tasks.checks import shown
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.problems import Problem
 from hf_mass.tasks.task import Task
 
+_CALLS = ("begin", "step", "stop", "finish", "answer")
 AnyModel = Any
 """What `hf_mass.load` takes."""
 
@@ -127,7 +129,15 @@ def _session(
 ) -> Session:
     fields: dict[str, Any] = {name: value for name, value in options.items() if name != "stop" and value is not None}
     if (stop := options.get("stop")) is not None:
+        if not isinstance(stop, threading.Event):
+            raise ConfigError(f"stop is {shown(stop)}; give a threading.Event, which stops when it is set.")
         fields["halt"] = stop.is_set
-    lm = load(model)
+    if not isinstance(guard, bool | None):
+        raise ConfigError(f"guard is {shown(guard)}; choose True or False, or None for what suits the model.")
     chosen = make_method(method) if isinstance(method, str) else method
+    if not all(callable(getattr(chosen, name, None)) for name in _CALLS):
+        raise ConfigError(
+            f"method is {shown(method)}; give a name, one of {list(METHODS)}, or a method such as TTT(...)."
+        )
+    lm = load(model)
     return Session(lm, guarded(chosen, lm, tasks, guard), **fields)

@@ -27,11 +27,13 @@ from hf_mass.lm.threads import warn_of_threads
 from hf_mass.methods.mass import without_scorer
 from hf_mass.methods.mass_files import CONFIG_NAME
 from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.saved_defaults import checked_defaults
 from hf_mass.methods.ttt_settings import TTTSettings
 from hf_mass.store.folders import read_whole, settle
 from hf_mass.store.hub_files import Token, explained, require_known_token
 from hf_mass.store.shipped import ASSETS, shipped_name
 from hf_mass.store.storage import ADAPTER_FILES, read_json, resolve_adapter
+from hf_mass.tasks.checks import as_path, shown
 from hf_mass.tasks.task import Demonstration, Task
 
 
@@ -131,9 +133,9 @@ def load(
         if chat is not None or chat_template_kwargs is not None:
             raise ConfigError("chat or chat_template_kwargs is given, but the model is loaded already. Load it anew.")
         return model
+    _require_arguments(model, tokenizer, revision)
     require_device(device)
-    if (dtype := model_kwargs.get("dtype")) is not None:
-        require_dtype(dtype)
+    require_dtype("auto" if (dtype := model_kwargs.get("dtype")) is None else dtype)
     if isinstance(model, PreTrainedModel | PeftModel):
         if given := sorted({**model_kwargs, **({} if revision is None else {"revision": revision})}):
             raise ConfigError(f"{given[0]} is given, but the model is in memory already. Leave it out.")
@@ -151,6 +153,19 @@ def load(
     if lm.device.type == "cpu" and lm.size >= SMALL:
         warn_of_threads()
     return with_chat(lm, chat, chat_template_kwargs)
+
+
+def _require_arguments(model: object, tokenizer: object, revision: object) -> None:
+    if not isinstance(model, str | Path | PreTrainedModel | PeftModel):
+        raise ConfigError(
+            f"model is {shown(model)}; give a name, a folder, a Hub id, or a model of transformers or PEFT."
+        )
+    if isinstance(model, str | Path):
+        as_path("model", model)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase | None):
+        raise ConfigError(f"tokenizer is {shown(tokenizer)}; give a tokenizer of transformers, or None.")
+    if not isinstance(revision, str | None):
+        raise ConfigError(f"revision is {shown(revision)}; give the name of a branch, a tag or a commit.")
 
 
 def with_chat(lm: LanguageModel, chat: bool | None, kwargs: Mapping[str, Any] | None) -> LanguageModel:
@@ -183,8 +198,8 @@ def require_device(device: str | torch.device | None) -> None:
         return
     try:
         kind = torch.device(device).type
-    except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"device is {device!r:.60}; choose one such as cpu, cuda, cuda:1 or mps.") from error
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"device is {shown(device)}; choose one such as cpu, cuda, cuda:1 or mps.") from error
     missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
     if missing.get(kind):
         raise ConfigError(f"device is {str(device)!r}, but torch finds none here. Choose cpu.")
@@ -201,7 +216,7 @@ def _named(
     is_local, is_shipped = Path(name).exists(), name in SHIPPED and not Path(name).is_dir()
     if revision is not None and (is_local or is_shipped):
         where = "ships with the package" if is_shipped else "is on this machine"
-        raise ConfigError(f"revision is {revision!r}, but {name} {where}, and has no revisions. Leave it out.")
+        raise ConfigError(f"revision is {revision!r:.60}, but {name} {where}, and has no revisions. Leave it out.")
     if is_shipped:
         return _shipped(name, model_kwargs)
     return _saved(name, tokenizer, revision, token, device, model_kwargs)
@@ -289,12 +304,10 @@ def _saved_lora(
     if not (file := folder / ADAPTATION_FILE).is_file():
         return lm
     about = read_json(file)
-    defaults, chat, kwargs = about.get("defaults", {}), about.get("chat"), about.get("chat_template_kwargs")
-    if not isinstance(defaults, dict) or not isinstance(defaults.get("ttt", {}), dict):
-        raise CheckpointError(f"{file}: defaults is no settings of methods by name. Save the adaptation again.")
+    chat, kwargs = about.get("chat"), about.get("chat_template_kwargs")
     if not isinstance(chat, bool | None) or not isinstance(kwargs, dict | None):
         raise CheckpointError(f"{file}: chat or chat_template_kwargs is of another type. Save the adaptation again.")
-    lm.defaults = defaults or lm.defaults
+    lm.defaults = checked_defaults(about.get("defaults", {}), file) or lm.defaults
     return with_chat(lm, chat, kwargs)
 
 

@@ -35,6 +35,7 @@ from hf_mass.lm.language_model import LanguageModel
 from hf_mass.lm.suitability import beyond
 from hf_mass.methods.base import Adaptation, Answer, Cost, Method, Progress
 from hf_mass.methods.ttt import sharing_data
+from hf_mass.tasks.checks import shown
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.problems import Problem
 from hf_mass.tasks.task import Task
@@ -72,10 +73,16 @@ class Session:
 
     def __post_init__(self) -> None:
         if type(self.seed) is not int:
-            raise ConfigError(f"seed is {self.seed!r:.60}; choose a whole number.")
+            raise ConfigError(f"seed is {shown(self.seed)}; choose a whole number.")
         limit = self.time_limit
+        size = self.tasks_per_pass
+        if size is not None and (type(size) is not int or size < 1):
+            raise ConfigError(f"tasks_per_pass is {shown(size)}; choose a whole number of at least 1, or None for all.")
+        for name in ("on_event", "halt"):
+            if not callable(getattr(self, name)):
+                raise ConfigError(f"{name} is {shown(getattr(self, name))}; give a function.")
         if limit is not None and (type(limit) not in (int, float) or not 0 < limit <= sys.float_info.max):
-            raise ConfigError(f"time_limit is {limit!r:.60}; choose a finite number above 0.")
+            raise ConfigError(f"time_limit is {shown(limit)}; choose a finite number above 0.")
 
     def require(self, tasks: Sequence[Task]) -> None:
         """Checks that model and method can do what is asked, before anything is computed.

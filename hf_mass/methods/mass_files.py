@@ -13,6 +13,7 @@ from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.methods.mass_settings import MassConfig
 from hf_mass.store.folders import DIGESTS
 from hf_mass.store.storage import ADAPTER_FILES, read_json
+from hf_mass.tasks.checks import shown
 
 CONFIG_NAME = "mass_config.json"
 FORMAT_VERSION = 1
@@ -59,9 +60,23 @@ def read_config(folder: Path) -> MassConfig:
         ):
             if isinstance(targets, str) and targets != "all-linear":
                 raise ConfigError(f"{name} is the pattern {targets!r:.60}, not tried on a model. List names.")
-        return config
-    except (ConfigError, TypeError, ValueError) as error:
+    except (ConfigError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit this release: {error}") from error
+    _require_inner(config, folder)
+    return config
+
+
+def _require_inner(config: MassConfig, folder: Path) -> None:
+    """Checks that the settings are of the inner adapter that is saved with them: one of another shape is made anew."""
+    if not (file := folder / "inner" / ADAPTER_FILES[0]).is_file():
+        return
+    saved = read_json(file)
+    for name, value in (("r", config.inner.lora_rank), ("lora_alpha", config.inner.lora_alpha)):
+        if saved.get(name, value) != value:
+            raise CheckpointError(
+                f"{folder / CONFIG_NAME} is of an inner adapter with {name} {value}, and {file} has "
+                f"{shown(saved[name])}. Save or download the model again."
+            )
 
 
 def read_base(folder: Path) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class InnerConfig:
         "α, learning rate of these steps, on the weighted mean loss of a task's samples.",
         name="inner_learning_rate",
         above=0,
+        most=1e6,
         metavar="RATE",
     )
     optimizer: str = setting(
@@ -83,11 +84,17 @@ class InnerConfig:
         least=0,
         below=1,
     )
-    epsilon: float = setting(1e-8, "What is added to the divisor; for 'adamw'.", name="inner_adam_epsilon", above=0)
-    weight_decay: float = setting(
-        0.0, "Decay of the weights in a step, times the rate; for 'adamw'.", name="inner_weight_decay", least=0
+    epsilon: float = setting(
+        1e-8, "What is added to the divisor; for 'adamw'.", name="inner_adam_epsilon", above=0, most=1e6
     )
-    lora_rank: int = setting(16, "Rank r of the inner LoRA.", name="inner_lora_r", least=1, most=65_536)
+    weight_decay: float = setting(
+        0.0,
+        "Decay of the weights in a step, times the rate; for 'adamw'.",
+        name="inner_weight_decay",
+        least=0,
+        most=1e6,
+    )
+    lora_rank: int = setting(16, "Rank r of the inner LoRA.", name="inner_lora_r", least=1, most=4096)
     lora_alpha: int = setting(
         32,
         "Alpha of the inner LoRA; its update is scaled by alpha / rank.",
@@ -140,6 +147,7 @@ class AttributionConfig:
         "τ of softmax(τ · standardised attributions): the higher, the more the best samples count.",
         name="attribution_temperature",
         above=0,
+        most=1e6,
     )
     rounds: int = setting(
         2,
@@ -165,7 +173,7 @@ class MassConfig:
     samples: int = setting(
         6, "m, samples that the model writes for a task (6 in arXiv 2603.03524).", least=1, most=4096, metavar="M"
     )
-    temperature: float = setting(1.0, "Sampling temperature of the generator.", above=0)
+    temperature: float = setting(1.0, "Sampling temperature of the generator.", above=0, most=1e6)
     top_p: float = setting(
         1.0, "The generator samples from the likeliest tokens that together have this probability.", above=0, most=1
     )

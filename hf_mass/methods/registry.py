@@ -69,14 +69,16 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method[
     values = {key: value for key, value in (settings or {}).items() if value is not None or key in _NONE_IS_A_VALUE}
     if unknown := sorted(set(values) - _TTT_NAMES - _MASS_NAMES):
         raise ConfigError(
-            f"There is no setting {unknown[0]!r} of methods; choose some of {sorted(_TTT_NAMES | _MASS_NAMES)}."
+            f"There is no setting {unknown[0]!r:.60} of methods; choose some of {sorted(_TTT_NAMES | _MASS_NAMES)}."
         )
     if name in METHODS:
         return METHODS[name](values)
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise ConfigError(f"method is {name!r}; choose one of {list(METHODS)}, or give package.module:Class.")
+        raise ConfigError(f"method is {name!r:.60}; choose one of {list(METHODS)}, or give package.module:Class.")
     try:
         return getattr(import_module(module), attribute)()
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"method {name!r} cannot be imported: {error}. Give package.module:Class.") from error
+        raise ConfigError(
+            f"method {name!r:.60} cannot be imported: {error!s:.300}. Give package.module:Class."
+        ) from error

@@ -19,7 +19,7 @@ from hf_mass.core import trees
 from hf_mass.core.fitting import FitState, FitStep, begin_fit, fit_step, schedule_factor
 from hf_mass.core.optimizers import InnerOptimizer, make_optimizer
 from hf_mass.core.token_loss import TokenLoss
-from hf_mass.errors import DataError
+from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.adapters import Part
 from hf_mass.lm.binding import BoundLora, deterministic
 from hf_mass.lm.device_memory import training_plan
@@ -72,7 +72,9 @@ class TTT(Method[TTTState]):
         self.settings, self.preset, self.changes = settings, preset, changes
         self.scale, self.asked_once = 1.0, False  # share of the learning rate; whether to leave the vote out
         if settings is None:  # wrong settings are told before a model is loaded
-            TTTSettings.preset(preset or "text", **changes)
+            TTTSettings.preset("text" if preset is None else preset, **changes)
+        elif not isinstance(settings, TTTSettings):
+            raise ConfigError(f"TTT: settings is {settings!r:.60}; give TTTSettings(...), or leave it out.")
 
     @property
     def joint(self) -> bool:  # type: ignore[override]

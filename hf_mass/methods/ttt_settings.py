@@ -10,6 +10,7 @@ from hf_mass.errors import ConfigError
 from hf_mass.lm.shapes import LoraShape
 from hf_mass.methods.settings import check, require_targets, setting
 from hf_mass.tasks.answers import VOTES
+from hf_mass.tasks.checks import shown
 from hf_mass.tasks.few_shot_format import FEW_SHOT_FORMATS, LOSS_ON, FewShotFormat, resolve_format
 from hf_mass.tasks.grid_transformations import Transformation
 from hf_mass.tasks.leave_one_out import DataConfig
@@ -27,21 +28,23 @@ class TTTSettings:
     "bbh"; the defaults are those that any model can be trained with.
     """
 
-    learning_rate: float = setting(5e-5, "Highest learning rate of one task's training.", above=0, metavar="RATE")
+    learning_rate: float = setting(
+        5e-5, "Highest learning rate of one task's training.", above=0, most=1e6, metavar="RATE"
+    )
     num_train_epochs: int = setting(2, "Passes over one task's examples.", least=1, most=10_000, metavar="N")
     per_device_train_batch_size: int = setting(
         2, "Examples of one step of one task.", least=1, most=65_536, metavar="N"
     )
     lr_scheduler_type: str = setting("cosine", "How the rate changes over the steps.", choices=SCHEDULES)
     warmup_steps: float = setting(0.0, "Share of the steps in which the rate rises.", least=0, below=1)
-    weight_decay: float = setting(0.0, "Weight decay of AdamW.", least=0)
+    weight_decay: float = setting(0.0, "Weight decay of AdamW.", least=0, most=1e6)
     adam_beta1: float = setting(0.9, "β₁ of AdamW.", least=0, below=1)
     adam_beta2: float = setting(0.999, "β₂ of AdamW.", least=0, below=1)
-    adam_epsilon: float = setting(1e-8, "ε of AdamW.", above=0)
-    max_grad_norm: float | None = setting(1.0, "Longest gradient of a task; None for no limit.", above=0)
+    adam_epsilon: float = setting(1e-8, "ε of AdamW.", above=0, most=1e6)
+    max_grad_norm: float | None = setting(1.0, "Longest gradient of a task; None for no limit.", above=0, most=1e12)
     max_completion_length: int = setting(512, "Longest answer in tokens.", least=1, most=1_000_000)
     adapters: str = setting("per_task", "One adapter for each task, or one that all tasks share.", choices=ADAPTERS)
-    lora_r: int = setting(128, "Rank of the LoRA.", least=1, most=65_536)
+    lora_r: int = setting(128, "Rank of the LoRA.", least=1, most=4096)
     lora_alpha: int = setting(16, "Alpha of the LoRA; updates are scaled by alpha / rank.", least=1, most=1_000_000)
     lora_dropout: float = setting(
         0.0, "Share of the LoRA's inputs that is dropped while it trains on demonstrations.", least=0, below=1
@@ -76,9 +79,12 @@ class TTTSettings:
     predict_permutations: int = setting(2, "Views under each: orders of the demonstrations.", least=1, most=10_000)
     predict_recolour: bool = setting(False, "Recolour all views but the first of a transformation.")
     predict_samples: int = setting(1, "Answers to each view; more than one needs a temperature.", least=1, most=10_000)
-    predict_temperature: float = setting(0.0, "0 for greedy answers.", least=0)
+    predict_temperature: float = setting(0.0, "0 for greedy answers.", least=0, most=1e6)
     predict_length_factor: float | None = setting(
-        None, "Longest answer over the longest demonstrated output, in tokens; None for no such limit.", least=1
+        None,
+        "Longest answer over the longest demonstrated output, in tokens; None for no such limit.",
+        least=1,
+        most=1e6,
     )
     predict_batch_size: int = setting(64, "Views answered together.", least=1, most=65_536)
     vote: str = setting("hierarchical", "How answers to several views are ranked.", choices=VOTES)
@@ -146,8 +152,8 @@ def preset_values(name: str, known: set[str], **changes: Any) -> dict[str, Any]:
     Raises:
         ConfigError: If there is no such preset or setting.
     """
-    if name not in TTT_PRESETS:
-        raise ConfigError(f"TTT preset {name!r} is unknown; choose one of {sorted(TTT_PRESETS)}.")
+    if not isinstance(name, str) or name not in TTT_PRESETS:
+        raise ConfigError(f"TTT preset {shown(name)} is unknown; choose one of {sorted(TTT_PRESETS)}.")
     if unknown := sorted(set(changes) - known):
         near = get_close_matches(unknown[0], sorted(known))
         cure = f"Did you mean {' or '.join(map(repr, near))}?" if near else "TTTSettings lists and describes them."

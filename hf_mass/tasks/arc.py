@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_mass.errors import ConfigError, DataError, DataWarning
-from hf_mass.tasks.checks import shown
+from hf_mass.tasks.checks import as_path, shown
 from hf_mass.tasks.grids import as_grid, grid_text
 from hf_mass.tasks.rows import describe, read_json
 from hf_mass.tasks.task import Demonstration, Task
@@ -53,7 +53,7 @@ def load_grid_tasks(path: str | Path, split: str | None = None, *, answers: bool
         ConfigError: If a split is given for a single file.
         DataError: If there is nothing to read, or a file or grid in it is not of the expected shape.
     """
-    root = Path(path).expanduser()
+    root = as_path("load_grid_tasks: path", path)
     if root.is_file():
         if split is not None:
             raise ConfigError(f"load_grid_tasks: split {split!r} is for folders, and {str(root)!r} is a file. Omit it.")
@@ -208,7 +208,12 @@ def _puzzle_files(folder: Path, split: str | None) -> list[Path]:
 
 def visible_files(folder: Path, kinds: Sequence[str] = (".json",)) -> list[Path]:
     """The files of a folder with one of these endings, in all its depth but for names that start with a dot."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in kinds and file.is_file())
+    try:
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in kinds and file.is_file())
+    except OSError as error:  # such as of a folder that vanishes meanwhile
+        raise DataError(
+            f"The folder {str(folder)!r:.200} could not be read: {error.strerror}. Give another."
+        ) from error
     return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
 

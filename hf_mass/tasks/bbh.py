@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hf_mass.errors import ConfigError, DataError, VerifierError
-from hf_mass.tasks.checks import require_whole
+from hf_mass.tasks.checks import as_path, require_whole
 from hf_mass.tasks.rows import describe, few_shot_tasks, read_json
 from hf_mass.tasks.task import INSTRUCTION, Demonstration, Task
 from hf_mass.tasks.verifiers import gold_answer, register_verifier
@@ -125,7 +125,7 @@ def load_bbh(
     if unknown := sorted(chosen - BBH_TASKS.keys()):
         raise ConfigError(f"BIG-Bench Hard has no task {unknown[0]!r}. Known: {', '.join(BBH_TASKS)}.")
     names = [name for name in BBH_TASKS if name in chosen]
-    where = Path(folder).expanduser()
+    where = as_path("load_bbh: folder", folder)
     if not where.is_dir():
         raise DataError(f"There is no folder {str(where)!r}. Give the folder of the files <task>.json.")
     if missing := [name for name in names if not (where / f"{name}.json").is_file()]:

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
-from hf_mass.errors import ConfigError
+from hf_mass.errors import ConfigError, DataError
 
 
 def require_whole(name: str, value: object, least: int | None = None) -> None:
     """Raises ConfigError, which calls the value `name`, unless it is a whole number of at least `least`."""
     if type(value) is not int or (least is not None and value < least):
         bound = "" if least is None else f" of at least {least}"
-        raise ConfigError(f"{name} must be a whole number{bound}, got {value!r}.")
+        raise ConfigError(f"{name} must be a whole number{bound}, got {shown(value)}.")
 
 
 def require_one_of(name: str, value: object, known: Sequence[str]) -> None:
     """Raises ConfigError, which calls the value `name`, unless it is one of those known."""
     if value not in known:
-        raise ConfigError(f"{name} is {value!r}; choose one of {list(known)}.")
+        raise ConfigError(f"{name} is {shown(value)}; choose one of {list(known)}.")
+
+
+def as_path(name: str, value: object) -> Path:
+    """A path that the caller calls `name`, with the home of "~".
+
+    Raises:
+        DataError: If it is none, or one that no file can have.
+    """
+    try:
+        if isinstance(value, str | os.PathLike) and isinstance(text := os.fspath(value), str):
+            path = Path(text).expanduser()
+            path.exists()
+            return path
+    except (OSError, ValueError, RuntimeError):  # a name too long, a zero byte, the home of nobody
+        pass
+    raise DataError(f"{name} is {shown(value)}, which no file or folder is called. Give the path of one.")
 
 
 def shown(value: object, length: int = 60) -> str:

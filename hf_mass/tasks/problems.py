@@ -131,6 +131,8 @@ def read_problem(
         limits: How large it may be.
         form: What rows do not say themselves, such as the names of their columns.
     """
+    if not isinstance(text, str):
+        raise DataError(f"{name!r} is {shown(text)}. Give a problem as text.")
     limits, text = limits or Limits(), text.removeprefix("\ufeff")
     if kind is not None and (kind not in KINDS or kind == SHEET):
         raise DataError(f"{name!r} is of unknown kind {kind!r}. Choose one of {list(KINDS)}.")
@@ -144,6 +146,8 @@ def read_problem(
         tasks, is_grids = _tasks(text, name, kind or _kind_of(text, form), form)
     except RecursionError as error:
         raise DataError(f"{name!r} is nested too deeply. Give a flat list of rows, or a puzzle.") from error
+    except DataError as error:
+        raise error if repr(name) in str(error) else DataError(f"{name!r}: {error}") from error
     return _checked(Problem(name, "grids" if is_grids else "texts", tasks), limits)
 
 

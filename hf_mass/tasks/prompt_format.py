@@ -8,19 +8,24 @@ Applying a tokenizer's chat template is left to the models layer; `PromptFormat.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from string import Formatter
 from typing import Any, Literal
 
+import regex
+
 from hf_mass.errors import ConfigError, DataError
-from hf_mass.tasks.checks import require_one_of
+from hf_mass.tasks.checks import require_one_of, shown
 from hf_mass.tasks.grids import GRID_FORMS, rewritten
 from hf_mass.tasks.task import Task
 
 ParseFailure = Literal["empty", "no_match", "no_question", "no_answer"]
 
+PATIENCE = 0.5
+"""Seconds that a pattern, which may come with anybody's model, is tried on one text: some would take years."""
+LONGEST = 10_000
+"""Characters of a pattern, which takes its time to be compiled."""
 _QUESTION_TEMPLATES = ("inner_template", "demonstration_prompt_template")  # their own placeholder is {question}
 
 
@@ -32,8 +37,8 @@ class ParsedSample:
         question: The auxiliary question p_i; empty if nothing was read.
         answer: The auxiliary answer a_i; empty if nothing was read.
         reason: None if both were read, else why the text is no usable sample: the text is blank ("empty"), the pattern
-            does not match, or what should be a grid is none ("no_match"), or it matches with a blank question or answer
-            ("no_question", "no_answer").
+            does not match (within `PATIENCE`), or what should be a grid is none ("no_match"), or it matches with a
+            blank question or answer ("no_question", "no_answer").
     """
 
     question: str
@@ -55,13 +60,13 @@ def _placeholders(name: str, template: str) -> list[str]:
         parts = list(Formatter().parse(template))
     except ValueError as error:
         raise ConfigError(
-            f"PromptFormat.{name}: {error} in {template!r}. Write a literal brace twice, as {{{{ or }}}}."
+            f"PromptFormat.{name}: {error} in {template!r:.200}. Write a literal brace twice, as {{{{ or }}}}."
         ) from error
     for _, placeholder, spec, conversion in parts:
         if placeholder is not None and (not placeholder.isidentifier() or spec or conversion):
             raise ConfigError(
-                f"PromptFormat.{name} has a placeholder {placeholder!r} that is no plain name in {template!r}. Use a "
-                "name such as {problem}; write a literal brace twice, as {{ or }}."
+                f"PromptFormat.{name} has a placeholder {placeholder!r} that is no plain name in {template!r:.200}. "
+                "Use a name such as {problem}; write a literal brace twice, as {{ or }}."
             )
     return [placeholder for _, placeholder, _, _ in parts if placeholder is not None]
 
@@ -158,7 +163,7 @@ class PromptFormat:
         for field in fields(self):
             value = getattr(self, field.name)
             if not isinstance(value, str) and not (field.default is None and value is None):
-                raise ConfigError(f"PromptFormat.{field.name} must be a string, got {value!r}.")
+                raise ConfigError(f"PromptFormat.{field.name} must be a string, got {shown(value)}.")
         if self.grid_form is not None:
             require_one_of("PromptFormat.grid_form", self.grid_form, GRID_FORMS)
         _placeholders("generator_template", self.generator_template)
@@ -173,12 +178,12 @@ class PromptFormat:
             self._require(name, set(), groups)
             if not _placeholders(name, getattr(self, name)):
                 raise ConfigError(
-                    f"PromptFormat.{name} uses no named group of sample_pattern: {getattr(self, name)!r}. "
+                    f"PromptFormat.{name} uses no named group of sample_pattern: {getattr(self, name)!r:.200}. "
                     f"Known: {sorted(groups)}."
                 )
         if "answer" not in self._groups("solution_pattern"):
             raise ConfigError(
-                f"PromptFormat.solution_pattern lacks a group (?P<answer>...): {self.solution_pattern!r}. Add it."
+                f"PromptFormat.solution_pattern lacks a group (?P<answer>...): {self.solution_pattern!r:.200}. Add it."
             )
 
     def _require(self, name: str, required: set[str], optional: Collection[str] | None = None) -> None:
@@ -186,19 +191,25 @@ class PromptFormat:
         template = getattr(self, name)
         names = set(_placeholders(name, template))
         if missing := required - names:
-            raise ConfigError(f"PromptFormat.{name} lacks the placeholder {{{min(missing)}}}: {template!r}. Add it.")
+            raise ConfigError(
+                f"PromptFormat.{name} lacks the placeholder {{{min(missing)}}}: {template!r:.200}. Add it."
+            )
         if optional is not None and (unknown := names - required - set(optional)):
             raise ConfigError(
-                f"PromptFormat.{name} has the unknown placeholder {{{min(unknown)}}}: {template!r}. "
+                f"PromptFormat.{name} has the unknown placeholder {{{min(unknown)}}}: {template!r:.200}. "
                 f"Known: {sorted({*required, *optional})}. Write a literal brace twice."
             )
 
     def _groups(self, name: str) -> set[str]:
         pattern = getattr(self, name)
+        if len(pattern) > LONGEST:
+            raise ConfigError(
+                f"PromptFormat.{name} has {len(pattern):,} characters; at most {LONGEST:,} are compiled. Shorten it."
+            )
         try:
-            return set(re.compile(pattern).groupindex)
-        except re.error as error:
-            raise ConfigError(f"PromptFormat.{name} is no regular expression: {error} in {pattern!r}.") from error
+            return set(regex.compile(pattern).groupindex)
+        except (regex.error, RecursionError, OverflowError, MemoryError) as error:
+            raise ConfigError(f"PromptFormat.{name} is no regular expression: {error} in {pattern!r:.200}.") from error
 
     @property
     def task_fields(self) -> tuple[str, ...]:
@@ -281,7 +292,7 @@ class PromptFormat:
         text = text.strip()
         if not text:
             return ParsedSample("", "", "empty")
-        match = re.search(self.sample_pattern, text)
+        match = _search(self.sample_pattern, text)
         if match is None:
             return ParsedSample("", "", "no_match")
         groups = _stripped_groups(match)
@@ -302,7 +313,7 @@ class PromptFormat:
 
     def split_solution(self, text: str) -> ParsedSolution | None:
         """Splits a solution into its derivation and its final answer; None if no final answer is found."""
-        match = re.search(self.solution_pattern, text.strip())
+        match = _search(self.solution_pattern, text.strip())
         if match is None:
             return None
         groups = _stripped_groups(match)
@@ -315,5 +326,13 @@ class PromptFormat:
         return _fill(self.solution_format, values).strip()
 
 
-def _stripped_groups(match: re.Match[str]) -> dict[str, str]:
+def _search(pattern: str, text: str) -> Any:
+    """The match of a pattern, by Python's own syntax; None where there is none, or none is found in `PATIENCE`."""
+    try:
+        return regex.search(pattern, text, timeout=PATIENCE)
+    except TimeoutError:
+        return None
+
+
+def _stripped_groups(match: Any) -> dict[str, str]:
     return {name: (value or "").strip() for name, value in match.groupdict().items()}

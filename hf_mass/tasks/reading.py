@@ -15,7 +15,7 @@ from typing import Any
 from hf_mass.errors import DataError, DataWarning
 from hf_mass.tasks.arc import is_beside_puzzles, is_kaggle_folder, is_puzzle, load_grid_tasks, visible_files
 from hf_mass.tasks.bbh import BBH_TASKS, load_bbh
-from hf_mass.tasks.checks import shown
+from hf_mass.tasks.checks import as_path, shown
 from hf_mass.tasks.decoding import decoded
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.problems import KINDS, Limits, Problem, read_object, read_problem, read_problem_file
@@ -86,7 +86,7 @@ def _problems_of(files: Sequence[Path]) -> list[Path]:
 
 
 def _existing(name: str) -> Path:
-    path = Path(name).expanduser()
+    path = as_path("The file or folder", name)
     if not path.exists():
         raise DataError(f"There is no file or folder {name!r}. Correct the path.")
     return path

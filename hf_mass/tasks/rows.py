@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_mass.errors import DataError
-from hf_mass.tasks.checks import require_whole, shown
+from hf_mass.tasks.checks import as_path, require_whole, shown
 from hf_mass.tasks.conversations import MESSAGES, solved_pair
 from hf_mass.tasks.decoding import decoded
 from hf_mass.tasks.grids import as_grid, grid_text
@@ -142,7 +142,7 @@ def load_few_shot_file(
     """
     get_verifier(verifier)
     require_whole("load_few_shot_file: demonstrations", demonstrations, 1)
-    file, columns = Path(path).expanduser(), (input_column, output_column)
+    file, columns = as_path("load_few_shot_file: path", path), (input_column, output_column)
     rows = read_rows(file, replace(form, input_column=input_column, output_column=output_column))
     if not any(input_column in row for row in rows) and any(name in row for row in rows for name in MESSAGES):
         rows, columns = as_pairs(rows, repr(str(file))), ALIASES[0]

@@ -17,7 +17,7 @@ from typing import Any
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.tasks.arc import holds_puzzles, load_grid_tasks
-from hf_mass.tasks.checks import require_whole, shown
+from hf_mass.tasks.checks import as_path, require_whole, shown
 from hf_mass.tasks.conversations import MESSAGES, Message, as_messages
 from hf_mass.tasks.formats import FORMATS, PromptFormat
 from hf_mass.tasks.hub_datasets import load_dataset_rows
@@ -94,7 +94,7 @@ def load_tasks(
     get_verifier(verifier)
     if limit is not None:
         require_whole("load_tasks: limit", limit, 1)
-    path = Path(name_or_path).expanduser()
+    path = as_path("load_tasks: name_or_path", name_or_path)
     if path.exists() and holds_puzzles(path / split if (path / split).is_dir() else path):
         puzzles = _load_puzzles(path, split, verifier, fmt)
         return [puzzles[number] for number in _choice(len(puzzles), limit, seed)]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from hf_mass.errors import DataError
+from hf_mass.tasks.checks import shown
 
 INSTRUCTION = "instruction"
 """The key of `Task.fields` that holds a task's own instruction, if it has one."""
@@ -41,7 +42,7 @@ class Task:
         fields: Further values that prompt templates may refer to by name.
 
     Raises:
-        DataError: If the problem is empty.
+        DataError: If the problem is empty, or a field is of another type or holds what is no text.
     """
 
     problem: str
@@ -56,8 +57,34 @@ class Task:
     fields: dict[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        given: object = self.demonstrations
+        if isinstance(given, list):
+            object.__setattr__(self, "demonstrations", tuple(given))
+        self._require_types()
         if not self.problem.strip():
             raise DataError(f"Task.problem is empty (id {self.id!r}). Give every task a non-empty problem text.")
+
+    def _require_types(self) -> None:
+        """Checks that every field is what it is declared as: what is not would show as a text, or deep in a model."""
+        for name in ("problem", "verifier", "domain", "id"):
+            _require_text(f"Task.{name}", getattr(self, name))
+        for name in ("solution", "answer"):
+            if getattr(self, name) is not None:
+                _require_text(f"Task.{name}", getattr(self, name))
+        if not isinstance(self.demonstrations, tuple):
+            raise DataError(f"Task.demonstrations is {shown(self.demonstrations)}. Give a list of Demonstration.")
+        for number, pair in enumerate(self.demonstrations):
+            if not isinstance(pair, Demonstration):
+                raise DataError(
+                    f"Task.demonstrations[{number}] is {shown(pair)}. Give Demonstration(question, answer)."
+                )
+            _require_text(f"Task.demonstrations[{number}].question", pair.question)
+            _require_text(f"Task.demonstrations[{number}].answer", pair.answer)
+        if not isinstance(self.fields, dict):
+            raise DataError(f"Task.fields is {shown(self.fields)}. Give a dict of texts.")
+        for name, value in self.fields.items():
+            _require_text("A name of Task.fields", name)
+            _require_text(f"Task.fields[{shown(name)}]", value)
 
     @classmethod
     def from_pairs(
@@ -83,13 +110,18 @@ class Task:
         Raises:
             DataError: If a pair is not two texts, or a text is empty.
         """
+        given: object = pairs
+        if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+            raise DataError(f"Task.from_pairs: pairs is {shown(pairs)}. Give a list of inputs with their outputs.")
+        if not isinstance(instruction, str):
+            raise DataError(f"Task.from_pairs: instruction is {shown(instruction)}. Give a text.")
         demonstrations = []
         for number, pair in enumerate(pairs):
             texts = pair if isinstance(pair, tuple | list) else ()
             if len(texts) != 2 or not all(isinstance(text, str) and text.strip() for text in texts):
                 raise DataError(
-                    f"Task.from_pairs: pairs[{number}] is {pair!r:.80}. Give two texts, an input and its output, such "
-                    "as ('cat', 'cats')."
+                    f"Task.from_pairs: pairs[{number}] is {shown(pair, 80)}. Give two texts, an input and its output, "
+                    "such as ('cat', 'cats')."
                 )
             demonstrations.append(Demonstration(*texts))
         return cls(
@@ -133,5 +165,15 @@ class Task:
 
 def _text(field_name: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{field_name} is {value!r:.80}. Give a text that is not empty.")
+        raise DataError(f"{field_name} is {shown(value, 80)}. Give a text that is not empty.")
     return value
+
+
+def _require_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise DataError(f"{name} is {shown(value)}. Give a text.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # half a surrogate, which no tokenizer takes
+        odd = value[error.start]
+        raise DataError(f"{name} holds {odd!r}, which is no character: {value!r:.60}. Remove it.") from error

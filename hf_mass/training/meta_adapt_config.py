@@ -35,7 +35,9 @@ class MetaAdaptConfig(GRPOConfig):
     learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate of the generator's LoRA adapter."})
     # TRL wants whole groups in a generation batch, and its own default of 8 rows holds none of m = 12.
     per_device_train_batch_size: int = field(default=12, metadata={"help": "Auxiliary samples of one pass."})
-    num_generations: int = setting(12, "m, auxiliary samples of one task, which are compared with each other.", least=2)
+    num_generations: int = setting(
+        12, "m, auxiliary samples of one task, which are compared with each other.", least=2, most=4096
+    )
     # Evaluation adapts and solves; TRL's own, in groups of this size, is not used and must not constrain batch sizes.
     num_generations_eval: int | None = field(default=1, metadata={"help": "Not used; evaluation has no groups."})
     outer_loss: str = setting(
@@ -45,12 +47,17 @@ class MetaAdaptConfig(GRPOConfig):
         choices=OUTER_LOSSES,
     )
     num_solutions: int = setting(
-        8, "k, solutions sampled at each task's adapted weights; at least 2 for outer_loss 'verifier'."
+        8,
+        "k, solutions sampled at each task's adapted weights; at least 2 for outer_loss 'verifier'.",
+        least=1,
+        most=4096,
     )
-    solution_temperature: float = setting(1.0, "Sampling temperature of those solutions.", above=0)
-    max_solution_length: int = setting(MassConfig.max_answer_tokens, "Longest solution in tokens.", least=1)
+    solution_temperature: float = setting(1.0, "Sampling temperature of those solutions.", above=0, most=1e6)
+    max_solution_length: int = setting(
+        MassConfig.max_answer_tokens, "Longest solution in tokens.", least=1, most=1_000_000
+    )
     solve_coefficient: float = setting(
-        0.1, "γ of γ·L_solve: how much the outer loss itself trains the generator's adapter.", least=0
+        0.1, "γ of γ·L_solve: how much the outer loss itself trains the generator's adapter.", least=0, most=1e6
     )
     solve_gradient: str = setting(
         "direct",
@@ -63,9 +70,11 @@ class MetaAdaptConfig(GRPOConfig):
         "Reward of a sample: 'logit' is w_i (R_i − Σ w R), at a softmax scorer's logit; 'sample' is R_i = −∂L/∂s_i.",
         choices=GENERATOR_REWARDS,
     )
-    inference_steps: int = setting(InnerConfig.steps, "K at inference: in evaluation and of the saved model.", least=1)
-    inference_samples: int = setting(MassConfig.samples, "m at inference.", least=1)
-    scorer_learning_rate: float = setting(1e-3, "Learning rate of the scorer.", least=0)
+    inference_steps: int = setting(
+        InnerConfig.steps, "K at inference: in evaluation and of the saved model.", least=1, most=1000
+    )
+    inference_samples: int = setting(MassConfig.samples, "m at inference.", least=1, most=4096)
+    scorer_learning_rate: float = setting(1e-3, "Learning rate of the scorer.", least=0, most=1e6)
     train_scorer: bool = setting(True, "False keeps all weights equal (the 'uniform' ablation).")
     prompt_format: str = setting(
         "default",

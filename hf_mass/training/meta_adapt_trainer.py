@@ -40,7 +40,7 @@ from hf_mass.training.adaptation_eval import AdaptationEvalPrediction, evaluate_
 from hf_mass.training.checkpoints import ResumedSampler, last_whole_checkpoint, require_base, require_whole, write_base
 from hf_mass.training.meta_adapt_config import MetaAdaptConfig
 from hf_mass.training.outer import OuterLoop, OuterStep, ScorerCallback, trainable_parameters
-from hf_mass.training.publishing_trainer import PublishingTrainer
+from hf_mass.training.publishing_trainer import PublishingTrainer, require_parts
 from hf_mass.training.task_data import PromptIds, fitting_tasks, prompt_dataset, require_tasks
 
 TaskData: TypeAlias = Dataset | Sequence[Task]
@@ -89,10 +89,10 @@ class MetaAdaptTrainer(PublishingTrainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
+        require_parts("MetaAdaptTrainer", model, args, MetaAdaptConfig, peft_config)
         args = args or MetaAdaptConfig(output_dir="outputs/mass")
         get_verifier(args.verifier)
-        self.prompt_format = prompt_format or FORMATS[args.prompt_format]
-        self.columns = columns or Columns()
+        self.prompt_format, self.columns = prompt_format or FORMATS[args.prompt_format], columns or Columns()
         self.compute_adaptation_metrics = compute_metrics
         if train_dataset is None:
             raise DataError("MetaAdaptTrainer.train_dataset is None; pass tasks or a dataset.")

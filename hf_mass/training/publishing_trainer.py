@@ -18,19 +18,62 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, run_as_future, upload_folder
+from peft import PeftConfig, PeftModel
+from transformers import PreTrainedModel
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from hf_mass.errors import CheckpointError, ConfigError, HFMassError
 from hf_mass.lm.random_state import RandomState, host_random_state
 from hf_mass.store.card import NOT_MEASURED, CardParts
 from hf_mass.store.folders import require_writable
 from hf_mass.store.hub_files import CARD_NAME, explained
 from hf_mass.store.publishing import publish
+from hf_mass.tasks.checks import as_path, shown
 from hf_mass.training.without_effect import require_some_steps, require_whole_model
 
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def _loading(model: Any) -> Iterator[None]:
+    """Within this context it is told in a line that a model could not be loaded by its name."""
+    try:
+        yield
+    except HFMassError:
+        raise
+    except OSError as error:
+        if not isinstance(model, str):
+            raise
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"model {model!r:.100} could not be loaded: {reason:.300}. Give a folder or a Hub id of a model."
+        ) from error
+
+
+def require_parts(name: str, model: Any, args: Any, config: type, peft_config: Any) -> None:
+    """Checks that a trainer is given what it takes, where TRL would fail on it somewhere.
+
+    Raises:
+        ConfigError: If an argument is of another type.
+        DataError: If the model is the name of nothing.
+    """
+    parts: dict[str, tuple[Any, Any, str]] = {
+        "model": (
+            model,
+            str | Path | PreTrainedModel | PeftModel,
+            "a name, a folder, a PreTrainedModel or a PeftModel",
+        ),
+        "args": (args, config | None, f"a {config.__name__}, or None for its defaults"),
+        "peft_config": (peft_config, PeftConfig | None, "a peft.LoraConfig, or None for the default"),
+    }
+    for part, (value, kinds, cure) in parts.items():
+        if not isinstance(value, kinds):
+            raise ConfigError(f"{name}.{part} is {shown(value)}; give {cure}.")
+    if isinstance(model, str | Path):
+        as_path(f"{name}.model", model)
 
 
 class PublishingTrainer(GRPOTrainer):
@@ -46,7 +89,7 @@ class PublishingTrainer(GRPOTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         require_writable(str(kwargs["args"].output_dir))
-        with host_random_state():
+        with host_random_state(), _loading(kwargs["model"]):
             super().__init__(*args, **kwargs)
             self._random_state = RandomState.now()
         require_whole_model(self.accelerator)

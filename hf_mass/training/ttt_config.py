@@ -48,7 +48,7 @@ class TTTConfig(GRPOConfig):
     lr_scheduler_type: SchedulerType | str = field(
         default="cosine", metadata={"help": "'cosine', 'linear' or 'constant'."}
     )
-    num_generations: int = setting(8, "Answers of one GRPO group; not used by 'sft'.", least=2)
+    num_generations: int = setting(8, "Answers of one GRPO group; not used by 'sft'.", least=2, most=4096)
     num_generations_eval: int | None = field(default=1, metadata={"help": "Not used."})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "As in TRL."})
     save_strategy: SaveStrategy | str = field(
@@ -69,7 +69,7 @@ class TTTConfig(GRPOConfig):
         False,
         "For 'sft': let left-out demonstrations decide how strongly to adapt to each task, and whether at all.",
     )
-    tasks_per_pass: int = setting(8, "Tasks trained and answered side by side.", least=1)
+    tasks_per_pass: int = setting(8, "Tasks trained and answered side by side.", least=1, most=65_536)
     keep_adapters: bool = setting(False, "Save each task's adapter under output_dir.")
 
     if TYPE_CHECKING:  # what `declares` adds

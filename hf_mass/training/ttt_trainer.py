@@ -44,6 +44,7 @@ from hf_mass.methods.ttt import TTT
 from hf_mass.store.shipped import resolve_shipped
 from hf_mass.tasks.answers import mean_scores, try_scoring
 from hf_mass.tasks.task import Task
+from hf_mass.training.publishing_trainer import require_parts
 from hf_mass.training.reinforcement import ReinforcedPrompt, Reinforcement, ttt_reward
 from hf_mass.training.task_data import require_tasks
 from hf_mass.training.ttt_adapters import AdapterTrainer
@@ -85,6 +86,7 @@ class TTTTrainer(AdapterTrainer):
         peft_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
+        require_parts("TTTTrainer", model, args, TTTConfig, peft_config)
         args = args or TTTConfig(output_dir="outputs/ttt")
         self.train_tasks = [] if train_dataset is None else require_tasks(train_dataset, "TTTTrainer.train_dataset")
         self.eval_tasks = [] if eval_dataset is None else require_tasks(eval_dataset, "TTTTrainer.eval_dataset")

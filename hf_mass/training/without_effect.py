@@ -70,7 +70,8 @@ def refuse(config: Any, cures: Mapping[str, str], where: str) -> None:
         if (off and any(default is each or default == each for each in _OFF)) or _plain(value) == _plain(default):
             continue
         raise ConfigError(
-            f"{type(config).__name__}.{name} is {_plain(value)!r}, which has no effect with {where}: {cures[name]}."
+            f"{type(config).__name__}.{name} is {_plain(value)!r:.100}, which has no effect with {where}: "
+            f"{cures[name]}."
         )
 
 

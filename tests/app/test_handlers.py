@@ -9,6 +9,7 @@ import re
 import runpy
 import sys
 import threading
+import time
 import types
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -581,3 +582,53 @@ def test_the_page_reaches_itself_past_a_proxy(monkeypatch: pytest.MonkeyPatch, b
         paths = {str(pattern.pattern): transport for pattern, transport in client._mounts.items()}
     assert paths["all://localhost"] is None and paths["all://127.0.0.1"] is None
     assert os.environ["no_proxy"].startswith(before)
+
+
+# -- visitors who are gone without a word ------------------------------------------------------------------------------
+
+
+def test_the_silent_are_swept(tmp_path: Path) -> None:
+    """Who was heard of lately, and for whom something goes on, stays."""
+    sessions = Visitors(tmp_path / "sessions", keep=0.05)
+    silent, busy, heard = (sessions.folder(key) for key in ("silent", "busy", "heard"))
+    sessions.settle("silent", silent)
+    sessions.settle("heard", heard)
+    sign = sessions.begin("silent")
+    time.sleep(0.1)
+    sessions.here("heard")
+    sessions.here("nobody")
+    sessions.sweep()
+    assert not silent.exists() and sign.is_set() and busy.exists() and heard.exists()
+    sessions.settle("busy", busy)
+    time.sleep(0.1)
+    sessions.sweep()
+    assert not busy.exists() and not heard.exists() and not sessions._open
+
+
+def test_sweeping_goes_on_by_itself(tmp_path: Path) -> None:
+    sessions = Visitors(tmp_path / "sessions", keep=0.01)
+    folder = sessions.folder("one")
+    sessions.settle("one", folder)
+    sessions.keep_swept(every=0.02)
+    end = time.monotonic() + 20
+    while folder.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("value", [3, [], {}, True, float("nan"), "no such thing", "x" * 10_000, "a\0b"])
+def test_handlers_are_given_anything(do: Handlers, value: Any) -> None:
+    """Anybody can call them without the page."""
+    request: Any = types.SimpleNamespace(session_hash="one")
+    for call in (
+        lambda: do.show_example(value, None)[0],
+        lambda: do.show_file(value, None, request)[0],
+        lambda: list(do.adapt(value, "", "ttt", {}, request))[-1][0],
+    ):
+        assert isinstance(call(), str) or value in ([], {})  # nothing chosen yet
+    if not isinstance(value, str):
+        assert isinstance(do.show_text(value, None)[0], str)
+        with pytest.raises(gr.Error, match="problem"):
+            list(do.solve(value))
+    with pytest.raises(gr.Error, match="model is"):
+        list(do.solve(strips(), model=value))
