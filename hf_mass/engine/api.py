@@ -11,7 +11,7 @@ from hf_mass.engine.models import load
 from hf_mass.engine.session import Session
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import ConfigError, DataError
-from hf_mass.methods.base import Adaptation, Method
+from hf_mass.methods.base import Adaptation, Method, is_method
 from hf_mass.methods.guard import guarded
 from hf_mass.methods.registry import METHODS, make_method
 from hf_mass.tasks.checks import shown
@@ -19,7 +19,6 @@ from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.problems import Problem
 from hf_mass.tasks.task import Task
 
-_CALLS = ("begin", "step", "stop", "finish", "answer")
 AnyModel = Any
 """What `hf_mass.load` takes."""
 
@@ -135,7 +134,7 @@ def _session(
     if not isinstance(guard, bool | None):
         raise ConfigError(f"guard is {shown(guard)}; choose True or False, or None for what suits the model.")
     chosen = make_method(method) if isinstance(method, str) else method
-    if not all(callable(getattr(chosen, name, None)) for name in _CALLS):
+    if not is_method(chosen):
         raise ConfigError(
             f"method is {shown(method)}; give a name, one of {list(METHODS)}, or a method such as TTT(...)."
         )

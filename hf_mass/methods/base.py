@@ -376,3 +376,9 @@ class Method(Protocol, Generic[State]):
     def defaults(self, lm: LanguageModel, tasks: Sequence[Task]) -> dict[str, Any]:
         """The settings that travel with a saved adaptation, as `LanguageModel.defaults`."""
         return dict(lm.defaults)
+
+
+def is_method(value: object) -> bool:
+    """Whether a value does what a `Method` does; a class does not, what is made from it does."""
+    calls = ("begin", "step", "stop", "finish", "answer")
+    return not isinstance(value, type) and all(callable(getattr(value, name, None)) for name in calls)

@@ -14,17 +14,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from hf_mass.core.meter import metered
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.language_model import LanguageModel
-from hf_mass.methods.base import Adaptation, Answer, Cost, GuardEntry, Method, Progress
+from hf_mass.methods.base import Adaptation, Answer, Cost, GuardEntry, Method, Progress, is_method
 from hf_mass.methods.guard_choice import choose, common, is_default, told
+from hf_mass.methods.guard_state import Attempt, GuardState, Run
 from hf_mass.methods.left_out import Fold, Reading, failure, gain, halves, read, rise
 from hf_mass.methods.sequence import TTTThenMASS
 from hf_mass.methods.ttt import TTT, sharing_data
+from hf_mass.tasks.checks import shown
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.task import Task
 
@@ -32,48 +34,6 @@ FEWEST = 4
 """Demonstrations that a guard needs."""
 STOPS = (0.5, 1.0)
 """Shares of the steps after which the left-out gain is read."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A method on some tasks, stopped after a share of its steps."""
-
-    strength: int  # number of the method among the strengths
-    numbers: tuple[int, ...]  # numbers of the tasks (of the folds, while it is chosen)
-    state: Any = None  # the method's own; None before it has begun
-    stop: float = 1.0  # share of its steps
-    measured: int = 0  # how many of `STOPS` are measured, on folds
-    first: float | None = None  # the first training loss
-    ended: bool = False  # whether its last share is measured, or it is ruled out
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """What one strength came to on a fold at one stop."""
-
-    fold: int
-    strength: int
-    stop: int  # number of the stop
-    share: float  # share of the steps that were made
-    reading: Reading | None = None  # None where the strength is ruled out
-    reason: str | None = None  # why it is
-
-
-@dataclass(frozen=True)
-class GuardState:
-    """How far the guard has come."""
-
-    tasks: tuple[Task, ...]
-    seed: int  # for the method
-    sets: tuple[tuple[int, ...], ...]  # for each distinct set of demonstrations the numbers of its tasks
-    folds: tuple[Fold, ...]
-    before: tuple[Reading, ...] = ()  # of each fold at the model's own weights
-    runs: tuple[Run, ...] = ()  # what is still to be run: strengths on folds, then the choices on the tasks themselves
-    attempts: tuple[Attempt, ...] = ()
-    chosen: bool = False
-    entries: tuple[tuple[GuardEntry, ...], ...] = ()  # what was measured for each set, once it is chosen
-    records: tuple[Adaptation, ...] = ()  # by number of the task; without weights until it is trained
-    cost: Cost = field(default_factory=Cost)  # of choosing, for each task
 
 
 class Guard(Method[GuardState]):
@@ -86,7 +46,7 @@ class Guard(Method[GuardState]):
         margin: Left-out gain, in nats per answer token, that adapting must reach.
 
     Raises:
-        ConfigError: If there is no strength.
+        ConfigError: If an argument is of another type or out of bounds, or there is no strength.
     """
 
     def __init__(
@@ -96,6 +56,14 @@ class Guard(Method[GuardState]):
         reads_by: TTT | None = None,
         margin: float = 0.0,
     ) -> None:
+        if not is_method(method):
+            raise ConfigError(f"Guard.method is {shown(method)}; give a method, such as TTT() or MASS().")
+        if not isinstance(reads_by, TTT | None):
+            raise ConfigError(f"Guard.reads_by is {shown(reads_by)}; give a TTT(), or leave it out.")
+        if isinstance(margin, bool) or not isinstance(margin, int | float) or not abs(margin) < float("inf"):
+            raise ConfigError(f"Guard.margin is {shown(margin)}; choose a finite number of nats per answer token.")
+        if strengths is not None and not (isinstance(strengths, list | tuple) and all(map(is_method, strengths))):
+            raise ConfigError(f"Guard.strengths is {shown(strengths)}; give a list of methods, the default first.")
         self.method, self.name, self.joint = method, method.name, method.joint
         self.candidates = list(strengths or method.strengths())
         self.on_folds = [candidate.on_half() for candidate in self.candidates]

@@ -321,6 +321,23 @@ def test_a_guard_that_cannot_be_is_refused_with_the_cure(strings: LanguageModel)
     assert isinstance(hf_mass.adapt(strings, task(), "none").method, NoAdaptation)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"method": "ttt"}, r"Guard\.method is 'ttt'; give a method"),
+        ({"method": TTT}, r"Guard\.method is <class .*give a method"),
+        ({"strengths": TTT()}, r"Guard\.strengths is .*; give a list of methods"),
+        ({"strengths": [1]}, r"Guard\.strengths is .1.; give a list of methods"),
+        ({"reads_by": MASS()}, r"Guard\.reads_by is .*; give a TTT"),
+        ({"margin": float("nan")}, r"Guard\.margin is nan; choose a finite number"),
+        ({"margin": "0"}, r"Guard\.margin is '0'; choose a finite number"),
+    ],
+)
+def test_arguments_of_other_types_are_refused_by_name(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Guard(**{"method": TTT(), **arguments})
+
+
 def test_a_solution_says_what_the_guard_did(strings: LanguageModel) -> None:
     tasks = [task(), task(NONE), task(query="tulip")]
     solution = hf_mass.solve(strings, tasks, quick(learning_rate=5e-3), guard=True)
