@@ -64,7 +64,7 @@ class InnerConfig:
         "α, learning rate of these steps, on the weighted mean loss of a task's samples.",
         name="inner_learning_rate",
         above=0,
-        most=1e6,
+        most=1e300,
         metavar="RATE",
     )
     optimizer: str = setting(

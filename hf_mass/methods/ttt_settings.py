@@ -29,7 +29,7 @@ class TTTSettings:
     """
 
     learning_rate: float = setting(
-        5e-5, "Highest learning rate of one task's training.", above=0, most=1e6, metavar="RATE"
+        5e-5, "Highest learning rate of one task's training.", above=0, most=1e300, metavar="RATE"
     )
     num_train_epochs: int = setting(2, "Passes over one task's examples.", least=1, most=10_000, metavar="N")
     per_device_train_batch_size: int = setting(
