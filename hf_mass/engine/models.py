@@ -110,8 +110,7 @@ def load(
         model: Name of a model that ships, a folder or Hub id (a causal language model, also a quantised one; a
             multimodal model, whose language model is taken; a LoRA, what `Adaptation.save` or
             `MassModel.save_pretrained` wrote), a GGUF file, also owner/name/file.gguf of the Hub, or a folder with
-            one, a `PreTrainedModel`, or a
-            `PeftModel`, whose LoRA is the state that adapting starts from.
+            one, a `PreTrainedModel`, or a `PeftModel`, whose LoRA is the state that adapting starts from.
         tokenizer: Its tokenizer; None for the one beside it.
         revision: Branch, tag or commit of a Hub repository.
         token: For a private repository.
