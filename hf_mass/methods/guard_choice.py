@@ -10,19 +10,21 @@ from hf_mass.methods.base import GuardEntry
 
 CHANCE = 2
 """Left-out answers by which two strengths must differ for it to say more than chance."""
-LOST = 0.3
-"""Share of the left-out answers, `CHANCE` at least, that a strength must lose for that alone to speak against it."""
+LOST, FEWER = 0.3, 0.15
+"""Shares of the left-out answers, `CHANCE` at least, that a strength must lose to be spoken against: by that alone, and
+where the others became less likely too."""
 
 
 def choose(entries: Sequence[GuardEntry], margin: float = 0.0) -> GuardEntry | None:
     """The entry to train by, or None for not adapting.
 
-    The default strength, with all of its steps, is taken unless left-out demonstrations speak against it: by a gain
-    that is more than a standard error below the margin and no more answers that are right, or by many fewer that are
-    right (`LOST`). Less than that is mostly noise, since there are few answers and half of the demonstrations teach
-    less than all. Where they do, the entry with the largest gain is taken, of those that make left-out answers likelier
-    and no fewer of them right. Another of those takes the place of either where `CHANCE` answers more are right. Their
-    likelihood alone cannot rank strengths: it goes on rising where answers are right already, or will never be.
+    The default strength, with all of its steps, is taken unless left-out demonstrations speak against it: by many fewer
+    answers that are right (`LOST`), by some fewer and a gain below the margin (`FEWER`), or by no more and a gain that
+    is more than a standard error below it. Less than that is mostly noise, since there are few answers and half of the
+    demonstrations teach less than all. Where they do, the entry with the largest gain is taken, of those that make
+    left-out answers likelier and no fewer of them right. Another of those takes the place of either where `CHANCE`
+    answers more are right. Their likelihood alone cannot rank strengths: it goes on rising where answers are right
+    already, or will never be.
 
     Args:
         entries: What was measured, at least one.
@@ -39,8 +41,9 @@ def choose(entries: Sequence[GuardEntry], margin: float = 0.0) -> GuardEntry | N
 
 def harms(entry: GuardEntry, margin: float) -> bool:
     """Whether left-out demonstrations speak against a strength."""
-    lost = entry.right_before - entry.right
-    return lost >= max(CHANCE, LOST * entry.left_out) or (lost >= 0 and entry.gain + entry.error < margin)
+    lost, gain = entry.right_before - entry.right, entry.gain - margin
+    many, some = (lost >= max(CHANCE, share * entry.left_out) for share in (LOST, FEWER))
+    return many or (some and gain < 0) or (lost >= 0 and gain + entry.error < 0)
 
 
 def is_default(entry: GuardEntry) -> bool:

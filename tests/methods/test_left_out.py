@@ -152,6 +152,8 @@ PLACES = [(0, 0.5), (0, 1.0), (1, 0.5), (1, 1.0)]
         ((0.9, 0.2, -0.5, -0.8), (3, 2, 3, 3), 0.0, 1),  # two fewer are right, and all are likelier: likewise
         ((0.9, 0.2, 0.5, 1.8), (3, 1, 4, 3), 0.0, 2),  # three of ten fewer are right, however likely they became
         ((0.9, 0.2, 0.5, 1.8), (3, 1, 3, 3), 0.0, None),
+        ((0.9, -0.1, 0.5, 1.8), (4, 2, 4, 4), 0.0, 3),  # two fewer, and the others less likely
+        ((0.9, -0.1, 0.5, 1.8), (4, 3, 4, 4), 0.0, 1),
         ((1.0, 0.2, 0.5, 1.8), (5, 2, 5, 5), 0.0, 3),  # another has two more
         ((1.0, -0.4, 0.5, 1.8), (3, 3, 3, 3), 0.0, None),  # others must have no fewer right
         ((0.1, 0.2, 0.1, 0.1), (4, 4, 4, 4), 0.6, None),  # the margin
