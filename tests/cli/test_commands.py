@@ -21,7 +21,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from hf_mass import __version__
-from hf_mass.cli import commands, groups, options, showing, solving
+from hf_mass.cli import commands, evaluating, groups, options, sharing, showing, solving
 from hf_mass.cli.main import app
 from hf_mass.engine.models import load
 from hf_mass.methods import registry
@@ -30,6 +30,7 @@ from hf_mass.methods.ttt import TTT
 
 NAMES = [command.__name__ for command in commands.ALL]
 CLI: Any = typer.main.get_command(app)
+LOADED = (evaluating, sharing, solving)  # so that no command says that it loads its libraries
 
 
 @pytest.fixture
