@@ -9,10 +9,12 @@ from dataclasses import replace
 from hf_mass.methods.base import GuardEntry
 
 CHANCE = 2
-"""Left-out answers by which two strengths must differ for it to say more than chance."""
+"""Left-out answers by which two strengths must differ at least for it to say more than chance."""
+MORE = 0.2
+"""Share of the left-out answers that another strength must have right beside the default's, to take its place."""
 LOST, FEWER = 0.3, 0.15
-"""Shares of the left-out answers, `CHANCE` at least, that a strength must lose to be spoken against: by that alone, and
-where the others became less likely too."""
+"""Shares of them that a strength must lose to be spoken against: by that alone, and where the others became less likely
+too."""
 
 
 def choose(entries: Sequence[GuardEntry], margin: float = 0.0) -> GuardEntry | None:
@@ -36,7 +38,8 @@ def choose(entries: Sequence[GuardEntry], margin: float = 0.0) -> GuardEntry | N
     rightest = max(helpful, key=lambda entry: (entry.right, entry.gain), default=chosen)
     if chosen is None or rightest is None:
         return None
-    return rightest if rightest.right - chosen.right >= CHANCE else chosen
+    more = max(CHANCE, MORE * rightest.left_out)
+    return rightest if rightest.right - chosen.right >= more else chosen
 
 
 def harms(entry: GuardEntry, margin: float) -> bool:

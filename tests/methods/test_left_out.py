@@ -173,6 +173,16 @@ def test_the_default_is_chosen_unless_left_out_answers_speak_against_it(
     assert choose(entries, margin) is (None if chosen is None else entries[chosen])
 
 
+def test_twice_as_many_left_out_answers_need_twice_as_many_more() -> None:
+    """Three more of twenty are chance, as one of ten is."""
+
+    def chosen(right: int) -> GuardEntry | None:
+        default = GuardEntry("the rate", 1.0, 0.5, 0, False, 0.3, 3, 2, 20)
+        return choose([default, GuardEntry("0.4 × the rate", 1.0, 0.6, 1, False, 0.3, 3, right, 20)])
+
+    assert [chosen(right).number for right in (5, 6)] == [0, 1]  # type: ignore[union-attr]
+
+
 def test_what_was_done_is_said_in_words() -> None:
     entry = GuardEntry("the rate", 0.5, 0.25, 0, True, 0.1, right_before=1, right=4, left_out=6)
     out = GuardEntry("0.4 × the rate", 0.5, -math.inf, 1, reason="the training loss is not finite")
