@@ -154,7 +154,10 @@ class Handlers:
         if not file.is_file():
             return _refusal("The file is no longer here. Upload it again.")
         self.sessions.keep(str(request.session_hash), file)  # even if it is refused: its columns may be named next
-        return self._show(lambda: read_problem_file(file, LIMITS, table_form(form)), model)
+        page = self._show(lambda: read_problem_file(file, LIMITS, table_form(form)), model)
+        if file.is_file() and file.stat().st_size > LIMITS.bytes:
+            file.unlink(missing_ok=True)
+        return page
 
     def show_text(self, text: str, model: str | None) -> tuple[Any, ...]:
         """A text was pasted."""

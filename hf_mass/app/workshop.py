@@ -92,7 +92,7 @@ class Workshop:
         """
         if name is None and len(self.models) == 1:
             return next(iter(self.models.values()))
-        name = name or default_model(problem.kind, problem.tasks[0].fields)
+        name = default_model(problem.kind, problem.tasks[0].fields) if name in (None, "") else name
         if not isinstance(name, str) or name not in self.models:
             raise ConfigError(f"model is {shown(name)}; choose one of {list(self.models)}.")
         return self.models[name]

@@ -154,7 +154,8 @@ def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def _probes(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     """Texts, one of which has a token: some tokenizers drop what they do not know."""
     yield "1"
-    yield from tokenizer.get_vocab()
+    special = SpecialTokens(tokenizer).added  # what stands around a text cannot be told from one of these within
+    yield from (text for text in tokenizer.get_vocab() if text not in special)
 
 
 def tokens_up_to(tokenizer: PreTrainedTokenizerBase, ids: list[int], stop: str) -> int:

@@ -114,10 +114,10 @@ class Guard(Method[GuardState]):
         return state.chosen and not state.runs
 
     def progress(self, state: GuardState) -> Progress:
-        if len(state.before) < len(state.folds):
-            return Progress("Reading left-out demonstrations", trial=True)
         by_set = state.entries if state.chosen else self._entries(state)
         measured = tuple(entry for entries in by_set for entry in entries)
+        if len(state.before) < len(state.folds):
+            return Progress("Reading left-out demonstrations", trial=True, guard=measured)
         if not state.runs:
             return Progress("Choosing by left-out demonstrations", guard=measured)
         run = state.runs[0]

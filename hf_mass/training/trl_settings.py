@@ -43,6 +43,7 @@ _MOST = {
     **dict.fromkeys(("seed", "data_seed"), 2**32 - 1),  # what NumPy's generator takes
     **dict.fromkeys(("vllm_server_port", "vllm_group_port"), 65_535),
     "vllm_gpu_memory_utilization": 1,
+    "learning_rate": 1e300,  # one that ruins the weights is trained with, and told
 }
 """Setting → its largest value, where that is not `MOST`."""
 _OPEN = defaultdict[str, tuple[type, ...]](tuple, max_grad_norm=(NoneType,))

@@ -115,7 +115,7 @@ def test_goals_and_kinds_are_computed_from_the_outcomes(tmp_path: Path) -> None:
         outcomes.answers[name] = "open"
         for row, cell in (("base", outcome(base)), ("guarded", outcome(after, gain))):
             outcomes.put(name, 0, row, cell)
-        outcomes.put(name, 0, "ttt", outcome(guarded - 5))
+        outcomes.put(name, 0, "ttt", outcome(after - 5))
         outcomes.put(name, 0, "low", outcome(base))
     table = goals(outcomes, list(accuracies))
     assert "| 1.50 |" in table  # (60 + 70 + 50) / (20 + 40 + 60)
