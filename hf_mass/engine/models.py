@@ -273,8 +273,8 @@ def _saved(
         folder = resolve_adapter(name, revision, token)
         read = partial(_saved_lora, folder, name, tokenizer, token, device, model_kwargs)
         return read_whole(folder, ADAPTATION_FILE, read)
-    base = load_base(name, token, revision=revision, **model_kwargs)  # first: it knows best what a repository lacks
     tokenizer = tokenizer or load_tokenizer(name, token, revision=revision)
+    base = load_base(name, token, revision=revision, **model_kwargs)
     base, reason = cast(base, device, model_kwargs.get("dtype"), SMALL)
     return _fresh(base, tokenizer, name, precision_reason=reason)
 

@@ -87,8 +87,16 @@ def _from_pretrained(
         # All files of one commit. And transformers, which is asked for safetensors, would else let a service convert
         # the pickles of a branch, and send it the token.
         commit = HfApi().resolve_revision(str(source), revision=revision, cache_dir=cache_dir, token=token).resolved
-        loaded = _refused(subject, factory, source, {**settings, "token": token, "revision": commit})
-        return _with_floats(loaded, cached_folder(str(source), commit, cache_dir))
+        folder = cached_folder(str(source), commit, cache_dir)
+        try:
+            loaded = _refused(subject, factory, source, {**settings, "token": token, "revision": commit})
+        except (OSError, ValueError, CheckpointError) as error:
+            if (folder / "config.json").is_file() or not (files := gguf_files(str(source), commit, token)):
+                raise
+            raise CheckpointError(
+                f"{str(source)!r} has no config.json, but GGUF files. Name one of them: {', '.join(files)}."
+            ) from error
+        return _with_floats(loaded, folder)
 
 
 def _with_floats(loaded: Any, folder: Path) -> Any:
@@ -126,25 +134,13 @@ def _refused(subject: str, factory: Any, source: str | Path, settings: Mapping[s
         ) from error
 
 
-def _gguf_alone(source: str | Path, settings: Mapping[str, Any]) -> list[str]:
-    """The GGUF files of a Hub repository; none of a folder, where the only one is taken by itself."""
-    return [] if Path(source).is_dir() else gguf_files(str(source), settings.get("revision"), settings.get("token"))
-
-
 class _CausalLM:
     """A causal language model: one that is saved as such, or that of a multimodal model."""
 
     @staticmethod
     def from_pretrained(source: str | Path, **settings: Any) -> PreTrainedModel:
         names = ("token", "revision", "cache_dir", "trust_remote_code", "local_files_only")
-        try:
-            config = AutoConfig.from_pretrained(source, **{name: settings[name] for name in names if name in settings})
-        except (OSError, ValueError) as error:
-            if not (files := _gguf_alone(source, settings)):
-                raise
-            raise CheckpointError(
-                f"{str(source)!r} has no config.json, but GGUF files. Name one of them: {', '.join(files)}."
-            ) from error
+        config = AutoConfig.from_pretrained(source, **{name: settings[name] for name in names if name in settings})
         if not is_multimodal(config):
             return AutoModelForCausalLM.from_pretrained(source, **settings)
         if settings.get("quantization_config") or getattr(config, "quantization_config", None):

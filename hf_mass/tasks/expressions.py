@@ -6,16 +6,15 @@ import re
 import unicodedata
 
 from hf_mass.tasks.final_answers import denies, undressed
-from hf_mass.tasks.quantities import is_settled, is_vague, parse_number
+from hf_mass.tasks.quantities import SUPERSCRIPTS, is_settled, is_vague, parse_number
 
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _NAMES = (
     r"alpha|beta|gamma|delta|theta|lambda|sigma|omega|phi|rho|tau|infty"
     r"|sin|cos|tan|cot|sec|csc|log|ln|exp|arcsin|arccos|arctan"
 )
 _SPELLINGS = (
     (re.compile(r"\\\$|[€£¥]"), ""),
-    (re.compile(r"[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+"), lambda found: f"^{{{found.group().translate(_SUPERSCRIPTS)}}}"),
+    (re.compile(r"[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+"), lambda found: f"^{{{found.group().translate(SUPERSCRIPTS)}}}"),
     (
         re.compile(r"[¼½¾⅐-⅞]"),
         lambda found: r"\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", found.group()).split("⁄")),

@@ -18,10 +18,10 @@ from hf_mass.tasks.units import NO_UNIT, POWERED, Unit, differ, unit_at
 
 _LONGEST = 2000  # characters; what is longer states no single number
 _CURRENCIES = "$€£¥₹₩₽₺₫₪฿₴₦₱"
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _TO_SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _SPELLINGS = (
-    (re.compile(r"[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+"), lambda found: "^" + found.group().translate(_SUPERSCRIPTS)),
+    (re.compile(r"[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+"), lambda found: "^" + found.group().translate(SUPERSCRIPTS)),
     (re.compile(r"[¼½¾⅐-⅞]"), lambda found: " " + unicodedata.normalize("NFKC", found.group()).replace("⁄", "/")),
 )
 _LATEX = (
