@@ -184,118 +184,140 @@ def _used(fmt: PromptFormat) -> None:
         fmt.split_solution(text)
 
 
-def _call_cases() -> Iterator[Case]:
-    nothing: list[tuple[str, Any]] = [
-        ("none", None),
-        ("a number", 3),
-        ("a text", "no such thing"),
-        ("a list", []),
-        ("a list", [None]),
-        ("an object", {}),
-        ("bytes", b"x"),
-        ("NaN", float("nan")),
-        ("zero byte", "\0"),
-        ("long", "x" * 100_000),
-        ("a path", Path("/proc/self/mem")),
-        ("a path", "/dev/zero"),
-        ("a path", "../" * 100),
-        ("a text", ""),
-        ("400 digits", HUGE),
-        ("an endless list", iter(int, 1)),
-        ("a class", Task),
-    ]
+Call = tuple[Callable[[Any], Any], str, bool]
+"""A call of one value, words that a refusal has, and whether the value is to be refused."""
+NOTHING: list[tuple[str, Any]] = [
+    ("none", None),
+    ("a number", 3),
+    ("a text", "no such thing"),
+    ("a list", []),
+    ("a list", [None]),
+    ("an object", {}),
+    ("bytes", b"x"),
+    ("NaN", float("nan")),
+    ("zero byte", "\0"),
+    ("long", "x" * 100_000),
+    ("a path", Path("/proc/self/mem")),
+    ("a path", "/dev/zero"),
+    ("a path", "../" * 100),
+    ("a text", ""),
+    ("400 digits", HUGE),
+    ("an endless list", iter(int, 1)),
+    ("a class", Task),
+]
+"""What hardly any argument takes: (what it is, the value)."""
+
+
+def _model_calls(what: str, value: Any) -> dict[str, Call]:
+    """`load`, `adapt` and `solve`."""
     lm, one = strings(), task()
-    for what, value in nothing:
-        text, is_text = shown(value), isinstance(value, str) and bool(value.strip())
-        calls: dict[str, tuple[Callable[[Any], Any], str, bool]] = {
-            "hf_mass.load model": (lambda v: hf_mass.load(v), "", True),
-            "hf_mass.load device": (lambda v: hf_mass.load("grids-small", device=v), "device", what != "none"),
-            "hf_mass.load dtype": (lambda v: hf_mass.load("grids-small", dtype=v), "dtype", what != "none"),
-            "hf_mass.load chat": (lambda v: hf_mass.load("grids-small", chat=v), "chat", what != "none"),
-            "hf_mass.load chat_template_kwargs": (
-                lambda v: hf_mass.load("grids-small", chat_template_kwargs=v),
-                "chat",
-                what not in ("none", "an object"),
-            ),
-            "hf_mass.load revision": (lambda v: hf_mass.load("grids-small", revision=v), "revision", what != "none"),
-            "hf_mass.load tokenizer": (lambda v: hf_mass.load(lm.model, v), "", what != "none"),
-            "hf_mass.adapt tasks": (lambda v: hf_mass.adapt(lm, v, time_limit=SECONDS), "", True),
-            "hf_mass.adapt method": (lambda v: hf_mass.adapt(lm, one, v, time_limit=SECONDS), "", True),
-            "hf_mass.adapt guard": (lambda v: hf_mass.adapt(lm, one, guard=v, time_limit=9), "guard", what != "none"),
-            "hf_mass.adapt seed": (lambda v: hf_mass.adapt(lm, one, seed=v), "seed", what not in ("none", "a number")),
-            "hf_mass.adapt tasks_per_pass": (
-                lambda v: hf_mass.adapt(lm, one, tasks_per_pass=v),
-                "tasks_per_pass",
-                what not in ("none", "a number"),
-            ),
-            "hf_mass.adapt time_limit": (
-                lambda v: hf_mass.adapt(lm, one, time_limit=v),
-                "time_limit",
-                what not in ("none", "a number"),
-            ),
-            "hf_mass.adapt on_event": (lambda v: hf_mass.adapt(lm, one, on_event=v), "on_event", what != "none"),
-            "hf_mass.adapt stop": (lambda v: hf_mass.adapt(lm, one, stop=v), "stop", what != "none"),
-            "hf_mass.solve problem": (lambda v: hf_mass.solve(lm, v, time_limit=SECONDS), "", True),
-            "Task.from_pairs pairs": (
-                lambda v: hf_mass.adapt(lm, Task.from_pairs(v, "river"), time_limit=SECONDS),
-                "",
-                what != "a list" or text != "[]",
-            ),
-            "Task.from_pairs query": (lambda v: Task.from_pairs(PAIRS, v), "query", not is_text),
-            "Task.from_pairs answer": (lambda v: Task.from_pairs(PAIRS, "x", v), "answer", False),
-            "Task.from_pairs instruction": (
-                lambda v: Task.from_pairs(PAIRS, "x", instruction=v),
-                "instruction",
-                not isinstance(value, str),
-            ),
-            "Task.from_pairs verifier": (
-                lambda v: Task.from_pairs(PAIRS, "x", verifier=v),
-                "verifier",
-                not isinstance(value, str),
-            ),
-            "Task.from_pairs id": (lambda v: Task.from_pairs(PAIRS, "x", id=v), "id", not isinstance(value, str)),
-            "Task problem": (lambda v: Task(v), "problem", not is_text),
-            "Task demonstrations": (lambda v: Task("x", v), "demonstrations", what != "a list" or text != "[]"),
-            "Guard": (lambda v: adapted(lambda: hf_mass.Guard(v), Path()), "", True),
-            "TTT preset": (lambda v: hf_mass.TTT(preset=v), "preset", what != "none"),
-            "load_tasks": (lambda v: hf_mass.load_tasks(v), "", True),
-            "load_few_shot_file": (lambda v: hf_mass.load_few_shot_file(v), "", True),
-            "load_grid_tasks": (lambda v: hf_mass.load_grid_tasks(v), "", True),
-            "load_bbh": (lambda v: hf_mass.load_bbh(v), "", True),
-            "TTTTrainer train_dataset": (
-                lambda v: hf_mass.TTTTrainer(tiny(), tiny_args(), train_dataset=v, processing_class=tokens()),
-                "train_dataset",
-                what not in ("none", "a list") or text == "[None]",
-            ),
-            "TTTTrainer model": (lambda v: hf_mass.TTTTrainer(v, tiny_args()), "", True),
-            "TTTTrainer args": (
-                lambda v: hf_mass.TTTTrainer(tiny(), v, processing_class=tokens()),
-                "args",
-                what != "none",
-            ),
-            "MetaAdaptTrainer train_dataset": (
-                lambda v: hf_mass.MetaAdaptTrainer(tiny(), meta_args(), train_dataset=v, processing_class=tokens()),
-                "",
-                True,
-            ),
-            "MetaAdaptTrainer model": (lambda v: hf_mass.MetaAdaptTrainer(v, meta_args(), [task()]), "", True),
-            "MetaAdaptTrainer args": (
-                lambda v: hf_mass.MetaAdaptTrainer(tiny(), v, [task()], processing_class=tokens()),
-                "args",
-                what != "none",
-            ),
-            "MetaAdaptTrainer peft_config": (
-                lambda v: hf_mass.MetaAdaptTrainer(
-                    tiny(), meta_args(), [task()], peft_config=v, processing_class=tokens()
-                ),
-                "peft_config",
-                what != "none",
-            ),
-        }
+    return {
+        "hf_mass.load model": (lambda v: hf_mass.load(v), "", True),
+        "hf_mass.load device": (lambda v: hf_mass.load("grids-small", device=v), "device", what != "none"),
+        "hf_mass.load dtype": (lambda v: hf_mass.load("grids-small", dtype=v), "dtype", what != "none"),
+        "hf_mass.load chat": (lambda v: hf_mass.load("grids-small", chat=v), "chat", what != "none"),
+        "hf_mass.load chat_template_kwargs": (
+            lambda v: hf_mass.load("grids-small", chat_template_kwargs=v),
+            "chat",
+            what not in ("none", "an object"),
+        ),
+        "hf_mass.load revision": (lambda v: hf_mass.load("grids-small", revision=v), "revision", what != "none"),
+        "hf_mass.load tokenizer": (lambda v: hf_mass.load(lm.model, v), "", what != "none"),
+        "hf_mass.adapt tasks": (lambda v: hf_mass.adapt(lm, v, time_limit=SECONDS), "", True),
+        "hf_mass.adapt method": (lambda v: hf_mass.adapt(lm, one, v, time_limit=SECONDS), "", True),
+        "hf_mass.adapt guard": (lambda v: hf_mass.adapt(lm, one, guard=v, time_limit=9), "guard", what != "none"),
+        "hf_mass.adapt seed": (lambda v: hf_mass.adapt(lm, one, seed=v), "seed", what not in ("none", "a number")),
+        "hf_mass.adapt tasks_per_pass": (
+            lambda v: hf_mass.adapt(lm, one, tasks_per_pass=v),
+            "tasks_per_pass",
+            what not in ("none", "a number"),
+        ),
+        "hf_mass.adapt time_limit": (
+            lambda v: hf_mass.adapt(lm, one, time_limit=v),
+            "time_limit",
+            what not in ("none", "a number"),
+        ),
+        "hf_mass.adapt on_event": (lambda v: hf_mass.adapt(lm, one, on_event=v), "on_event", what != "none"),
+        "hf_mass.adapt stop": (lambda v: hf_mass.adapt(lm, one, stop=v), "stop", what != "none"),
+        "hf_mass.solve problem": (lambda v: hf_mass.solve(lm, v, time_limit=SECONDS), "", True),
+    }
+
+
+def _task_calls(what: str, value: Any) -> dict[str, Call]:
+    """Tasks, methods and files."""
+    lm = strings()
+    text, is_text = shown(value), isinstance(value, str) and bool(value.strip())
+    return {
+        "Task.from_pairs pairs": (
+            lambda v: hf_mass.adapt(lm, Task.from_pairs(v, "river"), time_limit=SECONDS),
+            "",
+            what != "a list" or text != "[]",
+        ),
+        "Task.from_pairs query": (lambda v: Task.from_pairs(PAIRS, v), "query", not is_text),
+        "Task.from_pairs answer": (lambda v: Task.from_pairs(PAIRS, "x", v), "answer", False),
+        "Task.from_pairs instruction": (
+            lambda v: Task.from_pairs(PAIRS, "x", instruction=v),
+            "instruction",
+            not isinstance(value, str),
+        ),
+        "Task.from_pairs verifier": (
+            lambda v: Task.from_pairs(PAIRS, "x", verifier=v),
+            "verifier",
+            not isinstance(value, str),
+        ),
+        "Task.from_pairs id": (lambda v: Task.from_pairs(PAIRS, "x", id=v), "id", not isinstance(value, str)),
+        "Task problem": (lambda v: Task(v), "problem", not is_text),
+        "Task demonstrations": (lambda v: Task("x", v), "demonstrations", what != "a list" or text != "[]"),
+        "Guard": (lambda v: adapted(lambda: hf_mass.Guard(v), Path()), "", True),
+        "TTT preset": (lambda v: hf_mass.TTT(preset=v), "preset", what != "none"),
+        "load_tasks": (lambda v: hf_mass.load_tasks(v), "", True),
+        "load_few_shot_file": (lambda v: hf_mass.load_few_shot_file(v), "", True),
+        "load_grid_tasks": (lambda v: hf_mass.load_grid_tasks(v), "", True),
+        "load_bbh": (lambda v: hf_mass.load_bbh(v), "", True),
+    }
+
+
+def _trainer_calls(what: str, value: Any) -> dict[str, Call]:
+    """Both trainers."""
+    text = shown(value)
+    return {
+        "TTTTrainer train_dataset": (
+            lambda v: hf_mass.TTTTrainer(tiny(), tiny_args(), train_dataset=v, processing_class=tokens()),
+            "train_dataset",
+            what not in ("none", "a list") or text == "[None]",
+        ),
+        "TTTTrainer model": (lambda v: hf_mass.TTTTrainer(v, tiny_args()), "", True),
+        "TTTTrainer args": (
+            lambda v: hf_mass.TTTTrainer(tiny(), v, processing_class=tokens()),
+            "args",
+            what != "none",
+        ),
+        "MetaAdaptTrainer train_dataset": (
+            lambda v: hf_mass.MetaAdaptTrainer(tiny(), meta_args(), train_dataset=v, processing_class=tokens()),
+            "",
+            True,
+        ),
+        "MetaAdaptTrainer model": (lambda v: hf_mass.MetaAdaptTrainer(v, meta_args(), [task()]), "", True),
+        "MetaAdaptTrainer args": (
+            lambda v: hf_mass.MetaAdaptTrainer(tiny(), v, [task()], processing_class=tokens()),
+            "args",
+            what != "none",
+        ),
+        "MetaAdaptTrainer peft_config": (
+            lambda v: hf_mass.MetaAdaptTrainer(tiny(), meta_args(), [task()], peft_config=v, processing_class=tokens()),
+            "peft_config",
+            what != "none",
+        ),
+    }
+
+
+def _call_cases() -> Iterator[Case]:
+    for what, value in NOTHING:
+        calls = _model_calls(what, value) | _task_calls(what, value) | _trainer_calls(what, value)
         for name, (call, names, refused) in calls.items():
             where, _, argument = name.partition(" ")
             run = lambda folder, call=call, value=value: call(value)  # noqa: E731
-            yield Case(where, what, f"{argument or 'argument'}={text}", run, refused, names)
+            yield Case(where, what, f"{argument or 'argument'}={shown(value)}", run, refused, names)
 
 
 @cache
