@@ -70,6 +70,20 @@ def comparative(adjective: str) -> str:
     return adjective + ("r" if adjective.endswith("e") else "er")
 
 
+def agent(verb: str) -> str:
+    """Who does what one of `VERBS` says."""
+    doubled = {"jog", "run", "stop", "swim"}
+    if verb in doubled:
+        return f"{verb}{verb[-1]}er"
+    return verb + ("r" if verb.endswith("e") else "er")
+
+
+def kind(noun: str) -> str:
+    """The kind of one of `NOUNS`."""
+    kinds = {"fruit": FRUITS, "tool": TOOLS, "garment": CLOTHES, "vehicle": VEHICLES, "instrument": INSTRUMENTS}
+    return next(name for name, nouns in kinds.items() if noun in nouns)
+
+
 def place_of(count: int, place: int) -> Draw:
     """The word at a place of a list of so many."""
 
@@ -166,6 +180,14 @@ TASKS: dict[str, Draw] = {
     "thing_in_sentence": from_sentence(1),
     "swap_two": swapped,
     "longest_of_3": longest,
+    "fourth_of_5": place_of(5, 3),
+    "third_of_6": place_of(6, 2),
+    "instrument_v_vehicle_5": odd_one(INSTRUMENTS, VEHICLES, 5),
+    "tool_v_clothes_6": odd_one(TOOLS, CLOTHES, 6),
+    "kind_of_thing": of([*NOUNS], kind),
+    "agent": of([*VERBS], agent),
+    "person_in_sentence": from_sentence(0),
+    "place_in_sentence": from_sentence(2),
 }
 
 

@@ -199,7 +199,7 @@ def _added(output: Tensor, low: Tensor, b: Tensor, scaling: float) -> Tensor:
     """y + scaling · B low, low [G, T, r]: one pass over y where the dtypes agree, instead of three."""
     if output.dtype == low.dtype:
         return torch.baddbmm(output, low, b.transpose(1, 2), alpha=scaling)
-    return output + (scaling * low.bmm(b.transpose(1, 2))).to(output.dtype)
+    return output + (scaling * low).bmm(b.transpose(1, 2)).to(output.dtype)  # the narrow factor is scaled
 
 
 class _OnceUpdate(torch.autograd.Function):
