@@ -335,8 +335,8 @@ SHORT = 192
 def fused_is_slower(model: nn.Module, positions: Tensor) -> bool:
     """Whether the fused attention of a CPU would take longer than plain products, over rows at positions [R, S].
 
-    Its backward pass in half precision is slow (9 heads of 64, 2 rows, forward and backward: 12 ms against 7 of the math
-    kernel at 135 tokens, 5 against 3 at 64, 22 against 37 at 300). In float32 they are alike.
+    Its backward pass in half precision is slow (9 heads of 64, 2 rows, forward and backward: 12 ms against 7 of the
+    math kernel at 135 tokens, 5 against 3 at 64, 22 against 37 at 300). In float32 they are alike.
     """
     half = getattr(model, "dtype", None) in (torch.bfloat16, torch.float16)
     return half and positions.device.type == "cpu" and positions.shape[1] <= SHORT and torch.is_grad_enabled()
