@@ -36,6 +36,8 @@ from hf_mass.tasks.task import Task
 
 STRENGTHS = (1.0, 0.4)
 """Shares of the learning rate that a guard chooses from."""
+STRONGER = 2.0
+"""What it is multiplied by where left-out answers are learned (examples/results/LOG.md)."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,10 @@ class TTT(Method[TTTState]):
     def strengths(self) -> list[Method[Any]]:
         """The rate that is set, and a third of it."""
         return [self.scaled(scale) for scale in STRENGTHS]
+
+    def stronger(self) -> TTT:
+        """Twice the rate that is set."""
+        return self.scaled(STRONGER)
 
     def scaled(self, scale: float) -> TTT:
         """The same at another learning rate."""

@@ -273,6 +273,32 @@ def test_the_cost_of_choosing_is_in_the_record_apart_from_the_training_proper(st
     assert sum(each.guard_cost.backward_passes for each in together) == 48  # one guard for one set of demonstrations
 
 
+def test_where_the_default_teaches_left_out_answers_all_are_trained_on_at_twice_the_rate(
+    strings: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twice, once = (hf_mass.adapt(strings, task(), quick(learning_rate=rate), seed=3) for rate in (4e-3, 2e-3))
+    for teaches, expected in ((True, twice), (False, once)):
+        monkeypatch.setattr(guard_module, "teaches", lambda entry, said=teaches: said)
+        found = hf_mass.adapt(strings, task(), Guard(quick(learning_rate=2e-3)), seed=3)
+        (chosen,) = [entry for entry in found.guard if entry.chosen]
+        assert (chosen.strength, chosen.share) == ("the rate", 1.0)
+        assert chosen.trained_at == ("2 × the rate" if teaches else None)
+        assert str(found.guard_note).startswith(
+            "adapted at 2 × the rate, since at the rate" if teaches else "adapted at"
+        )
+        assert {entry.strength for entry in found.guard} <= {"the rate", "0.4 × the rate"}  # it is not tried on folds
+        assert found.losses == pytest.approx(expected.losses)
+        for name, leaf in (expected.adapted or {}).items():
+            torch.testing.assert_close((found.adapted or {})[name], leaf)
+
+
+def test_strengths_of_ones_own_and_a_shared_adapter_have_no_stronger_one(strings: LanguageModel) -> None:
+    assert Guard(quick()).firmer is not None
+    assert Guard(quick(), [quick()]).firmer is None
+    assert Guard(quick(adapters="shared")).firmer is None
+    assert Guard(MASS()).firmer is None
+
+
 def test_a_guard_without_strengths_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"Guard\.strengths is empty"):
         Guard(replace_strengths(quick()))
