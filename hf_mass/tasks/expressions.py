@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from hf_mass.tasks.final_answers import denies, undressed
+from hf_mass.tasks.claims import denies
+from hf_mass.tasks.final_answers import undressed
 from hf_mass.tasks.quantities import SUPERSCRIPTS, is_settled, is_vague, parse_number
 
 _NAMES = (
