@@ -11,7 +11,7 @@ import unicodedata
 from typing import Literal
 
 from hf_mass.tasks.claims import denies, disowns, supposes, taken_back
-from hf_mass.tasks.final_answers import spoken, stated_answer, undressed
+from hf_mass.tasks.final_answers import first_sentence, spoken, stated_answer, undressed
 
 _LONGEST, _MOST = 20_000, 500  # characters; letters, of which nobody names more to choose one
 _NOUN = r"(?:options?|choices?|answers?|statements?|letters?)"
@@ -19,7 +19,7 @@ _NOUN = r"(?:options?|choices?|answers?|statements?|letters?)"
 _VERB = r"(?:is|was|seems|looks|must|should|would|will|cannot|can|because|since|as|and|or|but|for|too|also|over|not)"
 _THING = re.compile(
     r"(?i)\b(?:person|people|team|plan|group|vitamin|type|class|grade|point|line|figure|table|company|player|student"
-    r"|hepatitis|appendix|scenario|section|set|event|town|city|train|car)\s\Z"
+    r"|hepatitis|angle|triangle|appendix|scenario|section|set|event|town|city|train|car)\s\Z"
 )
 _LETTER = re.compile(
     rf"(?i:\b{_NOUN}[ \t]+)?\(\s*(?P<inside>[A-Za-z])\s*\)|(?i:\b{_NOUN})[ \t]+(?P<named>[A-Za-z])(?![\w'’])\)?"
@@ -30,28 +30,32 @@ _IS = (
     r"\s*(?:[,(–—-]\s*)?(?:(?:which|that|it)\s+)?"
     r"(?:(?:is|are|was|were|seems|looks|sounds|must be|has to be|would be|should be)\s+)"
 )
-_ADVERB = r"(?:(?:also|clearly|the|an?|both|all|most|only|actually|therefore|then|thus|definitely|probably|likely)\s+)*"
+_ADVERB = (
+    r"(?:(?:also|clearly|the|an?|both|all|our|my|most|only|actually|therefore|then|thus|definitely|probably"
+    r"|likely)\s+)*"
+)
 # An option's own words may begin with a capital "Not" or be "false".
 _RIGHT = re.compile(
-    rf"(?!\s*(?:are|were)\b){_IS}{_ADVERB}(?:correct|right|true|best|answer|one|chosen|valid)\b"
-    r"(?![^.\n]{0,40}\b(?:if|unless)\b)(?!\W+\b(?:but|yet|though|although|however)\b[^.\n]{0,60}"
+    rf"(?!\s*(?:are|were)\b){_IS}{_ADVERB}(?:correct|right|true|best|answer|one|chosen(?! by)|valid)\b"
+    r"(?![^.\n]{0,40}(?:\b(?:if|unless)\b|\?))(?!\W+\b(?:but|yet|though|although|however)\b[^.\n]{0,60}"
     r"\b(?:not|wrong|incorrect|false|mistaken|better|\w+n['’]t)\b)|\s+(?-i:correct|right)\s*(?:\Z|[.,;])"
-    r"|\s+(?:remains|fits\s+best|works\s+best|the\s+(?:only\s+)?(?:correct|right|best)\s+\w+)\b",
+    r"|\s+(?:it\s+is\s*(?:\Z|[.!])|(?:remains|fits\s+best|works\s+best|the\s+(?:only\s+)?(?:correct|right|best)\s+\w+)\b)",
     re.IGNORECASE,
 )
 _WRONG = re.compile(
-    r"\s*\((?-i:false)\b"
+    r"\s*\((?-i:false|no|rejected|excluded|eliminated|ruled out)\b"
     r"|\s*(?:[,(–—-]\s*)?(?:(?:which|that|it)\s+)?(?:(?-i:cannot|(?:not|never)\b(?!\W*\Z)|wrong|incorrect)|can not"
     r"|(?:can|could|should|must|may)\s+be\s+(?:eliminated|excluded|ruled\s+out|rejected|discarded)"
     r"|fails?|(?:do|does|did|would|could|should)\s+not|(?:ca|do|does|did|is|are|was|were|wo|would|could|should)n['’]t)\b"
     rf"|{_IS}{_ADVERB}(?:not\b(?!\W*\Z)"
-    r"|(?:wrong|incorrect|invalid|false|out|ruled|eliminated|excluded|impossible|never|no|worst)\b)",
+    r"|(?:wrong|incorrect|invalid|false|out|ruled|eliminated|excluded|impossible|never|no|worst|a\s+mistake)\b)",
     re.IGNORECASE,
 )
 _WOULD = r"(?:is|must be|should be|would be)"
 _CHOSEN_BEFORE = re.compile(
-    rf"\b(?:choose|chose|chosen|pick|picked|select|selected|go(?:ing)? with|left with|leaves"
-    rf"|(?:answer|choice|option|solution) {_WOULD}|answer:"
+    r"\b(?:choose|chose|chosen|pick|picked|select|selected|go(?:ing)? with|left with|leaves"
+    r"|(?:I['’]m|I am|we are|we['’]re) (?:choosing|picking|selecting)"
+    rf"|(?:answer|choice|option|solution|letter) {_WOULD}|answer:"
     rf"|(?P<weak>it['’]s|conclude|match(?:es)?|corresponds? to|(?:best|right|correct|one)(?: \w+){{0,2}} {_WOULD}"
     rf"|(?:it|this) {_WOULD}"
     r"|therefore|thus|hence|so))\W{0,4}(?:the )?(?:correct )?\Z",
@@ -66,7 +70,8 @@ _DENIED_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _OPEN_BEFORE = re.compile(
-    r"\b(?:if|whether|suppose|unless|either|perhaps|could|might|(?:second|next) best|almost|nearly|would have|going to"
+    r"\b(?:if|whether|suppose|unless|either|perhaps|could|might|may|tempted|wanted|considered|(?:I|we) thought"
+    r"|(?:second|next) best|almost|nearly|would have|going to"
     rf"|at first|initially|originally|first I|I first)\b(?!\s+with\b){_CLAUSE}",
     re.IGNORECASE,
 )
@@ -84,11 +89,12 @@ _TICK, _CROSS = "✓✔✅☑", "✗✘❌✖☒"
 _VERDICT_WORD = re.compile(r"(?im)(?:[:–—-][ \t]*|\()(?:(correct|right)|incorrect|wrong)\)?[.!]?(?=[ \t]*(?:$|[/,;|]))")
 _LEAD = re.compile(
     r"(?i)(?:(?:hmm|well|so|clearly|definitely|probably|maybe|surely|i (?:think|believe|guess|say|would say)"
-    r"|my (?:guess|pick)|the|is|it is|it['’]s|that)\b[,:.]?\s*)*\Z"
+    r"|my (?:guess|pick)|the|is|it is|it['’]s|that|['’]s|most likely|likely|obviously|certainly|must be"
+    r"|has to be|would be)\b[,:.]?\s*)*\Z"
 )
 _HEAD_ENDS = re.compile(
     r"\s*(?:\Z|\(|[.:,;)\]–—](?!\w)|-\s+\S|\n|(?:because|since|as(?! well)|which|for|due|given|where|rather than"
-    r"|instead of|(?:and |but )?not)\b)"
+    r"|instead of|(?:and |but )?not(?=\s+\S)|most likely|probably|likely|definitely|of course|obviously|for sure)\b)"
 )
 # "B Paris": the letter and what it stands for; "A Paris" may be an article.
 _SPELLED_OUT = re.compile(r"[ \t]+(?:[A-Z$\d][^.!?;\n]{0,60}|[$\d][\w.,$%/ ]{0,60})[.]?\s*\Z")
@@ -114,7 +120,7 @@ def choice(text: str) -> str | None:
     answer = _plain((spoken(text) if stated is None else stated)[:_LONGEST])
     answer = _VERDICT_WORD.sub(lambda found: " ✓" if found[1] else " ✗", answer)
     if match := re.fullmatch(r"[\W_]*([A-Za-z])(?![+-]\W*\Z)[\W_]*", answer):
-        return None if re.search(rf"[?{_CROSS}]", answer) else match[1].upper()
+        return None if re.search(rf"[?°#+{_CROSS}]", answer) else match[1].upper()
     if match := re.match(r"([a-z])[).:]\s", answer):  # "b) Paris"
         answer = f"({match[1]})" + answer[match.end() - 1 :]
     letters = [
@@ -178,6 +184,8 @@ def _said(before: str, after: str, is_in_list: bool, is_last: bool) -> _Verdict:
     if _OPEN_BEFORE.search(before) or disowns(before):
         return ""
     chosen = None if is_in_list else _CHOSEN_BEFORE.search(before)
+    if re.match(r"\s*,?\s*(?:if|unless)\b", after):
+        return ""
     if chosen and (not chosen["weak"] or _HEAD_ENDS.match(after)):
         return "right"
     return "right" if _RIGHT.match(after) and not is_last else ""
@@ -220,7 +228,10 @@ def _is_head(answer: str, letters: list[re.Match[str]], is_stated: bool) -> bool
     is_listed = len(letters) > 1 and _are_joined(answer, letters, 0)
     if is_stated and is_listed and re.match(r"\s*,", after):  # "The answer is B, A is wrong"
         is_listed = not re.match(r"\s+(?:is|was)(?:n['’]t)?\s", answer[letters[1].end() :])
-    if is_listed or _WRONG.match(_after(answer, letters, 0)) or taken_back(after) or _has_beside(answer, letters):
+    # Alone and behind a bracket or colon, what comes first is the option's own text: "C) Wait and see".
+    is_spelled = len(letters) == 1 and (head["inside"] or answer[: head.end()].endswith(")") or after.startswith(":"))
+    own = len(first_sentence(after.partition("\n")[0])) if is_spelled else 0
+    if is_listed or _WRONG.match(_after(answer, letters, 0)) or _has_beside(answer, letters) or taken_back(after[own:]):
         return False
     if len(letters) == 1 and not denies(after) and not supposes(after):
         spelled_out = _NUMBER if _name(head) in "AI" else _SPELLED_OUT
@@ -237,5 +248,7 @@ def _has_beside(answer: str, letters: list[re.Match[str]]) -> bool:
     if len(letters) < 2:
         return False
     gap, after = answer[letters[0].end() : letters[1].start()], answer[letters[1].end() :]
+    if re.match(r"\s+for\b[^.;\n]*\b(?:and|or)\s+\Z", gap):  # "B for cats and C for dogs"
+        return True
     is_beside = _BESIDE.fullmatch(gap) and (re.search(r"\w", gap) or re.match(r"\s*(?:[.,;:?!)]|\Z)", after))
     return bool(is_beside)

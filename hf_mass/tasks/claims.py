@@ -9,9 +9,22 @@ _DENIED = re.compile(
     r"|doubt\w*|unlikely|hardly|scarcely|anything but|other than|differ(?:s|ent)? from|far from|nowhere near)\b"
     r"|n['’]t\b|[✗✘❌✖☒]"
 )
+# "The wrong answer is 5", "Bob's answer is 5" and "half the answer is 5" state nothing.
+_OTHER = (
+    r"\b(?:wrong|incorrect|false|invalid|worst|second|next|common|trap|possible|alternative|previous|old|initial|original"
+    r"|na[iï]ve|tempting|his|her|their|others?|another|\w+['’]s|(?:least|less)[ \t]+\w+|twice|half|double|triple|of"
+    r"|plus|minus|times)[ \t]+"
+)
+_BEFORE_ANSWER = re.compile(rf"{_OTHER}\Z", re.IGNORECASE)
+_OTHER_ANSWER = re.compile(rf"{_OTHER}(?:answer|choice|option|guess)\b", re.IGNORECASE)
+# Of a whole text, not of the words before a formula: "rejecting x = -3" may go before the right one.
+_RULED_OUT = re.compile(
+    r"(?i)\b(?:impossible|distractor|discard\w*|reject\w*|rul(?:e|es|ed|ing) out|mistake (?:is|was|would be)|is too"
+    r"|fails(?=\s*(?:\Z|[.,;])))\b"
+)
 _SUPPOSED = re.compile(
     r"(?i)\b(?:if|unless|whether|suppos(?:e|es|ing)|assum(?:e|es|ing)|provided that|otherwise)\b"
-    r"|\b(?:may|might|could)(?:\s+\w+)?\s+be\b|(?:\A|[.!?]\s+)were\b"
+    r"|\b(?:may|might|could)(?:\s+\w+)?\s+be\b|(?:\A|[.!?]\s+)were\b|\b(?:I|we)\s+(?:\w+\s+)?thought\b"
 )
 _SAY = r"(?:think|say|claim|believe|cho+se|pick|select|guesse?|argue|suggest|insist)"
 _SAYS = r"(?:says|claims|thinks|believes|argues|insists|guesses|chooses|picks)"
@@ -29,12 +42,12 @@ _WRONG = r"(?:\w+\s+)?(?:not\s+(?:right|correct|it)|wrong|incorrect|mistaken|an?
 _IT = r"(?:(?:that|this|it|which|(?:my|the|this|that)\s+(?:answer|result|value|calculation)))"
 _TAKEN_BACK = re.compile(
     # "5? No." and "5 is wrong", "5. Or 6", then what may begin any clause after it: "Wait, no", "that is wrong".
-    r"\A[\s$*_.)\]}\"'’”]*\?"
-    rf"|\A[\s$*_.)\]}}\"'’”]*(?:(?:(?:is|was)\s+|\(\s*)(?:{_WRONG}|false\b|not\s+true\b)|[✗✘❌✖☒]|(?:or(?!\s+so\b)|alternatively)\b)"
-    r"|(?:\A|[.!?…;\n,–—(])[^\w?]*(?:(?:oh|ah|hmm+|well|but|and|yet|so|ok(?:ay)?)\b\W+)*(?:"
+    r"\A[\s$*_.)\]}\"'’”]{0,20}\?"
+    rf"|\A[\s$*_.)\]}}\"'’”]{0, 20}(?:(?:(?:is|was)\s+|\(\s*)(?:{_WRONG}|false\b|not\s+true\b)|[✗✘❌✖☒]|(?:or(?!\s+so\b)|alternatively)\b)"
+    r"|(?:\A|[.!?…;\n,–—(])[^\w?]{0,8}(?:(?:oh|ah|hmm+|well|but|and|yet|so|ok(?:ay)?)\b\W+)*(?:"
     r"(?:wait|nope|oops|sorry|hold\s+on|scratch\s+that|on\s+second\s+thoughts?|correction|actually"
     r"|my\s+(?:mistake|bad)|I\s+(?:made\s+an?|was\s+wrong|take\s+(?:it|that)\s+back))\b"
-    r"|no\b(?=\s*(?:\Z|[,.!;:…–—])|\s+(?:wait|that|it|this)\b)"
+    r"|no\b(?=\s*(?:[,!;:…–—]|\.\s*\S)|\s+(?:wait|that|it|this)\b)"
     rf"|{_IT}(?:['’]s|\s+(?:is|was|seems|looks|must\s+be))\s+{_WRONG}"
     rf"|{_IT}\s+(?:(?:isn|wasn|can)['’]t|cannot)\s+(?:be\s+)?(?:right|correct)\b"
     rf"|(?:{_IT}|we)\s+should\s+(?:\w+\s+)?(?:be|have\s+been)\b)",
@@ -44,7 +57,7 @@ _TAKEN_BACK = re.compile(
 
 def denies(text: str) -> bool:
     """Whether a text says of something that it is not so, or that others say so."""
-    return bool(_DENIED.search(text) or _OTHERS.search(text))
+    return any(pattern.search(text) for pattern in (_DENIED, _RULED_OUT, _OTHERS, _OTHER_ANSWER))
 
 
 def supposes(text: str) -> bool:
@@ -59,12 +72,19 @@ def clause_denies(before: str) -> bool:
 
 def disowns(before: str) -> bool:
     """Whether the words before an answer deny it, suppose it, or give it to others: "I doubt that", "Bob says"."""
-    return clause_denies(before) or supposes(_last(before)) or bool(_OTHERS.search(_last(before)))
+    # What Bob said, "the answer is", goes on after the comma.
+    clause = re.split(r";|,(?!\s*[\"“'‘])", _last(before))[-1]
+    return clause_denies(before) or supposes(_last(before)) or denies(clause)
 
 
 def _last(before: str) -> str:
     """The last sentence, from its last "so" or "but" on."""
     return _CLAUSES.split(_SENTENCES.split(before[-300:])[-1])[-1]
+
+
+def is_another(before: str) -> bool:
+    """Whether these words before "answer" say that it is not the text's own, or a part of it: "wrong", "half the"."""
+    return bool(_BEFORE_ANSWER.search(before))
 
 
 def taken_back(after: str) -> bool:

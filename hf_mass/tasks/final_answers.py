@@ -12,20 +12,14 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from hf_mass.tasks.claims import clause_denies, disowns, taken_back
+from hf_mass.tasks.claims import clause_denies, disowns, is_another, taken_back
 
 _MARKER = re.compile(
     r"(?im)^[^\w\n]*(?:(?:the|my)[ \t]+)?(?:(?:final|correct)[ \t]+)?ans(?:wer)?\b"
     r"[^\w\n:：]{0,20}(?:\((?![A-Za-z]\))[^()\n]{0,40}\))?[^\w\n:：]{0,20}(?:[:：]|$|(?<=\s)[-–—][ \t]+)"
     r"|(?:\b(?:the|my|your|an|final|correct|right|best)[ \t]+)*\b(?:answer|choice|option)\b[ \t]*"
     r"(?:(?:is|would[ \t]+be|will[ \t]+be|must[ \t]+be|should[ \t]+be|has[ \t]+to[ \t]+be|equals)\b[ \t]*[:：]?|[:：=])"
-    r"(?![ \t]*not\b)|答案[是为]?[ \t]*[:：]?"
-)
-# "The wrong answer is 5", "Bob's answer is 5" and "half the answer is 5" state nothing.
-_ANOTHER = re.compile(
-    r"(?i)\b(?:wrong|incorrect|false|invalid|worst|second|next|possible|alternative|previous|old|initial|original"
-    r"|na[iï]ve|tempting|his|her|their|others?|another|\w+['’]s|(?:least|less)[ \t]+\w+|twice|half|double|triple|of"
-    r"|plus|minus|times)[ \t]+\Z"
+    r"(?![ \t]*(?-i:not)\b)|答案[是为]?[ \t]*[:：]?"
 )
 _TAGGED = re.compile(r"(?is)<answer>((?:(?!</?answer>).)*)")
 _FENCE = re.compile(r"(?m)^[ \t]*(?:```|~~~)\w*[ \t]*(?:\n|\Z)")
@@ -123,8 +117,8 @@ def _after_marker(text: str) -> str | None:
     text = undressed(text, wrappers=False)
     for marker in reversed(list(_MARKER.finditer(text))):
         before = text[max(0, marker.start() - 300) : marker.start()]
-        if not _ANOTHER.search(before) and not disowns(before):
-            return text[marker.end() :].strip()
+        if not is_another(before) and not disowns(before):
+            return text[marker.end() :].strip().removeprefix("}").strip()  # "\\text{The answer is } 5"
     return None
 
 

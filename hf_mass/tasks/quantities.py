@@ -13,12 +13,12 @@ import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
-from hf_mass.tasks.claims import denies, supposes
+from hf_mass.tasks.claims import denies, supposes, taken_back
 from hf_mass.tasks.final_answers import spoken, stated_answer, undressed
 from hf_mass.tasks.units import NO_UNIT, POWERED, Unit, size_in, unit_at
 
 _LONGEST = 2000  # characters; what is longer states no single number
-_CURRENCIES = "$€£¥₹₩₽₺₫₪฿₴₦₱"
+_CURRENCIES = "$¢€£¥₹₩₽₺₫₪฿₴₦₱"
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _TO_SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _SPELLINGS = (
@@ -29,6 +29,8 @@ _LATEX = (
     (re.compile(r"\{,\}|,\\!"), ","),
     (re.compile("⁄"), "/"),
     (re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?\d+)\s*\}|(\d))\s*(?:\{\s*(-?\d+)\s*\}|(\d))"), r" \1\2/\3\4 "),
+    (re.compile(r"\A\s*(?:[=-]>|[→⇒∴])\s*"), ""),
+    (re.compile(r"(?i)\s*(?:°|\bdegrees?)\s+(?=[CF]\b|celsius|fahrenheit)"), " "),
     (re.compile(r"\\(?:left|right|displaystyle|boxed)(?![a-zA-Z])|\\!"), ""),
     (re.compile(r"\\(?:times|cdot|ast)(?![a-zA-Z])|[×·∙⋅]"), " × "),
     (re.compile(r"(?<=\d)\s?[xX]\s?(?=\$?\d)"), " × "),
@@ -55,7 +57,7 @@ _CONTRAST = (
 )
 # What explains a number begins here, to the end of its sentence; numbers in it are not the answer's.
 _EXPLAINED = re.compile(
-    r"(?i)(?<=[^\s.!?])(?:[,;:]?[ \t]+(?:because|since|as|given|due|so that|considering"
+    r"(?i)(?<=[^\s.!?])(?:[,;:]?[ \t]+(?:because|since|as(?! well)|given|due|so that|considering"
     r"|(?:where|which|when|after|if)\b(?![^.\n]{0,300}=))\b"
     r"|;(?!\s*(?:but|however|or|no|wait|actually)\b|\s*[-$€£]?[\d.,]+\s*(?:\Z|[.;])))(?:(?![.!?]\s|\n).)*"
 )
@@ -65,15 +67,16 @@ _ASIDE = re.compile(
 _REJECTED = re.compile(r"\((?:[^()\d]{0,40}\s)?(?i:not|wrong|incorrect|false|no)\b[^()\d]{0,40}\)")
 # "30 x 2.5 = 75 if he sells it" repeats the question's condition.
 _COMPUTED = re.compile(r"\d\s*[-+*/×]\s*[$€£]?[\d.,]+\s*=\s*[$€£]?\d[\w.,]*\s+if\b[^\d=]*\Z")
-_CUT = re.compile(r"\d\s?(?:\.\.|…)")
+_CUT = re.compile(r"\d\s?(?:\.\.|…)|\bbase\s+\d")
 _VAGUE = re.compile(
     r"(?i)\b(?:either|between|half|halves|twice|double|triple|quarters?|thirds?|fourths|fifths|sixths|sevenths|eighths"
     r"|ninths|tenths|hundredths|thousandths|squared|cubed|factorial|plus|minus|divided?|multipl(?:y|ied)|add(?:ed)?"
-    r"|subtract(?:ed)?|remainder)\b"
+    r"|subtract(?:ed)?|remainder|max)\b"
     r"|\b(?:root|square|cube|reciprocal|inverse|logarithm|multiple|power)s?\s+of\b"
     r"|\b(?:more|less|fewer|larger|smaller|greater|bigger|higher|lower|times)\s+(?:than|as)\b"
-    r"|\bor\s+(?:more|less|fewer|greater|higher|lower)\b|\b(?:at\s+(?:least|most)|up\s+to|(?:minimum|maximum)\s+of|exceed(?:s|ing)?)\b"
-    r"|\b(?:over|under|above|below|beyond|within|almost|nearly|close\s+to|near)\s+(?=\S{0,2}\d)"
+    r"|\bor\s+(?:more|less|fewer|greater|higher|lower)\b|\b(?:at\s+(?:least|most|minimum|maximum)|up\s+to|upwards?|and\s+up|as\s+well\s+as|(?:north|short|away)\s+(?:of|from)|(?:minimum|maximum)\s+of|exceed(?:s|ing)?)\b"
+    r"|\b(?:over|under|above|below|beyond|within|almost|nearly|close\s+to|near|past|from|every|except|excluding|without"
+    r"|instead\s+of|rather\s+than|all\s+but|one\s+(?:in|of|out\s+of))\s+(?:the\s+)?(?=\S{0,2}\d)"
     r"|\b(?:step|part|case|question|problem|equation|example|method|exercise|chapter|section|item|option|base|figure"
     r"|theorem|lemma|attempt)\s+#?\d"
 )
@@ -82,6 +85,7 @@ _FOREIGN = re.compile(r"\\[a-zA-Z]|[√π∞±∫∑|<>≠≤≥_!^{}*+×÷]|\b(
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000, "lakh": 10**5, "million": 10**6, "crore": 10**7}
 _SCALES |= {"billion": 10**9, "trillion": 10**12}
 _SHORT = {"k": 3, "m": 6, "mn": 6, "b": 9, "bn": 9}
+_SCALED = re.compile(rf"(?i)\b(?:{'|'.join(_SCALES)})s?\b")
 _SEPARATED = "|".join(rf"(?:{mark}\d{{3}})+" for mark in (",", " ", "['’]", "_"))
 # European thousands need two groups or a decimal comma: 1.234 alone is a little more than one.
 _PLAIN = (
@@ -104,7 +108,7 @@ _OPERATOR = re.compile(r"\s*(?:[-+/:^–—*×]|to)\s*\Z")
 _WORD = re.compile(r"(?P<gap>\s?)(?P<word>[^\W\d_]+)")
 _SMALL_WORD = re.compile(r"am|an|as|at|be|by|cd|do|ea|he|if|in|is|it|me|mr|ms|my|no|of|on|pm|so|to|tv|us|vs|we")
 _LETTER = r"(?!a\s+[^\W\d_]{2}|I\s)[^\W\d_](?![\w'’])"
-_COUNTED = re.compile(rf"%?\s*(?:[-/:–—(]|of\b|per\b|times\b)\s*{_LETTER}")
+_COUNTED = re.compile(rf"%?\s*(?:[-/:–—(]|of\b|per\b|times\b)\s*{_LETTER}|%\s?{_LETTER}")
 _NAMED = re.compile(
     r"_\{?\w{1,9}\}?|\\overline\{\w{1,9}\}|\\(?:angle|triangle|theta|alpha|beta|gamma|phi)\b|\b[a-zA-Z]\(-?\d{1,9}\)"
 )
@@ -151,7 +155,11 @@ def quantity(text: str) -> Quantity | None:
     for match in _QUANTITY.finditer(clause):
         value = _value(match)
         unit = unit_at(clause, match.end(), match["currency"] or "")
-        if value is None or not _AFTER.match(clause, match.end()) or _is_multiplied(clause, match.end(), unit):
+        if (
+            value is None
+            or not _AFTER.match(clause, match.end())
+            or _is_multiplied(clause, match.end(), unit_at(clause, match.end()))
+        ):
             return None
         between.append(clause[end : match.start()])
         if (match["sign"] or "").strip() and match.group().startswith(("- ", "+ ")) and between[-1][-2:-1].isalnum():
@@ -160,6 +168,8 @@ def quantity(text: str) -> Quantity | None:
         units.append(unit)
         end = match.end()
     rest = clause[end:]
+    if "?" in rest or taken_back(rest):
+        return None
     if (
         not values
         or _FOREIGN.search("".join(between) + rest)
@@ -180,6 +190,11 @@ def is_vague(text: str) -> bool:
     return bool(_VAGUE.search(text))
 
 
+def has_scale(text: str) -> bool:
+    """Whether a text multiplies by a word, as in "5 million"."""
+    return bool(_SCALED.search(text))
+
+
 def _clause(text: str) -> str | None:
     """What of a text may hold its quantity, in plain spelling; None where that cannot be said."""
     if len(text) > _LONGEST:
@@ -188,6 +203,7 @@ def _clause(text: str) -> str | None:
     for pattern, plain in (*_SPELLINGS, *_LATEX):
         text = pattern.sub(plain, text)
     text = unicodedata.normalize("NFKC", text).strip()
+    text = re.sub(" {2,}", " ", text)
     if (supposes(text) and not _COMPUTED.search(text)) or _REJECTED.search(text) or _CUT.search(text):
         return None
     text = text.rstrip(".")

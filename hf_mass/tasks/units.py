@@ -32,7 +32,7 @@ _SPELLINGS = {
     "l": "l L liter liters litre litres",
     "gal": "gal gallon gallons",
     "mph": "mph",
-    "km/h": "kmph kph",
+    "kmph": "kmph kph",
     "Hz": "hz",
     "N": "N newton newtons",
     "J": "J joule joules",
@@ -68,6 +68,7 @@ _SIZES = {
     **{name: ("dollars", size) for name, size in (("¢", "0.01"), ("$", "1"))},
 }
 """Unit → what it measures, and how much of that."""
+_SPEEDS = {"mph": ("mi", "h"), "kmph": ("km", "h")}
 _AMBIGUOUS = ({"pound", "£"}, {"pound", "lb"})
 _CURRENCIES = "$¢€£¥₹"
 _SINGLE = "".join(name for name in _NAMES if len(name) == 1)
@@ -100,6 +101,8 @@ def unit_at(text: str, place: int, currency: str = "") -> Unit:
     name = _name(found["name"])
     if name in _CURRENCIES:
         return (name, "")
+    if name in _SPEEDS:
+        return _SPEEDS[name]
     power = found["power"] or _PREFIXES.get((found["prefix"] or "")[:1].lower(), "")
     return (name + power, _name(found["per"]) + (found["per_power"] or "") if found["per"] else "")
 
