@@ -33,17 +33,20 @@ _OTHERS = re.compile(
     r"\b(?i:nobody|no[ -]one|some(?:one|body)?|many|most|few|people|students?|others|they|he|she|friends?|teachers?"
     r"|authors?|every(?:one|body)|one)\b"
     rf"(?:\s+(?!I\b|(?i:we)\b)[\w'’]+){{0,3}}?\s+(?:{_SAY}(?:e?[sd])?|{_SAID})\b"
-    rf"|\b{_SAYS}\b|\b(?!(?:I|We|Then)\b)[A-Z]\w*\s+{_SAID}\b|\b(?i:it)\s+(?:is|was)\s+(?:often\s+)?(?:claimed|said|believed|thought)"
+    rf"|\b{_SAYS}\b|\b(?!(?:I|We|Then)\b)[A-Z]\w*\s+{_SAID}\b|\b(?i:it)\s+(?:is|was)\s+(?:often\s+)?"
+    r"(?:claimed|said|believed|thought)"
     r"|\b(?i:according to)\b"
 )
 _CLAUSES = re.compile(r"(?i)\b(?:so|but|therefore|thus|hence)\b")
 _SENTENCES = re.compile(r"[.!?]\s|\n")
 _WRONG = r"(?:\w+\s+)?(?:not\s+(?:right|correct|it)|wrong|incorrect|mistaken|an?\s+(?:mistake|error))\b"
 _IT = r"(?:(?:that|this|it|which|(?:my|the|this|that)\s+(?:answer|result|value|calculation)))"
+_ITS_END = r"\A[\s$*_.)\]}\"'’”]{0,20}"
 _TAKEN_BACK = re.compile(
     # "5? No." and "5 is wrong", "5. Or 6", then what may begin any clause after it: "Wait, no", "that is wrong".
-    r"\A[\s$*_.)\]}\"'’”]{0,20}\?"
-    rf"|\A[\s$*_.)\]}}\"'’”]{0, 20}(?:(?:(?:is|was)\s+|\(\s*)(?:{_WRONG}|false\b|not\s+true\b)|[✗✘❌✖☒]|(?:or(?!\s+so\b)|alternatively)\b)"
+    rf"{_ITS_END}\?"
+    rf"|{_ITS_END}(?:(?:(?:is|was)\s+|\(\s*)(?:{_WRONG}|false\b|not\s+true\b)|[✗✘❌✖☒]"
+    r"|(?:or(?!\s+so\b)|alternatively)\b)"
     r"|(?:\A|[.!?…;\n,–—(])[^\w?]{0,8}(?:(?:oh|ah|hmm+|well|but|and|yet|so|ok(?:ay)?)\b\W+)*(?:"
     r"(?:wait|nope|oops|sorry|hold\s+on|scratch\s+that|on\s+second\s+thoughts?|correction|actually"
     r"|my\s+(?:mistake|bad)|I\s+(?:made\s+an?|was\s+wrong|take\s+(?:it|that)\s+back))\b"
@@ -73,7 +76,7 @@ def clause_denies(before: str) -> bool:
 def disowns(before: str) -> bool:
     """Whether the words before an answer deny it, suppose it, or give it to others: "I doubt that", "Bob says"."""
     # What Bob said, "the answer is", goes on after the comma.
-    clause = re.split(r";|,(?!\s*[\"“'‘])", _last(before))[-1]
+    clause = re.split(r";|(?<!said)(?<!says),(?!\s*[\"“'‘])", _last(before))[-1]
     return clause_denies(before) or supposes(_last(before)) or denies(clause)
 
 

@@ -67,14 +67,14 @@ _ASIDE = re.compile(
 _REJECTED = re.compile(r"\((?:[^()\d]{0,40}\s)?(?i:not|wrong|incorrect|false|no)\b[^()\d]{0,40}\)")
 # "30 x 2.5 = 75 if he sells it" repeats the question's condition.
 _COMPUTED = re.compile(r"\d\s*[-+*/×]\s*[$€£]?[\d.,]+\s*=\s*[$€£]?\d[\w.,]*\s+if\b[^\d=]*\Z")
-_CUT = re.compile(r"\d\s?(?:\.\.|…)|\bbase\s+\d")
+_CUT = re.compile(r"\d\s?(?:\.\.|…)|\bbase\s+\d|\bas\s+well\s+as\b")
 _VAGUE = re.compile(
     r"(?i)\b(?:either|between|half|halves|twice|double|triple|quarters?|thirds?|fourths|fifths|sixths|sevenths|eighths"
     r"|ninths|tenths|hundredths|thousandths|squared|cubed|factorial|plus|minus|divided?|multipl(?:y|ied)|add(?:ed)?"
     r"|subtract(?:ed)?|remainder|max)\b"
     r"|\b(?:root|square|cube|reciprocal|inverse|logarithm|multiple|power)s?\s+of\b"
     r"|\b(?:more|less|fewer|larger|smaller|greater|bigger|higher|lower|times)\s+(?:than|as)\b"
-    r"|\bor\s+(?:more|less|fewer|greater|higher|lower)\b|\b(?:at\s+(?:least|most|minimum|maximum)|up\s+to|upwards?|and\s+up|as\s+well\s+as|(?:north|short|away)\s+(?:of|from)|(?:minimum|maximum)\s+of|exceed(?:s|ing)?)\b"
+    r"|\bor\s+(?:more|less|fewer|greater|higher|lower)\b|\b(?:at\s+(?:least|most|minimum|maximum)|up\s+to|upwards?|and\s+up|(?:north|short|away)\s+(?:of|from)|(?:minimum|maximum)\s+of|exceed(?:s|ing)?)\b"
     r"|\b(?:over|under|above|below|beyond|within|almost|nearly|close\s+to|near|past|from|every|except|excluding|without"
     r"|instead\s+of|rather\s+than|all\s+but|one\s+(?:in|of|out\s+of))\s+(?:the\s+)?(?=\S{0,2}\d)"
     r"|\b(?:step|part|case|question|problem|equation|example|method|exercise|chapter|section|item|option|base|figure"
