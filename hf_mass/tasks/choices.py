@@ -7,40 +7,57 @@ wrong together, and "B too" has the verdict of the letter before it.
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Literal
 
-from hf_mass.tasks.final_answers import final_answer, stated_answer, undressed
+from hf_mass.tasks.claims import denies, disowns, supposes, taken_back
+from hf_mass.tasks.final_answers import first_sentence, spoken, stated_answer, undressed
 
-_LONGEST = 20_000  # characters
+_LONGEST, _MOST = 20_000, 500  # characters; letters, of which nobody names more to choose one
 _NOUN = r"(?:options?|choices?|answers?|statements?|letters?)"
 # "A" and "I" before a word in lower case are an article and a pronoun, unless that word goes on about a choice.
 _VERB = r"(?:is|was|seems|looks|must|should|would|will|cannot|can|because|since|as|and|or|but|for|too|also|over|not)"
+_THING = re.compile(
+    r"(?i)\b(?:person|people|team|plan|group|vitamin|type|class|grade|point|line|figure|table|company|player|student"
+    r"|hepatitis|angle|triangle|appendix|scenario|section|set|event|town|city|train|car)\s\Z"
+)
 _LETTER = re.compile(
     rf"(?i:\b{_NOUN}[ \t]+)?\(\s*(?P<inside>[A-Za-z])\s*\)|(?i:\b{_NOUN})[ \t]+(?P<named>[A-Za-z])(?![\w'’])\)?"
-    rf"|(?<![\w'’.\-])(?![AI][ \t]+(?!{_VERB}\b)[a-z])(?P<alone>[A-Z])(?![\w'’\-]|\.\w)\)?"
+    rf"|(?<![\w'’.\-])(?!A[ \t]+(?!{_VERB}\b)[a-z]|I[ \t]+(?!(?:is|seems|looks|because|since|and|or)\b)[a-z])"
+    r"(?P<alone>[A-Z])(?![\w'’\-]|\.\w)\)?"
 )
 _IS = (
     r"\s*(?:[,(–—-]\s*)?(?:(?:which|that|it)\s+)?"
     r"(?:(?:is|are|was|were|seems|looks|sounds|must be|has to be|would be|should be)\s+)"
 )
-_ADVERB = r"(?:(?:also|clearly|the|an?|both|all|most|only|actually|therefore|then|thus|definitely|probably|likely)\s+)*"
+_ADVERB = (
+    r"(?:(?:also|clearly|the|an?|both|all|our|my|most|only|actually|therefore|then|thus|definitely|probably"
+    r"|likely)\s+)*"
+)
 # An option's own words may begin with a capital "Not" or be "false".
 _RIGHT = re.compile(
-    rf"(?!\s*(?:are|were)\b){_IS}{_ADVERB}(?:correct|right|true|best|answer|one|chosen|valid)\b"
-    r"(?![^.\n]{0,40}\b(?:if|unless)\b)|\s+(?-i:correct|right)\s*(?:\Z|[.,;])",
+    rf"(?!\s*(?:are|were)\b){_IS}{_ADVERB}(?:correct|right|true|best|answer|one|chosen(?! by)|valid)\b"
+    r"(?![^.\n]{0,40}(?:\b(?:if|unless)\b|\?))(?!\W+\b(?:but|yet|though|although|however)\b[^.\n]{0,60}"
+    r"\b(?:not|wrong|incorrect|false|mistaken|better|\w+n['’]t)\b)|\s+(?-i:correct|right)\s*(?:\Z|[.,;])"
+    r"|\s+(?:it\s+is\s*(?:\Z|[.!])|(?:remains|fits\s+best|works\s+best|the\s+(?:only\s+)?(?:correct|right|best)\s+\w+)\b)",
     re.IGNORECASE,
 )
 _WRONG = re.compile(
-    r"\s*(?:[,(–—-]\s*)?(?:(?:which|that|it)\s+)?(?:(?-i:cannot|(?:not|never)\b(?!\W*\Z)|wrong|incorrect)|can not"
+    r"\s*\((?-i:false|no|rejected|excluded|eliminated|ruled out)\b"
+    r"|\s*(?:[,(–—-]\s*)?(?:(?:which|that|it)\s+)?(?:(?-i:cannot|(?:not|never)\b(?!\W*\Z)|wrong|incorrect)|can not"
+    r"|(?:can|could|should|must|may)\s+be\s+(?:eliminated|excluded|ruled\s+out|rejected|discarded)"
     r"|fails?|(?:do|does|did|would|could|should)\s+not|(?:ca|do|does|did|is|are|was|were|wo|would|could|should)n['’]t)\b"
     rf"|{_IS}{_ADVERB}(?:not\b(?!\W*\Z)"
-    r"|(?:wrong|incorrect|invalid|false|out|ruled|eliminated|excluded|impossible|never|no|worst)\b)",
+    r"|(?:wrong|incorrect|invalid|false|out|ruled|eliminated|excluded|impossible|never|no|worst|a\s+mistake)\b)",
     re.IGNORECASE,
 )
 _WOULD = r"(?:is|must be|should be|would be)"
 _CHOSEN_BEFORE = re.compile(
-    rf"\b(?:choose|chose|chosen|pick|picked|select|selected|go(?:ing)? with|(?:answer|choice|option) {_WOULD}|answer:"
-    rf"|(?P<weak>it['’]s|(?:(?<!second )(?<!next )best|right|correct|one)(?: \w+){{0,2}} {_WOULD}|(?:it|this) {_WOULD}"
+    r"\b(?:choose|chose|chosen|pick|picked|select|selected|go(?:ing)? with|left with|leaves"
+    r"|(?:I['’]m|I am|we are|we['’]re) (?:choosing|picking|selecting)"
+    rf"|(?:answer|choice|option|solution|letter) {_WOULD}|answer:"
+    rf"|(?P<weak>it['’]s|conclude|match(?:es)?|corresponds? to|(?:best|right|correct|one)(?: \w+){{0,2}} {_WOULD}"
+    rf"|(?:it|this) {_WOULD}"
     r"|therefore|thus|hence|so))\W{0,4}(?:the )?(?:correct )?\Z",
     re.IGNORECASE,
 )
@@ -49,10 +66,20 @@ _CLAUSE = r"(?![^.,;!?\n/]{0,80}\b(?:so|but|and|therefore|thus|hence)\s)[^.,;!?\
 _DENIED_BEFORE = re.compile(
     r"(?:\b(?:not|nor|neither|never|cannot|except|without|eliminat(?:e[sd]?|ing)|rul(?:es?|ed|ing) out"
     r"|exclud(?:e[sd]?|ing)|reject(?:s|ed|ing)?|than|over|instead of|unlike|discard(?:s|ed|ing)?|wrong|incorrect|false"
-    rf"|invalid|impossible|worst|doubt|(?:all|every\w*|any\w*) but)\b|n['’]t\b){_CLAUSE}",
+    rf"|invalid|impossible|worst|least|less|doubt|(?:all|every\w*|any\w*) but)\b|n['’]t\b){_CLAUSE}",
     re.IGNORECASE,
 )
-_OPEN_BEFORE = re.compile(rf"\b(?:if|whether|suppose|unless|either|perhaps|could|might)\b{_CLAUSE}", re.IGNORECASE)
+_OPEN_BEFORE = re.compile(
+    r"\b(?:if|whether|suppose|unless|either|perhaps|could|might|may|tempted|wanted|considered|(?:I|we) thought"
+    r"|(?:second|next) best|almost|nearly|would have|going to"
+    rf"|at first|initially|originally|first I|I first)\b(?!\s+with\b){_CLAUSE}",
+    re.IGNORECASE,
+)
+# "All but B are wrong" says that B is right; so does "None but B is right".
+_BUT = r"(?:\s+(?:of|the|other|options?|choices?|answers?|ones?|them|these|letters?)){0,4}"
+_BUT += r"\s+(?:but|except(?:\s+for)?|other\s+than|besides|apart\s+from)\s+\Z"
+_ALL_BUT = re.compile(rf"\b(?:all|every\w*|each|any\w*){_BUT}", re.IGNORECASE)
+_NONE_BUT = re.compile(rf"\b(?:none|no|nothing){_BUT}", re.IGNORECASE)
 _JOINED = re.compile(r"\s*(?:,?\s*(?:and|or|nor|as well as)|[/&+]|,)\s*(?:(?:the|also)\s+)?", re.IGNORECASE)
 _ALIKE_BEFORE = re.compile(
     r"\b(?:(?:as|so|neither|nor) (?:is|are|does|was)|likewise|like|same (?:goes )?(?:for|with))\s\Z", re.IGNORECASE
@@ -62,9 +89,20 @@ _TICK, _CROSS = "✓✔✅☑", "✗✘❌✖☒"
 _VERDICT_WORD = re.compile(r"(?im)(?:[:–—-][ \t]*|\()(?:(correct|right)|incorrect|wrong)\)?[.!]?(?=[ \t]*(?:$|[/,;|]))")
 _LEAD = re.compile(
     r"(?i)(?:(?:hmm|well|so|clearly|definitely|probably|maybe|surely|i (?:think|believe|guess|say|would say)"
-    r"|my (?:guess|pick)|the|is|it is|it['’]s|that)\b[,:.]?\s*)*\Z"
+    r"|my (?:guess|pick)|the|is|it is|it['’]s|that|['’]s|most likely|likely|obviously|certainly|must be"
+    r"|has to be|would be)\b[,:.]?\s*)*\Z"
 )
-_HEAD_ENDS = re.compile(r"\s*(?:\Z|\(|[.:,;)\]\-–—](?!\w)|(?:because|since|as(?! well)|which|for|due|given|where)\b)")
+_HEAD_ENDS = re.compile(
+    r"\s*(?:\Z|\(|[.:,;)\]–—](?!\w)|-\s+\S|\n|(?:because|since|as(?! well)|which|for|due|given|where|rather than"
+    r"|instead of|(?:and |but )?not(?=\s+\S)|most likely|probably|likely|definitely|of course|obviously|for sure)\b)"
+)
+# "B Paris": the letter and what it stands for; "A Paris" may be an article.
+_SPELLED_OUT = re.compile(r"[ \t]+(?:[A-Z$\d][^.!?;\n]{0,60}|[$\d][\w.,$%/ ]{0,60})[.]?\s*\Z")
+_NUMBER = re.compile(r"[ \t]+[$€£]?-?[\d.,/]+%?[.]?\s*\Z")
+# Another letter beside the first, with nothing but such words between them.
+_BESIDE = re.compile(
+    r"(?:[\W_]|\b(?:or|and|maybe|perhaps|possibly|no|wait|hmm+|actually|sorry|rather|else|also|it|is|it['’]s)\b)*"
+)
 _HEAD_GOES_ON = re.compile(
     r"\s*(?:or|and|but|/|&)\b|\s+(?:is|was|seems|looks|sounds|makes?|contradicts?|would|could|should|does|did|has|had)\b"
 )
@@ -78,15 +116,21 @@ def choice(text: str) -> str | None:
     Reads "b", "(B)", "B) Paris", "option (b)", `\boxed{\text{B}}`, sentences ("B is correct, A is wrong") and lists
     with a verdict on each letter ("A ✗").
     """
-    is_stated = stated_answer(text) is not None
-    answer = _plain(final_answer(text)[:_LONGEST])
+    stated = stated_answer(text)
+    answer = _plain((spoken(text) if stated is None else stated)[:_LONGEST])
     answer = _VERDICT_WORD.sub(lambda found: " ✓" if found[1] else " ✗", answer)
-    if match := re.fullmatch(r"[\W_]*([A-Za-z])[\W_]*", answer):
-        return None if re.search(rf"[?{_CROSS}]", answer) else match[1].upper()
+    if match := re.fullmatch(r"[\W_]*([A-Za-z])(?![+-]\W*\Z)[\W_]*", answer):
+        return None if re.search(rf"[?°#+{_CROSS}]", answer) else match[1].upper()
     if match := re.match(r"([a-z])[).:]\s", answer):  # "b) Paris"
         answer = f"({match[1]})" + answer[match.end() - 1 :]
-    letters = list(_LETTER.finditer(answer))
-    if letters and _is_head(answer, letters, is_stated):
+    letters = [
+        found
+        for found in _LETTER.finditer(answer)
+        if not _THING.search(answer[max(0, found.start() - 20) : found.start()])
+    ]
+    if len(letters) > _MOST:
+        return None
+    if letters and _is_head(answer, letters, stated is not None):
         return _name(letters[0])
     verdicts = _verdicts(answer, letters)
     chosen = {_name(letter) for letter, verdict in zip(letters, verdicts, strict=True) if verdict == "right"}
@@ -94,7 +138,8 @@ def choice(text: str) -> str | None:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"[$*`_\"“”]|\\[()\[\]]", "", undressed(text)).strip()
+    plain = unicodedata.normalize("NFKC", undressed(text))
+    return re.sub(r"[$*`_\"“”]|\\[()\[\]]", "", plain).strip()
 
 
 def _name(letter: re.Match[str]) -> str:
@@ -131,11 +176,16 @@ def _verdicts(answer: str, letters: list[re.Match[str]]) -> list[_Verdict]:
 
 def _said(before: str, after: str, is_in_list: bool, is_last: bool) -> _Verdict:
     """What is said of the letter between these two texts, which reach to the letters beside it."""
-    if _DENIED_BEFORE.search(before) or _WRONG.match(after):
+    if (is_only := _ALL_BUT.search(before)) or _NONE_BUT.search(before):
+        is_right = not is_in_list and (_WRONG if is_only else _RIGHT).match(after)
+        return "right" if is_right else "wrong" if is_only else ""
+    if _DENIED_BEFORE.search(before) or _WRONG.match(after) or taken_back(after):
         return "wrong"
-    if _OPEN_BEFORE.search(before):
+    if _OPEN_BEFORE.search(before) or disowns(before):
         return ""
     chosen = None if is_in_list else _CHOSEN_BEFORE.search(before)
+    if re.match(r"\s*,?\s*(?:if|unless)\b", after):
+        return ""
     if chosen and (not chosen["weak"] or _HEAD_ENDS.match(after)):
         return "right"
     return "right" if _RIGHT.match(after) and not is_last else ""
@@ -178,9 +228,27 @@ def _is_head(answer: str, letters: list[re.Match[str]], is_stated: bool) -> bool
     is_listed = len(letters) > 1 and _are_joined(answer, letters, 0)
     if is_stated and is_listed and re.match(r"\s*,", after):  # "The answer is B, A is wrong"
         is_listed = not re.match(r"\s+(?:is|was)(?:n['’]t)?\s", answer[letters[1].end() :])
-    if is_listed or _WRONG.match(_after(answer, letters, 0)):
+    # Alone and behind a bracket or colon, what comes first is the option's own text: "C) Wait and see".
+    is_spelled = len(letters) == 1 and (head["inside"] or answer[: head.end()].endswith(")") or after.startswith(":"))
+    own = len(first_sentence(after.partition("\n")[0])) if is_spelled else 0
+    if is_listed or _WRONG.match(_after(answer, letters, 0)) or _has_beside(answer, letters) or taken_back(after[own:]):
         return False
+    if len(letters) == 1 and not denies(after) and not supposes(after):
+        spelled_out = _NUMBER if _name(head) in "AI" else _SPELLED_OUT
+        if spelled_out.match(after):
+            return True
     if head["inside"] or answer[: head.end()].endswith(")"):
         goes_on = _HEAD_GOES_ON.match(after)
         return not goes_on or (is_stated and goes_on.group()[0].isspace())
-    return bool(_HEAD_ENDS.match(after)) and not re.match(r"\s*[.,]\s*[A-Z](?:[.,)]|\Z)", after)
+    return bool(_HEAD_ENDS.match(after))
+
+
+def _has_beside(answer: str, letters: list[re.Match[str]]) -> bool:
+    """Whether a second letter is given beside the first: "B; C", "B, or maybe C", "B... no, C"."""
+    if len(letters) < 2:
+        return False
+    gap, after = answer[letters[0].end() : letters[1].start()], answer[letters[1].end() :]
+    if re.match(r"\s+for\b[^.;\n]*\b(?:and|or)\s+\Z", gap):  # "B for cats and C for dogs"
+        return True
+    is_beside = _BESIDE.fullmatch(gap) and (re.search(r"\w", gap) or re.match(r"\s*(?:[.,;:?!)]|\Z)", after))
+    return bool(is_beside)

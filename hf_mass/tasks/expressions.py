@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from hf_mass.tasks.final_answers import denies, undressed
+from hf_mass.tasks.claims import denies, supposes
+from hf_mass.tasks.final_answers import undressed
 from hf_mass.tasks.quantities import SUPERSCRIPTS, is_settled, is_vague, parse_number
 
 _NAMES = (
@@ -13,6 +14,7 @@ _NAMES = (
     r"|sin|cos|tan|cot|sec|csc|log|ln|exp|arcsin|arccos|arctan"
 )
 _SPELLINGS = (
+    (re.compile(r"(?<=\d)\\[,!](?=\d{3}(?!\d))|\\(?:[bB]ig+[lr]?)(?![a-zA-Z])"), ""),
     (re.compile(r"\\\$|[€£¥]"), ""),
     (re.compile(r"[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+"), lambda found: f"^{{{found.group().translate(SUPERSCRIPTS)}}}"),
     (
@@ -37,6 +39,9 @@ _SPELLINGS = (
     (re.compile(rf"(?<![\\a-zA-Z])(?={_NAMES})({_NAMES})(?![a-zA-Z])"), r"\\\1 "),
 )
 _MATHS = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$])+?)(?<!\\)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_COMMAND = re.compile(r"\\[a-zA-Z]+")
+_WHY = re.compile(r"(?is)(?<=[$)\]\d])[,;]?\s+(?:because|since)\b.*")
+_TIME = re.compile(r"(\d{1,2})(?::(\d\d))?\s*(?:([ap])\.?\s?m\.?)?", re.IGNORECASE)
 _LISTED = re.compile(r"\s*,?\s+(?:and|or)\s+")
 _APPLIED = re.compile(r"\b[a-zA-Z]'?\([^()=]{1,40}\)")
 _PROSE = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{2,}(?![a-zA-Z}])")
@@ -60,6 +65,12 @@ def based_number(text: str) -> int | None:
         return None
 
 
+def time_of_day(text: str) -> tuple[str, str, str] | None:
+    """Hour, minute and "a" or "p" of a time such as "3:30 p.m."; None for anything else, such as the ratio 3:4."""
+    found = _TIME.fullmatch(re.sub(r"\\[,;: ]|[~$\s]+", " ", undressed(text)).strip())
+    return (found[1], found[2] or "00", (found[3] or "").lower()) if found and (found[2] or found[3]) else None
+
+
 def leaves_unknown(text: str) -> bool:
     """Whether an answer is an equation that is yet to be solved, such as 2x = 10; y = 2x + 1 is none."""
     before, equals, _ = _APPLIED.sub("f", undressed(text)).partition("=")
@@ -73,10 +84,13 @@ def as_latex(text: str) -> str | None:
     but "and", "or" or commas between them are one list.
     """
     text = undressed(text, wrappers=False).strip()
+    text = _WHY.sub("", text)
     plain = re.sub(r"\\\$", "", text)
     maths = [next(part for part in found.groups() if part) for found in _MATHS.finditer(plain)]
     outside = _MATHS.sub(" ", plain)
-    if maths and (denies(outside) or is_vague(outside)):
+    said = _COMMAND.sub(" ", undressed(outside))
+    is_unsaid = "?" in said or denies(said) or supposes(said) or is_vague(said)
+    if maths and is_unsaid:
         return None
     if maths and not re.search(r"[\d=]", outside):
         if len(maths) > 1 and re.sub(r"\b(?:and|or)\b|[,\s.]", "", outside):
@@ -94,7 +108,7 @@ def as_latex(text: str) -> str | None:
                 else rf"\frac{{{number.numerator}}}{{{number.denominator}}}"
             )
         return None if re.search(r"\d", outside) else rf"\text{{{plain}}}"
-    return spelled
+    return None if is_unsaid and re.search(r"[\d\\]", text) else spelled
 
 
 def _spelled(text: str) -> str:

@@ -3,7 +3,8 @@ r"""Where a solution states its final answer, and what of that is only dress.
 What a model thought (up to `</think>`) and what it struck out (`~~33~~`) is not said. Of the rest the last
 `<answer>...</answer>` counts, else the last `\boxed{...}` with those that "and", "or" or a comma join to it, else the
 line after the last `####`, else what follows "answer:" or "answer is", else the whole text. A stated answer ends with
-its line or sentence: what explains it may hold other numbers and letters.
+its line or sentence: what explains it may hold other numbers and letters. Where the words after it take it back ("Wait,
+no"), what they state counts, or nothing.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# "The answer is not 5", "the wrong answer is 5" and "if the answer is 5" state nothing.
+from hf_mass.tasks.claims import clause_denies, disowns, is_another, taken_back
+
 _MARKER = re.compile(
-    r"(?im)^[^\w\n]*(?:(?:the|my)[ \t]+)?(?:(?:final|correct)[ \t]+)?answer\b"
-    r"[^\w\n:]{0,20}(?:\([^()\n]{0,40}\))?[^\w\n:]{0,20}(?::|$)"
-    r"|(?P<clause>\b(?:if|whether|suppose|unless|assuming|assume|wrong|incorrect|false|invalid|worst)\b[ \t]+)?"
-    r"(?:\b(?:the|my|your|an|final|correct|right)[ \t]+)*\b(?:answer|choice|option)\b[ \t]*"
-    r"(?:(?:is|would[ \t]+be|will[ \t]+be|must[ \t]+be|should[ \t]+be|equals)\b[ \t]*:?|[:=])(?![ \t]*not\b)"
+    r"(?im)^[^\w\n]*(?:(?:the|my)[ \t]+)?(?:(?:final|correct)[ \t]+)?ans(?:wer)?\b"
+    r"[^\w\n:：]{0,20}(?:\((?![A-Za-z]\))[^()\n]{0,40}\))?[^\w\n:：]{0,20}(?:[:：]|$|(?<=\s)[-–—][ \t]+)"
+    r"|(?:\b(?:the|my|your|an|final|correct|right|best)[ \t]+)*\b(?:answer|choice|option)\b[ \t]*"
+    r"(?:(?:is|would[ \t]+be|will[ \t]+be|must[ \t]+be|should[ \t]+be|has[ \t]+to[ \t]+be|equals)\b[ \t]*[:：]?|[:：=])"
+    r"(?![ \t]*(?-i:not)\b)|答案[是为]?[ \t]*[:：]?"
 )
-_DENIED = re.compile(r"(?i)\b(?:not|never|neither|nor|cannot|wrong|incorrect|false|invalid|mistaken)\b|n['’]t\b")
 _TAGGED = re.compile(r"(?is)<answer>((?:(?!</?answer>).)*)")
 _FENCE = re.compile(r"(?m)^[ \t]*(?:```|~~~)\w*[ \t]*(?:\n|\Z)")
 _STRUCK = re.compile(r"~~(?=[^\s~])[^\n~]{0,300}~~")
@@ -59,28 +60,21 @@ def spoken(text: str) -> str:
 
 
 def stated_answer(text: str) -> str | None:
-    """The final answer that a solution marks as such, or None if it marks none."""
+    """The final answer that a solution marks as such, "" if it takes it back, or None if it marks none."""
     text = spoken(text)
-    if tagged := _TAGGED.findall(text):  # the closing tag may be cut off
-        return final_answer(tagged[-1])
-    if (boxed := _joined_boxes(text)) is not None:
-        return boxed
-    if (hashed := _hashed(text)) is not None:
-        return hashed
-    rest = _after_marker(text)
-    if rest is None:
-        return None
-    lines = rest.splitlines() or [""]
-    if len(lines) > 1 and all(_ROW.fullmatch(line) for line in lines[:2]):  # the rows of a grid are one answer
-        return "\n".join(lines[: next((n for n, line in enumerate(lines) if not _ROW.fullmatch(line)), len(lines))])
-    return first_sentence(lines[0])
+    for find in (_tagged, _joined_boxes, _hashed, _marked):
+        if (found := find(text)) is not None:
+            answer, after = found
+            return (stated_answer(after) or "") if taken_back(after) else answer
+    return None
 
 
 def readings(text: str) -> list[str]:
     """All that a text may mean as its final answer, for a comparison that is exact: the text, then narrower parts."""
     found = [text, final_answer(text)]
     text = spoken(text)
-    if all(mark not in text for mark in ("boxed", "####", "answer>")) and (rest := _after_marker(text)) is not None:
+    is_marked = found[1] and all(mark not in text for mark in ("boxed", "####", "answer>"))
+    if is_marked and (rest := _after_marker(text)) is not None:
         line = (rest.splitlines() or [""])[0]
         found.append(rest)
         if "\n" not in found[1]:  # a grid is not its first row
@@ -95,17 +89,16 @@ def first_sentence(line: str, initials: bool = True) -> str:
         line: The line.
         initials: Whether a full stop after a single letter may belong to a name, as in "J. Smith".
     """
+    return line[: _sentence_end(line, initials)].strip()
+
+
+def _sentence_end(line: str, initials: bool = True) -> int:
     for end in _SENTENCE_END.finditer(line):
         before = line[max(0, end.start() - 12) : end.start()]
         if end.group() == "." and (_ABBREVIATION.search(before) or (initials and _INITIAL.search(before))):
             continue
-        return line[: end.start()].strip()
-    return line.strip()
-
-
-def denies(text: str) -> bool:
-    """Whether a text says of something that it is not so."""
-    return bool(_DENIED.search(text))
+        return end.start()
+    return len(line)
 
 
 def undressed(text: str, wrappers: bool = True) -> str:
@@ -120,9 +113,32 @@ def undressed(text: str, wrappers: bool = True) -> str:
 
 
 def _after_marker(text: str) -> str | None:
+    """What follows the last marker of an answer that the text gives as its own."""
     text = undressed(text, wrappers=False)
-    markers = [marker for marker in _MARKER.finditer(text) if marker["clause"] is None]
-    return text[markers[-1].end() :].strip() if markers else None
+    for marker in reversed(list(_MARKER.finditer(text))):
+        before = text[max(0, marker.start() - 300) : marker.start()]
+        if not is_another(before) and not disowns(before):
+            return text[marker.end() :].strip().removeprefix("}").strip()  # "\\text{The answer is } 5"
+    return None
+
+
+def _marked(text: str) -> tuple[str, str] | None:
+    """What follows the last marker, to the end of its sentence, or the rows of a grid; and the text after it."""
+    rest = _after_marker(text)
+    if rest is None:
+        return None
+    lines = rest.splitlines() or [""]
+    if len(lines) > 1 and all(_ROW.fullmatch(line) for line in lines[:2]):  # the rows of a grid are one answer
+        rows = next((n for n, line in enumerate(lines) if not _ROW.fullmatch(line)), len(lines))
+        return "\n".join(lines[:rows]), "\n".join(lines[rows:])
+    end = _sentence_end(lines[0])
+    return lines[0][:end].strip(), rest[end:]
+
+
+def _tagged(text: str) -> tuple[str, str] | None:
+    """The content of the last `<answer>`, whose closing tag may be cut off, and the text after it."""
+    tagged = list(_TAGGED.finditer(text))
+    return (final_answer(tagged[-1][1]), text[tagged[-1].end() :].removeprefix("</answer>")) if tagged else None
 
 
 def _boxes(text: str) -> list[tuple[int, int, int]]:
@@ -138,23 +154,27 @@ def _boxes(text: str) -> list[tuple[int, int, int]]:
     return sorted(found)
 
 
-def _joined_boxes(text: str) -> str | None:
-    """The content of the last box; with those that "and", "or" or a comma join to it, each as a formula."""
+def _joined_boxes(text: str) -> tuple[str, str] | None:
+    """The content of the last box, with those that "and", "or" or a comma join to it, each as a formula; and the text
+    after it."""
     boxes = _boxes(text)
     if not boxes:
         return None
     first = len(boxes) - 1
     while first and _BOX_JOINED.fullmatch(text, boxes[first - 1][2] + 1, boxes[first][0]):
         first -= 1
+    after = text[boxes[-1][2] + 1 :]
+    if clause_denies(text[max(0, boxes[first][0] - 300) : boxes[first][0]]):
+        return "", after
     if first == len(boxes) - 1:
-        return text[boxes[-1][1] : boxes[-1][2]].strip()
+        return text[boxes[-1][1] : boxes[-1][2]].strip(), after
     parts = [f"${text[box[1] : box[2]].strip()}$" for box in boxes[first:]]
-    return (" or " if "or" in text[boxes[-2][2] : boxes[-1][0]].lower() else " and ").join(parts)
+    return (" or " if "or" in text[boxes[-2][2] : boxes[-1][0]].lower() else " and ").join(parts), after
 
 
-def _hashed(text: str) -> str | None:
-    """The line after the last "####", unless it is a heading of what follows, as in "#### Step 2"."""
+def _hashed(text: str) -> tuple[str, str] | None:
+    """The line after the last "####", unless it is a heading of what follows, as in "#### Step 2"; and what follows."""
     _, marks, rest = text.rpartition("####")
-    lines = rest.strip().splitlines() or [""]
-    is_heading = len(lines) > 1 and _HEADING.match(lines[0][:200])
-    return None if not marks or is_heading else lines[0].strip()
+    line, _, after = rest.strip().partition("\n")
+    is_heading = "\n" in rest.strip() and _HEADING.match(line[:200])
+    return None if not marks or is_heading else (line.strip(), after)

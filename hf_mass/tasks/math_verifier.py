@@ -26,10 +26,11 @@ from pebble import ProcessExpired, ProcessPool
 
 from hf_mass.errors import ConfigError, VerifierError
 from hf_mass.tasks.checks import require_whole
-from hf_mass.tasks.expressions import as_latex, based_number, leaves_unknown
+from hf_mass.tasks.expressions import as_latex, based_number, leaves_unknown, time_of_day
 from hf_mass.tasks.final_answers import final_answer, undressed
-from hf_mass.tasks.quantities import parse_number
+from hf_mass.tasks.quantities import has_scale, parse_number, quantity
 from hf_mass.tasks.task import Task
+from hf_mass.tasks.units import NO_UNIT
 
 logger = logging.getLogger(__name__)
 
@@ -111,20 +112,53 @@ def _plain_latex(text: str) -> str:
     return _DROPPED_LATEX.sub("", re.sub(r"\\[dt]frac", r"\\frac", unwrapped))
 
 
+_ORDERED = re.compile(r"(?:\\left)?[(\[].*,", re.DOTALL)
+_NUMBERS = re.compile(r"\s*-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?)+\s*")
+_BRACKETS = re.compile(r"(?:\\left)?([(\[])[^()\[\]∪]*,(?:(?!\\cup)[^()\[\]∪])*(?:\\right)?([)\]])")
+_OPERATOR_LAST = re.compile(r"(?:\\cdot|\\times|[-+*/=])\s*\$?\Z")
+_GROUPED = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
+
+
 def _without_worker(gold: str, text: str) -> float | None:
     """The reward where it takes no symbolic mathematics to tell; None where it does."""
     if not text or _plain_latex(gold) == _plain_latex(text):
         return float(bool(text))
-    is_ordered_list = gold[:1] in "([" and "," in gold
-    if ("=" not in gold and leaves_unknown(text)) or (is_ordered_list and re.search(r"\A[^(\[]*\b(?:and|or)\b", text)):
+    if _differ_in_form(gold, text):
         return 0.0
+    times = [time_of_day(each) for each in (gold, text)]
+    if times[0] and times[0][2]:
+        return float(times[1] is not None and times[0][:2] == times[1][:2] and times[1][2] in ("", times[0][2]))
     values = [based_number(undressed(each)) for each in (gold, text)]
     if any(value is not None for value in values):  # math-verify does not read the base
         numbers = [
             value if value is not None else parse_number(each) for value, each in zip(values, (gold, text), strict=True)
         ]
         return float(numbers[0] is not None and numbers[0] == numbers[1])
+    known, found = quantity(gold), quantity(text)  # math-verify reads neither units nor "5 million"
+    if known and found and (NO_UNIT not in (known.unit, found.unit) or has_scale(gold) or has_scale(text)):
+        return float(found.equals(known))
     return None
+
+
+def _differ_in_form(gold: str, text: str) -> bool:
+    """Whether one is an equation, an ordered or a longer list, and the other is not; or the text is cut off."""
+    if gold.count("{") == gold.count("}") and text.count("{") != text.count("}"):
+        return True
+    if leaves_unknown(gold):
+        return not re.search(r"=|\\[lg]e|[<>]", text)
+    if "=" not in gold and leaves_unknown(text):
+        return True
+    if _OPERATOR_LAST.search(text) and not _OPERATOR_LAST.search(gold):
+        return True
+    brackets = [_BRACKETS.fullmatch(each.strip(" $")) for each in (gold, text)]
+    if brackets[0] and brackets[1] and brackets[0].groups() != brackets[1].groups():  # an interval's ends
+        return True
+    if _ORDERED.match(gold):
+        is_set = re.match(r"\$?\\?\{|.*\\\{", text)
+        return bool(is_set or _NUMBERS.fullmatch(text) or re.search(r"\A[^(\[]*\b(?:and|or)\b", text))
+    if _NUMBERS.fullmatch(gold) and not _GROUPED.fullmatch(gold):
+        return bool(brackets[1])
+    return "," not in gold and bool(_NUMBERS.fullmatch(text)) and not _GROUPED.fullmatch(text)
 
 
 _INSTALLED = find_spec("math_verify") is not None

@@ -13,11 +13,12 @@ import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
-from hf_mass.tasks.final_answers import denies, spoken, stated_answer, undressed
-from hf_mass.tasks.units import NO_UNIT, POWERED, Unit, differ, unit_at
+from hf_mass.tasks.claims import denies, supposes, taken_back
+from hf_mass.tasks.final_answers import spoken, stated_answer, undressed
+from hf_mass.tasks.units import NO_UNIT, POWERED, Unit, size_in, unit_at
 
 _LONGEST = 2000  # characters; what is longer states no single number
-_CURRENCIES = "$€£¥₹₩₽₺₫₪฿₴₦₱"
+_CURRENCIES = "$¢€£¥₹₩₽₺₫₪฿₴₦₱"
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _TO_SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _SPELLINGS = (
@@ -26,7 +27,10 @@ _SPELLINGS = (
 )
 _LATEX = (
     (re.compile(r"\{,\}|,\\!"), ","),
+    (re.compile("⁄"), "/"),
     (re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?\d+)\s*\}|(\d))\s*(?:\{\s*(-?\d+)\s*\}|(\d))"), r" \1\2/\3\4 "),
+    (re.compile(r"\A\s*(?:[=-]>|[→⇒∴])\s*"), ""),
+    (re.compile(r"(?i)\s*(?:°|\bdegrees?)\s+(?=[CF]\b|celsius|fahrenheit)"), " "),
     (re.compile(r"\\(?:left|right|displaystyle|boxed)(?![a-zA-Z])|\\!"), ""),
     (re.compile(r"\\(?:times|cdot|ast)(?![a-zA-Z])|[×·∙⋅]"), " × "),
     (re.compile(r"(?<=\d)\s?[xX]\s?(?=\$?\d)"), " × "),
@@ -53,30 +57,39 @@ _CONTRAST = (
 )
 # What explains a number begins here, to the end of its sentence; numbers in it are not the answer's.
 _EXPLAINED = re.compile(
-    r"(?i)(?<=[^\s.!?])(?:[,;:]?[ \t]+(?:because|since|as|given|due|so that|considering"
-    r"|(?:where|which|when|after|if)\b(?![^.\n]{0,300}=))\b|;)(?:(?![.!?]\s|\n).)*"
+    r"(?i)(?<=[^\s.!?])(?:[,;:]?[ \t]+(?:because|since|as(?! well)|given|due|so that|considering"
+    r"|(?:where|which|when|after|if)\b(?![^.\n]{0,300}=))\b"
+    r"|;(?!\s*(?:but|however|or|no|wait|actually)\b|\s*[-$€£]?[\d.,]+\s*(?:\Z|[.;])))(?:(?![.!?]\s|\n).)*"
 )
 _ASIDE = re.compile(
     r"(?i)(?<=[\w%°])\s*\((?!\s*(?:or|and|to|sin|cos|tan|log|ln|exp|sqrt)\b)(?=[^()]{0,200}[^\W\d_]{3})[^()]{0,200}\)"
 )
+_REJECTED = re.compile(r"\((?:[^()\d]{0,40}\s)?(?i:not|wrong|incorrect|false|no)\b[^()\d]{0,40}\)")
+# "30 x 2.5 = 75 if he sells it" repeats the question's condition.
+_COMPUTED = re.compile(r"\d\s*[-+*/×]\s*[$€£]?[\d.,]+\s*=\s*[$€£]?\d[\w.,]*\s+if\b[^\d=]*\Z")
+_CUT = re.compile(r"\d\s?(?:\.\.|…)|\bbase\s+\d|\bas\s+well\s+as\b")
 _VAGUE = re.compile(
     r"(?i)\b(?:either|between|half|halves|twice|double|triple|quarters?|thirds?|fourths|fifths|sixths|sevenths|eighths"
-    r"|ninths|tenths|hundredths|thousandths|squared|cubed|plus|minus|divided|multiplied|added|subtracted|remainder)\b"
-    r"|\b(?:root|square|cube|reciprocal|inverse|factorial|logarithm|multiple|power)s?\s+of\b"
+    r"|ninths|tenths|hundredths|thousandths|squared|cubed|factorial|plus|minus|divided?|multipl(?:y|ied)|add(?:ed)?"
+    r"|subtract(?:ed)?|remainder|max)\b"
+    r"|\b(?:root|square|cube|reciprocal|inverse|logarithm|multiple|power)s?\s+of\b"
     r"|\b(?:more|less|fewer|larger|smaller|greater|bigger|higher|lower|times)\s+(?:than|as)\b"
-    r"|\bor\s+(?:more|less|fewer|greater|higher|lower)\b|\b(?:at\s+(?:least|most)|up\s+to|(?:minimum|maximum)\s+of|exceed(?:s|ing)?)\b"
-    r"|\b(?:over|under|above|below|beyond|within|almost|nearly)\s+(?=\S{0,2}\d)"
-    r"|\b(?:step|part|case|question|problem|equation|example|method|exercise)\s+#?\d"
+    r"|\bor\s+(?:more|less|fewer|greater|higher|lower)\b|\b(?:at\s+(?:least|most|minimum|maximum)|up\s+to|upwards?|and\s+up|(?:north|short|away)\s+(?:of|from)|(?:minimum|maximum)\s+of|exceed(?:s|ing)?)\b"
+    r"|\b(?:over|under|above|below|beyond|within|almost|nearly|close\s+to|near|past|from|every|except|excluding|without"
+    r"|instead\s+of|rather\s+than|all\s+but|one\s+(?:in|of|out\s+of))\s+(?:the\s+)?(?=\S{0,2}\d)"
+    r"|\b(?:step|part|case|question|problem|equation|example|method|exercise|chapter|section|item|option|base|figure"
+    r"|theorem|lemma|attempt)\s+#?\d"
 )
 _FOREIGN = re.compile(r"\\[a-zA-Z]|[√π∞±∫∑|<>≠≤≥_!^{}*+×÷]|\b(?:sqrt|pi|log|ln|sin|cos|tan|exp|mod|or)\b")
 
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000, "lakh": 10**5, "million": 10**6, "crore": 10**7}
 _SCALES |= {"billion": 10**9, "trillion": 10**12}
 _SHORT = {"k": 3, "m": 6, "mn": 6, "b": 9, "bn": 9}
+_SCALED = re.compile(rf"(?i)\b(?:{'|'.join(_SCALES)})s?\b")
 _SEPARATED = "|".join(rf"(?:{mark}\d{{3}})+" for mark in (",", " ", "['’]", "_"))
 # European thousands need two groups or a decimal comma: 1.234 alone is a little more than one.
 _PLAIN = (
-    r"(?P<european>[1-9]\d{0,2}(?:\.\d{3})+,\d+|[1-9]\d{0,2}(?:\.\d{3}){2,})(?![\d.])"
+    r"(?P<european>[1-9]\d{0,2}(?:(?:\.\d{3})+,\d+|(?: \d{3})+,\d{1,2})|[1-9]\d{0,2}(?:\.\d{3}){2,})(?![\d.])"
     rf"|(?P<usual>(?:[1-9]\d{{0,2}}(?:{_SEPARATED})|[1-9]\d?(?:,\d\d)+,\d{{3}})(?!\d)(?:\.\d+)?)"
     r"|(?<![\[({])(?P<comma>\d+,\d{1,2}|0,\d+)(?![\d,.])|(?P<digits>\d+(?:\.\d+)?|\.\d+)"
 )
@@ -95,7 +108,7 @@ _OPERATOR = re.compile(r"\s*(?:[-+/:^–—*×]|to)\s*\Z")
 _WORD = re.compile(r"(?P<gap>\s?)(?P<word>[^\W\d_]+)")
 _SMALL_WORD = re.compile(r"am|an|as|at|be|by|cd|do|ea|he|if|in|is|it|me|mr|ms|my|no|of|on|pm|so|to|tv|us|vs|we")
 _LETTER = r"(?!a\s+[^\W\d_]{2}|I\s)[^\W\d_](?![\w'’])"
-_COUNTED = re.compile(rf"%?\s*(?:[-/:–—(]|of\b|times\b)\s*{_LETTER}")
+_COUNTED = re.compile(rf"%?\s*(?:[-/:–—(]|of\b|per\b|times\b)\s*{_LETTER}|%\s?{_LETTER}")
 _NAMED = re.compile(
     r"_\{?\w{1,9}\}?|\\overline\{\w{1,9}\}|\\(?:angle|triangle|theta|alpha|beta|gamma|phi)\b|\b[a-zA-Z]\(-?\d{1,9}\)"
 )
@@ -112,11 +125,12 @@ class Quantity:
 
     def equals(self, gold: Quantity) -> bool:
         """Whether both may mean the same, to 1e-6; a unit that only one of them has does not matter."""
-        if differ(self.unit, gold.unit):
+        size = size_in(self.unit, gold.unit)
+        if size is None:
             return False
         is_alike = len(self.values) == len(gold.values)
         pairs = [(self.values[0], gold.values[0])] if is_alike else [(a, b) for a in self.values for b in gold.values]
-        return any(abs(a - b) <= Fraction(1, 10**6) * min(abs(b), Fraction(1)) for a, b in pairs)
+        return any(abs(a * size - b) <= Fraction(1, 10**6) * min(abs(b), Fraction(1)) for a, b in pairs)
 
 
 def parse_number(text: str) -> Fraction | None:
@@ -141,7 +155,11 @@ def quantity(text: str) -> Quantity | None:
     for match in _QUANTITY.finditer(clause):
         value = _value(match)
         unit = unit_at(clause, match.end(), match["currency"] or "")
-        if value is None or not _AFTER.match(clause, match.end()) or _is_multiplied(clause, match.end(), unit):
+        if (
+            value is None
+            or not _AFTER.match(clause, match.end())
+            or _is_multiplied(clause, match.end(), unit_at(clause, match.end()))
+        ):
             return None
         between.append(clause[end : match.start()])
         if (match["sign"] or "").strip() and match.group().startswith(("- ", "+ ")) and between[-1][-2:-1].isalnum():
@@ -149,7 +167,15 @@ def quantity(text: str) -> Quantity | None:
         values.append(value)
         units.append(unit)
         end = match.end()
-    if not values or _FOREIGN.search("".join(between) + clause[end:]) or _glued(between[0]):
+    rest = clause[end:]
+    if "?" in rest or taken_back(rest):
+        return None
+    if (
+        not values
+        or _FOREIGN.search("".join(between) + rest)
+        or _glued(between[0])
+        or re.fullmatch(r"\s*[-–—/]\s*", rest)
+    ):
         return None
     if len(values) == 2 and re.fullmatch(r"\s*(?:[^\W\d_]+\s+)?(?:out\s+)?of(?:\s+the)?\s*", between[1]):
         return Quantity((values[0], values[0] / values[1])) if values[1] else None
@@ -164,6 +190,11 @@ def is_vague(text: str) -> bool:
     return bool(_VAGUE.search(text))
 
 
+def has_scale(text: str) -> bool:
+    """Whether a text multiplies by a word, as in "5 million"."""
+    return bool(_SCALED.search(text))
+
+
 def _clause(text: str) -> str | None:
     """What of a text may hold its quantity, in plain spelling; None where that cannot be said."""
     if len(text) > _LONGEST:
@@ -171,7 +202,11 @@ def _clause(text: str) -> str | None:
     text = undressed(text).replace("$-", "-$")
     for pattern, plain in (*_SPELLINGS, *_LATEX):
         text = pattern.sub(plain, text)
-    text = unicodedata.normalize("NFKC", text).strip().rstrip(".")
+    text = unicodedata.normalize("NFKC", text).strip()
+    text = re.sub(" {2,}", " ", text)
+    if (supposes(text) and not _COMPUTED.search(text)) or _REJECTED.search(text) or _CUT.search(text):
+        return None
+    text = text.rstrip(".")
     for pattern in _CONTRAST:
         text = pattern.sub(" ", text)
     text = _ASIDE.sub("", _EXPLAINED.sub("", text))
@@ -244,12 +279,14 @@ def _is_multiplied(clause: str, end: int, unit: Unit) -> bool:
 def _glued(before: str) -> bool:
     """Whether what stands before a number makes it a part of something: 3-5, x^2, 2x + 5, f(5)."""
     return bool(
-        re.search(r"[\w)][-+/:^_]\s?\Z|[-+/^_\\×*]\s*\Z|[^\W_]\Z|\d|\w\(\s*\Z", before)
+        re.search(r"[\w)][-+/^_]\s?\Z|[\w)]:\Z|\s:\s\Z|[-+/^_\\×*]\s*\(?\s*\Z|[^\W_]\Z|\d|\w\(\s*\Z", before)
         or re.search(r"(?<![\w'’.])(?![aI]\s)[^\W\d_]\s?\(?\s*\Z", before)
     )
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
+    if (match["sign"] or "").strip() and match["inner"]:  # --7
+        return None
     try:
         if match["whole"]:
             part = _ratio(match["part"])
@@ -280,7 +317,7 @@ def _ratio(text: str) -> Fraction:
 
 def _digits(match: re.Match[str]) -> str:
     if match["european"]:
-        return match["european"].replace(".", "").replace(",", ".")
+        return match["european"].replace(".", "").replace(" ", "").replace(",", ".")
     if match["comma"]:
         return match["comma"].replace(",", ".")
     return re.sub(r"[, '’_]", "", match["usual"]) if match["usual"] else match["digits"]
@@ -312,9 +349,11 @@ def _of_equation(sentence: str) -> Quantity | None:
     """The right side of a sentence that is one equation whose left side ends with numbers: "She pays 40 + 33 = 73"."""
     if re.search(r"(?i)\b(?:check|verif\w+|if|suppose|estimate\w*)\b", sentence):
         return None
-    if not re.search("=", _EXPLAINED.sub("", sentence)):
-        return None
-    if found := quantity(sentence):
+    found = quantity(sentence)
+    if "=" not in _EXPLAINED.sub("", sentence):  # "He needs 15 because 7.5 / .5 = 15" says it twice
+        result = quantity(sentence.rpartition("=")[2]) if "=" in sentence else None
+        return found if found and result and found.equals(result) else None
+    if found:
         return found
     before, _, after = sentence.rpartition("=")
     last = _ELSE.split(before)[-1]

@@ -1,8 +1,9 @@
-"""Units of quantities: 5 km is not 5 m. What is no unit known here says nothing."""
+"""Units of quantities: 5 km is not 5 m, but 5000 m. What is no unit known here says nothing."""
 
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 _SPELLINGS = {
     "mm": "mm millimeter millimeters millimetre millimetres",
@@ -26,10 +27,12 @@ _SPELLINGS = {
     "kg": "kg kgs kilo kilos kilogram kilograms",
     "oz": "oz ounce ounces",
     "lb": "lb lbs",
+    "pound": "pound pounds",
     "ml": "ml milliliter milliliters millilitre millilitres",
     "l": "l L liter liters litre litres",
     "gal": "gal gallon gallons",
     "mph": "mph",
+    "kmph": "kmph kph",
     "Hz": "hz",
     "N": "N newton newtons",
     "J": "J joule joules",
@@ -46,11 +49,27 @@ _SPELLINGS = {
     "$": "$ dollar dollars usd buck bucks",
     "¢": "¢ cent cents",
     "€": "€ euro euros eur",
-    "£": "£ gbp quid",
+    "£": "£ gbp quid sterling",
     "¥": "¥ yen jpy yuan cny",
     "₹": "₹ rupee rupees inr",
 }
 _NAMES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings.split()}
+_SIZES = {
+    **{name: ("length", size) for name, size in (("mm", "0.001"), ("cm", "0.01"), ("m", "1"), ("km", "1000"))},
+    **{
+        name: ("length", size)
+        for name, size in (("in", "0.0254"), ("ft", "0.3048"), ("yd", "0.9144"), ("mi", "1609.344"))
+    },
+    **{name: ("time", size) for name, size in (("ms", "0.001"), ("s", "1"), ("min", "60"), ("h", "3600"))},
+    **{name: ("time", size) for name, size in (("day", "86400"), ("week", "604800"))},
+    **{name: ("mass", size) for name, size in (("mg", "0.001"), ("g", "1"), ("kg", "1000"))},
+    **{name: ("mass", size) for name, size in (("oz", "28.349523125"), ("lb", "453.59237"))},
+    **{name: ("volume", size) for name, size in (("ml", "0.001"), ("l", "1"))},
+    **{name: ("dollars", size) for name, size in (("¢", "0.01"), ("$", "1"))},
+}
+"""Unit → what it measures, and how much of that."""
+_SPEEDS = {"mph": ("mi", "h"), "kmph": ("km", "h")}
+_AMBIGUOUS = ({"pound", "£"}, {"pound", "lb"})
 _CURRENCIES = "$¢€£¥₹"
 _SINGLE = "".join(name for name in _NAMES if len(name) == 1)
 _WORDS = "|".join(sorted((re.escape(name) for name in _NAMES if len(name) > 1), key=len, reverse=True))
@@ -82,13 +101,31 @@ def unit_at(text: str, place: int, currency: str = "") -> Unit:
     name = _name(found["name"])
     if name in _CURRENCIES:
         return (name, "")
+    if name in _SPEEDS:
+        return _SPEEDS[name]
     power = found["power"] or _PREFIXES.get((found["prefix"] or "")[:1].lower(), "")
     return (name + power, _name(found["per"]) + (found["per_power"] or "") if found["per"] else "")
 
 
-def differ(first: Unit, second: Unit) -> bool:
-    """Whether two quantities have units and these are not the same."""
-    return NO_UNIT not in (first, second) and first != second
+def size_in(first: Unit, second: Unit) -> Fraction | None:
+    """How many of the second unit the first is; None if they measure different things. A unit not said is the other's.
+
+    Of units known here by name alone, such as °C, only the same one compares.
+    """
+    if NO_UNIT in (first, second) or first == second or {first[0], second[0]} in _AMBIGUOUS:
+        return Fraction(1)
+    sizes = [_size(part) for part in (*first, *second)]
+    (kind, counted), (kind_by, by), (other, counted_other), (other_by, by_other) = sizes
+    if (kind, kind_by) != (other, other_by):
+        return None
+    return counted / by / (counted_other / by_other)
+
+
+def _size(name: str) -> tuple[str, Fraction]:
+    """What a unit measures, and how much of it."""
+    power = {"²": 2, "³": 3}.get(name[-1:], 1)
+    kind, size = _SIZES.get(name[:-1] if power > 1 else name, (name, "1"))
+    return (kind + name[-1:] if power > 1 and kind != name else kind), Fraction(size) ** power
 
 
 def _name(spelling: str) -> str:

@@ -319,7 +319,8 @@ def test_where_the_final_answer_is_found() -> None:
     assert final_answer(r"#### 3, \boxed{4}") == "4"
     assert final_answer("#### 3\n#### 4\n\nmore") == "4"
     assert final_answer("####") == ""
-    assert final_answer("the answer is 4. Or not.") == "4"
+    assert final_answer("the answer is 4. I think.") == "4"
+    assert final_answer("the answer is 4. Or not.") == ""
     assert final_answer("Answer: 1 2\n3 4") == "1 2\n3 4"
     assert final_answer(" 4 ") == "4"
     assert final_answer(r"\boxed{3} or \boxed{4}") == "$3$ or $4$"
@@ -382,27 +383,35 @@ def test_math_500_is_recognised_in_another_spelling(shared_data: Path) -> None:
     assert set(verify_batch(tasks, [rf"\boxed{{\frac{{{2 * int(row['answer'])}}}{{2}}}}" for row in rows])) == {1.0}
 
 
+def cpu_of_ended_workers() -> float:
+    """Seconds that ended children have computed: what hangs computes, whatever else the machine has to do."""
+    times = psutil.Process().cpu_times()
+    return times.children_user + times.children_system
+
+
 def test_an_answer_that_takes_too_long_scores_0_and_the_next_is_judged(
     verifier: MathVerifier, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = Task("p", answer="x+1")
+    verifier.time_limit = 3.0  # wall time: enough for the right answer beside busy processes
     assert verifier(task, "1+x") == 1.0
-    start = time.perf_counter()
+    before = cpu_of_ended_workers()
     with caplog.at_level(logging.WARNING):
         assert verifier.batch([task, task, task], [SLOW, "1 + x", SLOW]) == [0.0, 1.0, 0.0]
-    assert time.perf_counter() - start < 30.0
-    assert len([r for r in caplog.records if "exceeded 1.0 s" in r.message]) == 1  # the same text is judged once
+    assert len([r for r in caplog.records if "exceeded 3.0 s" in r.message]) == 1  # the same text is judged once
+    verifier.close()
+    assert cpu_of_ended_workers() - before < 20.0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_row_of_answers_that_hang_costs_their_limits_alone(workers: int) -> None:
-    task, verifier = Task("p", answer="x+1"), MathVerifier(time_limit=1.0, workers=workers)
+    task, verifier = Task("p", answer="x+1"), MathVerifier(time_limit=3.0, workers=workers)
     assert verifier(task, "1+x") == 1.0
-    hanging = [f"{base}^{{10^{{10^{{10}}}}}}" for base in range(3, 9)]
-    start = time.perf_counter()
-    assert verifier.batch([task] * 7, [*hanging, "1 + x"]) == [0.0] * 6 + [1.0]
-    assert time.perf_counter() - start < 24.0  # at most the limit and a new worker for each
+    hanging = [f"{base}^{{10^{{10^{{10}}}}}}" for base in range(3, 6)]
+    before = cpu_of_ended_workers()
+    assert verifier.batch([task] * 4, [*hanging, "1 + x"]) == [0.0] * 3 + [1.0]
     verifier.close()
+    assert cpu_of_ended_workers() - before < 24.0  # at most the limit and a new worker for each
 
 
 def worker() -> psutil.Process:
