@@ -19,12 +19,23 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_NO_TEXTS = {
+    b"\x1f\x8b": "packed by gzip",
+    b"PK\x03\x04": "a zip file or a workbook of Excel",
+    b"\xd0\xcf\x11\xe0": "a file of an old version of Excel or Word",
+    b"%PDF-": "a PDF",
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+    b"SQLite format 3\0": "a database",
+    b"\x89PNG": "a picture",
+}
+"""Beginnings of files that people take for text → what they are."""
 
 # (charset-normalizer was tried: on tables of a few lines it takes cp1252 for cp1250, and Czech for cp1252.)
 _WESTERN = re.compile("[\t\n\v\f\r -~€‘’“”„–—…•°§©®™«»¿¡·´½¼¾×÷±µ²³ªº£\xa0ŒœÀ-ÏÑ-ÖØ-Üß-ïñ-öø-üÿ]*")
 """What texts of Western Europe are written in; what other code pages make of their bytes is often not in it."""
 _ODD = re.compile(
-    r"[À-ÿ]{3}|[^\W\d_]„|[^\WmM\d_][²³]|[²³]\w|\w[¿¡]\w|õ(?![eE])|[ªºìòù](?=[^\W\d_])"
+    r"[À-ÿ]{3}|[a-zß-ÿ][À-Þ]|[^\W\d_]„|[^\WmM\d_][²³]|[²³]\w|\w[¿¡]\w|õ(?![eE])|[ªºìòù](?=[^\W\d_])"
     r"|[^\W\d_][“‘]|”(?=\w)|(?<![^\W\d_])ÿ|[^\W\d_][”•–—…™©®±°§¼½¾×÷£€´](?=[^\W\d_])"
 )
 """What stands where it does in no language of Western Europe."""
@@ -48,13 +59,15 @@ def decoded(content: bytes, where: str, encoding: str | None = None) -> str:
     """The text of bytes, without a mark of byte order; `where` names them in errors.
 
     Without an `encoding`, UTF-8, UTF-16 and UTF-32 are told from the bytes. What is none of them is read as cp1252,
-    with a warning, if it looks like a language of Western Europe and in no other code page like another language;
-    anything else is refused.
+    with a warning, if it has no letter in UTF-8, looks like a language of Western Europe, and in no other code page
+    like another language; anything else is refused.
 
     Raises:
         ConfigError: If there is no such encoding.
         DataError: If the bytes are no text in it, or the encoding cannot be told.
     """
+    if kind := next((kind for start, kind in _NO_TEXTS.items() if content.startswith(start)), None):
+        raise DataError(f"{where} is no text, but {kind}. Unpack or convert it.")
     name = encoding or next((name for mark, name in _MARKS if content.startswith(mark)), _unmarked(content))
     try:
         return content.decode(name).removeprefix("\ufeff")
@@ -64,7 +77,7 @@ def decoded(content: bytes, where: str, encoding: str | None = None) -> str:
         ) from error
     except UnicodeError as error:
         at = error.start if isinstance(error, UnicodeDecodeError) else 0
-        readings = _readings(content, at) if encoding is None and name == "utf-8" else {}
+        readings = _readings(content, at) if encoding is None and name == "utf-8" and content[:at].isascii() else {}
         if [*readings] == ["cp1252"]:
             warnings.warn(
                 f"{where} is no UTF-8; it was read as cp1252, so that a line reads {_line(readings['cp1252'])!r}. If "

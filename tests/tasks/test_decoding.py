@@ -116,3 +116,13 @@ def test_any_bytes_are_text_or_refused(content: bytes) -> None:
             assert isinstance(decoded(content, "'f'"), str)
         except DataError as error:
             assert len(str(error)) < 300
+
+
+@pytest.mark.parametrize("text", ["café,b\ncafé", "é,é\nnaïve"])
+def test_a_utf8_file_that_was_cut_off_is_no_cp1252(text: str) -> None:
+    content = text.encode()
+    end = content.rindex(b"\xc3") + 1
+    with pytest.raises(DataError, match="no text in UTF-8"):
+        decoded(content[:end], "'f'")
+    with pytest.raises(DataError, match="no text in UTF-8"):
+        decoded(text.encode() + "é".encode("cp1252"), "'f'")
