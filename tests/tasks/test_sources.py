@@ -283,7 +283,6 @@ def test_files_are_read_without_the_library_of_datasets(tmp_path: Path) -> None:
     program = f"""
 import sys
 from hf_mass.tasks.reading import read_one, read_set
-from hf_mass.tasks.hub_datasets import plain_rows
 from hf_mass.tasks.sources import load_tasks
 read_set({str(tmp_path / "rows.csv")!r}, demonstrations=1)
 read_one([{str(tmp_path / "t.json")!r}])
