@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -45,6 +46,7 @@ OPTIONS |= {
     "seed": Option("seed", int, 0, "For sampling and training."),
 }
 """Name → what it does and which values it may have here, in the order of the controls."""
+HEADER = "The first row names the columns"
 FORM = {
     "input_column": ("Column of inputs", "input, question, ..."),
     "output_column": ("Column of outputs", "output, answer, ..."),
@@ -60,7 +62,7 @@ def form_controls() -> list[Any]:
         gr.Textbox(label=label, placeholder=usual, max_lines=1, elem_id=f"form-{name}")
         for name, (label, usual) in FORM.items()
     ]
-    return [*texts, gr.Checkbox(True, label="The first row names the columns", elem_id="form-header")]
+    return [*texts, gr.Checkbox(True, label=HEADER, elem_id="form-header")]
 
 
 def table_form(values: Sequence[Any]) -> TableForm:
@@ -71,6 +73,17 @@ def table_form(values: Sequence[Any]) -> TableForm:
     """
     given = dict(zip([*FORM, "header"], values, strict=False))
     return TableForm(**{name: value for name, value in given.items() if value not in (None, "")})
+
+
+def on_page(error: str) -> str:
+    """An error with what the page calls its controls, in place of arguments and options of the command line."""
+    labels = {name: f"“{re.split('[,:]', label)[0]}”" for name, (label, _) in FORM.items()}
+    labels["no_header"] = f"“{HEADER}”"
+    text = re.sub(r"(, or|;) take all( of them)? (by --each|\(--each\))", "", error)
+    text = re.sub(r"\(\w+=[^,()]*, (--\w+[^()]*)\)", r"(\1)", text)
+    text = text.replace("Set input_column and output_column", "Set --input_column and --output_column")
+    text = re.sub(r"^(encoding|delimiter) is", r"--\1 is", text)
+    return re.sub(r"--(\w+)", lambda found: labels.get(found[1], found[0]), text)
 
 
 def control(name: str, value: Any = None) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from hf_mass.app import drawing
-from hf_mass.app.controls import AUTOMATIC, OPTIONS, chosen_settings, control, model_values, table_form
+from hf_mass.app.controls import AUTOMATIC, OPTIONS, chosen_settings, control, model_values, on_page, table_form
 from hf_mass.app.drawing import status_html
 from hf_mass.app.visitors import Visitors
 from hf_mass.app.workshop import METHOD_NAMES, Outcome, Workshop, described, example
@@ -170,7 +170,7 @@ class Handlers:
         try:
             problem = read()
         except HFMassError as error:
-            return _refusal(str(error))
+            return _refusal(on_page(str(error)))
         return problem, drawing.problem_html(problem), *self.offered(problem, model)
 
     def offered(self, problem: Problem | str | None, model: str | None) -> tuple[Any, ...]:

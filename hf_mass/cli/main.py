@@ -39,7 +39,8 @@ class Group(TyperGroup):
         """Runs the command."""
         try:
             require_one_process()
-            return super().invoke(ctx)
+            with warnings.catch_warnings():  # which --quiet silences
+                return super().invoke(ctx)
         except BrokenPipeError:  # `hf-mass ... | head`: the reader has had enough
             raise
         except (HFMassError, OSError) as error:

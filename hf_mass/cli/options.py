@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import warnings
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -143,4 +145,13 @@ def table_form(
 
 Seed = Annotated[int, option("--seed", "For sampling and training.")]
 AsJson = Annotated[bool, option("--json", "Write JSON to stdout, and nothing else.", panel=REPORT)]
-Quiet = Annotated[bool, option("--quiet -q", "No progress bar and no warnings.", panel=REPORT)]
+
+
+def _quiet(quiet: bool) -> bool:
+    """Silences warnings at once: reading a file may warn before there is a progress bar to be left out."""
+    if quiet and not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    return quiet
+
+
+Quiet = Annotated[bool, option("--quiet -q", "No progress bar and no warnings.", panel=REPORT, callback=_quiet)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hf_mass.errors import DataError
 from hf_mass.lab.conventions import ConventionsWorld
@@ -34,13 +35,7 @@ def read_problems(words: Sequence[str], each: bool = False, form: TableForm = PL
     return reading.read_many(words[0], form)
 
 
-def read_set(
-    name: str,
-    limit: int | None = None,
-    demonstrations: int = 10,
-    verifier: str = "exact_match",
-    form: TableForm = PLAIN,
-) -> TaskSet:
+def read_set(name: str, limit: int | None = None, verifier: str = "exact_match", **how: Any) -> TaskSet:
     """The tasks of a file, a folder, or "conventions:<split>"; arguments as of `hf_mass.tasks.reading.read_set`.
 
     Raises:
@@ -56,4 +51,4 @@ def read_set(
         raise DataError(
             f"There is no file or folder {name!r}. Correct the path, or name the designed world as {WORLD}<split>."
         )
-    return reading.read_set(name, limit, demonstrations, verifier, form)
+    return reading.read_set(name, limit, verifier=verifier, **how)

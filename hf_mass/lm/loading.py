@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,10 @@ def load_adapted(
     base = origin if base is None else base
     if not base:
         raise CheckpointError(f"{name}: {config.relative_to(folder)} names no base model; pass it as `base`.")
-    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    own = folder / "tokenizer_config.json"
+    has_tokenizer = own.is_file()
+    if not has_tokenizer and os.path.lexists(own):  # the base's would be taken for it
+        raise CheckpointError(f"{own} is a folder, a pipe or a link to nothing. Put the file there, or take it away.")
     tokenizer = load_tokenizer(folder if has_tokenizer else origin or str(base), token, cure)
     label = str(base) if isinstance(base, str | Path) else base.config.name_or_path or type(base).__name__
     model = base if isinstance(base, PreTrainedModel) else prepare(load_base(base, token, cure, **model_kwargs))

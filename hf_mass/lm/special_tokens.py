@@ -24,7 +24,7 @@ from hf_mass.tasks.leave_one_out import TrainingExample
 from hf_mass.tasks.task import Demonstration, Task
 
 MARK = "\ufdd0"
-"""What hides a special token; Unicode keeps this character out of texts."""
+"""What hides a special token, or a part that the format could complete; Unicode keeps this character out of texts."""
 T = TypeVar("T", str, Task, TrainingExample)
 _Twin = tuple[PreTrainedTokenizerBase, dict[str, str], dict[int, int]]
 """A tokenizer to which special tokens are text, its names for them, and its ids of these names → their ids."""
@@ -83,7 +83,22 @@ class SpecialTokens:
             raise DataError(f"A text has the character U+FDD0, which is none of Unicode's: {text[:60]!r}. Take it out.")
         while (broken := self._pattern.sub(lambda found: f"{found[0][0]}{MARK}{found[0][1:]}", text)) != text:
             text = broken  # one may stand within another
+        starts, ends = self._parts
+        if any(text[-size:] in starts for size in range(1, self._longest)):
+            text = f"{text}{MARK}"  # else what the format writes behind it could complete one
+        if any(text[:size] in ends for size in range(1, self._longest)):
+            text = f"{text[0]}{MARK}{text[1:]}" if text[1:2] != MARK else text
         return text
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(map(len, self.added), default=0)
+
+    @cached_property
+    def _parts(self) -> tuple[set[str], set[str]]:
+        """(what special tokens begin with, what they end with), but for the whole of them."""
+        places = [(token, n) for token in self.added for n in range(1, len(token))]
+        return {token[:n] for token, n in places}, {token[n:] for token, n in places}
 
     def _is_hidden(self, text: str) -> bool:
         return self._hidden(text.replace(MARK, "")) == text
@@ -125,7 +140,7 @@ class SpecialTokens:
     def _refusal(self, text: str, why: str, token: str = "") -> DataError:
         shown, place = text.replace(MARK, ""), text.index(MARK) - 1
         place = max(shown.find(token, place), place)
-        token = next(each for each in self.added if shown.startswith(each, place))
+        token = next((each for each in self.added if shown.startswith(each, place)), shown[max(0, place) :][:10])
         return DataError(
             f"A text has {token!r}, a special token of the tokenizer, {why}: "
             f"{shown[max(0, place - 30) : place + len(token) + 30]!r}. Take it out of the text, or use a model with a "

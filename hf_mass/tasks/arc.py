@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_mass.errors import ConfigError, DataError, DataWarning
-from hf_mass.tasks.checks import as_path, shown
+from hf_mass.tasks.checks import as_path, no_file, shown
 from hf_mass.tasks.grids import as_grid, grid_text
 from hf_mass.tasks.rows import describe, read_json
 from hf_mass.tasks.task import Demonstration, Task
@@ -61,7 +61,7 @@ def load_grid_tasks(path: str | Path, split: str | None = None, *, answers: bool
     elif root.is_dir():
         files = _kaggle_files(root, split) or _puzzle_files(root, split)
     else:
-        raise DataError(f"There is no file or folder {str(root)!r}. Correct the path.")
+        raise no_file(root, what="file or folder")
     contents = {file: read_json(file) for file in files}
     if root.is_dir():
         contents = _without_others(contents, root)

@@ -29,13 +29,29 @@ def as_path(name: str, value: object) -> Path:
         DataError: If it is none, or one that no file can have.
     """
     try:
-        if isinstance(value, str | os.PathLike) and isinstance(text := os.fspath(value), str):
+        if isinstance(value, str | os.PathLike) and isinstance(text := os.fspath(value), str) and text:
             path = Path(text).expanduser()
             path.exists()
             return path
     except (OSError, ValueError, RuntimeError):  # a name too long, a zero byte, the home of nobody
         pass
     raise DataError(f"{name} is {shown(value)}, which no file or folder is called. Give the path of one.")
+
+
+def no_file(path: Path, name: str | None = None, what: str = "file") -> DataError:
+    """The error for a path that is no file: what it is instead. `name` is what the caller called it."""
+    seen = f"{name or repr(str(path)):.200}"
+    try:
+        is_folder, is_there = path.is_dir(), os.path.lexists(path)
+    except (OSError, ValueError):
+        is_folder = is_there = False
+    if is_folder:
+        return DataError(f"{seen} is a folder. Give one of its files.")
+    if is_there:
+        return DataError(
+            f"{seen} is a pipe, a device or a link to nothing. Give a file, or its content on stdin ('-')."
+        )
+    return DataError(f"There is no {what} {seen}. Correct the path.")
 
 
 def shown(value: object, length: int = 60) -> str:

@@ -12,6 +12,9 @@ MESSAGES = ("messages", "conversations", "conversation")
 """Columns that hold them."""
 _KEYS = (("role", "content"), ("from", "value"))
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}
+_SYSTEM = ("system", "developer")
+_UNREAD = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "images", "audio")
+"""What a message may hold besides its text, which templates would show."""
 
 Message = tuple[str, str]
 """Role and text."""
@@ -28,6 +31,22 @@ def as_messages(value: Any, where: str) -> list[Message]:
     return [_message(each, where) for each in value]
 
 
+def row_messages(row: Mapping[str, Any], column: str, where: str) -> list[Message]:
+    """The messages in a column of a row, behind what its column "system" tells, if there is one.
+
+    Raises:
+        DataError: As `as_messages`; and if the row has tools, which are not shown to the model.
+    """
+    messages, told = as_messages(row[column], where), row.get("system")
+    if row.get("tools"):
+        raise DataError(f"{where} the row has 'tools', {shown(row['tools'])}, which are not read. Take them out.")
+    if told in (None, "") or [("system", told)] == messages[:1]:
+        return messages
+    if not isinstance(told, str) or (messages[:1] and messages[0][0] in _SYSTEM):
+        raise DataError(f"{where} the row has 'system' {shown(told)} as well. Keep one text for the system.")
+    return [("system", told), *messages]
+
+
 def _message(message: Any, where: str) -> Message:
     keys = next((keys for keys in _KEYS if isinstance(message, Mapping) and keys[0] in message), _KEYS[0])
     role, content = (message.get(key) for key in keys) if isinstance(message, Mapping) else (None, None)
@@ -37,17 +56,19 @@ def _message(message: Any, where: str) -> Message:
         content = "".join(texts) if len(texts) == len(parts) else None
     if not isinstance(role, str) or not isinstance(content, str):
         raise DataError(f"{where} a message must have a text role and content, found {shown(message, 80)}.")
+    if lost := next((key for key in _UNREAD if message.get(key)), None):
+        raise DataError(f"{where} a message has {lost!r}, {shown(message[lost])}, which is not read. Take it out.")
     return _ROLES.get(role, role), content
 
 
-def solved_pair(value: Any, where: str) -> tuple[str, str, str | None]:
+def solved_pair(messages: list[Message], where: str) -> tuple[str, str, str | None]:
     """(what the system is told, question, answer or None) of a conversation of one question.
 
     Raises:
         DataError: If it has another form.
     """
-    messages = as_messages(value, where)
-    system = messages.pop(0)[1] if messages and messages[0][0] in ("system", "developer") else ""
+    system = messages[0][1] if messages and messages[0][0] in _SYSTEM else ""
+    messages = messages[1:] if messages and messages[0][0] in _SYSTEM else messages
     roles = [role for role, _ in messages]
     if roles not in (["user"], ["user", "assistant"]):
         raise DataError(

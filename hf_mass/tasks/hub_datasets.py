@@ -6,6 +6,8 @@ dates of texts that look like some, so of files of rows it only says which ones 
 
 from __future__ import annotations
 
+import math
+import struct
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,7 +40,7 @@ def load_dataset_rows(
         builder = load_dataset_builder(where, None if is_folder else config_name)
         if (files := _row_files(builder, split)) is not None:
             return _read_all(files, getattr(builder, "token", None), form)
-        return load_dataset(where, None if is_folder else config_name, split=split)
+        return plain_rows(load_dataset(where, None if is_folder else config_name, split=split))
     except DataError:
         raise
     except Exception as error:  # network, authorisation, many formats: all mean that it cannot be loaded
@@ -49,6 +51,27 @@ def load_dataset_rows(
             f"{config_name!r}, split {split!r})"
         )
         raise DataError(f"{where}: {_cause(error)} Correct the name, the split or the configuration.") from error
+
+
+def plain_rows(dataset: Any) -> list[dict[str, Any]]:
+    """The rows of a dataset as its files have them, whatever it is formatted as: labels by their names, and numbers of
+    single precision with the digits that they have."""
+    rows = []
+    for row in dataset.with_format(None):
+        rows.append({name: _plain(value, dataset.features[name]) for name, value in row.items()})
+    return rows
+
+
+def _plain(value: Any, feature: Any) -> Any:
+    if value is None:
+        return None
+    if hasattr(feature, "int2str"):
+        return feature.int2str(value) if value >= 0 else None  # -1: not known
+    shape = {"float16": "e", "float32": "f"}.get(getattr(feature, "dtype", ""))
+    if shape is None or not math.isfinite(value):
+        return value
+    near = (float(f"{value:.{digits}g}") for digits in range(1, 17))
+    return next(each for each in near if struct.unpack(shape, struct.pack(shape, each))[0] == value)
 
 
 def _row_files(builder: Any, split: str) -> list[str] | None:

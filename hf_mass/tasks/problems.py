@@ -14,7 +14,7 @@ from typing import Any
 
 from hf_mass.errors import DataError
 from hf_mass.tasks.arc import is_puzzle, puzzle_tasks
-from hf_mass.tasks.checks import shown
+from hf_mass.tasks.checks import no_file, shown
 from hf_mass.tasks.decoding import decoded
 from hf_mass.tasks.grids import parse_grid
 from hf_mass.tasks.rows import (
@@ -38,7 +38,9 @@ KINDS = (".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".txt")
 """Endings of files that can be read."""
 
 _ARROW = re.compile(r"->|=>|→|\t+")  # with spaces around it, a line of spaces alone would take quadratic time
-_SEP_LINE = re.compile("sep=.")
+_SEP_LINE = re.compile('"?sep=."?', re.IGNORECASE)
+_END = re.compile("\r\n|\r|\n")
+"""The end of a line; other signs that Python splits lines at, such as U+2028, are text."""
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -93,7 +95,7 @@ def read_problem_file(path: str | Path, limits: Limits | None = None, form: Tabl
     except (OSError, RuntimeError):  # a name too long for any file, or the home of nobody
         exists = False
     if not exists:
-        raise DataError(f"There is no file {str(path)!r:.200}. Correct the path.")
+        raise no_file(file, repr(str(path)))
     if file.suffix.lower() not in KINDS:
         raise DataError(f"{file.name!r} is of unknown kind {file.suffix!r}. Convert it to {', '.join(KINDS)}.")
     size = file.stat().st_size
@@ -157,7 +159,7 @@ def read_object(content: Mapping[str, Any], name: str, limits: Limits | None = N
 
 
 def _kind_of(text: str, form: TableForm) -> str:
-    lines = [line for line in text.strip().splitlines() if line.strip()]
+    lines = [line for line in _END.split(text.strip()) if line.strip()]
     if text.lstrip().startswith(("{", "[")):
         if all(map(_ARROW.search, lines)):
             try:
@@ -235,7 +237,7 @@ def _is_filled(value: Any) -> bool:
 
 def _line_tasks(text: str, name: str) -> tuple[Task, ...]:
     """Lines with an arrow each; a text without any is a problem alone."""
-    parts = [[part.strip() for part in _ARROW.split(line.strip(), maxsplit=1)] for line in text.splitlines()]
+    parts = [[part.strip() for part in _ARROW.split(line.strip(), maxsplit=1)] for line in _END.split(text)]
     if not any(len(part) == 2 and all(part) for part in parts):
         return (Task(text.strip(), id=name, verifier="identical"),)
     pairs: list[Demonstration] = []

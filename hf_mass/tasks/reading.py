@@ -15,7 +15,7 @@ from typing import Any
 from hf_mass.errors import DataError, DataWarning
 from hf_mass.tasks.arc import is_beside_puzzles, is_kaggle_folder, is_puzzle, load_grid_tasks, visible_files
 from hf_mass.tasks.bbh import BBH_TASKS, load_bbh
-from hf_mass.tasks.checks import as_path, shown
+from hf_mass.tasks.checks import as_path, no_file, shown
 from hf_mass.tasks.decoding import decoded
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.problems import KINDS, Limits, Problem, read_object, read_problem, read_problem_file
@@ -42,7 +42,7 @@ def read_one(words: Sequence[str], form: TableForm = PLAIN) -> Problem:
 
 def _is_path(word: str) -> bool:
     """Returns True if a word names a file: there is one, or it looks like one that is missing."""
-    if "\n" in word or len(word) > 1000:
+    if not word or "\n" in word or len(word) > 1000:
         return False
     path = Path(word).expanduser()
     try:
@@ -87,8 +87,8 @@ def _problems_of(files: Sequence[Path]) -> list[Path]:
 
 def _existing(name: str) -> Path:
     path = as_path("The file or folder", name)
-    if not path.exists():
-        raise DataError(f"There is no file or folder {name!r}. Correct the path.")
+    if not path.is_file() and not path.is_dir():
+        raise no_file(path, repr(name), "file or folder")
     return path
 
 
@@ -181,10 +181,12 @@ def _read_tasks(path: Path, demonstrations: int, verifier: str, form: TableForm)
     if rows and "problem" in rows[0]:
         return [task for n, row in enumerate(rows) for task in _row_problem(row, f"{path.stem}_{n}", verifier).tasks]
     where, rows = repr(str(path)), rows or read_rows(path, form)
+    pairs = as_pairs(rows, where, form)
     usual = pair_columns(set.intersection(*map(set, rows))) if rows and form == PLAIN else None
     if usual is not None and all(name in row for row in rows for name in usual):
-        return few_shot_rows(path, rows, usual, demonstrations, verifier=verifier)
-    pairs = as_pairs(rows, where, form)
+        return few_shot_rows(
+            path, rows, usual, demonstrations, verifier=verifier
+        )  # errors name the columns as they are
     if any(not {*ALIASES[0]} <= set(row) for row in pairs):
         columns = set.intersection(*map(set, rows))
         raise DataError(

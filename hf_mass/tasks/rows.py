@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_mass.errors import DataError
-from hf_mass.tasks.checks import as_path, require_whole, shown
-from hf_mass.tasks.conversations import MESSAGES, solved_pair
+from hf_mass.tasks.checks import as_path, no_file, require_whole, shown
+from hf_mass.tasks.conversations import MESSAGES, row_messages, solved_pair
 from hf_mass.tasks.decoding import decoded
 from hf_mass.tasks.grids import as_grid, grid_text
 from hf_mass.tasks.sheets import SHEET, sheet_rows
@@ -104,7 +104,8 @@ def _renamed(row: Mapping[str, Any], pair: Sequence[str]) -> dict[str, Any]:
 def _from_chat(row: dict[str, Any], column: str, number: int, where: str) -> dict[str, Any]:
     if row.get(column) is None:
         return row
-    system, question, answer = solved_pair(row[column], f"{where}, row {number} (counted from 0), column {column!r}:")
+    where = f"{where}, row {number} (counted from 0), column {column!r}:"
+    system, question, answer = solved_pair(row_messages(row, column, where), where)
     return {**row, "input": question, "output": answer, **({INSTRUCTION: system} if system else {})}
 
 
@@ -160,25 +161,26 @@ def few_shot_rows(
     """`load_few_shot_file` on rows that were read already; `columns` are those of inputs and outputs."""
     where = repr(str(file))
     pairs = [Demonstration(*(row_value(row, column, n, where) for column in columns)) for n, row in enumerate(rows)]
-    fields = {"source": file.name, "file": file.name, **shared_instruction(rows, where)}
+    told = {} if INSTRUCTION in columns else shared_instruction(rows, where)
+    fields = {"source": file.name, "file": file.name, **told}
     return few_shot_tasks(file, pairs, demonstrations, seed, verifier, fields, in_order=True)
 
 
 def shared_instruction(rows: Sequence[Mapping[str, Any]], where: str) -> dict[str, str]:
-    """What the system is told in all conversations, as a field of tasks; none of rows that are no conversations.
+    """What the system is told in all conversations, or stands in a column "instruction", as a field of tasks.
 
     Raises:
-        DataError: If it is not the same in all of them.
+        DataError: If it is not the same in all rows, or no text.
     """
-    if not any(name in row for row in rows[:1] for name in MESSAGES):
-        return {}
-    told = {row.get(INSTRUCTION) for row in rows}
+    told = {str(value): value for row in rows for value in [row.get(INSTRUCTION)]}
     if len(told) > 1:
         raise DataError(
-            f"{where} has conversations with different system messages, {shown(sorted(map(str, told)), 120)}. Give "
-            "examples of one task, with one system message or none."
+            f"{where} has rows with different instructions, or system messages: {shown(sorted(told), 120)}. Give "
+            "examples of one task, with one instruction or none; or write each into its input."
         )
-    (instruction,) = told
+    instruction = next(iter(told.values()), None)
+    if instruction is not None and not isinstance(instruction, str):
+        raise DataError(f"{where}: instruction is {shown(instruction)}. Give a text.")
     return {INSTRUCTION: instruction} if instruction else {}
 
 
@@ -242,7 +244,7 @@ def parse_json(text: str) -> Any:
     """The content of a text in JSON, or the list of the objects of JSON lines; raises ValueError if it is neither.
 
     Numbers that are not whole stay as they are written, and so do those that have no such form in Python (-0), or
-    more digits than it prints: they are texts.
+    more digits than it prints, and the values true and false of objects: they are texts.
     """
     try:
         return _parse(text)
@@ -262,7 +264,7 @@ def _whole(text: str) -> int | str:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
+    values = {name: str(value).lower() if isinstance(value, bool) else value for name, value in pairs}
     if len(values) < len(pairs):  # of which a reader would silently take the last
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise ValueError(f"an object has two values called {twice!r:.60}")
@@ -295,7 +297,7 @@ def json_lines(text: str) -> list[Any]:
 def read_rows(file: Path, form: TableForm = PLAIN, ending: str | None = None) -> list[dict[str, Any]]:
     """The rows of a .json, .jsonl, .csv, .tsv or .xlsx file; `ending` is its kind where its own name does not say."""
     if not file.is_file():
-        raise DataError(f"There is no file {str(file)!r}. Correct the path.")
+        raise no_file(file)
     where, kind = repr(str(file)), (ending or file.suffix).lower()
     if kind == ".json":
         content = read_json(file, form.encoding)

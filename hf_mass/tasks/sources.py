@@ -18,7 +18,7 @@ from typing import Any
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.tasks.arc import holds_puzzles, load_grid_tasks
 from hf_mass.tasks.checks import as_path, require_whole, shown
-from hf_mass.tasks.conversations import MESSAGES, Message, as_messages
+from hf_mass.tasks.conversations import MESSAGES, Message, as_messages, row_messages
 from hf_mass.tasks.formats import FORMATS, PromptFormat
 from hf_mass.tasks.hub_datasets import load_dataset_rows
 from hf_mass.tasks.rows import PLAIN, pair_columns, read_rows
@@ -241,7 +241,7 @@ class _Row:
         self.require(column, "set Columns.problem to one of these")
         value, history, reply = self.row[column], list[Message](), None
         if conversational := isinstance(value, list):
-            history = as_messages(value, self.place(column))
+            history = row_messages(self.row, column, self.place(column))
             if len(history) > 1 and history[-1][0] == "assistant":
                 reply = history.pop()[1]
             if not history or history[-1][0] != "user":

@@ -25,8 +25,10 @@ MOST_COLUMNS = 1_000
 MOST_MISSING = 1_000_000
 """Cells that all rows together may lack: each becomes a null, whatever the file's size."""
 _SAMPLE, _SAMPLE_ROWS = 65_536, 20
-_SEP = re.compile(r"sep=([^\s\"]|\t)(?:\r\n|\r|\n)")
+_SEP = re.compile(r"(\"?)sep=([^\s\"]|\t)\1(?:\r\n|\r|\n)", re.IGNORECASE)
 """The first line that Excel reads to know what separates cells."""
+_RULE = re.compile(r"\s*:?-{2,}:?\s*")
+"""A cell of the line below the header of a table in Markdown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +79,9 @@ def parse_table(text: str, kind: str, where: str, form: TableForm, known: Collec
         raise DataError(f"{where} is no text: it holds a zero byte. Give a file of another kind, or its encoding.")
     own = _SEP.match(text)
     body = text[own.end() :] if own else text
-    mark = form.delimiter or (own and own[1]) or _delimiter(body, kind, where, form, known)
+    mark = form.delimiter or (own and own[2]) or _delimiter(body, kind, where, form, known)
     try:
-        return table_rows(_records(body, mark), where, form.header)
+        return table_rows(_lines(_records(body, mark), where), where, form.header)
     except csv.Error as error:
         raise DataError(
             f"{where} could not be read: {error}. A .csv or .tsv file must hold a header and rows of as many values."
@@ -103,8 +105,9 @@ def table_rows(records: Iterator[list[Any]], where: str, has_header: bool) -> li
     for cells in records if has_header else _again(first, records):
         if any(beyond := [cell for cell in cells[len(header) :] if cell not in (None, "")]):
             raise DataError(
-                f"{where}, row {len(rows)} (counted from 0) has more values than the header has columns: "
-                f"{beyond!r:.60}. Quote values with commas, or name what separates them (delimiter=..., --delimiter)."
+                f"{where}, row {len(rows)} (counted from 0) has more values than the header {header!r:.60} names: "
+                f"{beyond!r:.60}. Put the header into the first line, quote values with commas, or name what separates "
+                "them (delimiter=..., --delimiter)."
             )
         missing += max(0, len(header) - len(cells))
         if missing > MOST_MISSING:
@@ -128,10 +131,31 @@ def _again(first: list[Any], rest: Iterable[list[Any]]) -> Iterator[list[Any]]:
 
 def _records(text: str, mark: str) -> Iterator[list[Any]]:
     """The cells of each line that has any."""
-    # "a", "b": without this a quote behind a space would be a character like any other
-    spaced = f'{mark} "' in text
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True, skipinitialspace=spaced)
-    return (cells for cells in reader if cells)
+
+    def read(spaced: bool) -> Iterator[list[Any]]:
+        return csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True, skipinitialspace=spaced)
+
+    # "a", "b": there a quote behind a space is none of the cell's characters
+    spaced = f'{mark} "' in text and any(cell.startswith(' "') for cells in read(False) for cell in cells)
+    return (cells for cells in read(spaced) if cells)
+
+
+def _lines(records: Iterator[list[Any]], where: str) -> Iterator[list[Any]]:
+    """The rows, none of which is a comment or the like: a line of one value, with rows of several before and behind."""
+    first, stray = next(records, []), None
+    if first:
+        yield first
+    for number, cells in enumerate(records):
+        if number == 0 and any(cells) and len(cells) > 1 and all(_RULE.fullmatch(cell) for cell in cells if cell):
+            raise DataError(f"{where} is a table in Markdown. Write it as CSV, without the line {cells!r:.60}.")
+        if len(cells) > 1 and stray is not None:
+            raise DataError(
+                f"{where}, row {stray[0]} (counted from 0) has one value, {stray[1]!r:.60}, among rows of several. "
+                "Remove the line, or complete it: where its output is to be found, end it with what separates values."
+            )
+        if len(cells) == 1 < len(first) and stray is None:
+            stray = number, cells[0]
+        yield cells
 
 
 def _delimiter(text: str, kind: str, where: str, form: TableForm, known: Collection[str]) -> str:

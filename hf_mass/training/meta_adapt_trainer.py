@@ -33,6 +33,7 @@ from hf_mass.methods.scorer import Scorer
 from hf_mass.store.card import CardParts, write_basic_card
 from hf_mass.store.shipped import resolve_shipped
 from hf_mass.tasks.formats import FORMATS, PromptFormat
+from hf_mass.tasks.hub_datasets import plain_rows
 from hf_mass.tasks.sources import Columns, task_from_row, validate_tasks
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.verifiers import get_verifier
@@ -153,7 +154,7 @@ class MetaAdaptTrainer(PublishingTrainer):
         tasks: Any = data
         if isinstance(data, Dataset):
             how = (self.columns, args.verifier, self.prompt_format)
-            tasks = [task_from_row(row, *how, number=number) for number, row in enumerate(data)]
+            tasks = [task_from_row(row, *how, number=number) for number, row in enumerate(plain_rows(data))]
         tasks = require_tasks(tasks, "A dataset of MetaAdaptTrainer")
         validate_tasks(tasks, need_gold=False, need_demonstrations="attribution" in args.scorer_features)
         return tasks

@@ -117,11 +117,11 @@ def reinforced_prompts(
 
     if reward == "majority":
         return [prompt(view, None) for n, task in enumerate(tasks) for view in task_views(n, task, settings, seed)]
-    prompts: dict[str, ReinforcedPrompt] = {}
+    prompts: dict[tuple[Any, ...], ReinforcedPrompt] = {}
     for task in {data_key(task): task for task in reversed(tasks)}.values():  # one of those with the same data
         for example in few_shot_examples(lm, settings, task, seed):
             each = prompt(View(0, _as_task(task, example), Identity(), None, 0, 0), example.query.answer)
-            prompts.setdefault(f"{each.text}\0{each.gold}", each)
+            prompts.setdefault((*each.ids, each.gold), each)
     if not prompts:
         raise DataError("There are no tasks to sample answers for. Give at least one.")
     return list(prompts.values())

@@ -37,11 +37,21 @@ class PromptIds:
     Args:
         tasks: The tasks of the dataset.
         encoder: Renders them.
+
+    Raises:
+        DataError: If two tasks have prompts that read alike, with other token ids.
     """
 
     def __init__(self, tasks: Sequence[Task], encoder: TextEncoder) -> None:
         prompts = prompt_dataset(tasks, encoder.format)["prompt"]
         self._tasks, self._encoder = dict(zip(map(str, prompts), tasks, strict=True)), encoder
+        for number, (prompt, task) in enumerate(zip(map(str, prompts), tasks, strict=True)):
+            other = self._tasks[prompt]
+            if encoder.full_generator_prompt_ids(other) != encoder.full_generator_prompt_ids(task):
+                raise DataError(
+                    f"Task {number} (id {task.id!r}) has the same prompt as another, in which other words are special "
+                    f"tokens: {prompt[-60:]!r}. Take these out of its texts."
+                )
 
     def __call__(self, prompts: Sequence[Any]) -> list[list[int]]:
         """Token ids of each prompt, a text or messages."""

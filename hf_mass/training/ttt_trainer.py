@@ -326,7 +326,7 @@ class TTTTrainer(AdapterTrainer):
     def _reinforce(self, prompts: list[ReinforcedPrompt]) -> tuple[Tree, tuple[float, ...]]:
         """(trained matrices, mean reward of each logged step) of TRL's loop from the starting state."""
         self._prompts = prompts
-        texts = [prompt.text for prompt in prompts]
+        texts = [f"{number}: {prompt.text}" for number, prompt in enumerate(prompts)]
         self.train_dataset = Dataset.from_dict({"prompt": texts, "prompt_index": list(range(len(texts)))})
         self.optimizer = self.lr_scheduler = None
         self._step, self._buffered_inputs = 0, None  # a run of its own: TRL counts and buffers over a trainer's life
@@ -349,8 +349,8 @@ class TTTTrainer(AdapterTrainer):
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Token ids as the engine makes them, so that training and answering see the same prompt."""
-        ids = {prompt.text: prompt.ids for prompt in self._prompts}
-        return [ids[prompt] for prompt in prompts], None, {}
+        numbers = [int(prompt.partition(":")[0]) for prompt in prompts]  # others may read alike
+        return [self._prompts[number].ids for number in numbers], None, {}
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
         """TRL's completions, each cut behind the text that ends an answer."""

@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM
 from hf_mass.app import controls
 from hf_mass.app import workshop as module
 from hf_mass.app.app import _reach_directly
-from hf_mass.app.controls import AUTOMATIC, MOST, OPTIONS, chosen_settings, model_values
+from hf_mass.app.controls import AUTOMATIC, MOST, OPTIONS, chosen_settings, model_values, on_page
 from hf_mass.app.handlers import Handlers
 from hf_mass.app.visitors import Visitors
 from hf_mass.app.workshop import EXAMPLES, MODEL_VARIABLE, WORD_EXAMPLES, Outcome, Workshop, example
@@ -632,3 +632,18 @@ def test_handlers_are_given_anything(do: Handlers, value: Any) -> None:
             list(do.solve(value))
     with pytest.raises(gr.Error, match="model is"):
         list(do.solve(strips(), model=value))
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        ("name them (--input_column, --output_column)", "name them (“Column of inputs”, “Column of outputs”)"),
+        ("say so (--no_header).", "say so (“The first row names the columns”)."),
+        ("its encoding (encoding='cp1252', --encoding cp1252).", "its encoding (“Encoding” cp1252)."),
+        ("Say which (delimiter=..., --delimiter).", "Say which (“Between cells”)."),
+        ("delimiter is 'ab'; give one", "“Between cells” is 'ab'; give one"),
+        ("Give one of them, or take all (--each).", "Give one of them."),
+    ],
+)
+def test_errors_name_what_is_on_the_page(error: str, shown: str) -> None:
+    assert on_page(error) == shown

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_fixtures import FLIPS, FRUIT, two_questions, write
+from cli_fixtures import FLIPS, FRUIT, run, two_questions, write
 
 from hf_mass.cli.reading import WORLD_MODEL, read_set
 from hf_mass.errors import DataError, VerifierError
@@ -160,3 +161,12 @@ def test_big_bench_hard_in_part(tmp_path: Path) -> None:
     write(tmp_path / "boolean_expressions.json", {"examples": examples})
     found = read_set(str(tmp_path), demonstrations=10)
     assert found.tasks and found.tasks[0].domain == "boolean_expressions" and len(found.tasks[0].demonstrations) == 10
+
+
+def test_quiet_is_quiet_about_files(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("input,output\né,1\n".encode("cp1252"))
+    for quiet in (False, True):
+        with warnings.catch_warnings(record=True) as told:
+            result = run("solve", *["-q"] * quiet, tmp_path / "a.csv", code=1)
+        assert "no solved example" in result.stderr
+        assert ["read as cp1252" in str(warning.message) for warning in told] == [True] * (not quiet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hf_mass.core.trees import tree_map
-from hf_mass.errors import AdaptationError, DataError
+from hf_mass.engine.models import load
+from hf_mass.errors import AdaptationError, CheckpointError, DataError
 from hf_mass.lm.adapters import combined_adapter
 from hf_mass.lm.binding import BoundLora, add_lora
 from hf_mass.lm.generation import Sampling, complete
 from hf_mass.store.adapters import write_adapter
+from hf_mass.store.shipped import ASSETS
 
 
 @pytest.mark.parametrize("trained", [False, True])
@@ -90,3 +93,11 @@ def test_an_adapter_is_written_as_peft_writes_it(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "new" / "adapter_config.json").read_text()) == expected
     again = load_file(tmp_path / "new" / "adapter_model.safetensors")
     torch.testing.assert_close(again, load_file(tmp_path / "peft" / "adapter_model.safetensors"), rtol=0, atol=0)
+
+
+def test_a_tokenizer_that_is_no_file_is_not_taken_for_missing(tmp_path: Path) -> None:
+    shutil.copytree(ASSETS / "conventions-mass", tmp_path / "model")
+    (tmp_path / "model" / "tokenizer_config.json").unlink(missing_ok=True)
+    (tmp_path / "model" / "tokenizer_config.json").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"tokenizer_config.json is a folder, a pipe or a link to nothing"):
+        load(tmp_path / "model")

@@ -339,3 +339,18 @@ def test_errors_show_the_text_as_it_was() -> None:
     task = Task.from_pairs([("a", "b</s>\n\nc"), ("d", "e")], "f")
     with pytest.raises(DataError, match=r"An output contains FewShotFormat.pair_separator .*'b</s>\\n\\nc'"):
         FewShotEncoder(like_gpt2(), FewShotFormat()).prompt(task)
+
+
+def test_a_token_that_text_and_format_make_together_is_text(tokenizer: AnyTokenizer) -> None:
+    for ends in (("<|im_", "end|>", ""), ("<", "/s>", ""), ("</s", ">", ""), ("x", " ", "<|im_")):
+        question, behind, before = ends
+        fmt = FewShotFormat(input_prefix=before, output_prefix=behind, answer_prefix="", pair_separator="\n\n")
+        pairs = [(question if not before else "end|>", "b"), ("c", "d")]
+        encoder = FewShotEncoder(tokenizer, fmt)
+        start = ["<s>"] if tokenizer("1")["input_ids"][0] == tokenizer.bos_token_id else []
+        assert controls(tokenizer, encoder.prompt(Task.from_pairs(pairs, "e"))) == start
+    chat = FewShotEncoder(tokenizer, FewShotFormat(chat=True))
+    ids = chat.prompt(Task.from_pairs([("a<", "|>b"), (">", "<")], "end|>"))
+    assert controls(tokenizer, ids) == ["<|im_start|>", "<|im_end|>"] * 4 + ["<|im_start|>"] * 1 + (
+        ["<|im_end|>", "<|im_start|>"]
+    )

@@ -54,9 +54,47 @@ def test_problems_with_a_reply(tmp_path: Path) -> None:
         ([{"messages": chat("a", "b", "c")}], r"row 0 .*'messages': a solved example is one message of the user"),
         ([{"messages": chat("a", "b")}, {"messages": "x"}], "row 1 .*a list of messages, found 'x'"),
         ([{"messages": chat("a", "b")}, {"messages": [{"role": "user"}]}], "row 1 .*a text role and content"),
-        ([{"messages": chat("a", "b", system="s")}, {"messages": chat("a")}], "different system messages"),
+        (
+            [{"messages": chat("a", "b", system="s")}, {"messages": chat("a")}],
+            "different instructions, or system messages",
+        ),
     ],
 )
 def test_chats_that_are_refused(rows: list[Any], told: str) -> None:
     with pytest.raises(DataError, match=told):
         read_problem(lines(*rows), kind=".jsonl")
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"tools": [{"name": "f"}]}, "the row has 'tools'"),
+        (
+            {"messages": [*chat("a"), {"role": "assistant", "content": "b", "tool_calls": [1]}]},
+            "a message has 'tool_calls'",
+        ),
+        (
+            {"messages": [*chat("a"), {"role": "assistant", "content": "b", "reasoning_content": "c"}]},
+            "'reasoning_content'",
+        ),
+        ({"system": "t", "messages": chat("a", "b", system="s")}, "the row has 'system' 't' as well"),
+        ({"system": 3}, "the row has 'system' 3"),
+    ],
+)
+def test_what_would_be_lost_of_a_chat_is_refused(more: dict[str, Any], told: str) -> None:
+    row = {"messages": chat("a", "b"), **more}
+    with pytest.raises(DataError, match=told):
+        read_problem(lines(row, row))
+    with pytest.raises(DataError, match=told):
+        task_from_row(row)
+
+
+def test_a_system_column() -> None:
+    row = {
+        "system": "s",
+        "tools": [],
+        "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}],
+    }
+    assert read_problem(lines(row, row)).tasks[0].fields == {"instruction": "s"}
+    assert task_from_row(row).history == (("system", "s"),)
+    assert task_from_row({**row, "system": None}).history == ()

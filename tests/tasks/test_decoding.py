@@ -31,6 +31,9 @@ def test_unicode_is_told_from_the_bytes(encoding: str, text: str) -> None:
         "rød,røde\nblå,blå\n",
         "it’s “fine” – ok,2 €\n3 m²,4 cm³\n",
         "não,irmã\nações,pães\n",
+        "rød;blå",
+        "20 °C;20±3 %\n£5;“hi”\n",
+        "Ça va, à côté,forêt\n",
     ],
 )
 def test_cp1252_is_read_and_said(text: str) -> None:
@@ -43,21 +46,49 @@ def test_cp1252_is_read_and_said(text: str) -> None:
 
 OTHERS = {
     "cp1250": ("żółw,żółwie\nłąka,łąki\n", "řeka,řeky\nčlověk,lidé\nkůň,koně\n", "erdő,erdők\n"),
-    "cp1251": ("кошка,кошки\nдом,дома\n",),
+    "cp1251": ("кошка,кошки\nдом,дома\n", "да,не", "я"),
     "cp1253": ("σπίτι,σπίτια\n",),
     "cp1254": ("ağaç,ağaçlar\nışık,ışıklar\n",),
-    "shift_jis": ("猫,ねこ\n犬,いぬ\n",),
-    "gbk": ("你好,世界\n猫,狗\n",),
+    "shift_jis": ("猫,ねこ\n犬,いぬ\n", "猫"),
+    "gbk": ("你好,世界\n猫,狗\n", "大,天"),
     "mac_roman": ("café,cafés\nété,étés\n",),
-    "cp850": ("Mädchen,schön\n",),
+    "cp850": ("Mädchen,schön\n", "Straße"),
+    "iso8859-2": ("žena,ženy", "mąka,koń"),
+    "koi8-r": ("да,не",),
+    "big5": ("大,小",),
 }
 
 
 @pytest.mark.parametrize(("encoding", "text"), [(name, text) for name, texts in OTHERS.items() for text in texts])
 def test_other_code_pages_are_never_read_as_something_else(encoding: str, text: str) -> None:
-    with pytest.raises(DataError, match=r"'f' is no text in UTF-8 \(at byte [0-9]+\).*--encoding cp1252"):
+    with pytest.raises(DataError, match=r"'f' is no text in UTF-8 \(at byte [0-9]+\).*--encoding \w"):
         decoded(text.encode(encoding), "'f'")
     assert decoded(text.encode(encoding), "'f'", encoding) == text
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "told"),
+    [
+        ("cp1252", "père,mère", "'père,mère' in cp1252 or 'pčre,mčre' in cp1250"),
+        ("cp1250", "kočka,kočky", "'koèka,koèky' in cp1252 or 'kočka,kočky' in cp1250"),
+        ("cp1252", "sí,no", "'sí,no' in cp1252 or 'sķ,no' in cp1257"),
+        ("cp1251", "да,не", "'äà,íå' in cp1252 or 'äŕ,íĺ' in cp1250 or 'да,не' in cp1251"),
+        ("cp1250", "mąż", "may read 'mąż' in cp1250[.] "),
+    ],
+)
+def test_what_reads_as_several_languages_is_refused_with_all_of_them(encoding: str, text: str, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        decoded(f"a,b\n{text}\n".encode(encoding), "'f'")
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b" "])
+@pytest.mark.parametrize("odd", [b"\x81", b"\x8e"])
+def test_a_long_file_is_looked_at_to_its_end(end: bytes, odd: bytes) -> None:
+    content = "ça va à côté de la forêt".encode("cp1252") + end
+    with pytest.warns(DataWarning, match="read as cp1252"):
+        assert len(decoded(content * 10_000, "'f'")) == len(content) * 10_000
+    with pytest.raises(DataError, match="no text in UTF-8"):
+        decoded(content * 10_000 + odd, "'f'")
 
 
 def test_encodings_that_are_refused() -> None:
@@ -85,3 +116,13 @@ def test_any_bytes_are_text_or_refused(content: bytes) -> None:
             assert isinstance(decoded(content, "'f'"), str)
         except DataError as error:
             assert len(str(error)) < 300
+
+
+@pytest.mark.parametrize("text", ["café,b\ncafé", "é,é\nnaïve"])
+def test_a_utf8_file_that_was_cut_off_is_no_cp1252(text: str) -> None:
+    content = text.encode()
+    end = content.rindex(b"\xc3") + 1
+    with pytest.raises(DataError, match="no text in UTF-8"):
+        decoded(content[:end], "'f'")
+    with pytest.raises(DataError, match="no text in UTF-8"):
+        decoded(text.encode() + "é".encode("cp1252"), "'f'")

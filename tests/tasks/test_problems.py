@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 from hf_mass.errors import DataError
 from hf_mass.tasks.answers import score_answers
 from hf_mass.tasks.problems import KINDS, Limits, Problem, read_problem, read_problem_file
+from hf_mass.tasks.reading import read_set
+from hf_mass.tasks.rows import load_few_shot_file
+from hf_mass.tasks.sources import load_tasks
 from hf_mass.tasks.task import Demonstration
 
 PAIR = {"input": [[0, 1], [2, 3]], "output": [[3, 2], [1, 0]]}
@@ -194,7 +197,7 @@ REFUSED = [
     ('[{"Input": 1, "input ": 2}]', None, "two columns called 'input'. Give"),
     (json.dumps([PAIR, {"input": "text"}]), None, "mixes grids and texts. Give"),
     ("input,output\na\n", None, "no solved example"),
-    ("input,output\na,b,c\n", None, r"row 0 .*more values than the header.*\['c'\]. Quote"),
+    ("input,output\na,b,c\n", None, r"row 0 .*more values than the header.*\['c'\]. Put the header"),
     ("input,output\n" + "a,b,c" * 9999, None, "more values than the header"),
     ('input,output\n"a,b\n', None, "could not be read.*header and rows"),
     ("input,input,output\na,b,c\n", ".csv", "two columns called 'input'. Give"),
@@ -288,8 +291,8 @@ def test_a_large_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", b"\x89PNG\r\n\x1a\n\0\0", r"'a\.json' is no text in UTF-8.*Save it as UTF-8"),
-        ("a.csv", b"PK\x03\x04" + b"\0" * 20, "'a' is no text: it holds a zero byte"),
+        ("a.json", b"\x89PNG\r\n\x1a\n\0\0", r"'a\.json' is no text, but a picture\. Unpack or convert it"),
+        ("a.csv", b"PK\x03\x04" + b"\0" * 20, r"'a\.csv' is no text, but a zip file or a workbook of Excel"),
         ("a.csv", "input,output\nкошка,1".encode("cp1251"), "no text in UTF-8.*--encoding"),
         ("a.json", b"", "'a' is empty"),
         ("a.pkl", b"x", r"'a\.pkl' is of unknown kind '\.pkl'. Convert it to \.json"),
@@ -305,9 +308,7 @@ def test_files_that_are_refused(tmp_path: Path, name: str, content: bytes, messa
     assert str(tmp_path) not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "path", ["nowhere.json", "~nobody-of-this-name/a.json", "/" + "a" * 300 + ".json", "a\0.json", "."]
-)
+@pytest.mark.parametrize("path", ["nowhere.json", "~nobody-of-this-name/a.json", "/" + "a" * 300 + ".json", "a\0.json"])
 def test_paths_that_are_refused(path: str) -> None:
     with pytest.raises(DataError, match=r"There is no file .*Correct the path"):
         read_problem_file(path)
@@ -395,3 +396,42 @@ def test_texts_are_right_to_the_letter() -> None:
     for answer, right in (("BIRD", True), (" BIRD ", True), ("bird", False), ("BIRDS", False)):
         score = score_answers(task, [answer], ())
         assert score is not None and score.pass_1 is right
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x1c", "\x0b", "\x0c"])
+def test_lines_end_where_lines_end(mark: str) -> None:
+    (task,) = read_problem(f"a{mark}b -> c\rd -> e\r\nf{mark}g").tasks
+    assert [(pair.question, pair.answer) for pair in task.demonstrations] == [(f"a{mark}b", "c"), ("d", "e")]
+    assert task.problem == f"f{mark}g"
+
+
+def test_true_and_false_of_json_stay_as_they_are_written(tmp_path: Path) -> None:
+    rows = '[{"input": "a", "output": true}, {"input": false, "output": "b"}]'
+    (task,) = read_problem(rows).tasks
+    assert (task.demonstrations[0].answer, task.problem) == ("true", "false")
+    (tmp_path / "a.json").write_text('[{"problem": "p", "answer": true}]')
+    assert load_tasks(tmp_path / "a.json")[0].answer == "true"
+
+
+def test_what_is_no_plain_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
+    (tmp_path / "broken.json").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "folder.csv").mkdir()
+    for name in ("loop.csv", "broken.json", "pipe.csv", "folder.csv"):
+        told = "is a folder" if name == "folder.csv" else "is a pipe, a device or a link to nothing"
+        for read in (read_problem_file, load_few_shot_file):
+            with pytest.raises(DataError, match=told):
+                read(tmp_path / name)
+    for name in ("loop.csv", "pipe.csv"):
+        with pytest.raises(DataError, match="is a pipe, a device or a link to nothing"):
+            read_set(str(tmp_path / name))
+    with pytest.raises(DataError, match="is '', which no file or folder is called"):
+        read_set("")
+
+
+@pytest.mark.parametrize("start", ["\x1f\x8b", "PAR1", "%PDF-1.4"])
+def test_other_kinds_of_files_are_named(start: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(start.encode("latin-1") + b"input,output")
+    with pytest.raises(DataError, match=r"'a\.csv' is no text, but .*\. Unpack or convert it"):
+        read_problem_file(tmp_path / "a.csv")

@@ -72,3 +72,22 @@ def _zip(files: dict[str, bytes]) -> bytes:
         for name, content in files.items():
             packed.writestr(name, content)
     return stream.getvalue()
+
+
+def test_cells_that_are_not_what_they_seem_are_refused(tmp_path: Path) -> None:
+    rows = [["input", "output"], ["a", "b"], ["c", "=1+1"], ["d", "e"]]
+    with pytest.raises(DataError, match=r"cell 'B3' has a formula whose value is not in the file"):
+        read_rows(workbook(tmp_path / "a.xlsx", rows))
+    for value, told in (("#N/A", "B2 holds the error '#N/A'"), (1e20, "more digits than"), (1e-7, "more digits than")):
+        with pytest.raises(DataError, match=told):
+            read_rows(workbook(tmp_path / "b.xlsx", [["input", "output"], ["a", value]]))
+    book = openpyxl.load_workbook(workbook(tmp_path / "c.xlsx", [*rows[:2], ["c", None]]))
+    book.worksheets[0].merge_cells("B2:B3")
+    book.save(tmp_path / "c.xlsx")
+    with pytest.raises(DataError, match=r"merged cells, 'B2:B3'. Unmerge"):
+        read_rows(tmp_path / "c.xlsx")
+
+
+def test_the_letters_of_cells(tmp_path: Path) -> None:
+    file = workbook(tmp_path / "a.xlsx", [["input", "output"], [" a\n_x000D_", "\tb "], [123456789012345, 0.000125]])
+    assert [tuple(row.values()) for row in read_rows(file)] == [(" a\n\r", "\tb "), ("123456789012345", "0.000125")]

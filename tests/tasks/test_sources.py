@@ -14,6 +14,7 @@ import pytest
 from hf_mass.errors import ConfigError, DataError, VerifierError
 from hf_mass.tasks.arc import load_grid_tasks
 from hf_mass.tasks.formats import FORMATS, PromptFormat
+from hf_mass.tasks.hub_datasets import plain_rows
 from hf_mass.tasks.sources import Columns, load_tasks, task_from_row, validate_tasks
 from hf_mass.tasks.task import Demonstration, Task
 from hf_mass.tasks.verifiers import verify_batch
@@ -343,3 +344,15 @@ def test_arc_benchmarks(shared_data: Path, name: str) -> None:
     assert set(verify_batch(tasks, changed)) == {0.0}
     if name == "1d-arc":
         assert len({task.domain for task in tasks}) == 18
+
+
+def test_rows_of_a_dataset_are_as_they_are_meant() -> None:
+    datasets = pytest.importorskip("datasets")
+    label, single = datasets.ClassLabel(names=["no", "yes"]), datasets.Value("float32")
+    features = datasets.Features({"problem": datasets.Value("string"), "answer": label, "score": single})
+    rows = {"problem": ["p", "q", "r"], "answer": [1, -1, None], "score": [0.1, 16777216.0, float("inf")]}
+    dataset = datasets.Dataset.from_dict(rows, features=features)
+    for form in (None, "numpy", "pandas"):
+        found = plain_rows(dataset.with_format(form))
+        assert [row["answer"] for row in found] == ["yes", None, None]
+        assert [row["score"] for row in found] == [0.1, 16777216.0, float("inf")]

@@ -168,3 +168,44 @@ def test_any_text_is_rows_or_refused(text: str, kind: str) -> None:
     except DataError:
         return
     assert all(isinstance(row, dict) for row in rows) and KNOWN
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("SEP=;\ninput;output\na;b\n", [("a", "b")]),
+        ('"sep=;"\r\ninput;output\r\na;b\r\n', [("a", "b")]),
+        ('input,output\n"x, ""y""",b\nc, d\n', [('x, "y"', "b"), ("c", " d")]),
+        ('input,output\n5" pipe,c\na"b,"d\r\ne"\n', [('5" pipe', "c"), ('a"b', "d\r\ne")]),
+        ("input,output\na\u2028b,c\x85d\x0c\n", [("a\u2028b", "c\x85d\x0c")]),
+        ("input,output\na,b\nc\nd\n", [("a", "b"), ("c", None), ("d", None)]),
+        ("input,output\na,\nc,d\n", [("a", ""), ("c", "d")]),
+    ],
+)
+def test_odd_tables_are_read_to_the_letter(text: str, rows: list[tuple[str, str | None]]) -> None:
+    assert [(row["input"], row["output"]) for row in parse_rows(text, ".csv", "'f'")] == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("input,output\na,b\n# a comment\nc,d\n", r"row 1 .*has one value, '# a comment', among rows of several"),
+        ("input;output\na\nc;d\n", r"row 0 .*has one value, 'a'.*end it with what separates values"),
+        ("a title\ninput,output\na,b\n", r"than the header \['a title'\] names.*Put the header into the first line"),
+        ("| input | output |\n|---|:--:|\n| a | b |\n", "is a table in Markdown. Write it as CSV"),
+    ],
+)
+def test_lines_that_are_no_rows_are_refused(text: str, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        parse_rows(text, ".csv", "'f'")
+
+
+def test_an_instruction_beside_the_examples() -> None:
+    rows = "instruction,input,output\nAdd,1,2\n{},2,3\n"
+    (task,) = read_problem(rows.format("Add")).tasks
+    assert task.fields == {"instruction": "Add"} and task.answer == "3"
+    with pytest.raises(DataError, match=r"rows with different instructions, .*\['Add', 'Double'\]"):
+        read_problem(rows.format("Double"))
+    form = TableForm(input_column="instruction")
+    (task,) = read_problem("instruction,output\nAdd,2\nDouble,3\n", kind=".csv", form=form).tasks
+    assert task.fields == {} and task.problem == "Double"

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -365,3 +366,9 @@ def test_queries_with_the_same_demonstrations_ask_for_them_once(tmp_path: Path) 
     alone = prompts_of(trainer, [one])
     assert [p.text for p in prompts_of(trainer, [one, other])] == [p.text for p in alone]
     assert len(prompts_of(trainer, [one, third])) > len(alone)
+
+
+def test_prompts_that_read_alike_keep_their_own_tokens() -> None:
+    prompts = [replace(prompt(), text="a: b", ids=ids) for ids in ([1, 2], [3])]
+    trainer: Any = SimpleNamespace(_prompts=prompts)
+    assert TTTTrainer._tokenize_prompts(trainer, ["1: a: b", "0: a: b", "1: a: b"])[0] == [[3], [1, 2], [3]]
