@@ -181,7 +181,9 @@ def sharing_weights(model: nn.Module) -> Any:
     Adapters can be put into the copy and the model that was given stays as it was; no weight is stored twice.
     """
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, tensors)
+    # What a pass left behind in a module, as RecurrentGemma's state, hangs in its graph, of which there are no copies.
+    left = [x for module in model.modules() for x in vars(module).values() if isinstance(x, Tensor) and x.grad_fn]
+    return copy.deepcopy(model, {**tensors, **{id(x): x.detach() for x in left}})
 
 
 def save_adapted(
