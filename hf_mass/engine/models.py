@@ -263,18 +263,19 @@ def _saved(
     device: str,
     model_kwargs: Mapping[str, Any],
 ) -> LanguageModel:
-    is_gguf = gguf_file(name, revision, token) is not None
-    if not is_gguf and has_file(name, CONFIG_NAME, revision, token):
+    file = gguf_file(name, revision, token)
+    if file is None and has_file(name, CONFIG_NAME, revision, token):
         mass = MassModel.from_pretrained(name, revision=revision, token=token, **model_kwargs)
         mass.name = name
         mass.defaults = {"ttt": suitable_presets(mass.tokenizer, mass.model)}
         return mass
-    if not is_gguf and has_file(name, ADAPTER_FILES[0], revision, token):
+    if file is None and has_file(name, ADAPTER_FILES[0], revision, token):
         folder = resolve_adapter(name, revision, token)
         read = partial(_saved_lora, folder, name, tokenizer, token, device, model_kwargs)
         return read_whole(folder, ADAPTATION_FILE, read)
-    tokenizer = tokenizer or load_tokenizer(name, token, revision=revision)
-    base = load_base(name, token, revision=revision, **model_kwargs)
+    source = file or name  # one of the Hub is there now, and is not asked for again
+    tokenizer = tokenizer or load_tokenizer(source, token, revision=revision)
+    base = load_base(source, token, revision=revision, known_as=name, **model_kwargs)
     base, reason = cast(base, device, model_kwargs.get("dtype"), SMALL)
     return _fresh(base, tokenizer, name, precision_reason=reason)
 

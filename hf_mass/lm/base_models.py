@@ -31,13 +31,16 @@ from hf_mass.store.weights import require_finite, require_floats
 
 
 @host_random_state()
-def load_base(base: str | Path, token: Token = None, cure: str = "", **model_kwargs: Any) -> PreTrainedModel:
+def load_base(
+    base: str | Path, token: Token = None, cure: str = "", known_as: str | Path = "", **model_kwargs: Any
+) -> PreTrainedModel:
     """A base model, from safetensors or a GGUF file; of a multimodal model its language model.
 
     Args:
         base: Hub id, folder, or GGUF file.
         token: Access token of the Hub.
         cure: What else helps if it fails; the end of the message.
+        known_as: The name of a GGUF file of the Hub that is here already.
         model_kwargs: Passed to `AutoModelForCausalLM.from_pretrained`.
 
     Raises:
@@ -52,7 +55,8 @@ def load_base(base: str | Path, token: Token = None, cure: str = "", **model_kwa
         )
     settings = {"use_safetensors": True, **model_kwargs, "trust_remote_code": False}  # None would ask at the terminal
     if (file := gguf_file(base, model_kwargs.get("revision"), token)) is not None:
-        name = str(base) if not Path(base).exists() else ""
+        known_as = known_as or base
+        name = str(known_as) if not Path(known_as).exists() else ""
         model = load_gguf(file, cure, name, **model_kwargs)
     else:
         model = _from_pretrained(_CausalLM, "Base model", base, token, cure, settings)

@@ -21,6 +21,7 @@ from hf_mass.core import trees
 from hf_mass.core.lora import LoraFunction, LoraSite
 from hf_mass.core.trees import Tree
 from hf_mass.errors import ConfigError, UnsupportedModelError
+from hf_mass.tasks.checks import shown
 
 
 @contextmanager
@@ -95,9 +96,13 @@ def require_plain_lora(setting: str, config: PeftConfig) -> None:
         raise ConfigError(f"{setting} is of type {kind}; only LoRA can be adapted here. Give a peft.LoraConfig.")
     for field in _SPECIAL:
         if value := getattr(config, field, None):
-            raise ConfigError(f"{setting}.{field} is {value!r}; only plain LoRA can be adapted here. Leave it unset.")
+            raise ConfigError(
+                f"{setting}.{field} is {shown(value)}; only plain LoRA can be adapted here. Leave it unset."
+            )
     if config.bias != "none":
-        raise ConfigError(f"{setting}.bias is {config.bias!r}; biases are not saved with the model. Set bias='none'.")
+        raise ConfigError(
+            f"{setting}.bias is {shown(config.bias)}; biases are not saved with the model. Set bias='none'."
+        )
     if not (isinstance(config.init_lora_weights, bool) or config.init_lora_weights in ("gaussian", "orthogonal")):
         raise ConfigError(
             f"{setting}.init_lora_weights is {config.init_lora_weights!r}, which may change the base, without which "
