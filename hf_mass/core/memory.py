@@ -72,8 +72,8 @@ def choose_plan(
 
     "fast" and "lean" are taken at their word; "auto" is fast where the graph of all rows and their gradients fit in
     the free memory, else fast in microbatches where a row's graph fits several times, else lean. Lean keeps the rows'
-    gradients as long as they take less than a quarter of what the graph of the same rows would. Where a model's layers
-    carry no tangents, "auto" takes what does without them: the rows' gradients, or fast passes of fewer rows.
+    gradients as long as they take less than a quarter of what the graph of the same rows would. Where layers carry no
+    tangents, "auto" takes what does without: the rows' gradients, or fast passes.
 
     Args:
         preference: "auto", "fast" or "lean".
@@ -113,8 +113,7 @@ def choose_plan(
     if (second_order or not keep_gradients) and not sweeps():
         keep_gradients = True
         if second_order:
-            at_once = microbatch or max(1, min(rows, int(capacity)))
-            return replace(FAST, microbatch=at_once, reason=f"fast, no tangents, {at_once} rows at a time: {sizes}")
+            return replace(FAST, microbatch=microbatch or max(1, int(capacity)), reason=f"fast, no tangents: {sizes}")
     capacity = max(1, min(rows, budget // max(1, row_bytes // LEAN_SHARE)))
     return replace(LEAN, microbatch=microbatch or capacity, keep_row_gradients=keep_gradients, reason=f"lean: {sizes}")
 

@@ -19,7 +19,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_mass.errors import CheckpointError, ConfigError, DataError
 from hf_mass.lm.base_models import load_base, load_tokenizer
 from hf_mass.lm.gguf import gguf_file
-from hf_mass.lm.language_model import ADAPTATION_FILE, LanguageModel, lora_config, sharing_weights, with_starting_lora
+from hf_mass.lm.language_model import (
+    ADAPTATION_FILE,
+    ADAPTATION_VERSION,
+    LanguageModel,
+    lora_config,
+    sharing_weights,
+    with_starting_lora,
+)
 from hf_mass.lm.loading import load_lora
 from hf_mass.lm.multimodal import is_multimodal, language_model_of
 from hf_mass.lm.precision import cast, require_dtype
@@ -304,6 +311,10 @@ def _saved_lora(
     if not (file := folder / ADAPTATION_FILE).is_file():
         return lm
     about = read_json(file)
+    if (version := about.get("format_version", ADAPTATION_VERSION)) != ADAPTATION_VERSION:
+        raise CheckpointError(
+            f"{file} has format_version {shown(version)}; this release reads {ADAPTATION_VERSION}. Update hf_mass."
+        )
     chat, kwargs = about.get("chat"), about.get("chat_template_kwargs")
     if not isinstance(chat, bool | None) or not isinstance(kwargs, dict | None):
         raise CheckpointError(f"{file}: chat or chat_template_kwargs is of another type. Save the adaptation again.")

@@ -6,6 +6,7 @@ of stacked matrices. The bound adapter itself is never active in PEFT while it i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,7 +40,7 @@ def clear_target_errors(setting: str, config: PeftConfig | None, model: nn.Modul
     try:
         yield
     except ValueError as error:
-        if "arget modules" not in str(error):
+        if not re.search("[tT]arget(_| )modules", str(error)):
             raise
         known = f" Its linear modules are called {sorted(set(_linear_maps(model)))}." if model is not None else ""
         raise ConfigError(
