@@ -264,7 +264,7 @@ def build(cls: type[T], values: Any) -> T:
         parts = [entries.get(each, MISSING) for each in _flat_names(cls, name)]
         missing = [part is MISSING or (part is None and not _fits(None, kind)) for part in parts]
         if len(parts) > 1 and not all(missing):  # of a tuple some entries may be given
-            defaults = options_of(cls)[name].default
+            defaults = options_of(cls)[name].default  # type: ignore[arg-type]
             parts = [own if lacks else part for part, lacks, own in zip(parts, missing, defaults, strict=True)]
             arguments[name] = tuple(parts)
         elif not any(missing):
