@@ -25,6 +25,7 @@ from hf_mass.engine.models import SMALL
 from hf_mass.errors import ConfigError
 from hf_mass.lm.threads import choose_threads
 from hf_mass.store.shipped import ASSETS
+from hf_mass.tasks.checks import shown
 from hf_mass.tasks.problems import KINDS, Problem
 
 AT_ONCE = 4
@@ -164,7 +165,7 @@ def launch(
         CheckpointError: If the model cannot be loaded.
     """
     if port is not None and not (type(port) is int and 0 < port < 65_536):
-        raise ConfigError(f"port is {port!r:.60}; choose a whole number from 1 to 65535.")
+        raise ConfigError(f"port is {shown(port)}; choose a whole number from 1 to 65535.")
     if port is not None:  # before the models are loaded, which takes its time
         _require_free(host or "127.0.0.1", port)
     files = Path(get_upload_folder())  # from where Gradio hands files out without making a copy that would stay

@@ -18,6 +18,7 @@ from hf_mass.methods.mass_settings import MassConfig
 from hf_mass.methods.settings import Option, flat, values_of
 from hf_mass.methods.ttt import TTT
 from hf_mass.methods.ttt_settings import TTTSettings
+from hf_mass.tasks.checks import shown
 from hf_mass.tasks.tables import TableForm
 from hf_mass.tasks.task import Task
 
@@ -118,11 +119,11 @@ def chosen_settings(values: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: If there is no such setting, or a value is out of range or beyond what visitors may ask for.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"settings is {values!r:.60}; give an object of names and values.")
+        raise ConfigError(f"settings is {shown(values)}; give an object of names and values.")
     if unknown := sorted(set(values) - set(OPTIONS)):
         raise ConfigError(f"There is no setting {unknown[0]!r:.60} here; choose some of {list(OPTIONS)}.")
     settings = {k: value for k, value in values.items() if value is False or value not in (None, 0, "", AUTOMATIC)}
     for name, value in settings.items():
         if not OPTIONS[name].allows(value):
-            raise ConfigError(f"{name} is {value!r:.60}; choose {OPTIONS[name].cure}.")
+            raise ConfigError(f"{name} is {shown(value)}; choose {OPTIONS[name].cure}.")
     return settings

@@ -31,7 +31,7 @@ from hf_mass.errors import ConfigError, DataError, HFMassError
 from hf_mass.lm.suitability import beyond
 from hf_mass.methods.base import Answer, GuardEntry
 from hf_mass.methods.registry import METHODS
-from hf_mass.tasks.checks import as_path
+from hf_mass.tasks.checks import as_path, shown
 from hf_mass.tasks.problems import Limits, Problem, read_problem, read_problem_file
 
 LIMITS = Limits(bytes=200_000)
@@ -225,7 +225,7 @@ class Handlers:
     ) -> Iterator[Event | Outcome]:
         """An adaptation; what cannot be is refused before a GPU is leased for it."""
         if method not in list(METHODS):  # others would be imported, whatever they are
-            raise ConfigError(f"method is {method!r:.60}; choose one of {list(METHODS)}.")
+            raise ConfigError(f"method is {shown(method)}; choose one of {list(METHODS)}.")
         name = self.workshop.choose(problem, _name(model)).name
         return self.workshop.adapt(name, problem, method, chosen_settings(settings), *more)
 

@@ -17,6 +17,7 @@ from hf_mass.errors import ConfigError
 from hf_mass.methods.mass_settings import MassConfig
 from hf_mass.methods.settings import Option, flat
 from hf_mass.methods.ttt_settings import TTTSettings
+from hf_mass.tasks.checks import shown
 from hf_mass.tasks.formats import FORMATS
 
 MASS, TTT = "MASS", "Test-time training"
@@ -128,7 +129,7 @@ def checked(*, assignments: Sequence[str] | None = None, vote: bool = True, **va
         if name not in SETTINGS:
             raise ConfigError(f"--set has no setting {name!r:.100}; choose some of {sorted(SETTINGS)}.")
         if not SETTINGS[name].allows(value):
-            raise ConfigError(f"{name} is {value!r:.200}; choose {SETTINGS[name].cure}.")
+            raise ConfigError(f"{name} is {shown(value, 200)}; choose {SETTINGS[name].cure}.")
     return chosen if vote else {"vote": False, **chosen}
 
 

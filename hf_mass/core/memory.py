@@ -7,6 +7,7 @@ its second-order passes do so too (`hf_mass.core.layer_sweep`). `choose_plan` de
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from hf_mass.errors import ConfigError
@@ -65,12 +66,14 @@ def choose_plan(
     microbatch: int | None = None,
     pass_bytes: int | None = None,
     second_order: bool = False,
+    sweeps: Callable[[], bool] = lambda: True,
 ) -> MemoryPlan:
     """The plan for a preference.
 
     "fast" and "lean" are taken at their word; "auto" is fast where the graph of all rows and their gradients fit in
     the free memory, else fast in microbatches where a row's graph fits several times, else lean. Lean keeps the rows'
-    gradients as long as they take less than a quarter of what the graph of the same rows would.
+    gradients as long as they take less than a quarter of what the graph of the same rows would. Where layers carry no
+    tangents, "auto" takes what does without: the rows' gradients, or fast passes.
 
     Args:
         preference: "auto", "fast" or "lean".
@@ -81,6 +84,7 @@ def choose_plan(
         microbatch: Rows of one pass where the user says so; never overruled.
         pass_bytes: The graph of a pass beyond which larger passes gain nothing, as on a CPU; None where they do.
         second_order: Whether there will be second-order passes (K > 1).
+        sweeps: Asked, where it matters, whether passes with tangents go through the model layer by layer.
 
     Raises:
         ConfigError: If the preference is unknown.
@@ -106,6 +110,10 @@ def choose_plan(
     if microbatch is None and capacity >= max(4, least):
         return replace(FAST, microbatch=int(capacity), reason=f"fast, {int(capacity)} rows at a time: {sizes}")
     keep_gradients = 4 * tree_bytes <= row_bytes and 4 * gradients <= budget
+    if (second_order or not keep_gradients) and not sweeps():
+        keep_gradients = True
+        if second_order:
+            return replace(FAST, microbatch=microbatch or max(1, int(capacity)), reason=f"fast, no tangents: {sizes}")
     capacity = max(1, min(rows, budget // max(1, row_bytes // LEAN_SHARE)))
     return replace(LEAN, microbatch=microbatch or capacity, keep_row_gradients=keep_gradients, reason=f"lean: {sizes}")
 

@@ -20,8 +20,8 @@ from hf_mass.core.dropout import LoraDropout, without_noise
 from hf_mass.core.layer_sweep import checkpointed, swept_curvature
 from hf_mass.core.lora import LoraFunction
 from hf_mass.core.losses import Curvature
-from hf_mass.core.memory import FAST, MemoryPlan
-from hf_mass.core.meter import count_pass
+from hf_mass.core.memory import FAST, LEAN, MemoryPlan
+from hf_mass.core.meter import count_pass, unmetered
 from hf_mass.core.second_order import double_backward
 from hf_mass.core.symmetry import TOKENS, require_second_order
 from hf_mass.core.trees import Tree
@@ -241,16 +241,30 @@ class TokenLoss:
 
     def require_second_order(self, params: Tree) -> None:
         """Refuse a model that would leave second-order terms out (see `hf_mass.core.symmetry`)."""
-        ids = self.batch.input_ids[self.batch.attention_mask.bool()]
-        ids = ids.repeat(-(-TOKENS // ids.numel()))[None, :TOKENS]
-        row = torch.zeros(1, dtype=torch.long, device=ids.device)
-        piece = TokenLoss(self.model, self.lora, TokenBatch(ids, torch.ones_like(ids), ids, row))
+        piece, row = self._piece(), torch.zeros_like(self.row_task[:1])
 
         def evaluate(leaves: Tree) -> AbstractContextManager[Tensor]:
             return piece.evaluate(leaves, row, row, second_order=True)
 
-        one_task = trees.tree_map(lambda x: x[:1], params)
-        require_second_order(self.model, self.lora, one_task, evaluate)
+        require_second_order(self.model, self.lora, _of_one_task(params), evaluate)
+
+    def sweeps(self, params: Tree) -> bool:
+        """Whether passes with tangents go through the model layer by layer: a few tokens tell."""
+        piece, row, one_task = self._piece(), torch.zeros_like(self.row_task[:1]), _of_one_task(params)
+        try:
+            with unmetered():
+                piece.use(LEAN)
+                piece.curvature(one_task, row, torch.ones(1, device=row.device), one_task)
+        except UnsupportedModelError:
+            return False
+        return True
+
+    def _piece(self) -> TokenLoss:
+        """One row of a dozen tokens."""
+        ids = self.batch.input_ids[self.batch.attention_mask.bool()]
+        ids = ids.repeat(-(-TOKENS // ids.numel()))[None, :TOKENS]
+        batch = TokenBatch(ids, torch.ones_like(ids), ids, torch.zeros_like(self.row_task[:1]))
+        return TokenLoss(self.model, self.lora, batch)
 
     @contextmanager
     def _applied(
@@ -278,6 +292,10 @@ class TokenLoss:
     def _head_is_plain(self) -> bool:
         head = getattr(self.model, "get_output_embeddings", lambda: None)()
         return all(site.module is not head for site in self.lora.sites.values())
+
+
+def _of_one_task(params: Tree) -> Tree:
+    return trees.tree_map(lambda x: x[:1], params)
 
 
 @contextmanager

@@ -19,7 +19,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_mass.errors import CheckpointError, ConfigError, DataError
 from hf_mass.lm.base_models import load_base, load_tokenizer
 from hf_mass.lm.gguf import gguf_file
-from hf_mass.lm.language_model import ADAPTATION_FILE, LanguageModel, lora_config, sharing_weights, with_starting_lora
+from hf_mass.lm.language_model import (
+    ADAPTATION_FILE,
+    ADAPTATION_VERSION,
+    LanguageModel,
+    lora_config,
+    sharing_weights,
+    with_starting_lora,
+)
 from hf_mass.lm.loading import load_lora
 from hf_mass.lm.multimodal import is_multimodal, language_model_of
 from hf_mass.lm.precision import cast, require_dtype
@@ -263,18 +270,19 @@ def _saved(
     device: str,
     model_kwargs: Mapping[str, Any],
 ) -> LanguageModel:
-    is_gguf = gguf_file(name, revision, token) is not None
-    if not is_gguf and has_file(name, CONFIG_NAME, revision, token):
+    file = gguf_file(name, revision, token)
+    if file is None and has_file(name, CONFIG_NAME, revision, token):
         mass = MassModel.from_pretrained(name, revision=revision, token=token, **model_kwargs)
         mass.name = name
         mass.defaults = {"ttt": suitable_presets(mass.tokenizer, mass.model)}
         return mass
-    if not is_gguf and has_file(name, ADAPTER_FILES[0], revision, token):
+    if file is None and has_file(name, ADAPTER_FILES[0], revision, token):
         folder = resolve_adapter(name, revision, token)
         read = partial(_saved_lora, folder, name, tokenizer, token, device, model_kwargs)
         return read_whole(folder, ADAPTATION_FILE, read)
-    tokenizer = tokenizer or load_tokenizer(name, token, revision=revision)
-    base = load_base(name, token, revision=revision, **model_kwargs)
+    source = file or name  # one of the Hub is there now, and is not asked for again
+    tokenizer = tokenizer or load_tokenizer(source, token, revision=revision)
+    base = load_base(source, token, revision=revision, known_as=name, **model_kwargs)
     base, reason = cast(base, device, model_kwargs.get("dtype"), SMALL)
     return _fresh(base, tokenizer, name, precision_reason=reason)
 
@@ -303,6 +311,10 @@ def _saved_lora(
     if not (file := folder / ADAPTATION_FILE).is_file():
         return lm
     about = read_json(file)
+    if (version := about.get("format_version", ADAPTATION_VERSION)) != ADAPTATION_VERSION:
+        raise CheckpointError(
+            f"{file} has format_version {shown(version)}; this release reads {ADAPTATION_VERSION}. Update hf_mass."
+        )
     chat, kwargs = about.get("chat"), about.get("chat_template_kwargs")
     if not isinstance(chat, bool | None) or not isinstance(kwargs, dict | None):
         raise CheckpointError(f"{file}: chat or chat_template_kwargs is of another type. Save the adaptation again.")

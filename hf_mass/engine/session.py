@@ -14,7 +14,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from hf_mass.core.meter import metered, watching_steps
+from hf_mass.core.meter import Meter, metered, watching_steps
 from hf_mass.engine.events import (
     Event,
     Generating,
@@ -32,6 +32,7 @@ from hf_mass.errors import ConfigError, DataError, ModelWarning, Stopped
 from hf_mass.lm.adapters import changes_something
 from hf_mass.lm.generation import watching
 from hf_mass.lm.language_model import LanguageModel
+from hf_mass.lm.stopping import asked_at_every_layer
 from hf_mass.lm.suitability import beyond
 from hf_mass.methods.base import Adaptation, Answer, Cost, Method, Progress
 from hf_mass.methods.ttt import sharing_data
@@ -120,13 +121,13 @@ class Session:
             Stopped: If somebody asked for it, or time is up.
         """
         begun = time.perf_counter()
-        with metered(self.check) as meter, watching(self._tell_generating):
+        with self._metered() as meter, watching(self._tell_generating):
             answers = self.method.answer(self.lm, tasks, adaptations, self.seed)
         return answers, Cost.of(meter, time.perf_counter() - begun, len(tasks))
 
     def _adapt_together(self, tasks: list[Task]) -> list[Adaptation]:
         method, begun = self.method, time.perf_counter()
-        with metered(self.check) as meter:
+        with self._metered() as meter:
             self.tell(Stage("Reading the problem"))
             state, before = method.begin(self.lm, tasks, self.seed), Progress("")
             while not method.stop(state):
@@ -152,6 +153,12 @@ class Session:
         return adaptations
 
     # -- telling and stopping -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _metered(self) -> Iterator[Meter]:
+        """Context in which cost is counted, and passes can be stopped."""
+        with metered(self.check) as meter, asked_at_every_layer(self.lm.model, self.check):
+            yield meter
 
     def check(self) -> None:
         """Raises Stopped if somebody asked for it, or time is up."""

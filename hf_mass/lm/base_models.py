@@ -6,38 +6,47 @@ transformers and passes the model.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from hf_mass.errors import CheckpointError, ConfigError, HFMassError, UnsupportedModelError
+from hf_mass.errors import CheckpointError, ConfigError, HFMassError, ModelWarning, UnsupportedModelError
 from hf_mass.lm.gguf import gguf_file, gguf_files, load_gguf, load_gguf_tokenizer
 from hf_mass.lm.multimodal import is_multimodal, language_model_of
 from hf_mass.lm.random_state import host_random_state
 from hf_mass.store.hub_files import Token, cached_folder, checked_download, explained, require_known_token
-from hf_mass.store.weights import require_finite, require_floats
+from hf_mass.store.weights import require_finite, require_floats, require_own_shards
+from hf_mass.tasks.checks import shown
 
 
 @host_random_state()
-def load_base(base: str | Path, token: Token = None, cure: str = "", **model_kwargs: Any) -> PreTrainedModel:
+def load_base(
+    base: str | Path, token: Token = None, cure: str = "", known_as: str | Path = "", **model_kwargs: Any
+) -> PreTrainedModel:
     """A base model, from safetensors or a GGUF file; of a multimodal model its language model.
 
     Args:
         base: Hub id, folder, or GGUF file.
         token: Access token of the Hub.
         cure: What else helps if it fails; the end of the message.
+        known_as: The name of a GGUF file of the Hub that is here already.
         model_kwargs: Passed to `AutoModelForCausalLM.from_pretrained`.
 
     Raises:
@@ -52,7 +61,8 @@ def load_base(base: str | Path, token: Token = None, cure: str = "", **model_kwa
         )
     settings = {"use_safetensors": True, **model_kwargs, "trust_remote_code": False}  # None would ask at the terminal
     if (file := gguf_file(base, model_kwargs.get("revision"), token)) is not None:
-        name = str(base) if not Path(base).exists() else ""
+        known_as = known_as or base
+        name = str(known_as) if not Path(known_as).exists() else ""
         model = load_gguf(file, cure, name, **model_kwargs)
     else:
         model = _from_pretrained(_CausalLM, "Base model", base, token, cure, settings)
@@ -67,7 +77,19 @@ def load_tokenizer(
     if (file := gguf_file(source, revision, token)) is not None:
         return load_gguf_tokenizer(file, cure)
     settings = {"trust_remote_code": False, "revision": revision}
-    return _from_pretrained(AutoTokenizer, "Tokenizer", source, token, cure, settings)
+    tokenizer = _from_pretrained(AutoTokenizer, "Tokenizer", source, token, cure, settings)
+    problem = None
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
+        problem = "it names neither a padding nor an end-of-sequence token"
+    elif not isinstance(tokenizer.model_max_length, int | float):
+        problem = f"model_max_length is {shown(tokenizer.model_max_length)}, and no number"
+    elif not isinstance(getattr(tokenizer, "chat_template", None), str | dict | None):
+        problem = f"chat_template is {shown(tokenizer.chat_template)}, and no text"
+    if problem is not None:
+        raise CheckpointError(
+            f"Tokenizer {str(source)!r}: {problem}. Correct its tokenizer_config.json. {cure}".rstrip()
+        )
+    return tokenizer
 
 
 def _from_pretrained(
@@ -76,6 +98,7 @@ def _from_pretrained(
     subject = f"{what} {str(source)!r} could not be loaded"
     if Path(source).is_dir():
         with explained(subject, str(source), cure=cure):
+            require_own_shards(Path(source))
             return _with_floats(_refused(subject, factory, source, settings), Path(source))
     try:
         validate_repo_id(str(source))
@@ -111,6 +134,8 @@ def _refused(subject: str, factory: Any, source: str | Path, settings: Mapping[s
         return factory.from_pretrained(source, **settings)
     except HFMassError:
         raise
+    except torch.OutOfMemoryError:
+        raise
     except ImportError as error:  # of a package that quantised weights need
         raise CheckpointError(
             f"{subject}: {' '.join(str(error).split())} Weights quantised by torchao need: "
@@ -123,8 +148,12 @@ def _refused(subject: str, factory: Any, source: str | Path, settings: Mapping[s
             f"{subject}: it needs code from its repository, and loading never runs any. Read that code, load the model "
             "with transformers and trust_remote_code=True, and pass it as `base`."
         ) from error
-    except (TypeError, KeyError, AttributeError, IndexError, ArithmeticError) as error:  # of a config of wrong types
-        raise CheckpointError(f"{subject}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+    except _OF_WRONG_FILES as error:
+        if "mismatched_sizes" in str(error):
+            reason = "its weights are of other shapes than its config.json says"
+        else:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise CheckpointError(f"{subject}: {reason}. Download or save it again.") from error
     except OSError as error:
         if not ("safetensors" in str(error) and "no" in str(error) and "file named" in str(error)):
             raise
@@ -134,15 +163,65 @@ def _refused(subject: str, factory: Any, source: str | Path, settings: Mapping[s
         ) from error
 
 
+_OF_WRONG_FILES = (
+    *(TypeError, KeyError, AttributeError, IndexError, ArithmeticError, AssertionError, RuntimeError),
+    *(SafetensorError, StrictDataclassError),
+)
+"""What transformers raises at a config of wrong types, or weights that are damaged or of other shapes."""
+MOST_LAYERS = 1000
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+
+def _require_sane(config: Mapping[str, Any], source: str | Path) -> None:
+    """Checks numbers of a config that would make a model without end, or one that computes nothing."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            _require_sane(value, source)
+        problem = "no number" if isinstance(value, float) and math.isnan(value) else None
+        if name in _LAYERS and isinstance(value, int) and not 0 <= value <= MOST_LAYERS:
+            problem = f"outside 0 to {MOST_LAYERS}"
+        if name == "sliding_window" and isinstance(value, str):
+            problem = "no number"
+        if problem:
+            raise CheckpointError(f"{str(source)!r}: config.json has {name} {shown(value)}, {problem}. Correct it.")
+
+
+def _whole(loaded: tuple[PreTrainedModel, Mapping[str, Any]], source: str | Path) -> PreTrainedModel:
+    """A model all of whose weights were in its files; what was left over there is told.
+
+    Raises:
+        CheckpointError: If some were not, and were drawn at random.
+    """
+    model, found = loaded
+    if getattr(model.config, "quantization_config", None) is not None:  # its parameters are named otherwise
+        return model
+    if missing := sorted(found["missing_keys"]):
+        raise CheckpointError(
+            f"Base model {str(source)!r}: {len(missing)} of its weights are in none of its files (first: {missing[0]}) "
+            "and would be random. Download or save it again, or correct its config.json."
+        )
+    if left := sorted(found["unexpected_keys"]):
+        warnings.warn(
+            f"Base model {str(source)!r}: {len(left)} weights in its files are no part of the model that its "
+            f"config.json describes (first: {left[0]}), and are left out.",
+            ModelWarning,
+            stacklevel=2,
+        )
+    return model
+
+
 class _CausalLM:
     """A causal language model: one that is saved as such, or that of a multimodal model."""
 
     @staticmethod
     def from_pretrained(source: str | Path, **settings: Any) -> PreTrainedModel:
         names = ("token", "revision", "cache_dir", "trust_remote_code", "local_files_only")
-        config = AutoConfig.from_pretrained(source, **{name: settings[name] for name in names if name in settings})
+        asked = {name: settings[name] for name in names if name in settings}
+        _require_sane(PreTrainedConfig.get_config_dict(source, **asked)[0], source)
+        config = AutoConfig.from_pretrained(source, **asked)
+        settings = {**settings, "output_loading_info": True}
         if not is_multimodal(config):
-            return AutoModelForCausalLM.from_pretrained(source, **settings)
+            return _whole(AutoModelForCausalLM.from_pretrained(source, **settings), source)
         if settings.get("quantization_config") or getattr(config, "quantization_config", None):
             raise UnsupportedModelError(
                 f"{str(source)!r} is multimodal and quantised, and its language model cannot be taken from quantised "
@@ -153,4 +232,4 @@ class _CausalLM:
                 f"{str(source)!r} is of type {config.model_type!r}, which is no model of images and text that "
                 "transformers loads by AutoModelForImageTextToText. Load its language model yourself, and pass it."
             )
-        return language_model_of(AutoModelForImageTextToText.from_pretrained(source, **settings))
+        return language_model_of(_whole(AutoModelForImageTextToText.from_pretrained(source, **settings), source))

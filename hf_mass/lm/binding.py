@@ -6,6 +6,7 @@ of stacked matrices. The bound adapter itself is never active in PEFT while it i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,7 @@ from hf_mass.core import trees
 from hf_mass.core.lora import LoraFunction, LoraSite
 from hf_mass.core.trees import Tree
 from hf_mass.errors import ConfigError, UnsupportedModelError
+from hf_mass.tasks.checks import shown
 
 
 @contextmanager
@@ -38,7 +40,7 @@ def clear_target_errors(setting: str, config: PeftConfig | None, model: nn.Modul
     try:
         yield
     except ValueError as error:
-        if "arget modules" not in str(error):
+        if not re.search("[tT]arget(_| )modules", str(error)):
             raise
         known = f" Its linear modules are called {sorted(set(_linear_maps(model)))}." if model is not None else ""
         raise ConfigError(
@@ -95,9 +97,13 @@ def require_plain_lora(setting: str, config: PeftConfig) -> None:
         raise ConfigError(f"{setting} is of type {kind}; only LoRA can be adapted here. Give a peft.LoraConfig.")
     for field in _SPECIAL:
         if value := getattr(config, field, None):
-            raise ConfigError(f"{setting}.{field} is {value!r}; only plain LoRA can be adapted here. Leave it unset.")
+            raise ConfigError(
+                f"{setting}.{field} is {shown(value)}; only plain LoRA can be adapted here. Leave it unset."
+            )
     if config.bias != "none":
-        raise ConfigError(f"{setting}.bias is {config.bias!r}; biases are not saved with the model. Set bias='none'.")
+        raise ConfigError(
+            f"{setting}.bias is {shown(config.bias)}; biases are not saved with the model. Set bias='none'."
+        )
     if not (isinstance(config.init_lora_weights, bool) or config.init_lora_weights in ("gaussian", "orthogonal")):
         raise ConfigError(
             f"{setting}.init_lora_weights is {config.init_lora_weights!r}, which may change the base, without which "

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_mass.errors import ConfigError
 from hf_mass.tasks.chat import Messages
+from hf_mass.tasks.checks import shown
 
 PROBE = "\ue000"
 
@@ -70,9 +71,9 @@ def require_chat(tokenizer: PreTrainedTokenizerBase, chat: object, kwargs: objec
         ConfigError: If there is no such template, or it has no such argument.
     """
     if chat is not None and not isinstance(chat, bool):
-        raise ConfigError(f"chat is {chat!r:.60}; choose True, False, or None for what suits the method.")
+        raise ConfigError(f"chat is {shown(chat)}; choose True, False, or None for what suits the method.")
     if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
-        raise ConfigError(f"chat_template_kwargs is {kwargs!r:.60}; give names and values, as enable_thinking: False.")
+        raise ConfigError(f"chat_template_kwargs is {shown(kwargs)}; give names and values, as enable_thinking: False.")
     template = getattr(tokenizer, "chat_template", None)
     if not template and (chat or kwargs):
         what = "chat is True" if chat else f"chat_template_kwargs has {next(iter(kwargs))!r}"

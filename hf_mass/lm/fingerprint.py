@@ -6,21 +6,26 @@ import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdRef
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_mass.core.trees import Tree
 
 _NO_PART = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "_attn_implementation")
 _ADAPTERS = ("lora_", "modules_to_save")
+_KNOWN: WeakKeyDictionary[PreTrainedModel, tuple[Any, str]] = WeakKeyDictionary()
+"""What a model's weights were when they were read, and their digest."""
 
 
 def base_digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
     """A digest of a base: weights, buffers and settings of the model, without adapters, and of its tokenizer.
 
-    Where the weights were read from and on which device they are is no part of it.
+    Where the weights were read from and on which device they are is no part of it. Weights that nobody wrote to since
+    are not read again.
     """
     config = {name: value for name, value in model.config.to_dict().items() if name not in _NO_PART}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
@@ -30,14 +35,23 @@ def base_digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | Non
         template = getattr(tokenizer, "chat_template", None)
         digest.update(repr((vocabulary, template, sorted(map(str, tokenizer.special_tokens_map.items())))).encode())
     named = [*model.named_parameters(), *model.named_buffers()]
-    tensors = {_plain(name): tensor for name, tensor in named if not any(part in name for part in _ADAPTERS)}
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        for part in _parts(tensors[name]):
-            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            if not part.is_meta:
-                digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+    tensors = {_plain(name): list(_parts(x)) for name, x in named if not any(part in name for part in _ADAPTERS)}
+    key = digest.digest(), [(name, *map(_state, tensors[name])) for name in sorted(tensors)]
+    known = _KNOWN.get(model)
+    if known is None or known[0] != key:
+        for name in sorted(tensors):
+            digest.update(name.encode())
+            for part in tensors[name]:
+                digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
+                if not part.is_meta:
+                    digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        known = _KNOWN[model] = key, digest.hexdigest()[:16]
+    return known[1]
+
+
+def _state(tensor: Tensor) -> object:
+    """Equal as long as a tensor is the same and nobody wrote to it; of one that does not count that, never."""
+    return object() if tensor.is_inference() else (WeakIdRef(tensor), tensor.data_ptr(), tensor._version)
 
 
 def weights_digest(tree: Tree) -> str:

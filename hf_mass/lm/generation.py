@@ -203,8 +203,7 @@ def complete(
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=sorted(ends),
         disable_compile=True,
-        # RWKV's state of several rows is another than that of each (transformers 5.24): read everything anew instead.
-        use_cache=model.config.get_text_config().model_type != "rwkv",
+        use_cache=not _remembers_wrongly(model, ids.shape[1]),
     )
     if stop is not None and SpecialTokens(tokenizer).ids(stop) not in [[end] for end in ends]:
         config.stop_strings = [stop]  # otherwise the end-of-sequence token does it
@@ -224,6 +223,14 @@ def complete(
         completions = [_without_last(row, tokenizer.pad_token_id) for row in completions]
     count_sampled(sum(map(len, completions)))
     return completions
+
+
+def _remembers_wrongly(model: PreTrainedModel | PeftModel, length: int) -> bool:
+    """Whether what a model remembers of prompts of this length is wrong (transformers 5.24), so that everything is read
+    anew for every token: RWKV mixes up the states of several rows, and RecurrentGemma takes a prompt of one token for
+    the next of an earlier text."""
+    kind = model.config.get_text_config().model_type
+    return kind == "rwkv" or (kind == "recurrent_gemma" and length == 1)
 
 
 def _ends(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, stop: str | None) -> set[int]:

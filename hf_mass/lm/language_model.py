@@ -27,6 +27,7 @@ from hf_mass.store.storage import write_atomically
 
 ADAPTATION_FILE = "adaptation.json"
 """What an adapted folder says of itself: the method, and the settings that suit it."""
+ADAPTATION_VERSION = 1
 STARTING = "default"
 """Name of the adapter that every adaptation starts from."""
 
@@ -181,7 +182,9 @@ def sharing_weights(model: nn.Module) -> Any:
     Adapters can be put into the copy and the model that was given stays as it was; no weight is stored twice.
     """
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, tensors)
+    # What a pass left behind in a module, as RecurrentGemma's state, hangs in its graph, of which there are no copies.
+    left = [x for module in model.modules() for x in vars(module).values() if isinstance(x, Tensor) and x.grad_fn]
+    return copy.deepcopy(model, {**tensors, **{id(x): x.detach() for x in left}})
 
 
 def save_adapted(
@@ -208,7 +211,7 @@ def save_adapted(
         write_adapter(folder, weights, config.to_dict())
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        text = json.dumps({"format_version": 1, "hf_mass_version": __version__, **about}, indent=2)
+        text = json.dumps({"format_version": ADAPTATION_VERSION, "hf_mass_version": __version__, **about}, indent=2)
         (folder / ADAPTATION_FILE).write_text(text + "\n", encoding="utf-8")
 
     write_atomically(path, write, ADAPTATION_FILE)

@@ -13,6 +13,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from hf_mass.errors import ConfigError
+from hf_mass.tasks.checks import shown
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def require_dtype(dtype: Any) -> None:
             return
     elif dtype in names:
         return
-    raise ConfigError(f"dtype is {dtype!r:.60}; choose one of {', '.join(names)}.")
+    raise ConfigError(f"dtype is {shown(dtype)}; choose one of {', '.join(names)}.")
 
 
 def cast(base: PreTrainedModel, device: str, asked: Any, small: int) -> tuple[PreTrainedModel, str]:

@@ -70,6 +70,7 @@ class InnerAdapter:
         self.inner_loop = InnerLoop(loop.steps, make_optimizer(loop.optimizer, loop.learning_rate, *moments))
         self.memory: MemoryPlan | None = None  # of the last pass planned
         self._graph_bytes: GraphBytes | None = None
+        self._sweeps: bool | None = None  # known once it mattered
 
     @property
     def device(self) -> torch.device:
@@ -103,11 +104,18 @@ class InnerAdapter:
         tree_bytes = sum(leaf[0].nbytes for leaf in start.values())
         preference = inner.memory if self.lora.function.layers or inner.memory == "lean" else "fast"
         free, enough = free_bytes(self.device), None if whole else pass_bytes(self.device)
-        plan = choose_plan(preference, rows, row_bytes, tree_bytes, free, inner.microbatch, enough, inner.steps > 1)
+        sizes = rows, row_bytes, tree_bytes, free, inner.microbatch, enough
+        plan = choose_plan(preference, *sizes, inner.steps > 1, lambda: self._can_sweep(loss, start))
         if self.memory is None or plan.checkpoint != self.memory.checkpoint:
             logger.info("Inner loop: %s.", plan.reason)
         self.memory = plan
         return plan
+
+    def _can_sweep(self, loss: TokenLoss, start: Tree) -> bool:
+        if self._sweeps is None:
+            with deterministic(self.model), self.lora.inactive():
+                self._sweeps = loss.sweeps(start)
+        return self._sweeps
 
     def problem(
         self, tasks: Sequence[Task], samples: Sequence[Sequence[AuxiliarySample]], seed: int = 0

@@ -16,7 +16,7 @@ from hf_mass.methods.mass_settings import MassConfig, ScorerConfig
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.methods.settings import build, flat, values_of
 from hf_mass.methods.ttt import TTT
-from hf_mass.tasks.checks import shown
+from hf_mass.tasks.checks import require_method, shown
 from hf_mass.tasks.formats import FORMATS, PromptFormat
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.task import Task
@@ -67,12 +67,13 @@ class MASS(Method[MassState]):
         **changes: Any,
     ) -> None:
         if not isinstance(config, MassConfig | None):
-            raise ConfigError(f"MASS: config is {config!r:.60}; give MassConfig(...), or leave it out.")
+            raise ConfigError(f"MASS: config is {shown(config)}; give MassConfig(...), or leave it out.")
         if unknown := sorted(set(changes) - set(OFFERED)):
             raise ConfigError(f"MASS has no setting {unknown[0]!r}; choose some of {sorted(OFFERED)}.")
         if prompt_format is not None and (not isinstance(prompt_format, str) or prompt_format not in FORMATS):
             raise ConfigError(f"prompt_format is {shown(prompt_format)}; choose one of {sorted(FORMATS)}.")
         self.config, self.prompt_format, self.changes = config, prompt_format, changes
+        require_method("MASS.asks", asks, TTT)
         self.weigh_by, self.asks, self.scale = weigh_by, asks or TTT(), 1.0
         build(MassConfig, {"weigh_by": weigh_by, **changes})  # wrong settings are told at once
 

@@ -43,6 +43,7 @@ from hf_mass.store.folders import read_whole
 from hf_mass.store.publishing import publish
 from hf_mass.store.shipped import resolve_shipped
 from hf_mass.store.storage import resolve, write_atomically
+from hf_mass.tasks.checks import shown
 from hf_mass.tasks.task import Task
 
 
@@ -229,7 +230,7 @@ class MassModel(LanguageModel):
         """
         weigh_by = weigh_by or self.config.weigh_by
         if weigh_by not in WEIGHINGS:
-            raise ConfigError(f"weigh_by is {weigh_by!r}; choose one of {list(WEIGHINGS)}.")
+            raise ConfigError(f"weigh_by is {shown(weigh_by)}; choose one of {list(WEIGHINGS)}.")
         several, start = as_list(tasks), time.perf_counter()
         with metered() as meter:
             if samples is None:

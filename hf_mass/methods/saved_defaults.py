@@ -9,8 +9,9 @@ from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.methods.mass_settings import MassConfig
 from hf_mass.methods.settings import build, flat
 from hf_mass.methods.ttt_settings import TTTSettings
-from hf_mass.tasks.checks import shown
+from hf_mass.tasks.checks import require_one_of, shown
 from hf_mass.tasks.formats import FORMATS
+from hf_mass.tasks.kinds import KINDS
 from hf_mass.tasks.prompt_format import PromptFormat
 
 
@@ -24,6 +25,7 @@ def checked_defaults(defaults: Any, file: Path) -> dict[str, Any]:
         if not isinstance(defaults, dict):
             raise ConfigError(f"defaults is {shown(defaults)}, and no settings of methods by name")
         for kind, settings in _dict("ttt", defaults.get("ttt", {})).items():
+            require_one_of("defaults.ttt: the kind of problem", kind, KINDS)
             _require_ttt(f"ttt.{kind}", settings)
         _require_mass(_dict("mass", defaults.get("mass", {})))
     except (ConfigError, TypeError) as error:

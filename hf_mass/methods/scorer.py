@@ -26,6 +26,7 @@ from hf_mass.methods.mass_settings import ScorerConfig
 from hf_mass.methods.samples import AuxiliarySample, usable_mask
 from hf_mass.store.storage import read_json
 from hf_mass.store.weights import read_weights
+from hf_mass.tasks.checks import shown
 from hf_mass.tasks.formats import PromptFormat
 from hf_mass.tasks.task import Task
 
@@ -94,7 +95,7 @@ class Scorer(nn.Module):
         try:
             hidden_size = values.pop("hidden_size")
             if not isinstance(hidden_size, int) or not 1 <= hidden_size <= MOST_HIDDEN:
-                raise ConfigError(f"hidden_size is {hidden_size!r:.60}; choose a whole number from 1 to {MOST_HIDDEN}")
+                raise ConfigError(f"hidden_size is {shown(hidden_size)}; choose a whole number from 1 to {MOST_HIDDEN}")
             settings = ScorerConfig(**values)
         except (ConfigError, KeyError, TypeError) as error:
             raise CheckpointError(f"{config} describes no scorer: {error!r:.300}.") from error

@@ -13,6 +13,7 @@ from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Method, Progress
 from hf_mass.methods.mass import MASS
 from hf_mass.methods.ttt import STRENGTHS, TTT, TTTState, sharing_data
+from hf_mass.tasks.checks import require_method
 from hf_mass.tasks.task import Task
 
 
@@ -34,6 +35,8 @@ class TTTThenMASS(Method[SequenceState]):
     name = "both"
 
     def __init__(self, first: TTT | None = None, second: MASS | None = None) -> None:
+        require_method("TTTThenMASS.first", first, TTT)
+        require_method("TTTThenMASS.second", second, MASS)
         self.first = first or TTT()
         self.second = second or MASS(asks=self.first)
 

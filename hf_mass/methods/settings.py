@@ -23,6 +23,7 @@ from types import GenericAlias, NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hf_mass.errors import ConfigError
+from hf_mass.tasks.checks import shown
 
 T = TypeVar("T")
 _OPTION = "option"
@@ -168,7 +169,7 @@ def check(instance: Any) -> None:
         value = getattr(instance, name)
         if not (option.allows(value) or (offered and option.allows(value, option.type))):
             label = f"{cls.__name__}.{name}" if option.name == name else option.name
-            raise ConfigError(f"{label} is {value!r:.200}; choose {option.cure}.")
+            raise ConfigError(f"{label} is {shown(value, 200)}; choose {option.cure}.")
         if isinstance(value, list) and not offered:
             object.__setattr__(instance, name, tuple(value))
 
@@ -184,7 +185,7 @@ def require_targets(name: str, targets: str | tuple[str, ...]) -> None:
             re.compile(targets)
         except (re.error, RecursionError, OverflowError) as error:
             raise ConfigError(
-                f"{name} is {targets!r:.200}, which is no pattern: {error}. Give a list of names, or 'all-linear'."
+                f"{name} is {shown(targets, 200)}, which is no pattern: {error}. Give a list of names, or 'all-linear'."
             ) from error
 
 
@@ -261,8 +262,13 @@ def build(cls: type[T], values: Any) -> T:
             arguments[name] = build(kind, entries)
             continue
         parts = [entries.get(each, MISSING) for each in _flat_names(cls, name)]
-        if not any(part is MISSING or (part is None and not _fits(None, kind)) for part in parts):
-            arguments[name] = parts[0] if len(parts) == 1 else tuple(parts)
+        missing = [part is MISSING or (part is None and not _fits(None, kind)) for part in parts]
+        if len(parts) > 1 and not all(missing):  # of a tuple some entries may be given
+            defaults = options_of(cls)[name].default  # type: ignore[arg-type]
+            parts = [own if lacks else part for part, lacks, own in zip(parts, missing, defaults, strict=True)]
+            arguments[name] = tuple(parts)
+        elif not any(missing):
+            arguments[name] = parts[0]
     return cls(**arguments)
 
 

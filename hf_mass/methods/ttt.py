@@ -30,6 +30,7 @@ from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Method, Progress
 from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.ttt_settings import ASKED_ONCE, STRIPS, TTTSettings
+from hf_mass.tasks.checks import shown
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.leave_one_out import INSTRUCTION, TrainingExample, training_examples
 from hf_mass.tasks.task import Task
@@ -76,7 +77,7 @@ class TTT(Method[TTTState]):
         if settings is None:  # wrong settings are told before a model is loaded
             TTTSettings.preset("text" if preset is None else preset, **changes)
         elif not isinstance(settings, TTTSettings):
-            raise ConfigError(f"TTT: settings is {settings!r:.60}; give TTTSettings(...), or leave it out.")
+            raise ConfigError(f"TTT: settings is {shown(settings)}; give TTTSettings(...), or leave it out.")
 
     @property
     def joint(self) -> bool:  # type: ignore[override]

@@ -11,13 +11,14 @@ from hf_mass.errors import ConfigError
 from hf_mass.lm.binding import deterministic
 from hf_mass.lm.generation import Sampling, complete, row_seed
 from hf_mass.lm.language_model import LanguageModel
-from hf_mass.methods.base import Adaptation, Answer, Method
+from hf_mass.methods.base import Adaptation, Answer, Method, is_method
 from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.judging import judge
 from hf_mass.methods.mass import MASS, as_read
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.ttt import TTT
 from hf_mass.methods.ttt_settings import ASKED_ONCE
+from hf_mass.tasks.checks import require_method, require_whole, shown
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.task import Task
 
@@ -33,6 +34,8 @@ class NoAdaptation(Method[tuple[Task, ...]]):
     name = "none"
 
     def __init__(self, asks: Method[Any] | None = None) -> None:
+        if asks is not None and not is_method(asks):
+            raise ConfigError(f"NoAdaptation.asks is {shown(asks)}; give a method, such as TTT(), or leave it out.")
         self.asks = asks
 
     def _asks(self, lm: LanguageModel, tasks: Sequence[Task]) -> Method[Any]:
@@ -77,17 +80,19 @@ class MajorityVote(NoAdaptation):
     """
 
     name = "vote"
+    asks: MASS
 
     def __init__(self, samples: int = 16, token_budget: float | None = None, asks: MASS | None = None) -> None:
-        if samples < 1 or (token_budget is not None and token_budget <= 0):
-            raise ConfigError(f"MajorityVote has samples {samples}, token_budget {token_budget}; both must be above 0.")
+        require_whole("MajorityVote.samples", samples, 1, 4096)
+        if token_budget is not None and (type(token_budget) not in (int, float) or not 0 < token_budget <= 1e9):
+            raise ConfigError(f"MajorityVote.token_budget is {shown(token_budget)}; choose a number above 0, or None.")
+        require_method("MajorityVote.asks", asks, MASS)
         self.samples, self.token_budget, self.asks = samples, token_budget, asks or MASS()
 
     def answer(
         self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None, seed: int
     ) -> list[Answer]:
         """The tokens are those of all votes."""
-        assert isinstance(self.asks, MASS)
         mass, tasks, count = self.asks.resolved(lm, tasks), as_read(lm, tasks), self.samples
         if self.token_budget is not None:
             count = max(1, round(self.token_budget / max(1, mass.solve(tasks[0]).sampled_tokens)))

@@ -6,8 +6,10 @@ it looks at the weights. So a folder is checked here first, its settings against
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +28,7 @@ MOST = 1_000_000
 """No number in an adapter's settings is larger."""
 _NAME = re.compile(r"\^?[\w./-]+\$?")  # of a module; a point is the only sign that is special in a pattern
 _INITIAL = re.compile(r"gaussian|orthogonal|olora|pissa|pissa_niter_\d{1,2}|eva|corda|loftq|lora_ga")
+_LEAVING_THE_BASE = ("gaussian", "orthogonal", "eva")
 
 
 def write_adapter(folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
@@ -90,7 +93,7 @@ def read_checked(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _problems(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
     """What is wrong with an adapter's settings, in words."""
     base = settings.get("base_model_name_or_path")
-    if not isinstance(base, str | None):
+    if not isinstance(base, str | None) or _too_long(base):
         yield f"base_model_name_or_path is {base!r:.60}, and names no model"
     for name, number in _numbers(settings):
         if not abs(number) <= MOST:  # nor NaN
@@ -105,6 +108,14 @@ def _problems(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     initial = settings.get("init_lora_weights", True)
     if not isinstance(initial, bool | None) and not (isinstance(initial, str) and _INITIAL.fullmatch(initial)):
         yield f"init_lora_weights is {initial!r:.60}, and no way to begin that is known"
+    elif isinstance(initial, str) and initial not in _LEAVING_THE_BASE:
+        yield (
+            f"init_lora_weights is {initial!r}, with which PEFT changes the base as it loads, and what is saved later "
+            "would name the base that it was. Convert it to a plain LoRA (path_initial_model_for_weight_conversion)"
+        )
+    for name in ("use_rslora", "fan_in_fan_out", "use_dora", "lora_bias", "inference_mode"):
+        if not isinstance(value := settings.get(name), bool | None):
+            yield f"{name} is {value!r:.60}, and neither true nor false"
     if settings.get("megatron_config") or settings.get("layer_replication"):
         yield "megatron_config or layer_replication is given, and neither is supported"
     pairs = [name for name in shapes if ".lora_A." in name or ".lora_embedding_A" in name]
@@ -158,6 +169,15 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int | float]]:
         entries = value.items() if isinstance(value, dict) else enumerate(value)
         for key, each in entries:
             yield from _numbers(each, f"{name}.{key}" if name else str(key))
+
+
+def _too_long(base: str | None) -> bool:
+    """Whether no file can have this name, which even asking for it tells."""
+    try:
+        os.stat(base or "")
+    except (OSError, ValueError) as error:
+        return getattr(error, "errno", None) == errno.ENAMETOOLONG
+    return False
 
 
 def _is_whole(value: Any) -> bool:

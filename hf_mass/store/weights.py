@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hf_mass.errors import CheckpointError
+from hf_mass.store.json_files import read_json
 
 LARGEST = 1e6
 """No weight of a working model is larger; what is overflows as soon as it is multiplied."""
@@ -40,6 +41,26 @@ def require_floats(folder: Path, parameters: Iterable[str]) -> None:
     endings = {name.split(".", n)[-1] for name in parameters for n in range(name.count(".") + 1)}
     for path in sorted(folder.glob("*.safetensors")):
         _require_floats(path, {name: each for name, each in _header(path).items() if name in endings})
+
+
+def require_own_shards(folder: Path) -> None:
+    """Checks that the index of a folder's safetensors names files of the folder alone.
+
+    Raises:
+        CheckpointError: If it names others, or is none.
+    """
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file() or not index.is_file():
+        return
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise CheckpointError(f"{index} has no weight_map of names and files. Save or download it again.")
+    for name, file in shards.items():
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{index}: {name:.100} is in {file!r:.100}, which is no safetensors file of this folder. Save or "
+                "download it again."
+            )
 
 
 def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:

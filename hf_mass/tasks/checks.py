@@ -9,10 +9,11 @@ from pathlib import Path
 from hf_mass.errors import ConfigError, DataError
 
 
-def require_whole(name: str, value: object, least: int | None = None) -> None:
-    """Raises ConfigError, which calls the value `name`, unless it is a whole number of at least `least`."""
-    if type(value) is not int or (least is not None and value < least):
+def require_whole(name: str, value: object, least: int | None = None, most: int | None = None) -> None:
+    """Raises ConfigError, which calls the value `name`, unless it is a whole number from `least` to `most`."""
+    if type(value) is not int or (least is not None and value < least) or (most is not None and value > most):
         bound = "" if least is None else f" of at least {least}"
+        bound += "" if most is None else f" and at most {most}"
         raise ConfigError(f"{name} must be a whole number{bound}, got {shown(value)}.")
 
 
@@ -20,6 +21,12 @@ def require_one_of(name: str, value: object, known: Sequence[str]) -> None:
     """Raises ConfigError, which calls the value `name`, unless it is one of those known."""
     if value not in known:
         raise ConfigError(f"{name} is {shown(value)}; choose one of {list(known)}.")
+
+
+def require_method(name: str, value: object, kind: type) -> None:
+    """Raises ConfigError, which calls the value `name`, unless it is a method of a kind, or None."""
+    if value is not None and not isinstance(value, kind):
+        raise ConfigError(f"{name} is {shown(value)}; give a {kind.__name__}(...), or leave it out.")
 
 
 def as_path(name: str, value: object) -> Path:

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.tasks.chat import ChatTemplate, Messages, Turns, as_messages
-from hf_mass.tasks.checks import require_one_of
+from hf_mass.tasks.checks import require_one_of, shown
 from hf_mass.tasks.grids import GRID_FORMS, rewritten
 from hf_mass.tasks.leave_one_out import TrainingExample
 from hf_mass.tasks.task import INSTRUCTION, Demonstration, Task
@@ -68,9 +68,9 @@ class FewShotFormat:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name not in ("grid_form", "chat") and not isinstance(value, str):
-                raise ConfigError(f"FewShotFormat.{field.name} must be a string, got {value!r}.")
+                raise ConfigError(f"FewShotFormat.{field.name} must be a string, got {shown(value)}.")
         if not isinstance(self.chat, bool):
-            raise ConfigError(f"FewShotFormat.chat must be True or False, got {self.chat!r}.")
+            raise ConfigError(f"FewShotFormat.chat must be True or False, got {shown(self.chat)}.")
         if not self.pair_separator:
             raise ConfigError("FewShotFormat.pair_separator is empty, so no output would end. Use a line break, say.")
         if self.grid_form is not None:

@@ -17,7 +17,7 @@ from random import Random
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from hf_mass.errors import ConfigError
-from hf_mass.tasks.checks import require_one_of, require_whole
+from hf_mass.tasks.checks import require_one_of, require_whole, shown
 from hf_mass.tasks.grids import COLOURS, Grid, transposed
 
 Axis = Literal["rows", "columns"]
@@ -97,7 +97,7 @@ class Rotate(_Transformation):
 
     def __post_init__(self) -> None:
         if self.quarter_turns not in (1, 2, 3):
-            raise ConfigError(f"Rotate.quarter_turns must be 1, 2 or 3, got {self.quarter_turns!r}.")
+            raise ConfigError(f"Rotate.quarter_turns must be 1, 2 or 3, got {shown(self.quarter_turns)}.")
 
     def _settings(self) -> tuple[Any, ...]:
         return (90 * self.quarter_turns,)
@@ -267,7 +267,9 @@ class PermuteColours(_Transformation):
     def __post_init__(self) -> None:
         whole = isinstance(self.mapping, tuple) and all(type(colour) is int for colour in self.mapping)
         if not whole or sorted(self.mapping) != list(range(COLOURS)):
-            raise ConfigError(f"PermuteColours.mapping must be a tuple of 0 to 9, each once; got {self.mapping!r}.")
+            raise ConfigError(
+                f"PermuteColours.mapping must be a tuple of 0 to 9, each once; got {shown(self.mapping)}."
+            )
 
     @classmethod
     def random(cls, rng: Random, keep_background: bool = True) -> PermuteColours:
@@ -307,7 +309,7 @@ class Chain:
 
     def __post_init__(self) -> None:
         if not isinstance(self.parts, tuple) or len(self.parts) < 2:
-            raise ConfigError(f"Chain.parts must be a tuple of at least two transformations, got {self.parts!r}.")
+            raise ConfigError(f"Chain.parts must be a tuple of at least two transformations, got {shown(self.parts)}.")
 
     @property
     def name(self) -> str:

@@ -7,6 +7,7 @@ from numbers import Integral
 from typing import Any, Literal
 
 from hf_mass.errors import ConfigError, DataError
+from hf_mass.tasks.checks import shown
 
 COLOURS = 10
 
@@ -32,7 +33,7 @@ def as_grid(value: Any, where: str = "grid") -> Grid:
     """
     rows = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(rows, list | tuple):
-        raise DataError(f"{where} is no list of rows: {value!r:.60}. Give rows of whole numbers from 0 to 9.")
+        raise DataError(f"{where} is no list of rows: {shown(value)}. Give rows of whole numbers from 0 to 9.")
     if not rows:
         raise DataError(f"{where} is empty. Give at least one row with at least one cell.")
     cells = [_row(row, number, where) for number, row in enumerate(rows)]
@@ -49,7 +50,7 @@ def _row(row: Any, number: int, where: str) -> tuple[int, ...]:
     cells = row.tolist() if hasattr(row, "tolist") else row
     if not isinstance(cells, list | tuple):
         raise DataError(
-            f"{where}: row {number} is no list of colours: {row!r:.60}. Give a list of rows, each a list of whole "
+            f"{where}: row {number} is no list of colours: {shown(row)}. Give a list of rows, each a list of whole "
             "numbers from 0 to 9."
         )
     if not cells:
@@ -57,7 +58,7 @@ def _row(row: Any, number: int, where: str) -> tuple[int, ...]:
     for place, cell in enumerate(cells):
         if isinstance(cell, bool) or not isinstance(cell, Integral) or not 0 <= int(cell) < COLOURS:
             raise DataError(
-                f"{where}: row {number}, column {place} holds {cell!r:.60}, which is no colour. "
+                f"{where}: row {number}, column {place} holds {shown(cell)}, which is no colour. "
                 "Colours are whole numbers from 0 to 9."
             )
     return tuple(int(cell) for cell in cells)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from hf_mass.tasks.grids import canonical_grid
 from hf_mass.tasks.task import Task
 
+KINDS = ("grids", "texts")
+
 
 def kind_of(tasks: Sequence[Task]) -> str:
     """ "grids" if all that the tasks show are grids in canonical form, else "texts".

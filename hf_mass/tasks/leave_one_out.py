@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from hf_mass.errors import ConfigError, DataError
-from hf_mass.tasks.checks import require_one_of, require_whole
+from hf_mass.tasks.checks import require_one_of, require_whole, shown
 from hf_mass.tasks.grid_transformations import Identity, PermuteColours, Transformation, Translate
 from hf_mass.tasks.grids import parse_grid
 from hf_mass.tasks.task import INSTRUCTION, Demonstration, Task
@@ -97,15 +97,15 @@ class DataConfig:
         require_one_of("DataConfig.single", self.single, get_args(Single))
         if not isinstance(self.transformations, tuple):
             raise ConfigError(
-                f"DataConfig.transformations must be a tuple, got {self.transformations!r}. Names become "
+                f"DataConfig.transformations must be a tuple, got {shown(self.transformations)}. Names become "
                 "transformations with resolve_transformations."
             )
         for item in self.transformations:
             transformation, side = item if isinstance(item, tuple) and len(item) == 2 else (item, SIDES[0])
             if not isinstance(transformation, Transformation) or side not in SIDES:
                 raise ConfigError(
-                    f"DataConfig.transformations holds {item!r}. Give transformations, or pairs of a transformation "
-                    f"and a side ({', '.join(map(repr, SIDES))})."
+                    f"DataConfig.transformations holds {shown(item)}. Give transformations, or pairs of a "
+                    f"transformation and a side ({', '.join(map(repr, SIDES))})."
                 )
 
     @property

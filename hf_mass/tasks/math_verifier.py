@@ -25,7 +25,7 @@ from typing import Any
 from pebble import ProcessExpired, ProcessPool
 
 from hf_mass.errors import ConfigError, VerifierError
-from hf_mass.tasks.checks import require_whole
+from hf_mass.tasks.checks import require_whole, shown
 from hf_mass.tasks.expressions import as_latex, based_number, leaves_unknown, time_of_day
 from hf_mass.tasks.final_answers import final_answer, undressed
 from hf_mass.tasks.quantities import has_scale, parse_number, quantity
@@ -185,7 +185,7 @@ class MathVerifier:
     ) -> None:
         for name, value in (("time_limit", time_limit), ("start_limit", start_limit), ("memory_limit", memory_limit)):
             if not 0 < value < math.inf:
-                raise ConfigError(f"MathVerifier: {name} must be positive and finite, got {value!r}.")
+                raise ConfigError(f"MathVerifier: {name} must be positive and finite, got {shown(value)}.")
         self.time_limit, self.start_limit, self.memory_limit = time_limit, start_limit, memory_limit
         require_whole("MathVerifier: workers", workers, 1)
         self.workers = workers

@@ -52,7 +52,7 @@ class Columns:
 
     def __post_init__(self) -> None:
         if not self.problem:
-            raise ConfigError(f"Columns.problem must name a column, got {self.problem!r}.")
+            raise ConfigError(f"Columns.problem must name a column, got {shown(self.problem)}.")
 
 
 _DEFAULT_COLUMNS = Columns()

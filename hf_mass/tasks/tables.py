@@ -58,7 +58,7 @@ class TableForm:
             return
         mark = _WRITTEN.get(self.delimiter.lower(), self.delimiter)
         if len(mark) != 1 or mark in '\r\n"':
-            raise ConfigError(f"delimiter is {self.delimiter!r:.40}; give one character, such as ';', or 'tab'.")
+            raise ConfigError(f"delimiter is {shown(self.delimiter, 40)}; give one character, such as ';', or 'tab'.")
         object.__setattr__(self, "delimiter", mark)
 
 

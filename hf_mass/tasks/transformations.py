@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from hf_mass.errors import ConfigError, DataError
-from hf_mass.tasks.checks import require_one_of
+from hf_mass.tasks.checks import require_one_of, shown
 from hf_mass.tasks.grid_transformations import (
     AXES,
     CHAIN_SEPARATOR,
@@ -103,11 +103,13 @@ def resolve_transformations(names: str | Transformation | Sequence[str | Transfo
         elif isinstance(item, Transformation):
             parts = (item,)
         else:
-            raise ConfigError(f"transformations: {item!r} is neither a name nor a transformation. Give one of them.")
+            raise ConfigError(
+                f"transformations: {shown(item)} is neither a name nor a transformation. Give one of them."
+            )
         for part in parts:
             by_name.setdefault(part.name, part)
     if not by_name:
-        raise ConfigError(f"transformations: got {names!r}, which names none. Give 'none' for the identity alone.")
+        raise ConfigError(f"transformations: got {shown(names)}, which names none. Give 'none' for the identity alone.")
     return tuple(by_name.values())
 
 

@@ -333,7 +333,7 @@ class MetaAdaptTrainer(PublishingTrainer):
             if self.args.should_save:
                 self.mass.scorer.save(Path(folder) / "scorer")
                 write_config(self.mass.config, Path(folder))
-                write_base(folder, self._base_digest)
+                write_base(folder, self._base_digest())
             return
         if self.args.should_save:
             self.mass.save_pretrained(folder)
@@ -365,7 +365,6 @@ class MetaAdaptTrainer(PublishingTrainer):
             require_whole(resume_from_checkpoint, self._whole_steps())
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    @cached_property
     def _base_digest(self) -> str:
         return base_digest(self.model.get_base_model(), self.mass.tokenizer)
 
@@ -379,7 +378,7 @@ class MetaAdaptTrainer(PublishingTrainer):
         return ResumedSampler.of(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        require_base(resume_from_checkpoint, self._base_digest)
+        require_base(resume_from_checkpoint, self._base_digest())
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._load_scorer(resume_from_checkpoint)
 

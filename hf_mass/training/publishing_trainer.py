@@ -25,7 +25,7 @@ from transformers.utils import PushInProgress
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-from hf_mass.errors import CheckpointError, ConfigError, HFMassError
+from hf_mass.errors import ConfigError
 from hf_mass.lm.random_state import RandomState, host_random_state
 from hf_mass.store.card import NOT_MEASURED, CardParts
 from hf_mass.store.folders import require_writable
@@ -42,15 +42,13 @@ def _loading(model: Any) -> Iterator[None]:
     """Within this context it is told in a line that a model could not be loaded by its name."""
     try:
         yield
-    except HFMassError:
-        raise
-    except OSError as error:
+    except OSError:
         if not isinstance(model, str):
             raise
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"model {model!r:.100} could not be loaded: {reason:.300}. Give a folder or a Hub id of a model."
-        ) from error
+        with explained(
+            f"model {model!r:.100} could not be loaded", model, cure="Give a folder or a Hub id of a model."
+        ):
+            raise
 
 
 def require_parts(name: str, model: Any, args: Any, config: type, peft_config: Any) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.store.adapters import write_adapter
 from hf_mass.store.folders import DIGESTS, replace_text, require_sealed, settle, write_atomically
+from hf_mass.store.json_files import read_json
 from hf_mass.store.storage import ADAPTER_FILES
 from hf_mass.tasks.answers import TaskScore, score_answers
 from hf_mass.tasks.leave_one_out import INSTRUCTION
@@ -32,6 +33,7 @@ from hf_mass.tasks.voting import Prediction
 logger = logging.getLogger(__name__)
 
 RUN_NAME, RESULT_NAME, FORMAT_VERSION = "ttt_run.json", "result.json", 1
+_CURE = "Remove {}, and resume."
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class ResultStore:
         """
         path = self.folder / RUN_NAME
         if resume and path.is_file():
-            earlier = _read_json(path)
+            earlier = read_json(path, _CURE.format(path.parent))
             differing = [k for k in {*earlier, *self.settings} if earlier.get(k) != self.settings.get(k)]
             if name := min(differing, default=""):
                 raise ConfigError(
@@ -119,7 +121,7 @@ class ResultStore:
         settle(folder)
         if not (folder / RESULT_NAME).is_file() and not any(folder.glob("[!.]*")):  # nothing, or what a kill left
             return None
-        values = _read_json(folder / RESULT_NAME)
+        values = read_json(folder / RESULT_NAME, _CURE.format(folder))
         values.pop(DIGESTS, None)
         if values.pop("format_version", None) != FORMAT_VERSION:
             raise CheckpointError(f"{folder / RESULT_NAME} is of another format version. Remove {folder}, and resume.")
@@ -175,13 +177,3 @@ def tasks_digest(tasks: Sequence[Task]) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. Remove {path.parent}, and resume.") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds no settings or result. Remove {path.parent}, and resume.")
-    return values

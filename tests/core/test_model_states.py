@@ -26,6 +26,7 @@ from hf_mass.core.memory import FAST, LEAN
 from hf_mass.core.token_loss import TokenBatch, TokenLoss
 from hf_mass.errors import DataError, ModelWarning, UnsupportedModelError
 from hf_mass.lm.binding import BoundLora
+from hf_mass.lm.language_model import sharing_weights
 
 SHAPE: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 16, "bos_token_id": 1, "eos_token_id": 2}
 KEPT: dict[str, Callable[[], nn.Module]] = {
@@ -50,6 +51,14 @@ def stateful(kind: str) -> PeftModel:
     model = get_peft_model(base.double(), config, adapter_name="inner").eval()
     randomise_lora(model)
     return model
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_a_model_is_shared_after_any_pass(kind: str) -> None:
+    """What a pass with a graph leaves in a module is no hindrance."""
+    model, ids = stateful(kind), torch.tensor([[3, 4, 5]])
+    expected = model(input_ids=ids, use_cache=False).logits
+    assert torch.equal(sharing_weights(model)(input_ids=ids, use_cache=False).logits, expected)
 
 
 # -- padding -----------------------------------------------------------------------------------------------------------

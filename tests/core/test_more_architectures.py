@@ -9,12 +9,15 @@ from more_architectures import CONFIGS, WIDENED, further_model
 from peft import PeftModel
 from tiny_models import relative_error, tree_error
 from torch import Tensor
-from unrolled import PLANS, solve, unroll
+from unrolled import PLANS, batches, solve, unroll
 
+from hf_mass.core.memory import FAST, choose_plan
+from hf_mass.core.token_loss import TokenLoss
 from hf_mass.core.trees import Tree
 from hf_mass.errors import UnsupportedModelError
+from hf_mass.lm.binding import BoundLora
 
-ONCE = ("bloom",)  # whose activation is a custom function without a forward-mode rule
+ONCE = ("bloom", "recurrent_gemma")  # which have a custom function without a forward-mode rule
 
 
 @functools.cache
@@ -41,3 +44,20 @@ def test_two_steps_against_the_unrolled_graph(kind: str, plan: str, side: str) -
     assert tree_error(adapted, expected[0]) < bound
     assert relative_error(found.attributions, expected[1]) < bound
     assert tree_error(found.start_gradient, expected[2]) < bound
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_auto_takes_lean_passes_where_they_work(kind: str) -> None:
+    """With next to no memory free; the plan that is chosen carries out what it was chosen for."""
+    model = model_of(kind)
+    lora, (inner, _) = BoundLora(model, "inner"), batches()
+    with lora.inactive():
+        loss = TokenLoss(model, lora.function, inner)
+        for second_order in (False, True):
+            sizes = 5, 10_000, 10_000, 20_000  # gradients of the rows would not fit
+            plan = choose_plan("auto", *sizes, second_order=second_order, sweeps=lambda: loss.sweeps(lora.start(2)))
+            assert plan.checkpoint == (not second_order or kind not in ONCE)
+            steps = 2 if second_order else 1
+            _, found = solve(model, plan, steps=steps, start_gradient=False)
+            _, expected = solve(model, FAST, steps=steps, start_gradient=False)
+            assert relative_error(found.attributions, expected.attributions) < 2e-5

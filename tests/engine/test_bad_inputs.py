@@ -170,7 +170,9 @@ def test_an_inner_adapter_of_another_shape_is_not_made_anew(tmp_path: Path, name
         {"ttt": {"texts": {"no_such_setting": 1}}},
         {"ttt": {"texts": {"learning_rate": "x"}}},
         {"ttt": {"texts": {"lora_target_modules": "(.*)*x"}}},
+        {"ttt": {"kittens": {}}},
         {"mass": []},
+        {"mass": {"inner_adam_beta1": "x"}},
         {"mass": {"prompt_format": []}},
         {"mass": {"format": {"sample_pattern": "("}}},
         {"mass": {"format": 3}},
@@ -197,3 +199,12 @@ def test_errors_are_of_their_kinds() -> None:
         hf_mass.load(3)  # type: ignore[arg-type]
     with pytest.raises(DataError):
         hf_mass.load_tasks(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("version", [2, 0, "x", None, [1]])
+def test_an_adaptation_of_another_version_is_refused(version: Any, lm: LanguageModel, tmp_path: Path) -> None:
+    hf_mass.adapt(lm, task(), hf_mass.TTT(max_examples=2, num_train_epochs=1)).save(tmp_path / "a")
+    file = tmp_path / "a" / "adaptation.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format_version": version}))
+    with pytest.raises(CheckpointError, match=r"adaptation\.json has format_version .*; this release reads 1"):
+        hf_mass.load(tmp_path / "a")

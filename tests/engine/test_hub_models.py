@@ -50,7 +50,9 @@ def test_a_gguf_file_of_a_hub_repository(hub: EmulatedHub, tiny_gguf: Path, tmp_
             load(wrong)
     with pytest.raises(HubError, match="maker/none"):
         load("maker/none/tiny.gguf")
+    hub.requests.clear()
     lm, here = load("maker/tiny-GGUF/other/tiny.gguf", device="cpu"), load(tiny_gguf, device="cpu")
+    assert hub.asked("maker/tiny-GGUF/resolve/main/.*gguf", "HEAD") == 1
     ids = lm.tokenizer("cd", return_tensors="pt")["input_ids"]
     assert torch.equal(lm.model(ids).logits, here.model(ids).logits)
     adaptation = adapt(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +14,16 @@ import pytest
 import torch
 from model_fixtures import byte_tokenizer
 from model_forms import multimodal, rounded, tiny_llama
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BlipConfig, BlipForConditionalGeneration, PreTrainedModel
 
 import hf_mass
 from hf_mass import TTT, Task
-from hf_mass.errors import CheckpointError, ConfigError, UnsupportedModelError
+from hf_mass.errors import CheckpointError, ConfigError, HFMassError, ModelWarning, UnsupportedModelError
 from hf_mass.lm import base_models, gguf
 from hf_mass.lm.base_models import load_base
 from hf_mass.lm.language_model import LanguageModel
+from hf_mass.store.shipped import ASSETS
 
 TASK = Task.from_pairs([("ab", "b"), ("cd", "d"), ("ef", "f")], "gh", "h")
 QUICK = TTT(preset="text", max_examples=4, max_completion_length=4)
@@ -175,3 +181,92 @@ def test_multimodal_models_without_a_language_model_of_their_own_are_refused(tmp
         hf_mass.load(folder, device="cpu")
     with pytest.raises(UnsupportedModelError, match="multimodal and quantised"):
         load_base(save(multimodal("llava"), tmp_path / "llava"), quantization_config={"quant_method": "torchao"})
+
+
+# -- folders that are damaged or lie -----------------------------------------------------------------------------------
+
+SMALL = ASSETS / "grids-small"
+FIRST = "model.embed_tokens.weight"
+
+
+def in_shards(folder: Path, change: Callable[[dict[str, Any]], object] = lambda index: None) -> None:
+    """Two files and an index, which is changed."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    parts = {"model-1-of-2.safetensors": names[:9], "model-2-of-2.safetensors": names[9:]}
+    for file, inside in parts.items():
+        save_file({name: weights[name] for name in inside}, folder / file, metadata={"format": "pt"})
+    placed = {name: file for file, inside in parts.items() for name in inside}
+    index: dict[str, Any] = {"metadata": {"total_size": 1}, "weight_map": placed}
+    change(index)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def with_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def with_values(folder: Path, file: str = "config.json", **values: Any) -> None:
+    (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **values}))
+
+
+def cut(folder: Path, end: int) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:end])
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(SMALL, tmp_path / "small"))
+
+
+DAMAGED: list[tuple[Callable[[Path], object], str]] = [
+    (lambda f: with_weights(f, lambda w: w.pop(FIRST)), "of its weights are in none of its files .*random"),
+    (lambda f: with_weights(f, lambda w: [w.update({f"x.{n}": w.pop(n)}) for n in list(w)]), "in none of its files"),
+    (lambda f: with_values(f, tie_word_embeddings=False), r"1 of its weights .*lm_head\.weight"),
+    (lambda f: with_values(f, num_hidden_layers=12), "in none of its files"),
+    (lambda f: with_values(f, model_type="gpt2"), "in none of its files|could not be loaded"),
+    (lambda f: with_weights(f, lambda w: w.update({FIRST: torch.zeros(2, 2)})), "of other shapes"),
+    (lambda f: with_values(f, num_key_value_heads=1), "of other shapes"),
+    (lambda f: with_values(f, vocab_size=10), "could not be loaded"),
+    (lambda f: with_values(f, vocab_size="x"), "could not be loaded"),
+    (lambda f: with_values(f, hidden_size=-4), "could not be loaded"),
+    (lambda f: with_values(f, num_hidden_layers=10**9), "num_hidden_layers 1000000000, outside 0 to 1000"),
+    (lambda f: with_values(f, rms_norm_eps=math.nan), "rms_norm_eps nan, no number"),
+    (lambda f: with_values(f, sliding_window="x"), "sliding_window 'x', no number"),
+    *((lambda f, end=end: cut(f, end), "could not be loaded|is damaged") for end in (0, 7, 200, -9)),  # type: ignore[misc]
+    (lambda f: in_shards(f, lambda i: i["weight_map"].update({FIRST: "../x.safetensors"})), "of this folder"),
+    (lambda f: in_shards(f, lambda i: i["weight_map"].update({FIRST: "/x.safetensors"})), "of this folder"),
+    (lambda f: in_shards(f, lambda i: i["weight_map"].update({FIRST: "x.bin"})), "of this folder"),
+    (lambda f: in_shards(f, lambda i: i["weight_map"].update({FIRST: 5})), "of this folder"),
+    (lambda f: in_shards(f, lambda i: i.update(weight_map=[1])), "has no weight_map"),
+    (lambda f: (in_shards(f), (f / "model-2-of-2.safetensors").unlink()), "could not be loaded"),
+    (lambda f: (f / "tokenizer_config.json").unlink(), "neither a padding nor an end-of-sequence token"),
+    (lambda f: with_values(f, "tokenizer_config.json", model_max_length="x"), "model_max_length is 'x', and no number"),
+    (lambda f: with_values(f, "tokenizer_config.json", chat_template=5), "chat_template is 5, and no text"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGED)
+def test_damaged_bases_are_refused_in_a_line(damage: Callable[[Path], object], message: str, small: Path) -> None:
+    damage(small)
+    with pytest.raises(HFMassError, match=message) as caught:
+        hf_mass.load(small, device="cpu")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
+
+
+def test_shards_of_its_own_and_what_is_left_over(small: Path) -> None:
+    expected = logits_of_small(small)
+    in_shards(small)
+    assert torch.equal(logits_of_small(small), expected)
+    with_values(small, num_hidden_layers=1)
+    with pytest.warns(ModelWarning, match="weights in its files are no part of the model that its config.json"):
+        hf_mass.load(small, device="cpu")
+
+
+def logits_of_small(folder: Path) -> torch.Tensor:
+    with torch.no_grad():
+        return hf_mass.load(folder, device="cpu").model(input_ids=torch.arange(3, 20)[None]).logits

@@ -218,7 +218,7 @@ def test_sampling_needs_seeds() -> None:
 # -- models that keep a state ------------------------------------------------------------------------------------------
 
 
-def stateful_base(kind: str) -> Any:
+def stateful_base(kind: str, width: int = 16) -> Any:
     shape = {"vocab_size": 259, "hidden_size": 16, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 3, "intermediate_size": 32}
     torch.manual_seed(0)
@@ -226,7 +226,7 @@ def stateful_base(kind: str) -> Any:
         config = RwkvConfig(**shape, num_hidden_layers=2, attention_hidden_size=16, context_length=64)
         model = RwkvForCausalLM(config)
     else:
-        config = RecurrentGemmaConfig(**shape, **heads, lru_width=16, attention_window_size=32)
+        config = RecurrentGemmaConfig(**shape, **heads, lru_width=width, attention_window_size=32)
         model = RecurrentGemmaForCausalLM(config)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
@@ -250,6 +250,19 @@ def test_no_padding_gets_into_a_state(kind: str) -> None:
     assert all(len(rows) == 5 for rows in shown)
     for row, written in enumerate(together):  # a row is shown as it grows, and never as anything else
         assert all(rows[row] == written[: len(rows[row])] for rows in shown)
+
+
+@pytest.mark.parametrize("width", [16, 24])
+def test_a_prompt_of_one_token_is_no_part_of_an_earlier_text(width: int) -> None:
+    model, tokenizer = stateful_base("recurrent_gemma", width), byte_tokenizer()
+    for prompt in ([5], [7, 8, 9, 10, 11], [5], [12], [5]):
+        text = list(prompt)
+        for _ in range(6):
+            with torch.no_grad():
+                text.append(int(model(input_ids=torch.tensor([text]), use_cache=False).logits[0, -1].argmax()))
+        model(input_ids=torch.tensor([[100, 101, 102]]), use_cache=True)
+        written = complete(model, tokenizer, [prompt], Sampling(6, 0.0))[0]
+        assert written == text[len(prompt) :][: len(written)] and len(written) > 1
 
 
 @pytest.mark.parametrize("kind", ["rwkv", "recurrent_gemma"])

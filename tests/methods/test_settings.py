@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +19,12 @@ from transformers import HfArgumentParser
 from hf_mass.core import memory, meta_gradients, optimizers, weights
 from hf_mass.errors import ConfigError
 from hf_mass.methods import mass_settings
+from hf_mass.methods.mass import MASS
+from hf_mass.methods.mass_settings import MassConfig
+from hf_mass.methods.sequence import TTTThenMASS
 from hf_mass.methods.settings import build, check, declares, flat, setting
+from hf_mass.methods.ttt import TTT
+from hf_mass.methods.unadapted import MajorityVote, NoAdaptation
 
 
 @dataclass(frozen=True)
@@ -192,3 +201,48 @@ def test_names_of_the_core_are_its_own() -> None:
     assert mass_settings.NORMALISATIONS == weights.NORMALISATIONS
     assert mass_settings.MEMORY_PREFERENCES == memory.PREFERENCES
     assert tuple(meta_gradients.RULES) == mass_settings.RULES
+
+
+@pytest.mark.parametrize(
+    ("given", "betas"),
+    [
+        ({}, (0.9, 0.999)),
+        ({"inner_adam_beta1": 0.5}, (0.5, 0.999)),
+        ({"inner_adam_beta2": 0.7}, (0.9, 0.7)),
+        ({"inner_adam_beta1": 0.5, "inner_adam_beta2": 0.6}, (0.5, 0.6)),
+        ({"inner_adam_beta1": None, "inner_adam_beta2": 0.6}, (0.9, 0.6)),
+    ],
+)
+def test_one_entry_of_a_tuple_may_be_given(given: dict[str, Any], betas: tuple[float, float]) -> None:
+    assert build(MassConfig, given).inner.betas == betas
+
+
+@pytest.mark.parametrize("value", ["x", True, 1.0, -1, math.nan, 10**5000, [0.5]], ids=type)
+def test_one_entry_of_a_tuple_is_checked(value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"inner_adam_beta is .*choose 2 finite numbers of at least 0 and below 1"):
+        MASS(inner_adam_beta1=value)
+
+
+@pytest.mark.parametrize("value", ["x", -1, 10**5000, [1], np.ones(2), TTT], ids=type)
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda x: MASS(asks=x), "MASS.asks"),
+        (lambda x: MajorityVote(asks=x), "MajorityVote.asks"),
+        (lambda x: NoAdaptation(asks=x), "NoAdaptation.asks"),
+        (lambda x: TTTThenMASS(first=x), "TTTThenMASS.first"),
+        (lambda x: TTTThenMASS(second=x), "TTTThenMASS.second"),
+        (lambda x: MajorityVote(token_budget=x), "MajorityVote.token_budget"),
+        (lambda x: MajorityVote(samples=x), "MajorityVote.samples"),
+    ],
+)
+def test_parts_of_methods_that_are_none(make: Callable[[Any], object], name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name} (is|must be) [^\n]*$"):
+        make(value)
+
+
+@pytest.mark.parametrize("value", [10**5000, functools.reduce(lambda x, _: [x], range(100_000), [])], ids=type)
+@pytest.mark.parametrize("name", ["learning_rate", "lora_r", "vote", "transformations", "lora_target_modules"])
+def test_values_too_large_to_show(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match="too large to show"):
+        TTT(**{name: value})

@@ -109,6 +109,11 @@ BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"base_model_name_or_path": ["x"]}, "base_model_name_or_path is"),
     ({"init_lora_weights": "pissa_niter_1000000000"}, "init_lora_weights is"),
     ({"init_lora_weights": 5}, "init_lora_weights is 5"),
+    *(({"init_lora_weights": kind}, "changes the base as it loads") for kind in ("pissa", "olora", "corda", "loftq")),
+    *(({name: "false"}, f"{name} is 'false'") for name in ("use_rslora", "fan_in_fan_out", "inference_mode")),
+    ({"use_rslora": 1}, "use_rslora is 1"),
+    ({"base_model_name_or_path": "x" * 5000}, "base_model_name_or_path is 'xxx"),
+    ({"base_model_name_or_path": "a/" * 5000}, "base_model_name_or_path is 'a/a"),
     ({"layer_replication": [[0, 9], [0, 9]]}, "layer_replication"),
     ({"layers_to_transform": [10**9]}, "layers_to_transform.0 is"),
 ]

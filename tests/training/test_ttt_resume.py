@@ -208,13 +208,13 @@ def write(**changes: Any) -> Callable[[Path], None]:
 
 
 DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
-    ("cut", cut, r"result\.json cannot be read: .* Remove .*, and resume"),
+    ("cut", cut, r"result\.json is no JSON that can be read: .* Remove .*, and resume"),
     ("no weights", drop_weights, r"adapter_model\.safetensors is missing: .* resume=True to train it again"),
-    ("no result", drop_result, r"result\.json cannot be read"),
+    ("no result", drop_result, r"result\.json is no JSON that can be read"),
     ("version", write(format_version=99), r"is of another format version"),
     ("prediction", write(predictions=[{"colour": 1}]), r"does not hold a result \(.*colour"),
     ("no list", write(losses=None), r"does not hold a result"),
-    ("a list", empty, r"holds no settings or result"),
+    ("a list", empty, r"holds a list, no settings.* Remove"),
 ]
 
 
@@ -245,7 +245,7 @@ def test_settings_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     trainer.predict(TASKS[:1])
     (tmp_path / "ttt_run.json").write_text('{"seed": ')
-    with pytest.raises(CheckpointError, match=r"ttt_run\.json cannot be read"):
+    with pytest.raises(CheckpointError, match=r"ttt_run\.json is no JSON that can be read"):
         trainer.predict(TASKS[:1], resume=True)
 
 
