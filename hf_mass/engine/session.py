@@ -30,6 +30,7 @@ from hf_mass.engine.events import (
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import ConfigError, DataError, ModelWarning, Stopped
 from hf_mass.lm.adapters import changes_something
+from hf_mass.lm.device_memory import hand_back
 from hf_mass.lm.generation import watching
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.lm.stopping import asked_at_every_layer
@@ -156,9 +157,12 @@ class Session:
 
     @contextmanager
     def _metered(self) -> Iterator[Meter]:
-        """Context in which cost is counted, and passes can be stopped."""
-        with metered(self.check) as meter, asked_at_every_layer(self.lm.model, self.check):
-            yield meter
+        """Context in which cost is counted, and passes can be stopped; after it, what they took is free again."""
+        try:
+            with metered(self.check) as meter, asked_at_every_layer(self.lm.model, self.check):
+                yield meter
+        finally:
+            hand_back(self.lm.device)
 
     def check(self) -> None:
         """Raises Stopped if somebody asked for it, or time is up."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,19 @@ def free_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return min(int(psutil.virtual_memory().available), *container_memory())
+
+
+def hand_back(device: torch.device) -> None:
+    """Returns freed memory to the system, where the C library (glibc) would keep it and it would not count as free.
+
+    What is kept grows with the variety of shapes: a process that adapted a 135M model to a hundred tasks held 12 GB of
+    which it used 1.3, and plans were lean for want of memory. Takes a tenth of a second there.
+    """
+    if device.type == "cpu" and _TRIM is not None:
+        _TRIM(0)
+
+
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
 
 
 def container_memory(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:

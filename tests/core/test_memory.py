@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -244,3 +246,21 @@ def test_a_loop_without_row_gradients_can_be_reweighted() -> None:
         found, expected = trajectory.reweighted(weights), loop.run(loss, lora.start(), weights)
     assert all(torch.equal(found.adapted[name], leaf) for name, leaf in expected.adapted.items())
     assert trees.num_tasks(found.adapted) == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc keeps what was freed")
+def test_memory_that_was_freed_is_handed_back() -> None:
+    """Pieces below glibc's threshold lie in its heap; one that stays on top keeps those below it from going back."""
+    code = """
+import psutil, torch
+from hf_mass.lm.device_memory import hand_back
+held = lambda: psutil.Process().memory_info().rss / 2**20
+pieces = [torch.ones(2**14) for _ in range(4000)]  # 64 KiB each
+full, last = held(), pieces[-1]
+del pieces
+before = held()
+hand_back(torch.device("cpu"))
+assert full - before < 20 and full - held() > 200, (full, before, held())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
