@@ -52,10 +52,10 @@ def _prepare_worker(memory_limit: int) -> None:  # pragma: no cover - runs in a 
 def _judge(gold: str, text: str, time_limit: float) -> float | None:  # pragma: no cover - runs in a process of its own
     from math_verify import verify
 
-    if hasattr(signal, "setitimer"):  # most of what takes long can be interrupted, and the worker goes on
-        signal.signal(signal.SIGALRM, _interrupt)
-        signal.setitimer(signal.ITIMER_REAL, 0.7 * time_limit)
-        signal.setitimer(signal.ITIMER_PROF, time_limit + 5)  # ends the worker even if its parent was killed meanwhile
+    if _TIMERS:  # most of what takes long can be interrupted, and the worker goes on
+        signal.signal(signal.SIGVTALRM, _interrupt)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.7 * time_limit)
+        signal.setitimer(signal.ITIMER_PROF, time_limit)  # ends the worker, also where its parent was killed meanwhile
     try:
         return float(verify(_read_gold(gold), _read(text), timeout_seconds=None))
     except _TooLong:
@@ -63,8 +63,8 @@ def _judge(gold: str, text: str, time_limit: float) -> float | None:  # pragma: 
     except Exception:  # noqa: BLE001 - whatever it is, a text that cannot be judged is a wrong answer
         return 0.0
     finally:
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        if _TIMERS:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             signal.setitimer(signal.ITIMER_PROF, 0)
 
 
@@ -162,6 +162,10 @@ def _differ_in_form(gold: str, text: str) -> bool:
 
 
 _INSTALLED = find_spec("math_verify") is not None
+_TIMERS = hasattr(signal, "setitimer")
+"""Whether the platform can tell a worker that it has used its time of the processor."""
+BUSY = 4
+"""Times the limit that an answer may take by the clock, where others use the processor too."""
 
 
 class MathVerifier:
@@ -171,7 +175,7 @@ class MathVerifier:
     and the next one gets a new worker. An answer that equals the gold up to spacing needs no worker.
 
     Args:
-        time_limit: Seconds for one answer.
+        time_limit: Seconds of the processor for one answer, so that a busy machine makes no right answer wrong.
         start_limit: Seconds for the worker to start.
         memory_limit: Bytes of address space for the worker, where the platform can limit it.
         workers: How many judge a batch at once.
@@ -248,7 +252,8 @@ class MathVerifier:
         try:
             for gold, text in pairs:
                 limits = (gold, text, self.time_limit)
-                futures.append(self._pool.schedule(_judge, limits, timeout=self.time_limit))
+                most = self.time_limit * (BUSY if _TIMERS else 1)
+                futures.append(self._pool.schedule(_judge, limits, timeout=most))
             return {pair: self._result(future, pair[1]) for pair, future in zip(pairs, futures, strict=True)}
         finally:
             for future in futures:
@@ -256,7 +261,7 @@ class MathVerifier:
 
     def _result(self, future: Any, text: str) -> float:
         try:
-            reward: float | None = future.result(self.start_limit + self.time_limit)
+            reward: float | None = future.result(self.start_limit + BUSY * self.time_limit)
         except (TimeoutError, ProcessExpired) as error:
             if not future.done():
                 self._stop()

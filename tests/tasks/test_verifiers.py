@@ -393,7 +393,7 @@ def test_an_answer_that_takes_too_long_scores_0_and_the_next_is_judged(
     verifier: MathVerifier, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = Task("p", answer="x+1")
-    verifier.time_limit = 3.0  # wall time: enough for the right answer beside busy processes
+    verifier.time_limit = 3.0
     assert verifier(task, "1+x") == 1.0
     before = cpu_of_ended_workers()
     with caplog.at_level(logging.WARNING):
@@ -401,6 +401,17 @@ def test_an_answer_that_takes_too_long_scores_0_and_the_next_is_judged(
     assert len([r for r in caplog.records if "exceeded 3.0 s" in r.message]) == 1  # the same text is judged once
     verifier.close()
     assert cpu_of_ended_workers() - before < 20.0
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="the platform cannot halt a process")
+def test_a_worker_that_gets_no_processor_makes_no_right_answer_wrong(verifier: MathVerifier) -> None:
+    task, verifier.time_limit = Task("p", answer="x+1"), 2.0
+    assert verifier(task, "1+x") == 1.0
+    halted = worker()
+    halted.suspend()
+    threading.Timer(3.0, halted.resume).start()
+    assert verifier(task, "1+x+0") == 1.0
+    assert worker().pid == halted.pid
 
 
 @pytest.mark.parametrize("workers", [1, 2])
