@@ -42,7 +42,7 @@ ROWS: dict[str, Made] = {
     "base": lambda s: NoAdaptation(TTT(**s)),
     "ttt": lambda s: TTT(**s),
     "low": lambda s: TTT(**s).scaled(0.3),
-    "high": lambda s: TTT(**s).stronger(),
+    "long": lambda s: TTT(**s).stronger(),
     "guarded": lambda s: Guard(TTT(**s)),
     "direct": lambda s: TTT(**s, direct=True),
     "query-loss": lambda s: TTT(**s, loss_on="query"),
@@ -135,16 +135,15 @@ def guarded(
     name: str,
     is_right: Judge = to_the_letter,
 ) -> dict[str, Any]:
-    """What TTT behind a guard comes to. Where the guard takes the default or the stronger rate, its training and its
-    answers are those of TTT alone, step for step: they are taken from that row if it is there, and only the choosing is
-    run."""
+    """What TTT behind a guard comes to. Where the guard takes the default or twice its steps, training and answers
+    are those of TTT alone, step for step: they are taken from that row if it is there, and only the choosing is run."""
     guard, begun = Guard(TTT(**settings)), time.process_time()
     state = guard.begin(lm, tasks, seed)
     while not state.chosen:
         state = guard.step(lm, state)
     seconds, record, (entries, *_) = time.process_time() - begun, state.records[0], state.entries
     chosen = next((entry for entry in entries if entry.chosen and is_default(entry)), None)
-    trained = outcomes.get(name, seed, "high" if chosen.trained_at else "ttt") if chosen else None
+    trained = outcomes.get(name, seed, "long" if chosen.trained_at else "ttt") if chosen else None
     if trained is None:
         return run(lm, guard, tasks, seed, is_right)
     tokens = round(state.cost.trained_tokens * len(tasks)), round(state.cost.sampled_tokens * len(tasks))

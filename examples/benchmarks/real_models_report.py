@@ -27,14 +27,14 @@ KNOWLEDGE = (
     *("color_v_animal_3", "color_v_animal_5"),
 )
 """Tasks that need to know what words mean or what is so in the world; the others follow a rule of form."""
-RATES = ("ttt", "low", "high")
-"""Rows with one rate for all tasks."""
+STRENGTHS = ("ttt", "low", "long")
+"""Rows with one strength for all tasks."""
 LABELS = {
     "base": "few-shot prompt",
     "vote": "few-shot prompt, majority vote at equal tokens",
     "ttt": "TTT",
     "low": "TTT at a third of the rate",
-    "high": "TTT at twice the rate",
+    "long": "TTT, twice the steps",
     "guarded": "TTT, guarded",
     "direct": "TTT on single pairs",
     "query-loss": "TTT, loss on the query alone",
@@ -154,11 +154,11 @@ def goals(outcomes: Outcomes, names: Sequence[str]) -> str:
         ("guarded TTT over the prompt, ratio of means", "at least 1.45", ratio),
         ("lower end of the paired interval of the difference", "above .10", str(gain)),
     ]
-    rates = [row for row in RATES if complete_seeds(outcomes, names, "guarded", row)]
+    rates = [row for row in STRENGTHS if complete_seeds(outcomes, names, "guarded", row)]
     if (rated := complete_seeds(outcomes, names, "guarded", *rates)) and len(rates) > 1:
         best = max(rates, key=lambda row: accuracies(outcomes, row, names, rated).mean())
         ours, theirs = (accuracies(outcomes, row, names, rated) for row in ("guarded", best))
-        which = f"guarded − the best single rate in hindsight ({LABELS[best]})"
+        which = f"guarded − the best single strength in hindsight ({LABELS[best]})"
         lines.append((which, "at least −.01", str(paired_difference(ours, theirs))))
     cells = [
         (name, s, outcomes.get(name, s, "guarded"), outcomes.get(name, s, "base")) for name in names for s in seeds

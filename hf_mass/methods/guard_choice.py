@@ -93,7 +93,7 @@ def told(entries: Sequence[GuardEntry]) -> str:
     best = next((entry for entry in entries if entry.chosen), None)
     parts = [f"{entry.strength} {said(entry)}" for entry in entries if entry.reason is not None]
     if best is not None:
-        at = best.trained_at and f"adapted at {best.trained_at}, since at {best.strength} left-out answers are learned"
+        at = best.trained_at and f"adapted at {best.trained_at}, since left-out answers are learned at {best.strength}"
         parts.insert(0, f"{at or f'adapted at {best.strength}, {best.share:.0%} of the steps'}: {said(best)}")
     else:
         largest = max(entries, key=lambda entry: entry.gain)

@@ -75,7 +75,7 @@ def test_every_row_is_run_once_and_reported(
 
 @pytest.mark.parametrize(
     ("rate", "teaches", "row"),
-    [(1e-3, False, "ttt"), (1e-3, True, "high"), (10.0, False, None)],  # the last one ruins it: another one is taken
+    [(1e-3, False, "ttt"), (1e-3, True, "long"), (10.0, False, None)],  # the last one ruins it: another one is taken
 )
 def test_the_training_that_guard_and_ttt_share_is_run_once(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, teaches: bool, row: str | None
@@ -84,7 +84,7 @@ def test_the_training_that_guard_and_ttt_share_is_run_once(
     lm = hf_mass.load(byte_base(), byte_tokenizer())
     tasks, settings = load_task(data / "extractive/first.jsonl", 6, 3, 0), {"max_examples": 8, "learning_rate": rate}
     outcomes = Outcomes(tmp_path / "outcomes.json", {})
-    for name in ("ttt", "high"):
+    for name in ("ttt", "long"):
         outcomes.put("first", 0, name, run(lm, ROWS[name](settings), tasks, 0))
     whole = run(lm, ROWS["guarded"](settings), tasks, 0)
     if row is not None:

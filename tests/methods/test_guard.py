@@ -273,19 +273,21 @@ def test_the_cost_of_choosing_is_in_the_record_apart_from_the_training_proper(st
     assert sum(each.guard_cost.backward_passes for each in together) == 48  # one guard for one set of demonstrations
 
 
-def test_where_the_default_teaches_left_out_answers_all_are_trained_on_at_twice_the_rate(
+def test_where_the_default_teaches_left_out_answers_all_are_trained_on_in_twice_the_steps(
     strings: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    twice, once = (hf_mass.adapt(strings, task(), quick(learning_rate=rate), seed=3) for rate in (4e-3, 2e-3))
+    twice, once = (
+        hf_mass.adapt(strings, task(), quick(max_examples=count, permutations=orders), seed=3)
+        for count, orders in ((24, 8), (12, 4))
+    )
+    assert len(twice.losses) == 2 * len(once.losses)
     for teaches, expected in ((True, twice), (False, once)):
         monkeypatch.setattr(guard_module, "teaches", lambda entry, said=teaches: said)
-        found = hf_mass.adapt(strings, task(), Guard(quick(learning_rate=2e-3)), seed=3)
+        found = hf_mass.adapt(strings, task(), Guard(quick()), seed=3)
         (chosen,) = [entry for entry in found.guard if entry.chosen]
         assert (chosen.strength, chosen.share) == ("the rate", 1.0)
-        assert chosen.trained_at == ("2 × the rate" if teaches else None)
-        assert str(found.guard_note).startswith(
-            "adapted at 2 × the rate, since at the rate" if teaches else "adapted at"
-        )
+        assert chosen.trained_at == ("the rate, 2 × the steps" if teaches else None)
+        assert ("adapted at the rate, 2 × the steps, since left-out answers are" in str(found.guard_note)) is teaches
         assert {entry.strength for entry in found.guard} <= {"the rate", "0.4 × the rate"}  # it is not tried on folds
         assert found.losses == pytest.approx(expected.losses)
         for name, leaf in (expected.adapted or {}).items():
