@@ -78,7 +78,7 @@ def report(outcomes: Outcomes, output: Path) -> str:
             keys = [f"base {point[1]}" if kind == "base" else row(curve, point) for point in points]
             cells = [[outcomes.get(name, 0, key) for key in keys] for name in TASKS]
             right = np.array([[np.nan if c is None else np.mean(c["right"]) for c in line] for line in cells])
-            axis.plot(range(len(points)), right[: len(TUNING)].mean(0), "o-", label=kind, color=_COLOURS[kind])
+            axis.plot(range(len(points)), right[: len(TUNING)].mean(0), "o-", label=LABELS[kind], color=_COLOURS[kind])
             for n, name in enumerate(TASKS):
                 lines.append((LABELS[kind], name, *(f"{value:.2f}" for value in right[n])))
             means = (str(mean_interval(right[: len(TUNING), k])) for k in range(len(points)))
@@ -89,7 +89,8 @@ def report(outcomes: Outcomes, output: Path) -> str:
         axis.set_xticks(range(len(points)), [point[0] for point in points])
         axis.set_xlabel(curve)
         axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
+    figure.axes[1].legend(frameon=False, loc="center left")
+    figure.axes[0].set_ylabel("accuracy, mean of five tasks")
     figure.savefig(output / "curves.png", dpi=130)
     text = "\n".join(parts)
     (output / "results.md").write_text(text, encoding="utf-8")
