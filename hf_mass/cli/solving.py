@@ -25,6 +25,7 @@ from hf_mass.lm.suitability import beyond
 from hf_mass.lm.threads import choose_threads
 from hf_mass.methods.registry import make_method
 from hf_mass.store.card import converted_snippet, peft_snippet, quoted
+from hf_mass.store.folders import require_writable
 from hf_mass.tasks.problems import Problem
 
 
@@ -135,6 +136,7 @@ def adapt_and_save(problem: Problem, output: Path, how: How) -> None:
         AdaptationError: If there are no adapted weights.
         HFMassError: If the problem cannot be adapted to.
     """
+    require_writable(output.parent)
     with watched(how.quiet) as watch:
         solution, lm = Solver(how)(problem, watch)
         adaptations = list(solution.distinct())

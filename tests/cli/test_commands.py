@@ -375,6 +375,14 @@ def test_adapt_saves_what_peft_loads(puzzle: Path, tmp_path: Path) -> None:
     assert str(output) in code
 
 
+def test_adapt_tells_before_it_adapts_that_it_cannot_save(
+    puzzle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_mass.cli.solving.Solver", lambda *_: pytest.fail("it adapts"))
+    (tmp_path / "file").touch()
+    assert "could not be written" in run("adapt", puzzle, "-o", tmp_path / "file" / "out", *GRIDS, code=1).stderr
+
+
 @pytest.mark.parametrize("method", ["ttt", "mass", "both"])
 def test_solve_starts_from_what_adapt_saved(method: str, puzzle: Path, tmp_path: Path) -> None:
     output, words = tmp_path / "adapter", (*GRIDS[2:], "--samples", "16", "--method", method, "--json")
