@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -39,7 +43,7 @@ class Group(TyperGroup):
         """Runs the command."""
         try:
             require_one_process()
-            with warnings.catch_warnings():  # which --quiet silences
+            with stoppable(), warnings.catch_warnings():  # which --quiet silences
                 return super().invoke(ctx)
         except BrokenPipeError:  # `hf-mass ... | head`: the reader has had enough
             raise
@@ -61,6 +65,32 @@ class Group(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("hf-mass: stopped", err=True)
             raise typer.Exit(130) from None
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Within this context whatever error follows Ctrl-C is a KeyboardInterrupt.
+
+    Libraries that are being imported make an error of their own of it: that a module could not be imported.
+    """
+    asked, before = threading.Event(), signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    except Exception as error:
+        if asked.is_set():
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _line(error: BaseException) -> str:

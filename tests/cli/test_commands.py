@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -200,6 +201,20 @@ def test_debug_shows_where(tmp_path: Path) -> None:
         result = run(*words, code=1)
         assert isinstance(result.exception, FileNotFoundError | ValueError)
         assert "hf-mass:" not in result.stderr
+
+
+def test_ctrl_c_while_libraries_are_imported_is_130_too(puzzle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers turns whatever ends an import of its own into a ModuleNotFoundError."""
+
+    def importing(*_: object, **__: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise ModuleNotFoundError("Could not import module 'BloomPreTrainedModel'.") from error
+
+    monkeypatch.setattr(solving, "solve", importing)
+    assert "hf-mass: stopped" in run("solve", puzzle, *GRIDS, code=130).stderr
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_ctrl_c_is_130(puzzle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
