@@ -6,7 +6,8 @@ out gain*, in nats per answer token. It is measured for a few strengths of the m
 steps. A strength whose training loss rises is given up at once. Where the default would be given up by what one cut
 says, a second cut is asked too, since which demonstrations meet in a half is chance. Then all demonstrations train
 once, at the strength and number of steps that `choose` takes, or not at all where left-out demonstrations speak
-against all. Where the default teaches left-out answers, they train at a stronger one (`teaches`, `Method.stronger`).
+against all. Where the default teaches left-out answers that are copied from their questions, they train at a stronger
+one (`teaches`, `Method.stronger`); longer training costs a model facts that other answers need.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Cost, GuardEntry, Method, Progress, is_method
 from hf_mass.methods.guard_choice import choose, common, is_default, teaches, told
 from hf_mass.methods.guard_state import Attempt, GuardState, Run
-from hf_mass.methods.left_out import Fold, Reading, failure, gain, halves, read, rise
+from hf_mass.methods.left_out import Fold, Reading, are_copied, failure, gain, halves, read, rise
 from hf_mass.methods.sequence import TTTThenMASS
 from hf_mass.methods.ttt import TTT, sharing_data
 from hf_mass.tasks.checks import shown
@@ -266,7 +267,8 @@ class Guard(Method[GuardState]):
         records, kept = [Adaptation(task) for task in state.tasks], list[tuple[GuardEntry, ...]]()
         for members, entries in zip(state.sets, by_set, strict=True):
             best = choose(entries, self.margin) if entries else None
-            more = self.firmer if best is not None and teaches(best) else None
+            learned = best is not None and teaches(best) and are_copied(state.tasks[members[0]])
+            more = self.firmer if learned else None
             at = None if more is None else more.strength
             entries = tuple(replace(e, chosen=e is best, trained_at=at if e is best else None) for e in entries)
             kept.append(entries)

@@ -276,14 +276,18 @@ def test_the_cost_of_choosing_is_in_the_record_apart_from_the_training_proper(st
 def test_where_the_default_teaches_left_out_answers_all_are_trained_on_in_twice_the_steps(
     strings: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    copied = task([(question, question[0]) for question, _ in RULE])
     twice, once = (
-        hf_mass.adapt(strings, task(), quick(max_examples=count, permutations=orders), seed=3)
+        hf_mass.adapt(strings, copied, quick(max_examples=count, permutations=orders), seed=3)
         for count, orders in ((24, 8), (12, 4))
     )
     assert len(twice.losses) == 2 * len(once.losses)
+    monkeypatch.setattr(guard_module, "teaches", lambda entry: True)
+    other = hf_mass.adapt(strings, task(), Guard(quick()), seed=3)  # its answers are not copied
+    assert len(other.losses) == len(once.losses) and not any(entry.trained_at for entry in other.guard)
     for teaches, expected in ((True, twice), (False, once)):
         monkeypatch.setattr(guard_module, "teaches", lambda entry, said=teaches: said)
-        found = hf_mass.adapt(strings, task(), Guard(quick()), seed=3)
+        found = hf_mass.adapt(strings, copied, Guard(quick()), seed=3)
         (chosen,) = [entry for entry in found.guard if entry.chosen]
         assert (chosen.strength, chosen.share) == ("the rate", 1.0)
         assert chosen.trained_at == ("the rate, 2 × the steps" if teaches else None)
