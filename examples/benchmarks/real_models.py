@@ -42,7 +42,7 @@ ROWS: dict[str, Made] = {
     "base": lambda s: NoAdaptation(TTT(**s)),
     "ttt": lambda s: TTT(**s),
     "low": lambda s: TTT(**s).scaled(0.3),
-    "long": lambda s: TTT(**s).stronger(),
+    "long": lambda s: TTT(**{**s, "max_examples": 40, "permutations": 8}),
     "guarded": lambda s: Guard(TTT(**s)),
     "direct": lambda s: TTT(**s, direct=True),
     "query-loss": lambda s: TTT(**s, loss_on="query"),
@@ -120,7 +120,6 @@ def guard_entries(adaptation: Adaptation) -> list[dict[str, Any]]:
     """What is kept of what a guard measured."""
     return [
         {"strength": e.strength, "share": e.share, "gain": round(e.gain, 4), "chosen": e.chosen}
-        | {"trained_at": e.trained_at}
         | {"right_before": e.right_before, "right": e.right, "left_out": e.left_out}
         for e in adaptation.guard
     ]
@@ -131,20 +130,17 @@ def guarded(
     settings: dict[str, Any],
     tasks: Sequence[Task],
     seed: int,
-    outcomes: Outcomes,
-    name: str,
+    trained: dict[str, Any],
     is_right: Judge = to_the_letter,
 ) -> dict[str, Any]:
-    """What TTT behind a guard comes to. Where the guard takes the default or twice its steps, training and answers
-    are those of TTT alone, step for step: they are taken from that row if it is there, and only the choosing is run."""
+    """What TTT behind a guard comes to. Where the guard takes the default, its training and its answers are those of
+    TTT alone, step for step: they are taken from that row, `trained`, and only the choosing is run."""
     guard, begun = Guard(TTT(**settings)), time.process_time()
     state = guard.begin(lm, tasks, seed)
     while not state.chosen:
         state = guard.step(lm, state)
     seconds, record, (entries, *_) = time.process_time() - begun, state.records[0], state.entries
-    chosen = next((entry for entry in entries if entry.chosen and is_default(entry)), None)
-    trained = outcomes.get(name, seed, "long" if chosen.trained_at else "ttt") if chosen else None
-    if trained is None:
+    if not any(entry.chosen and is_default(entry) for entry in entries):
         return run(lm, guard, tasks, seed, is_right)
     tokens = round(state.cost.trained_tokens * len(tasks)), round(state.cost.sampled_tokens * len(tasks))
     return {
@@ -240,10 +236,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             for row in arguments.rows:
                 if row == "shared" or outcomes.get(name, seed, row) is not None:
                     continue
+                trained = outcomes.get(name, seed, "ttt")
                 if row == "vote":
                     one = vote(lm, settings, tasks, outcomes, name, seed)
-                elif row == "guarded":
-                    one = guarded(lm, settings, tasks, seed, outcomes, name)
+                elif row == "guarded" and trained is not None:
+                    one = guarded(lm, settings, tasks, seed, trained)
                 else:
                     one = run(lm, ROWS[row](settings), tasks, seed)
                 keep(outcomes, name, seed, row, one)

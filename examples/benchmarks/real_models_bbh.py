@@ -81,8 +81,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for row in arguments.rows:
             if outcomes.get(PREFIX + name, arguments.seed, row) is not None:
                 continue
-            if row == "guarded":
-                one = guarded(lm, settings, tasks, arguments.seed, outcomes, PREFIX + name, by_verifier)
+            trained = outcomes.get(PREFIX + name, arguments.seed, "ttt")
+            if row == "guarded" and trained is not None:
+                one = guarded(lm, settings, tasks, arguments.seed, trained, by_verifier)
             else:
                 one = run(lm, ROWS[row](settings), tasks, arguments.seed, by_verifier)
             keep(outcomes, PREFIX + name, arguments.seed, row, one)

@@ -114,11 +114,6 @@ def summary(outcomes: Outcomes, names: Sequence[str]) -> str:
     return markdown_table(header, lines)
 
 
-def taken(entry: dict[str, Any]) -> str:
-    """What a guard trained all demonstrations at."""
-    return entry.get("trained_at") or f"{entry['strength']}, {entry['share']:.0%} of the steps"
-
-
 def by_task(outcomes: Outcomes, names: Sequence[str], seed: int) -> str:
     """Each task: every row's accuracy, what the guard chose, and its paired difference to the prompt."""
     rows = [row for row in LABELS if any(outcomes.get(name, seed, row) for name in names)]
@@ -129,7 +124,7 @@ def by_task(outcomes: Outcomes, names: Sequence[str], seed: int) -> str:
         guarded, base = cells.get("guarded"), cells["base"]
         if guarded and base:
             entries = guarded["guard"]
-            chosen = next((taken(e) for e in entries if e["chosen"]), "none")
+            chosen = next((f"{e['strength']}, {e['share']:.0%} of the steps" for e in entries if e["chosen"]), "none")
             line += [chosen, f"{left_out_gain(guarded):+.2f}", str(paired_difference(guarded["right"], base["right"]))]
         else:
             line += ["–"] * 3
@@ -154,9 +149,9 @@ def goals(outcomes: Outcomes, names: Sequence[str]) -> str:
         ("guarded TTT over the prompt, ratio of means", "at least 1.45", ratio),
         ("lower end of the paired interval of the difference", "above .10", str(gain)),
     ]
-    rates = [row for row in STRENGTHS if complete_seeds(outcomes, names, "guarded", row)]
-    if (rated := complete_seeds(outcomes, names, "guarded", *rates)) and len(rates) > 1:
-        best = max(rates, key=lambda row: accuracies(outcomes, row, names, rated).mean())
+    strengths = [row for row in STRENGTHS if complete_seeds(outcomes, names, "guarded", row)]
+    if (rated := complete_seeds(outcomes, names, "guarded", *strengths)) and len(strengths) > 1:
+        best = max(strengths, key=lambda row: accuracies(outcomes, row, names, rated).mean())
         ours, theirs = (accuracies(outcomes, row, names, rated) for row in ("guarded", best))
         which = f"guarded − the best single strength in hindsight ({LABELS[best]})"
         lines.append((which, "at least −.01", str(paired_difference(ours, theirs))))

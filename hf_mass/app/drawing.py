@@ -213,8 +213,7 @@ def gains_html(entries: Sequence[GuardEntry]) -> str:
     for entry in entries:
         share = abs(entry.gain) / largest if math.isfinite(entry.gain) else 0.0
         style = "hm-bar" if entry.gain > 0 else "hm-bar hm-loss"
-        chosen = f"chosen, at {escape(entry.trained_at)}" if entry.trained_at else "chosen"
-        mark = f' <strong class="hm-chosen">{chosen}</strong>' if entry.chosen else ""
+        mark = ' <strong class="hm-chosen">chosen</strong>' if entry.chosen else ""
         rows += (
             f"<tr><td>{escape(entry.strength)}</td><td>{entry.share:.0%} of the steps</td>"
             f'<td><span class="{style}" style="width:{6 * share:.2f}rem"></span>'

@@ -107,8 +107,7 @@ def guard_view(guard: Mapping[str, Any]) -> RenderableType:
         measured = entry["reason"] is None
         gain = f"{entry['gain']:+.3f} ± {entry['error']:.3f}" if measured else "ruled out"
         right = f"{entry['right_before']} → {entry['right']} of {entry['left_out']}" if measured else "–"
-        chosen = f"chosen, at {at}" if (at := entry["trained_at"]) else "chosen" if entry["chosen"] else ""
-        table.add_row(entry["strength"], f"{entry['share']:.0%}", gain, right, chosen)
+        table.add_row(entry["strength"], f"{entry['share']:.0%}", gain, right, "chosen" if entry["chosen"] else "")
     return Group(table, note)
 
 

@@ -128,7 +128,6 @@ class GuardEntry:
         right: The same after it.
         left_out: Left-out answers in all.
         reason: Why the strength is ruled out ("the training loss rose ..."), or None.
-        trained_at: Where all demonstrations were trained on at a stronger one than was measured, which; else None.
     """
 
     strength: str
@@ -141,7 +140,6 @@ class GuardEntry:
     right: int = 0
     left_out: int = 0
     reason: str | None = None
-    trained_at: str | None = None
 
 
 @dataclass(frozen=True)
@@ -350,10 +348,6 @@ class Method(Protocol, Generic[State]):
     def strengths(self) -> list[Method[Any]]:
         """The method at the strengths that a guard chooses from, the default first; none if it cannot be guarded."""
         return []
-
-    def stronger(self) -> Method[Any] | None:
-        """What a guard trains by where left-out answers show that the default teaches; None to stay at the default."""
-        return None
 
     def on_half(self) -> Method[Any]:
         """What a guard runs on half of the demonstrations: asking once, where that can be."""

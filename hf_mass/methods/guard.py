@@ -6,8 +6,7 @@ out gain*, in nats per answer token. It is measured for a few strengths of the m
 steps. A strength whose training loss rises is given up at once. Where the default would be given up by what one cut
 says, a second cut is asked too, since which demonstrations meet in a half is chance. Then all demonstrations train
 once, at the strength and number of steps that `choose` takes, or not at all where left-out demonstrations speak
-against all. Where the default teaches left-out answers that are copied from their questions, they train at a stronger
-one (`teaches`, `Method.stronger`); longer training costs a model facts that other answers need.
+against all.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from hf_mass.core.meter import metered
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Cost, GuardEntry, Method, Progress, is_method
-from hf_mass.methods.guard_choice import choose, common, is_default, teaches, told
+from hf_mass.methods.guard_choice import choose, common, is_default, told
 from hf_mass.methods.guard_state import Attempt, GuardState, Run
-from hf_mass.methods.left_out import Fold, Reading, are_copied, failure, gain, halves, read, rise
+from hf_mass.methods.left_out import Fold, Reading, failure, gain, halves, read, rise
 from hf_mass.methods.sequence import TTTThenMASS
 from hf_mass.methods.ttt import TTT, sharing_data
 from hf_mass.tasks.checks import shown
@@ -66,13 +65,10 @@ class Guard(Method[GuardState]):
         if strengths is not None and not (isinstance(strengths, list | tuple) and all(map(is_method, strengths))):
             raise ConfigError(f"Guard.strengths is {shown(strengths)}; give a list of methods, the default first.")
         self.method, self.name, self.joint = method, method.name, method.joint
-        tried = list(strengths or method.strengths())
-        self.on_folds = [candidate.on_half() for candidate in tried]
-        # Not tried on folds: what the default comes to there says whether it pays.
-        self.firmer = None if strengths or method.joint else method.stronger()
-        self.candidates = tried if self.firmer is None else [*tried, self.firmer]
+        self.candidates = list(strengths or method.strengths())
+        self.on_folds = [candidate.on_half() for candidate in self.candidates]
         self.reads_by, self.margin = reads_by or _reader(method), margin
-        if not tried:
+        if not self.candidates:
             raise ConfigError(
                 f"Guard.strengths is empty, and method {method.name!r} has none to choose from. Give the method at "
                 "least at one strength, or leave the guard off."
@@ -96,7 +92,7 @@ class Guard(Method[GuardState]):
             for half in (0, 1)
         ]
         groups = self._groups([fold.task for fold in folds], [fold.half for fold in folds])
-        runs = [Run(strength, numbers) for strength in range(len(self.on_folds)) for numbers in groups]
+        runs = [Run(strength, numbers) for strength in range(len(self.candidates)) for numbers in groups]
         state = GuardState(tuple(tasks), seed, sets, tuple(folds), runs=tuple(runs))
         return state if folds else self._choose(state)
 
@@ -216,7 +212,7 @@ class Guard(Method[GuardState]):
         if not folds:
             return state
         groups = [tuple(first + n for n in group) for group in self._groups([f.task for f in folds], [0] * len(folds))]
-        again, *weaker = ([Run(strength, numbers) for numbers in groups] for strength in range(len(self.on_folds)))
+        again, *weaker = ([Run(strength, numbers) for numbers in groups] for strength in range(len(self.candidates)))
         runs = [*again, *state.runs, *(run for runs in weaker for run in runs)]
         return replace(state, folds=(*state.folds, *folds), runs=tuple(runs))
 
@@ -267,17 +263,13 @@ class Guard(Method[GuardState]):
         records, kept = [Adaptation(task) for task in state.tasks], list[tuple[GuardEntry, ...]]()
         for members, entries in zip(state.sets, by_set, strict=True):
             best = choose(entries, self.margin) if entries else None
-            learned = best is not None and teaches(best) and are_copied(state.tasks[members[0]])
-            more = self.firmer if learned else None
-            at = None if more is None else more.strength
-            entries = tuple(replace(e, chosen=e is best, trained_at=at if e is best else None) for e in entries)
+            entries = tuple(replace(entry, chosen=entry is best) for entry in entries)
             kept.append(entries)
             note = told(entries) if entries else self._off(state.tasks[members[0]])
             for n in members:
                 records[n] = replace(records[n], guard=entries, guard_note=note)
             if best is not None or not entries:
-                number = len(self.on_folds) if more else best.number if best else 0
-                groups.setdefault((number, best.share if best else 1.0), []).extend(members)
+                groups.setdefault((best.number, best.share) if best else (0, 1.0), []).extend(members)
         runs = [
             Run(strength, tuple(numbers[n] for n in group), stop=share)
             for (strength, share), numbers in groups.items()

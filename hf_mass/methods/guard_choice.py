@@ -49,15 +49,6 @@ def harms(entry: GuardEntry, margin: float) -> bool:
     return many or (some and gain < 0) or (lost >= 0 and gain + entry.error < 0)
 
 
-def teaches(entry: GuardEntry) -> bool:
-    """Whether clearly more left-out answers are right after the default strength, so that more of it pays.
-
-    Half of the demonstrations taught what the others ask; while one of those is wrong still, there is more to learn.
-    """
-    more = max(CHANCE, MORE * entry.left_out)
-    return is_default(entry) and entry.right - entry.right_before >= more and entry.right < entry.left_out
-
-
 def is_default(entry: GuardEntry) -> bool:
     """Whether it is the default strength with all of its steps."""
     return entry.number == 0 and entry.share == 1.0
@@ -93,8 +84,7 @@ def told(entries: Sequence[GuardEntry]) -> str:
     best = next((entry for entry in entries if entry.chosen), None)
     parts = [f"{entry.strength} {said(entry)}" for entry in entries if entry.reason is not None]
     if best is not None:
-        at = best.trained_at and f"adapted at {best.trained_at}, since left-out answers are learned at {best.strength}"
-        parts.insert(0, f"{at or f'adapted at {best.strength}, {best.share:.0%} of the steps'}: {said(best)}")
+        parts.insert(0, f"adapted at {best.strength}, {best.share:.0%} of the steps: {said(best)}")
     else:
         largest = max(entries, key=lambda entry: entry.gain)
         parts.insert(0, "not adapted" + ("" if largest.reason else f": at most {said(largest)}"))

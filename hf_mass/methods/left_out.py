@@ -69,11 +69,6 @@ def halves(task: Task, half: int) -> tuple[Task, tuple[Task, ...]]:
     return fold, tuple(tasks)
 
 
-def are_copied(task: Task) -> bool:
-    """Whether every demonstrated answer is a part of its question, so that a rule is to be learned and no fact."""
-    return all(pair.answer and pair.answer in pair.question for pair in task.demonstrations)
-
-
 def read(
     lm: LanguageModel, method: Method[Any], reads_by: TTT, fold: Fold, adaptation: Adaptation | None, seed: int
 ) -> Reading:

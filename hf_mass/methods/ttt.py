@@ -37,10 +37,6 @@ from hf_mass.tasks.task import Task
 
 STRENGTHS = (1.0, 0.4)
 """Shares of the learning rate that a guard chooses from."""
-MOST = {"max_examples": 1_000_000, "permutations": 10_000}
-"""What a longer training has more of, and the most that there may be."""
-LONGER = 2
-"""What the number of training examples is multiplied by where left-out answers are learned."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +71,7 @@ class TTT(Method[TTTState]):
 
     def __init__(self, settings: TTTSettings | None = None, preset: str | None = None, **changes: Any) -> None:
         self.settings, self.preset, self.changes = settings, preset, changes
-        self.scale, self.longer = 1.0, 1  # share of the learning rate, multiple of the examples
-        self.asked_once = False  # whether to leave the vote out
+        self.scale, self.asked_once = 1.0, False  # share of the learning rate; whether to leave the vote out
         if settings is None:  # wrong settings are told before a model is loaded
             TTTSettings.preset("text" if preset is None else preset, **changes)
         elif not isinstance(settings, TTTSettings):
@@ -92,18 +87,11 @@ class TTT(Method[TTTState]):
 
     @property
     def strength(self) -> str:
-        rate = "the rate" if self.scale == 1 else f"{self.scale:g} × the rate"
-        return rate if self.longer == 1 else f"{rate}, {self.longer} × the steps"
+        return "the rate" if self.scale == 1 else f"{self.scale:g} × the rate"
 
     def strengths(self) -> list[Method[Any]]:
         """The rate that is set, and a third of it."""
         return [self.scaled(scale) for scale in STRENGTHS]
-
-    def stronger(self) -> TTT:
-        """On twice as many examples, in twice the steps: steadier than twice the rate (examples/results/LOG.md)."""
-        other = copy(self)
-        other.longer = self.longer * LONGER
-        return other
 
     def scaled(self, scale: float) -> TTT:
         """The same at another learning rate."""
@@ -125,8 +113,7 @@ class TTT(Method[TTTState]):
         """
         settings = self.settings or self._suiting(lm, tasks)
         changes = ASKED_ONCE if self.asked_once else {}
-        more = {name: min(most, getattr(settings, name) * self.longer) for name, most in MOST.items()}
-        return replace(settings, learning_rate=settings.learning_rate * self.scale, **more, **changes)
+        return replace(settings, learning_rate=settings.learning_rate * self.scale, **changes)
 
     def _suiting(self, lm: LanguageModel, tasks: Sequence[Task]) -> TTTSettings:
         kind = kind_of(tasks)

@@ -14,7 +14,6 @@ from benchmarks import real_models
 from benchmarks.real_models import ROWS, answers_like, guarded, load_task, main, run
 from benchmarks.real_models_report import Outcomes, goals, kinds, report
 from hf_mass.errors import CheckpointError
-from hf_mass.methods import guard as guard_module
 from hf_mass.tasks.task import Task
 
 
@@ -73,24 +72,14 @@ def test_every_row_is_run_once_and_reported(
         main([*arguments(model, data, output, "base"), "--queries", "2"])
 
 
-@pytest.mark.parametrize(
-    ("rate", "teaches", "row"),
-    [(1e-3, False, "ttt"), (1e-3, True, "long"), (10.0, False, None)],  # the last one ruins it: another one is taken
-)
-def test_the_training_that_guard_and_ttt_share_is_run_once(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, teaches: bool, row: str | None
-) -> None:
-    monkeypatch.setattr(guard_module, "teaches", lambda entry: teaches)
+@pytest.mark.parametrize("rate", [1e-3, 10.0])  # the second ruins it, so that the guard does not take the default
+def test_the_training_that_guard_and_ttt_share_is_run_once(data: Path, rate: float) -> None:
     lm = hf_mass.load(byte_base(), byte_tokenizer())
     tasks, settings = load_task(data / "extractive/first.jsonl", 6, 3, 0), {"max_examples": 8, "learning_rate": rate}
-    outcomes = Outcomes(tmp_path / "outcomes.json", {})
-    for name in ("ttt", "long"):
-        outcomes.put("first", 0, name, run(lm, ROWS[name](settings), tasks, 0))
-    whole = run(lm, ROWS["guarded"](settings), tasks, 0)
-    if row is not None:
-        monkeypatch.setattr(real_models, "run", lambda *_: pytest.fail("run again"))
-        assert whole["losses"] == outcomes.get("first", 0, row)["losses"]
-    shared = guarded(lm, settings, tasks, 0, outcomes, "first")
+    trained = run(lm, ROWS["ttt"](settings), tasks, 0)
+    shared, whole = guarded(lm, settings, tasks, 0, trained), run(lm, ROWS["guarded"](settings), tasks, 0)
+    taken = next(entry["chosen"] for entry in whole["guard"] if entry["share"] == 1.0)
+    assert taken is (rate == 1e-3)
     assert {**shared, "cpu_seconds": 0} == {**whole, "cpu_seconds": 0}
 
 

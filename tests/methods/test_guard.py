@@ -273,38 +273,6 @@ def test_the_cost_of_choosing_is_in_the_record_apart_from_the_training_proper(st
     assert sum(each.guard_cost.backward_passes for each in together) == 48  # one guard for one set of demonstrations
 
 
-def test_where_the_default_teaches_left_out_answers_all_are_trained_on_in_twice_the_steps(
-    strings: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copied = task([(question, question[0]) for question, _ in RULE])
-    twice, once = (
-        hf_mass.adapt(strings, copied, quick(max_examples=count, permutations=orders), seed=3)
-        for count, orders in ((24, 8), (12, 4))
-    )
-    assert len(twice.losses) == 2 * len(once.losses)
-    monkeypatch.setattr(guard_module, "teaches", lambda entry: True)
-    other = hf_mass.adapt(strings, task(), Guard(quick()), seed=3)  # its answers are not copied
-    assert len(other.losses) == len(once.losses) and not any(entry.trained_at for entry in other.guard)
-    for teaches, expected in ((True, twice), (False, once)):
-        monkeypatch.setattr(guard_module, "teaches", lambda entry, said=teaches: said)
-        found = hf_mass.adapt(strings, copied, Guard(quick()), seed=3)
-        (chosen,) = [entry for entry in found.guard if entry.chosen]
-        assert (chosen.strength, chosen.share) == ("the rate", 1.0)
-        assert chosen.trained_at == ("the rate, 2 × the steps" if teaches else None)
-        assert ("adapted at the rate, 2 × the steps, since left-out answers are" in str(found.guard_note)) is teaches
-        assert {entry.strength for entry in found.guard} <= {"the rate", "0.4 × the rate"}  # it is not tried on folds
-        assert found.losses == pytest.approx(expected.losses)
-        for name, leaf in (expected.adapted or {}).items():
-            torch.testing.assert_close((found.adapted or {})[name], leaf)
-
-
-def test_strengths_of_ones_own_and_a_shared_adapter_have_no_stronger_one(strings: LanguageModel) -> None:
-    assert Guard(quick()).firmer is not None
-    assert Guard(quick(), [quick()]).firmer is None
-    assert Guard(quick(adapters="shared")).firmer is None
-    assert Guard(MASS()).firmer is None
-
-
 def test_a_guard_without_strengths_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"Guard\.strengths is empty"):
         Guard(replace_strengths(quick()))

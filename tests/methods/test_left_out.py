@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import hf_mass
 from hf_mass import TTT, Adaptation, LanguageModel, Task
 from hf_mass.engine.session import Session
 from hf_mass.methods.base import GuardEntry
-from hf_mass.methods.guard_choice import choose, common, said, teaches, told
+from hf_mass.methods.guard_choice import choose, common, said, told
 from hf_mass.methods.left_out import Fold, Reading, failure, gain, halves, read, rise
 from hf_mass.methods.samples import AuxiliarySample
 
@@ -182,28 +181,6 @@ def test_twice_as_many_left_out_answers_need_twice_as_many_more() -> None:
         return choose([default, GuardEntry("0.4 × the rate", 1.0, 0.6, 1, False, 0.3, 3, right, 20)])
 
     assert [chosen(right).number for right in (5, 6)] == [0, 1]  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize(
-    ("before", "right", "of", "teaches_them"),
-    [
-        (3, 7, 10, True),
-        (0, 2, 10, True),
-        (0, 1, 10, False),  # one more is chance
-        (6, 9, 10, True),
-        (6, 10, 10, False),  # nothing is left to learn
-        (2, 5, 20, False),  # a fifth of twenty is four
-        (2, 6, 20, True),
-        (1, 3, 4, True),
-        (9, 8, 10, False),
-    ],
-)
-def test_what_teaches_left_out_answers_and_leaves_some_to_learn(
-    before: int, right: int, of: int, teaches_them: bool
-) -> None:
-    entry = GuardEntry("the rate", 1.0, 0.5, 0, True, 0.1, before, right, of)
-    assert teaches(entry) is teaches_them
-    assert not teaches(replace(entry, share=0.5)) and not teaches(replace(entry, number=1))  # the default alone
 
 
 def test_what_was_done_is_said_in_words() -> None:
