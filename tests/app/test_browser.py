@@ -254,7 +254,7 @@ def files_on_disk(files: Path) -> list[str]:
 BAD = {
     "not.json": (b"{this is no JSON", "could not be read as JSON"),
     "ragged.json": (json.dumps({"train": [{"input": [[1, 2], [3]], "output": [[1]]}], "test": []}).encode(), "ragged"),
-    "binary.csv": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "no text in UTF-8"),
+    "binary.csv": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "is no text, but a picture"),
     "zeros.json": (b'{"a": "\x00"}', "zero byte"),
     "no-query.jsonl": (b'{"input": "a", "output": "b"}\n', "no solved example"),
     "empty.txt": (b"  \n", "is empty"),

@@ -141,7 +141,7 @@ def test_bad_input_is_refused_in_words(visitor: Visitor, tmp_path: Path) -> None
     do = visitor.do
     for name, content, words in (
         ("a.json", b"{half", "could not be read as JSON"),
-        ("a.json", b"\x89PNG\r\n\x1a\n", "no text in UTF-8"),
+        ("a.json", b"\x89PNG\r\n\x1a\n", "is no text, but a picture"),
         ("a.csv", b"<script>alert(1)</script>\nx", "no column &#x27;input&#x27;"),
         ("a.json", b'{"<img src=x>": 1}', "&lt;img src=x&gt;"),
         ("a.json", b" " * 200_001, "at most 200,000 are read"),
@@ -166,7 +166,7 @@ def test_what_a_table_does_not_say_is_told_beside_it(visitor: Visitor, tmp_path:
     assert [pair.answer for pair in problem.tasks[0].demonstrations] == ["Bären", "Türen"]
     assert problem.tasks[0].problem == "Kuh"
     for form, words in (
-        (("frage", "antwort", "cp850", "two", True), "delimiter is"),
+        (("frage", "antwort", "cp850", "two", True), "“Between cells” is"),
         (("frage", "antwort", "klingon", ";", True), "Name one as utf-8, cp1252"),
         (("question", "antwort", "cp850", ";", True), "no column &#x27;question&#x27;"),
     ):
