@@ -171,8 +171,11 @@ class AdamW:
 
     def _root(self, second: Tensor, step: int) -> Tensor:
         """√(v'/c₂), with derivative 0 where v' = 0."""
+        correction = 1 - self.beta2 ** (step + 1)
+        if not (torch.is_grad_enabled() and second.requires_grad):  # plain training: the value alone
+            return (second / correction).sqrt()
         positive = second > 0
-        safe = torch.where(positive, second / (1 - self.beta2 ** (step + 1)), torch.ones_like(second))
+        safe = torch.where(positive, second / correction, torch.ones_like(second))
         return torch.where(positive, safe.sqrt(), torch.zeros_like(second))
 
 

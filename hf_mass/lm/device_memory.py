@@ -130,8 +130,9 @@ def graph_bytes(loss: TokenLoss, start: Tree, second_order: bool = False) -> Gra
         return GraphBytes(whole / length, 0.0)
     quarter = length // 4
     # The second difference leaves nothing of what is constant or grows with the length.
-    parts = [_saved_bytes(loss, start, ids[:, : times * quarter], second_order) for times in (1, 2, 4)]
-    per_pair = max(0.0, (parts[2] - 3 * parts[1] + 2 * parts[0]) / (6 * quarter**2))
+    one, two = (_saved_bytes(loss, start, ids[:, : times * quarter], second_order) for times in (1, 2))
+    four = whole if length == 4 * quarter else _saved_bytes(loss, start, ids[:, : 4 * quarter], second_order)
+    per_pair = max(0.0, (four - 3 * two + 2 * one) / (6 * quarter**2))
     return GraphBytes(max(0.0, whole / length - per_pair * length), per_pair)
 
 
