@@ -27,13 +27,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.bars import Bar, bar_plot
 from benchmarks.common import (
     MEBIBYTE,
-    Bar,
     MethodUnavailable,
     Table,
     answer_child,
-    bar_plot,
     common_arguments,
     describe_machine,
     machine_line,

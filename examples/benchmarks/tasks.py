@@ -42,10 +42,9 @@ from benchmarks.adapters import (
     peak_memory,
     update_error,
 )
+from benchmarks.bars import Bar, bar_plot
 from benchmarks.common import (
-    Bar,
     Table,
-    bar_plot,
     common_arguments,
     describe_machine,
     machine_line,

@@ -15,7 +15,8 @@ from repository import python_path
 
 from benchmarks import common as bench_common
 from benchmarks import metagrad as bench_metagrad
-from benchmarks.common import Bar, MethodUnavailable, Peak, Table, bar_plot, show, time_interleaved
+from benchmarks.bars import Bar, bar_plot
+from benchmarks.common import MethodUnavailable, Peak, Table, show, time_interleaved
 from benchmarks.metagrad_methods import (
     BASELINE,
     METHODS,
