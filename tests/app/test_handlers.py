@@ -360,7 +360,8 @@ def test_stopping_is_ones_own(do: Handlers) -> None:
     *_, last = running
     assert "Done in" in last[0]
     *_, last = other
-    assert "Done in" in last[0]  # they had not begun when they pressed the button
+    assert "stopped" in last[0]  # from when their page offers to stop on
+    assert two.stop() == gr.skip()  # nothing goes on
 
 
 def test_stopping_ends_what_goes_on(do: Handlers, workshop: Workshop) -> None:
