@@ -1,7 +1,8 @@
-"""What Gradio refuses before a handler sees it, told in a line on the page instead of in a traceback in the log."""
+"""What Gradio refuses, or fails at, before a handler sees it: told in a line, not in a traceback in the log."""
 
 from __future__ import annotations
 
+import logging
 from copy import copy
 from html import escape
 from pathlib import Path
@@ -9,8 +10,12 @@ from typing import Any
 
 import gradio as gr
 from gradio.block_function import BlockFunction
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hf_mass.tasks.checks import shown
+
+logger = logging.getLogger(__name__)
 
 
 class ToldBlocks(gr.Blocks):
@@ -34,6 +39,35 @@ class ToldBlocks(gr.Blocks):
             except Exception as error:
                 raise _refusal(told) from error
         return values
+
+
+class PlainRefusals:
+    """Middleware: a request that the server fails at is answered, and logged, in a line instead of a traceback.
+
+    Args:
+        app: What answers.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        begun = False
+
+        async def note(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, note)
+        except Exception as error:  # noqa: BLE001 -- whatever it is
+            text = f"{scope.get('path', ''):.80} could not be answered: {type(error).__name__}: {shown(str(error))}"
+            logger.warning(text)
+            if scope["type"] == "http" and not begun:
+                answer = JSONResponse({"error": f"{text}. The page /?view=api shows what may be asked."}, 400)
+                await answer(scope, receive, send)
 
 
 def refused(element: Any, given: Any) -> str:
