@@ -15,10 +15,12 @@ from typing import Any
 import gradio as gr
 import torch
 from gradio.utils import get_upload_folder
+from starlette.middleware import Middleware
 
 from hf_mass.app.controls import AUTOMATIC, OPTIONS, control, form_controls, model_values
 from hf_mass.app.drawing import problem_html, status_html
 from hf_mass.app.handlers import LIMITS, Handlers
+from hf_mass.app.told import PlainRefusals, ToldBlocks
 from hf_mass.app.visitors import KEEP, SWEEP, Visitors
 from hf_mass.app.workshop import METHOD_NAMES, Lease, Workshop, example
 from hf_mass.engine.models import SMALL
@@ -52,7 +54,7 @@ def build(workshop: Workshop, sessions: Visitors) -> gr.Blocks:
     """
     do = Handlers(workshop, sessions)
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    with gr.Blocks(title="Live adaptation", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+    with ToldBlocks(title="Live adaptation", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(INTRODUCTION)
         first = example(workshop.examples()[1])  # there from the beginning, with the settings that suit it
         problem = gr.State(first)
@@ -192,6 +194,8 @@ def launch(
         footer_links=["api", "settings"],
         quiet=not block,
         ssr_mode=False,
+        enable_monitoring=False,  # nobody sees what others ask
+        app_kwargs={"middleware": [Middleware(PlainRefusals)]},
     )
     return page
 

@@ -100,7 +100,7 @@ def control(name: str, value: Any = None) -> Any:
         # Without bounds that follow the model: Gradio would refuse the value of a page that has not got its own yet.
         return gr.Number(value, **texts)
     if option.least is None or option.most is None:
-        return gr.Number(value, precision=0, **texts)
+        return gr.Number(value, **texts)  # not rounded: what is no whole number is refused
     return gr.Slider(option.least, option.most, min(value, option.most), step=1, **texts)
 
 

@@ -177,7 +177,10 @@ class Handlers:
         """The methods that suit a problem, and the model's own settings on the sliders."""
         if not isinstance(problem, Problem):
             return _SAME
-        methods = self.workshop.methods(problem, _name(model))
+        try:
+            methods = self.workshop.methods(problem, _name(model))
+        except ConfigError:  # no model of this name, which the adaptation itself tells
+            return _SAME
         choices = [(METHOD_NAMES[method], method) for method in methods]
         radio = gr.Radio(choices=choices, value="ttt" if "ttt" in methods else methods[0])
         values = model_values(self.workshop.choose(problem, _name(model)), problem.tasks)
@@ -198,10 +201,10 @@ class Handlers:
         with suppress(ConfigError):  # which the adaptation itself tells
             lm = self.workshop.choose(problem, _name(model))
             view.model, view.note = described(lm), beyond(lm, problem.tasks)
-        yield view.page(True, download=hidden)
         folder = self.sessions.folder(key)
         try:
-            stop = None if self.workshop.leases else self.sessions.begin(key)
+            stop = None if self.workshop.leases else self.sessions.begin(key)  # before the page offers to stop it
+            yield view.page(True, download=hidden)
             for event in self._begin(problem, model, method, settings, stop, folder):
                 if isinstance(event, Outcome):
                     view.notes = drawing.guard_notes_html(event.facts["guard"])
@@ -229,10 +232,9 @@ class Handlers:
         name = self.workshop.choose(problem, _name(model)).name
         return self.workshop.adapt(name, problem, method, chosen_settings(settings), *more)
 
-    def stop(self, request: gr.Request) -> str:
-        """The stop button."""
-        self.sessions.stop(str(request.session_hash))
-        return status_html("Stopping")
+    def stop(self, request: gr.Request) -> Any:
+        """The stop button; the last word of an adaptation that has just ended stays."""
+        return status_html("Stopping") if self.sessions.stop(str(request.session_hash)) else gr.skip()
 
     def here(self, request: gr.Request) -> None:
         """The page says that it is still open."""

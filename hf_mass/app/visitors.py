@@ -77,9 +77,14 @@ class Visitors:
         session.stop = threading.Event()
         return session.stop
 
-    def stop(self, key: str) -> None:
-        """Ask the visitor's adaptation to end."""
-        self._of(key).stop.set()
+    def stop(self, key: str) -> bool:
+        """Ask the visitor's adaptation to end; returns whether there is one."""
+        with self._lock:
+            session = self._open.get(key)
+        if session is None or not session.busy:
+            return False
+        session.stop.set()
+        return True
 
     def keep(self, key: str, path: Path) -> None:
         """Note a file or folder that goes when the visitor does."""
@@ -111,10 +116,11 @@ class Visitors:
         """The visitor has left: stop what goes on, and delete what was made for them."""
         with self._lock:
             session = self._open.pop(key, None)
+            others = [path for other in self._open.values() for path in other.files]
         if session is None:
             return
         session.stop.set()
-        for path in session.files:
+        for path in session.files.difference(others):  # Gradio keeps one file for two uploads that are the same
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

@@ -28,8 +28,13 @@ ARC = json.dumps({"train": [*ROWS, {"input": [[5, 6, 7]], "output": [[7, 6, 5]]}
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    work = tmp_path_factory.mktemp("client")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("client") / "app.log"
+
+
+@pytest.fixture(scope="module")
+def client(log: Path) -> Iterator[Client]:
+    work = log.parent
     command = [sys.executable, "-m", "hf_mass", "demo"]
     with running_app(work, command) as address:
         yield Client(address, verbose=False, download_files=str(work))
@@ -133,6 +138,33 @@ def test_what_a_page_does_without_a_browser(client: Client) -> None:
     assert samples.count("<tr>") == 1 + 3 and download["visible"]
     assert [button["interactive"] for button in buttons] == [True, False]
     assert sum(each["msg"] == "process_generating" for each in messages) >= 3
+
+
+def test_what_no_page_sends_is_refused_in_a_line(client: Client, log: Path) -> None:
+    """By name, value and cure on the page, and without a traceback in the log."""
+    address, events = client.src.rstrip("/"), {event["api_name"]: event for event in client.config["dependencies"]}
+
+    def refused(name: str, *values: Any) -> str:
+        (*_, last) = asked_by_a_page(address, events[name]["id"], list(values))
+        return str(last["output"]["error"])
+
+    def file(path: Any) -> list[Any]:
+        return [{"path": path, "meta": {"_type": "gradio.FileData"}}, "automatic", "", "", "", "", True]
+
+    assert refused("show_text", ARC, "<b>").startswith("Model is '&lt;b&gt;'; choose one of ['automatic', 'grids-")
+    assert refused("show_text", ARC) == "show_text takes 2 values, got 1. Give each."
+    settings = ["ttt", "automatic", None, 2, 1.0, "automatic", 10, 1, 0.001, True, False, 0]
+    assert refused("adapt", None, *settings) == "MASS: samples is None; choose a number from 1 to 32."
+    for path, name in (("/etc/passwd", "passwd"), ("../x.csv", "x.csv"), ("https://localhost/x.csv", "x.csv")):
+        assert refused("show_file", *file(path)).startswith(f"The file is '{name}'; upload one that ends in one of")
+    for path, body in (
+        ("queue/join", {"data": [], "fn_index": 99, "session_hash": "page"}),
+        ("call/nothing", {"data": []}),
+        ("call/v2/solve", {"nothing": 3}),
+    ):
+        answer = httpx.post(f"{address}/gradio_api/{path}", json=body)
+        assert answer.status_code == 400 and "could not be answered" in answer.json()["error"]
+    assert "Traceback" not in log.read_text()
 
 
 def test_a_model_of_ones_own(tmp_path: Path) -> None:

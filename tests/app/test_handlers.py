@@ -360,7 +360,8 @@ def test_stopping_is_ones_own(do: Handlers) -> None:
     *_, last = running
     assert "Done in" in last[0]
     *_, last = other
-    assert "Done in" in last[0]  # they had not begun when they pressed the button
+    assert "stopped" in last[0]  # from when their page offers to stop on
+    assert two.stop() == gr.skip()  # nothing goes on
 
 
 def test_stopping_ends_what_goes_on(do: Handlers, workshop: Workshop) -> None:
@@ -614,6 +615,28 @@ def test_sweeping_goes_on_by_itself(tmp_path: Path) -> None:
     while folder.exists() and time.monotonic() < end:
         time.sleep(0.02)
     assert not folder.exists()
+
+
+def test_an_upload_of_two_visitors_stays_until_both_have_left(tmp_path: Path) -> None:
+    sessions, upload = Visitors(tmp_path / "sessions"), tmp_path / "upload" / "rows.csv"
+    upload.parent.mkdir()
+    upload.touch()
+    sessions.keep("one", upload)
+    sessions.keep("two", upload)
+    sessions.close("one")
+    assert upload.exists()
+    sessions.close("two")
+    assert not upload.parent.exists()
+
+
+def test_an_unknown_model_leaves_the_settings_as_they_are(do: Handlers) -> None:
+    assert do.offered(read_problem(strips()), []) == SAME  # type: ignore[arg-type]
+
+
+def test_a_seed_is_not_rounded() -> None:
+    assert controls.control("seed").preprocess(2.5) == 2.5
+    with pytest.raises(ConfigError, match=r"seed is 2[.]5; choose a whole number"):
+        chosen_settings({"seed": 2.5})
 
 
 @pytest.mark.parametrize("value", [3, [], {}, True, float("nan"), "no such thing", "x" * 10_000, "a\0b"])
