@@ -43,6 +43,7 @@ class Group(TyperGroup):
         """Runs the command."""
         try:
             require_one_process()
+            require_place()
             with stoppable(), warnings.catch_warnings():  # which --quiet silences
                 return super().invoke(ctx)
         except BrokenPipeError:  # `hf-mass ... | head`: the reader has had enough
@@ -62,35 +63,40 @@ class Group(TyperGroup):
                 err=True,
             )
             raise typer.Exit(1) from error
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             typer.echo("hf-mass: stopped", err=True)
-            raise typer.Exit(130) from None
+            raise typer.Exit(128 + (stop.args[0] if stop.args else signal.SIGINT)) from None
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Within this context whatever error follows Ctrl-C is a KeyboardInterrupt.
+    """Within this context Ctrl-C, SIGTERM and whatever error follows them are a KeyboardInterrupt with the signal.
 
-    Libraries that are being imported make an error of their own of it: that a module could not be imported.
+    So what is being written is finished or removed. Libraries that are being imported make an error of their own of
+    it: that a module could not be imported.
     """
-    asked, before = threading.Event(), signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    asked = list[int]()
 
     def handler(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        signal.default_int_handler(number, frame)
+        asked.append(number)
+        raise KeyboardInterrupt(number)
 
-    signal.signal(signal.SIGINT, handler)
+    ours = {number: before for number, before in usual.items() if signal.getsignal(number) is before}
+    for number in ours:
+        signal.signal(number, handler)
     try:
         yield
     except Exception as error:
-        if asked.is_set():
-            raise KeyboardInterrupt from error
+        if asked:
+            raise KeyboardInterrupt(asked[0]) from error
         raise
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, before in ours.items():
+            signal.signal(number, before)
 
 
 def _line(error: BaseException) -> str:
@@ -110,6 +116,18 @@ def require_one_process() -> None:
             f"WORLD_SIZE is {count}: a launcher started several processes, and each would do all of the work and write "
             "the same files. Start hf-mass by itself; accelerate launch is for scripts with a trainer."
         )
+
+
+def require_place() -> None:
+    """Checks that the folder that this runs in is there: without it libraries end the process.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise ConfigError("The folder that this was started in was removed. Start it in another one (cd).") from error
 
 
 def _version(wanted: bool) -> None:
@@ -154,7 +172,7 @@ def top(
     ```
 
     Exit codes: 0 done (also where an answer is wrong); 1 it could not be done, and a line on stderr says why; 2 the
-    command line is wrong; 130 stopped by Ctrl-C. Results go to stdout, everything else to stderr.
+    command line is wrong; 130 stopped by Ctrl-C, 143 by SIGTERM. Results go to stdout, everything else to stderr.
     """
 
 

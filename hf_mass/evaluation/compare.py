@@ -21,7 +21,7 @@ import numpy as np
 from hf_mass.engine.events import Event
 from hf_mass.engine.session import Session, passes
 from hf_mass.errors import CheckpointError, ConfigError, DataError, HFMassError, ModelWarning, Stopped
-from hf_mass.lm.fingerprint import base_digest, weights_digest
+from hf_mass.lm.fingerprint import base_digest, lora_digest, weights_digest
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.lm.suitability import beyond
 from hf_mass.methods.base import Adaptation, Answer, Cost, Method
@@ -146,7 +146,7 @@ class Outcomes:
             return
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            self.methods, before = content["methods"], content["about"]
+            self.methods, before = _of_right_types(content["methods"]), content["about"]
             differing = [key for key, value in self.about.items() if before.get(key) != value]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{file} cannot be read ({error!r}). Evaluate again without --resume.") from error
@@ -158,7 +158,13 @@ class Outcomes:
 
     def rows(self, name: str, seed: int, tasks: int) -> list[dict[str, Any] | None]:
         """The outcome of each task, None for those that are missing. What is put there is kept by `save`."""
-        return self.methods.setdefault(name, {}).setdefault(str(seed), [None] * tasks)
+        rows = self.methods.setdefault(name, {}).setdefault(str(seed), [None] * tasks)
+        if len(rows) != tasks:
+            raise CheckpointError(
+                f"{self.file} holds {len(rows)} outcomes of {name!r:.60}, seed {seed}, and there are {tasks} tasks. "
+                "Evaluate again without --resume."
+            )
+        return rows
 
     def complete(self, name: str, seeds: Sequence[int]) -> list[list[dict[str, Any]]]:
         """The outcomes of a row with each seed, none of which is missing."""
@@ -169,6 +175,26 @@ class Outcomes:
         if self.file is not None:
             content = {"about": self.about, "methods": self.methods}
             replace_text(self.file, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
+def _of_right_types(methods: Any) -> dict[str, dict[str, list[dict[str, Any] | None]]]:
+    """Outcomes as they were read from a file, which may be anybody's.
+
+    Raises:
+        ValueError: If one is of another type than `outcome` makes them.
+    """
+    costs, texts = set(vars(Cost())), (str, type(None))
+    for row in (row for seeds in methods.values() for rows in seeds.values() for row in list(rows) if row is not None):
+        numbers = [row["right"], *row["cost"].values()]
+        are_numbers = all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+        are_texts = isinstance(row["domain"], str) and all(
+            isinstance(row[name], texts) for name in ("answer", "reason")
+        )
+        if not are_numbers or not are_texts or set(row["cost"]) != costs or not 0 <= row["right"] <= 1:
+            raise ValueError(f"no outcome: {row!r:.200}")
+        if not isinstance(row.get("guard", ""), str):
+            raise ValueError(f"no outcome: guard is {row['guard']!r:.60}")
+    return dict(methods)
 
 
 def outcome(task: Task, adaptation: Adaptation | str, answer: tuple[Answer, Cost] | str | None) -> dict[str, Any]:
@@ -184,18 +210,17 @@ def outcome(task: Task, adaptation: Adaptation | str, answer: tuple[Answer, Cost
 
 
 def digest(tasks: Sequence[Task]) -> str:
-    """A digest of what tasks ask and of their known answers."""
-    parts = [(task.id, task.problem, task.answer, task.demonstrations, sorted(task.fields.items())) for task in tasks]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    """A digest of what tasks ask, of their known answers and of what judges them."""
+    return hashlib.sha256(repr(list(tasks)).encode()).hexdigest()[:16]
 
 
 def model_digest(lm: LanguageModel) -> str:
     """A digest of what a model answers with: base, tokenizer, and what was trained into it."""
     parts = [base_digest(lm.model.get_base_model(), lm.tokenizer)]
     if lm.untrained is None:
-        parts.append(weights_digest(lm.starting_lora().start(1)))
+        parts.append(lora_digest(lm.starting_lora()))
     if isinstance(lm, MassModel):
-        parts += [weights_digest(lm.adapter.lora.start(1)), weights_digest(lm.scorer.state_dict())]
+        parts += [lora_digest(lm.adapter.lora), weights_digest(lm.scorer.state_dict())]
         parts.append(repr(lm.config))
     parts.append(repr((lm.chat, dict(lm.chat_template_kwargs), lm.defaults)))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -14,6 +14,7 @@ from torch.utils.weak import WeakIdRef
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_mass.core.trees import Tree
+from hf_mass.lm.binding import BoundLora
 
 _NO_PART = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "_attn_implementation")
 _ADAPTERS = ("lora_", "modules_to_save")
@@ -60,6 +61,12 @@ def weights_digest(tree: Tree) -> str:
     for name in sorted(tree):
         digest.update(name.encode() + tree[name].detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()
+
+
+def lora_digest(lora: BoundLora, start: Tree | None = None) -> str:
+    """A digest of what an adapter adds to its base: its matrices (or those of `start`) and their scales."""
+    scales = {f"scale of {name}": torch.tensor(site.scaling) for name, site in lora.function.sites.items()}
+    return weights_digest({**(lora.start(1) if start is None else start), **scales})
 
 
 def _of_backend(backend: Any) -> str:

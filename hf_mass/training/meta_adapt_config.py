@@ -123,7 +123,7 @@ class MetaAdaptConfig(GRPOConfig):
             **vars(self),
             "samples": self.num_generations if training else self.inference_samples,
             "inner_steps": self.inner_steps if training else self.inference_steps,
-            "max_sample_tokens": self.max_completion_length,
+            "max_sample_tokens": self.max_completion_length and int(self.max_completion_length),
             "max_answer_tokens": self.max_solution_length,
             "format": fmt,
         }

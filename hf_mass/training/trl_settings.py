@@ -7,19 +7,29 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from accelerate.parallelism_config import ParallelismConfig
 from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
 
 from hf_mass.errors import ConfigError, HFMassError
 from hf_mass.tasks.checks import shown
 
 _FLOAT_MAX: Any = sys.float_info.max  # NaN is not below it
-_WORDS = {int: "a whole number", float: "a finite number", bool: "True or False", str: "a text", dict: "a dict"}
+_WORDS = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "True or False",
+    str: "a text",
+    dict: "a dict",
+    list: "a list",
+    ParallelismConfig: "a ParallelismConfig",
+}
 
 
 MOST = 10**12
@@ -46,7 +56,7 @@ _MOST = {
     "learning_rate": 1e300,  # one that ruins the weights is trained with, and told
 }
 """Setting → its largest value, where that is not `MOST`."""
-_OPEN = defaultdict[str, tuple[type, ...]](tuple, max_grad_norm=(NoneType,))
+_OPEN = defaultdict[str, tuple[type, ...]](tuple, max_grad_norm=(NoneType,), debug=(NoneType,))
 """Setting → what else than its declared type stands for no limit here."""
 CHOICES: dict[str, tuple[Any, ...]] = {
     "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
@@ -58,6 +68,10 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "cache_implementation": (None, *ALL_CACHE_IMPLEMENTATIONS),
 }
 """Setting → the texts that TRL and transformers know, which they meet only while they train."""
+
+
+_PATHS = ("accelerator_config", "deepspeed", "fsdp_config")
+"""Settings that are dicts, of which a text names the file."""
 
 
 @cache
@@ -72,6 +86,17 @@ def plain_kinds(cls: Any) -> dict[str, tuple[type, ...]]:
     return kinds
 
 
+@cache
+def enumerated(cls: Any) -> dict[str, tuple[str, ...]]:
+    """Field → its values, of those fields that are enumerations of transformers."""
+    members = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(cls).items()}
+    enums = {
+        name: [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)]
+        for name, kinds in members.items()
+    }
+    return {name: tuple(each.value for each in kinds[0]) for name, kinds in enums.items() if kinds}
+
+
 def check_types(config: Any) -> None:
     """Checks the fields of a trainer's config that are no settings of ours; None stands for what is left open.
 
@@ -84,6 +109,10 @@ def check_types(config: Any) -> None:
         value = getattr(config, field.name, None)
         if field.name in ours or value is field.default:
             continue
+        if (values := enumerated(cls).get(field.name)) is not None:
+            if not isinstance(value, str | Enum) or getattr(value, "value", value) not in values:
+                raise ConfigError(f"{cls.__name__}.{field.name} is {shown(value)}; choose one of {list(values)}.")
+            continue
         known = CHOICES.get(field.name) or tuple(field.metadata.get("choices") or ())
         if known and not any(value is each or (type(value) is type(each) and value == each) for each in known):
             raise ConfigError(f"{cls.__name__}.{field.name} is {shown(value)}; choose one of {list(known)}.")
@@ -94,6 +123,8 @@ def check_types(config: Any) -> None:
         if not any(_is_of(value, kind) for kind in kinds[field.name]):
             words = " or ".join(_WORDS[kind] for kind in kinds[field.name] if kind is not NoneType)
             raise ConfigError(f"{cls.__name__}.{field.name} is {shown(value, 200)}; choose {words}.")
+        if dict in kinds[field.name] and isinstance(value, str) and field.name not in _PATHS and value[:1] != "{":
+            raise ConfigError(f"{cls.__name__}.{field.name} is {shown(value, 200)}; choose a dict.")
         least, most = _LEAST.get(field.name, 0), _MOST.get(field.name, MOST)
         if type(value) is not bool and isinstance(value, Real) and not least <= float(value) <= most:
             raise ConfigError(f"{cls.__name__}.{field.name} is {shown(value)}; choose from {least} to {most}.")
@@ -106,7 +137,7 @@ def refused_by_trl(config: Any) -> Iterator[None]:
         yield
     except HFMassError:
         raise
-    except (ValueError, TypeError, ArithmeticError) as error:
+    except Exception as error:  # a value may be anything, and fail them anywhere
         raise ConfigError(f"{type(config).__name__}: {' '.join(str(error).split()):.600}") from error
 
 
@@ -117,4 +148,5 @@ def _is_of(value: Any, kind: type) -> bool:
         return isinstance(value, Integral) and abs(int(value)) < 2**63
     if kind is float:
         return isinstance(value, Real) and bool(abs(value) < _FLOAT_MAX)
-    return isinstance(value, str | Path if kind is str else kind)
+    others: dict[type, Any] = {str: str | Path, list: list | tuple}
+    return isinstance(value, others.get(kind, kind))

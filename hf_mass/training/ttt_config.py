@@ -16,7 +16,7 @@ from hf_mass.errors import ConfigError
 from hf_mass.methods.settings import build, check, declares, flat, setting
 from hf_mass.methods.ttt_settings import TTTSettings, preset_values
 from hf_mass.training.trl_settings import check_types, refused_by_trl
-from hf_mass.training.without_effect import GRPO, SFT, refuse
+from hf_mass.training.without_effect import GRPO, POLICY_LOSS, SAMPLING, SFT, refuse
 
 OBJECTIVES = ("sft", "grpo")
 REWARDS = ("exact_match", "majority")
@@ -136,16 +136,18 @@ class TTTConfig(GRPOConfig):
 
     def result_settings(self) -> dict[str, Any]:
         """The settings that results depend on, as JSON values: a run may be resumed with the same ones only."""
-        names = {*flat(TTTSettings), "objective", "guard", "seed"} - {"predict_batch_size"}
+        names = {*flat(TTTSettings), "objective", "guard", "seed", "chat_template_kwargs"} - {"predict_batch_size"}
         if self.objective == "grpo":
-            names |= {"ttt_reward", "num_generations", *_OF_GRPO}
+            names |= {"ttt_reward", "num_generations", *_OF_GRPO} & {f.name for f in fields(self)}
         values = {name: getattr(self, name) for name in sorted(names)}
         return json.loads(json.dumps(values, default=lambda value: getattr(value, "value", str(value))))
 
 
 # What TRL's loop depends on beside the settings above.
 _OF_GRPO = (
-    *("max_steps", "beta", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "scale_rewards"),
-    *("loss_type", "epsilon", "epsilon_high", "num_iterations", "steps_per_generation", "shuffle_dataset"),
-    *("gradient_accumulation_steps", "optim", "bf16", "fp16"),
+    *("steps_per_generation", "generation_batch_size", "shuffle_dataset", "data_seed", "disable_dropout"),
+    *SAMPLING,
+    *POLICY_LOSS,
+    *("max_steps", "gradient_accumulation_steps", "bf16", "fp16", "label_smoothing_factor", "neftune_noise_alpha"),
+    *("optim", "optim_args", "optim_target_modules", "lr_scheduler_kwargs", "use_liger_kernel"),
 )

@@ -138,8 +138,12 @@ class ResultStore:
         try:
             predictions = tuple(Prediction(**each) for each in values.pop("predictions"))
             for name in ("answers", "losses"):
+                if not isinstance(values[name], list):
+                    raise TypeError(f"{name} is {values[name]!r:.60}")
                 values[name] = tuple(values[name])
-            return TaskResult(task, predictions=predictions, adapter=folder if has_adapter else None, **values)
+            result = TaskResult(task, predictions=predictions, adapter=folder if has_adapter else None, **values)
+            _require_types(result)
+            return result
         except (KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{folder / RESULT_NAME} does not hold a result ({error}). Remove {folder}, and resume."
@@ -166,6 +170,29 @@ class ResultStore:
 
         write_atomically(folder, write, RESULT_NAME)
         return replace(result, adapter=folder if weights is not None else None)
+
+
+def _require_types(result: TaskResult) -> None:
+    """Checks what was read from a file, which may be anybody's.
+
+    Raises:
+        TypeError: If a value is of another type than results have.
+    """
+    texts, numbers = (str, type(None)), (int, float)
+    kinds: list[tuple[str, Any, tuple[type, ...]]] = [
+        ("answers", result.answers, (str,)),
+        ("losses", result.losses, numbers),
+        ("reason and guard", (result.reason, result.guard), texts),
+        ("examples", (result.examples,), (int,)),
+        ("seconds", (result.seconds,), numbers),
+        ("an answer of predictions", [p.answer for p in result.predictions], texts),
+        ("a transformation of predictions", [p.transformation for p in result.predictions], (str,)),
+        ("a permutation of predictions", [p.permutation for p in result.predictions], (int,)),
+        ("a log_prob of predictions", [p.log_prob for p in result.predictions], (*numbers, type(None))),
+    ]
+    for name, values, allowed in kinds:
+        if wrong := [value for value in values if type(value) not in allowed]:
+            raise TypeError(f"{name} is {wrong[0]!r:.60}")
 
 
 def tasks_digest(tasks: Sequence[Task]) -> str:

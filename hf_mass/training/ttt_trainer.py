@@ -33,7 +33,7 @@ from hf_mass.engine.session import Session, passes
 from hf_mass.errors import ConfigError, DataError, VerifierError
 from hf_mass.lm.binding import clear_target_errors, deterministic, require_plain_lora
 from hf_mass.lm.few_shot_encoding import tokens_up_to
-from hf_mass.lm.fingerprint import base_digest, weights_digest
+from hf_mass.lm.fingerprint import base_digest, lora_digest
 from hf_mass.lm.language_model import LanguageModel, lora_config
 from hf_mass.lm.prefix import require_no_state
 from hf_mass.lm.random_state import RandomState, host_random_state
@@ -43,6 +43,7 @@ from hf_mass.methods.guard import Guard
 from hf_mass.methods.ttt import TTT
 from hf_mass.store.shipped import resolve_shipped
 from hf_mass.tasks.answers import mean_scores, try_scoring
+from hf_mass.tasks.checks import shown
 from hf_mass.tasks.task import Task
 from hf_mass.training.publishing_trainer import require_parts
 from hf_mass.training.reinforcement import ReinforcedPrompt, Reinforcement, ttt_reward
@@ -178,10 +179,13 @@ class TTTTrainer(AdapterTrainer):
             A result for each task. One that failed has its reason; it does not end the others.
 
         Raises:
-            ConfigError: If `resume` meets other settings.
+            ConfigError: If `resume` meets other settings, or is neither True nor False.
             DataError: If there are no tasks, or not as many records.
         """
         several = require_tasks(tasks, "TTTTrainer.tasks")
+        for name, value in (("resume", resume), ("adapt", adapt)):
+            if not isinstance(value, bool):
+                raise ConfigError(f"TTTTrainer.predict: {name} is {shown(value)}; choose True or False.")
         if records is not None:
             if len(records) != len(several):
                 raise DataError(f"TTTTrainer.predict: {len(records)} records for {len(several)} tasks; give one each.")
@@ -316,7 +320,7 @@ class TTTTrainer(AdapterTrainer):
             "adapt": adapt,
             "base": str(self.model.get_base_model().config.name_or_path),
             "base_weights": base_digest(self.model.get_base_model(), self._tokenizer),
-            "start": weights_digest(self._start),
+            "start": lora_digest(self.lm.starting_lora(), self._start),
             "tasks": tasks_digest(tasks) if adapt and self.args.adapters == "shared" else None,
         }
         return ResultStore(str(self.args.output_dir), settings)

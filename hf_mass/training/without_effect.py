@@ -15,15 +15,17 @@ from accelerate.utils import DistributedType
 
 from hf_mass.errors import ConfigError, DataError
 
-_SAMPLING = (
+SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "generation_kwargs", "cache_implementation"),
     *("use_vllm", "use_transformers_continuous_batching", "mask_truncated_completions", "log_completions"),
     *("num_generations", "ttt_reward", "num_iterations", "reward_weights", "scale_rewards"),
 )
-_POLICY_LOSS = (
+"""Settings of TRL's sampling and of what becomes of its rewards."""
+POLICY_LOSS = (
     *("beta", "epsilon", "epsilon_high", "delta", "loss_type", "importance_sampling_level", "sync_ref_model"),
     *("top_entropy_quantile", "entropy_coef", "use_adaptive_entropy", "off_policy_mask_threshold"),
 )
+"""Settings of TRL's loss of a policy."""
 _EVENTS = ("eval_strategy", "eval_on_start", "save_strategy", "load_best_model_at_end")
 _CURES = {
     "the base keeps the precision that it was loaded in, the LoRA and AdamW are float32. Load the model with "
@@ -38,7 +40,7 @@ _CURES = {
     "raise per_device_train_batch_size": ("gradient_accumulation_steps", "auto_find_batch_size"),
     "it counts num_train_epochs over max_examples": ("max_steps",),
     "each task's training is short: it is answered and saved at its end, and nothing happens on the way": _EVENTS,
-    "nothing is sampled while it trains. Use objective='grpo'": (*_SAMPLING, *_POLICY_LOSS),
+    "nothing is sampled while it trains. Use objective='grpo'": (*SAMPLING, *POLICY_LOSS),
     "its loss is the plain cross-entropy": ("label_smoothing_factor", "neftune_noise_alpha"),
     "the model runs as it is": ("torch_compile", "torch_compile_backend", "torch_compile_mode", "use_liger_kernel"),
 }

@@ -226,6 +226,22 @@ def test_ctrl_c_is_130(puzzle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "stopped" in result.stderr and result.stdout == ""
 
 
+def test_a_request_to_end_is_143_and_a_line(puzzle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solving, "solve", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    result = run("solve", puzzle, *GRIDS, code=143)
+    assert "hf-mass: stopped" in result.stderr and result.stdout == ""
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_folder_that_is_gone_is_a_line(puzzle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    told = run("solve", puzzle, *GRIDS, code=1).stderr
+    assert told == "hf-mass: The folder that this was started in was removed. Start it in another one (cd).\n"
+
+
 # -- solve -------------------------------------------------------------------------------------------------------------
 
 

@@ -124,6 +124,31 @@ def test_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cannot be read" in run("evaluate", *words, "--resume", code=1).stderr
 
 
+def test_outcomes_of_other_types_are_not_gone_on_from(tmp_path: Path) -> None:
+    words = (*CONVENTIONS, "--methods", "none", "--output", tmp_path)
+    run("evaluate", *words)
+    file = tmp_path / "outcomes.json"
+    whole = json.loads(file.read_text())
+    first, *others = whole["methods"]["none"]["0"]
+    changes: list[Any] = [{"right": "x"}, {"right": True}, {"right": 7}, {"cost": {}}, {"domain": 3}, {"reason": [1]}]
+    rows: list[Any] = [[{**first, **change}, *others] for change in changes]
+    for bad in (*rows, "abc", [5] * 6):
+        file.write_text(json.dumps({**whole, "methods": {"none": {"0": bad}}}))
+        assert "outcomes.json cannot be read" in run("evaluate", *words, "--resume", code=1).stderr, bad
+    file.write_text(json.dumps({**whole, "methods": {"none": {"0": others}}}))
+    told = run("evaluate", *words, "--resume", code=1).stderr
+    assert "holds 5 outcomes of 'none', seed 0, and there are 6 tasks. Evaluate again without --resume." in told
+
+
+def test_a_run_is_not_gone_on_with_under_another_judge(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"input": str(n), "output": str(n)}) + "\n" for n in range(5)))
+    words = ("evaluate", rows, "--model", "strings-base", "--methods", "few-shot", "--demonstrations", "3")
+    run(*words, "--output", tmp_path / "report")
+    told = run(*words, "--output", tmp_path / "report", "--resume", "--verifier", "numeric", code=1).stderr
+    assert "is of a run with tasks" in told
+
+
 def test_a_run_goes_on_within_a_row(puzzles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("evaluate", puzzles, *GRIDS, "--methods", "none,ttt", "--batch_size", "1", "--output", tmp_path, "--json")
     once = json.loads(run(*words).stdout)

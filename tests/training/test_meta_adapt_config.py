@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import Dataset
 from hypothesis import given
@@ -125,6 +126,12 @@ REFUSED = [
     ({"inner_steps": 1.5}, "inner_steps is 1.5; choose a whole number of at least 1"),
     ({"inner_adam_beta2": 1.0}, "inner_adam_beta2 is 1.0; choose a finite number of at least 0 and below 1."),
     ({"num_solutions": "many"}, "num_solutions is 'many'; choose a whole number of at least 1"),
+    ({"logging_strategy": 1}, "MetaAdaptConfig.logging_strategy is 1; choose one of ['no', 'steps', 'epoch']."),
+    ({"optim": "adamx"}, "MetaAdaptConfig.optim is 'adamx'; choose one of ['adamw_torch', "),
+    ({"lr_scheduler_type": None}, "MetaAdaptConfig.lr_scheduler_type is None; choose one of ['linear', "),
+    ({"parallelism_config": "x"}, "parallelism_config is 'x'; choose a ParallelismConfig."),
+    ({"reward_weights": np.ones(2)}, "reward_weights is array([1., 1.]); choose a list."),
+    ({"chat_template_kwargs": "x"}, "chat_template_kwargs is 'x'; choose a dict."),
     ({"train_scorer": "no"}, "train_scorer is 'no'; choose True or False."),
 ]
 
@@ -134,6 +141,11 @@ def test_settings_out_of_range_are_refused_by_name(changes: dict[str, Any], mess
     with pytest.raises(ConfigError) as caught:
         config(**changes)
     assert message in str(caught.value) and isinstance(caught.value, ValueError)
+
+
+def test_a_whole_number_of_numpy_is_one() -> None:
+    args = config(max_completion_length=np.int64(33))
+    assert args.mass_config(PromptFormat()).max_sample_tokens == 33
 
 
 @given(st.one_of(st.integers(max_value=0), st.integers(1, 5)), st.floats())

@@ -315,6 +315,7 @@ WITH_EFFECT: dict[str, Any] = {
     "guard": True,
     "adapters": "shared",
     "lr_scheduler_type": "constant",
+    "chat_template_kwargs": {"enable_thinking": False},
 }
 
 
@@ -329,9 +330,17 @@ def test_settings_with_an_effect_on_results_count_by_their_name(name: str) -> No
     assert {key for key in one if one[key] != other[key]} == {name}
 
 
-@pytest.mark.parametrize("name", ["temperature", "beta", "num_generations", "ttt_reward", "num_iterations", "epsilon"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("temperature", "beta", "num_generations", "ttt_reward", "num_iterations", "epsilon", "delta", "optim"),
+        *("importance_sampling_level", "generation_kwargs", "mask_truncated_completions", "data_seed"),
+    ],
+)
 def test_settings_of_trls_loop_count_where_it_is_used(name: str) -> None:
-    value = {"num_generations": 4, "ttt_reward": "majority", "num_iterations": 2}.get(name, 0.5)
+    values = {"num_generations": 4, "ttt_reward": "majority", "num_iterations": 2, "optim": "sgd", "data_seed": 3}
+    values |= {"importance_sampling_level": "sequence", "mask_truncated_completions": True}
+    value = {**values, "generation_kwargs": {"num_beams": 2}}.get(name, 0.5)
     shared = {"objective": "grpo", "per_device_train_batch_size": 8, "steps_per_generation": 1}
     one, other = (config(**{**shared, **change}).result_settings() for change in ({name: value}, {}))
     assert {key for key in one if one[key] != other[key]} == {name}

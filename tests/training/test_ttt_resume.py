@@ -13,6 +13,7 @@ import pytest
 import torch
 from model_fixtures import byte_tokenizer
 from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
 from ttt_fixtures import guessing_base, make_trainer, reinforced, start_adapter, strip_task
 
 from hf_mass.errors import CheckpointError, ConfigError
@@ -150,10 +151,23 @@ def test_another_model_or_purpose_is_not_resumed(tmp_path: Path) -> None:
         make_trainer(tmp_path, start_adapter(0.1)).predict(TASKS[:1], resume=True)
     with pytest.raises(ConfigError, match="of a run with adapt = True, and this one has False"):
         make_trainer(tmp_path, start_adapter(0.05)).predict(TASKS[:1], resume=True, adapt=False)
+    scaled = start_adapter(0.05)
+    for module in scaled.modules():
+        if isinstance(module, LoraLayer):
+            module.scaling["default"] *= 8  # as of a larger lora_alpha: the same matrices add more
+    with pytest.raises(ConfigError, match="of a run with start = "):
+        make_trainer(tmp_path, scaled).predict(TASKS[:1], resume=True)
     renamed = start_adapter(0.05)
     renamed.get_base_model().config.name_or_path = "other/base"
     with pytest.raises(ConfigError, match=r"of a run with base = .* and this one has 'other/base'"):
         make_trainer(tmp_path, renamed).predict(TASKS[:1], resume=True)
+
+
+@pytest.mark.parametrize("switch", [{"resume": "no"}, {"adapt": 0}])
+def test_switches_are_true_or_false(switch: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"predict: (resume|adapt) is .*; choose True or False\."):
+        make_trainer(tmp_path).predict(TASKS[:1], **switch)
+    assert not any(tmp_path.rglob("*.json"))
 
 
 def test_an_adapter_that_other_tasks_shared_is_not_resumed_from(tmp_path: Path) -> None:
@@ -214,6 +228,11 @@ DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
     ("version", write(format_version=99), r"is of another format version"),
     ("prediction", write(predictions=[{"colour": 1}]), r"does not hold a result \(.*colour"),
     ("no list", write(losses=None), r"does not hold a result"),
+    ("a text for a list", write(answers="444"), r"does not hold a result \(answers is '444'\)"),
+    ("no text", write(answers=[4]), r"does not hold a result \(answers is 4\)"),
+    ("no number", write(losses=["x"]), r"does not hold a result \(losses is 'x'\)"),
+    ("no reason", write(reason=5), r"does not hold a result \(reason and guard is 5\)"),
+    ("no prediction", write(predictions=[{"answer": 5}]), r"\(an answer of predictions is 5\)"),
     ("a list", empty, r"holds a list, no settings.* Remove"),
 ]
 
