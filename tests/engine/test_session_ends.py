@@ -58,8 +58,9 @@ def test_an_error_of_whoever_watches_leaves_the_model_as_it_was(case: tuple[Lang
 
 
 def test_stopping_leaves_the_model_as_it_was(case: tuple[LanguageModel, Problem, How]) -> None:
-    before, whole = snapshot(case[0].model), result(solve(*case))
-    for point in points(seen_events(case))[:-1]:
+    before, events = snapshot(case[0].model), list[object]()
+    whole = result(solve(*case, events.append))
+    for point in points(len(events))[:-1]:
         stop, seen = threading.Event(), []
 
         def watch(event: object, stop: threading.Event = stop, seen: list[object] = seen, point: int = point) -> None:
