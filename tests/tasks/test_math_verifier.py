@@ -63,13 +63,13 @@ def test_a_worker_that_gets_no_processor_makes_no_right_answer_wrong(verifier: M
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_row_of_answers_that_hang_costs_their_limits_alone(workers: int) -> None:
-    task, verifier = Task("p", answer="x+1"), MathVerifier(time_limit=3.0, workers=workers)
+    task, verifier = Task("p", answer="x+1"), MathVerifier(time_limit=2.0, workers=workers)
     assert verifier(task, "1+x") == 1.0
-    hanging = [f"{base}^{{10^{{10^{{10}}}}}}" for base in range(3, 6)]
+    hanging = [f"{base}^{{10^{{10^{{10}}}}}}" for base in (3, 4)]
     before = cpu_of_ended_workers()
-    assert verifier.batch([task] * 4, [*hanging, "1 + x"]) == [0.0] * 3 + [1.0]
+    assert verifier.batch([task] * 3, [*hanging, "1 + x"]) == [0.0] * 2 + [1.0]
     verifier.close()
-    assert cpu_of_ended_workers() - before < 24.0  # at most the limit and a new worker for each
+    assert cpu_of_ended_workers() - before < 14.0  # at most the limit and a new worker for each
 
 
 def worker() -> psutil.Process:
