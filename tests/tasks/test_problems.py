@@ -255,10 +255,10 @@ def test_nesting_at_the_edge_of_what_can_be_parsed() -> None:
 
 @pytest.mark.parametrize("text", ["a" + " " * 200_000 + "b\nx -> y", "[" * 3 + " \t" * 90_000, "a,b" + "," * 200_000])
 def test_long_lines_take_no_time(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(DataError):
         read_problem(text)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_limits_are_inclusive() -> None:

@@ -238,7 +238,7 @@ def test_no_text_breaks_it(text: str) -> None:
 
 
 def test_long_text_is_read_quickly() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for part in (
         "1",
         "1 ",
@@ -267,4 +267,4 @@ def test_long_text_is_read_quickly() -> None:
     ):
         stated_quantity(part * (1900 // len(part)))
         stated_quantity(part * 20_000)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
