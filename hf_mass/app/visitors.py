@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 KEEP = 480.0
 """Seconds that a visitor may be silent: an open page says every minute that it is there."""
@@ -22,6 +23,9 @@ class _Session:
     folder: Path | None = None
     seen: float = field(default_factory=time.monotonic)
     busy: int = 0
+    offered: Any = None
+    adapted: Any = None
+    archive: Path | None = None
 
 
 class Visitors:
@@ -70,12 +74,34 @@ class Visitors:
 
         threading.Thread(target=work, daemon=True, name="sweep").start()
 
-    def begin(self, key: str) -> threading.Event:
-        """A new sign for a new adaptation; an earlier one that still goes on is stopped."""
+    def begin(self, key: str, problem: Any = None) -> threading.Event:
+        """A new sign for a new adaptation, to `problem`; an earlier one that still goes on is stopped."""
         session = self._of(key)
         session.stop.set()
-        session.stop = threading.Event()
+        session.stop, session.adapted, session.archive = threading.Event(), problem, None
         return session.stop
+
+    def adapted(self, key: str) -> Any:
+        """The problem that the visitor's page shows the results of; None if there are none."""
+        with self._lock:
+            session = self._open.get(key)
+        return None if session is None else session.adapted
+
+    def offer(self, key: str, offered: Any) -> Any:
+        """Note what the visitor is offered; returns what they were offered before."""
+        session = self._of(key)
+        before, session.offered = session.offered, offered
+        return before
+
+    def hand_out(self, key: str, archive: Path) -> None:
+        """Note the file that the visitor may download."""
+        self._of(key).archive = archive
+
+    def has_archive(self, key: str) -> bool:
+        """Whether the file that the visitor may download is still there."""
+        with self._lock:
+            session = self._open.get(key)
+        return session is not None and session.archive is not None and session.archive.is_file()
 
     def stop(self, key: str) -> bool:
         """Ask the visitor's adaptation to end; returns whether there is one."""
@@ -96,11 +122,11 @@ class Visitors:
         Its name is not made of the key, which comes from outside and could be any path.
         """
         session = self._of(key)
-        session.busy += 1
-        if session.folder is None:
+        if session.folder is None or not session.folder.is_dir():  # which others may have tidied away
             self.root.mkdir(parents=True, exist_ok=True)
             session.folder = Path(tempfile.mkdtemp(dir=self.root))
             session.files.add(session.folder)
+        session.busy += 1
         return session.folder
 
     def settle(self, key: str, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -30,11 +31,13 @@ from hf_mass.app import workshop as module
 from hf_mass.app.app import _reach_directly
 from hf_mass.app.controls import AUTOMATIC, MOST, OPTIONS, chosen_settings, model_values, on_page
 from hf_mass.app.handlers import Handlers
+from hf_mass.app.line import Line
 from hf_mass.app.visitors import Visitors
 from hf_mass.app.workshop import EXAMPLES, MODEL_VARIABLE, WORD_EXAMPLES, Outcome, Workshop, example
 from hf_mass.engine.events import Event, Loss, Stage
 from hf_mass.engine.models import load
 from hf_mass.errors import ConfigError
+from hf_mass.methods.base import Adaptation
 from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.problems import Problem, read_problem
 
@@ -179,6 +182,20 @@ def test_what_a_table_does_not_say_is_told_beside_it(visitor: Visitor, tmp_path:
     assert visitor.file(file, *plain)[0] == visitor.file(file)[0]
 
 
+def test_the_columns_of_a_pasted_table_can_be_named(do: Handlers) -> None:
+    text = "frage;antwort\nhund;HUND\nkatze;KATZE\nmaus;"
+    problem, picture, *_ = do.show_text(text, AUTOMATIC)
+    assert not problem.tasks[0].demonstrations and "No solved example was found" in picture
+    problem, picture, *_ = do.show_text(text, AUTOMATIC, None, "frage", "antwort", "", True)
+    assert [pair.answer for pair in problem.tasks[0].demonstrations] == ["HUND", "KATZE"]
+    assert problem.tasks[0].problem == "maus" and "No solved example" not in picture
+    problem, *_ = do.show_text(text.partition("\n")[2], AUTOMATIC, None, "", "", ";", False)
+    assert [pair.answer for pair in problem.tasks[0].demonstrations] == ["HUND", "KATZE"]
+    refused, picture, *_ = do.show_text(text, AUTOMATIC, None, "question", "", "", True)
+    assert isinstance(refused, str) and "no column &#x27;question&#x27;" in picture
+    assert "No solved example" not in do.show_text("one line", AUTOMATIC)[1]
+
+
 def test_nothing_is_no_error(visitor: Visitor) -> None:
     do = visitor.do
     for page in (do.show_text(" \n", AUTOMATIC), do.show_example(None, AUTOMATIC), visitor.file(None)):
@@ -280,7 +297,7 @@ def test_a_whole_adaptation(visitor: Visitor, tmp_path: Path) -> None:
     first, *redrawn, last = visitor.adapt(read_problem(strips(), "<b>"), "both")
     assert (first[5].interactive, first[6].interactive) == (False, True)
     assert (last[5].interactive, last[6].interactive) == (True, False)
-    assert all(len(page) == 7 for page in (first, *redrawn, last))
+    assert all(len(page) == 8 for page in (first, *redrawn, last))
     assert "Done in" in last[0] and "After" in last[1] and "<svg" in last[2] and "<table" in last[3]
     with zipfile.ZipFile(download(last)) as archive:
         archive.extractall(tmp_path / "out")
@@ -395,6 +412,109 @@ def test_two_visitors_get_what_each_gets_alone(do: Handlers) -> None:
         thread.join(60)
     assert [pages[n][1:4] for n in (0, 1)] == alone
     assert download(pages[0]).parent != download(pages[1]).parent
+
+
+def drawn(running: Iterator[tuple[Any, ...]], words: str) -> tuple[Any, ...]:
+    """The first state of a page with these words in its status."""
+    return next(page for page in running if words in page[0])
+
+
+def test_those_who_wait_are_told_their_place_and_can_leave_the_line(do: Handlers) -> None:
+    first, second, third, fourth = (Visitor(do, key) for key in "abcd")
+    running = first.adapt(read_problem(strips()), settings=LONG)
+    drawn(running, ", step ")
+    waiting = [visitor.adapt(read_problem(strips())) for visitor in (second, third, fourth)]
+    for n, each in enumerate(waiting, 1):
+        page = drawn(each, "Waiting: ")
+        assert f"Waiting: {n} problem{' is' if n == 1 else 's are'} before yours" in page[0] and page[6].interactive
+    assert "Stopping" in second.stop()
+    *_, last = waiting[0]
+    assert "Stopped before its turn" in last[0] and last[5].interactive and not last[6].interactive
+    third.leave()
+    assert "Stopped before its turn" in list(waiting[1])[-1][0]
+    assert drawn(waiting[2], "Waiting: 1 problem is")
+    running.close()  # as Gradio does for a page that is gone
+    *_, last = waiting[2]
+    assert "Done in" in last[0] and do.line._places == []
+
+
+def test_the_line_has_an_end(do: Handlers) -> None:
+    do.line = Line(most=1)
+    running = Visitor(do, "a").adapt(read_problem(strips()), settings=LONG)
+    waiting = do.solve(strips())
+    drawn(running, ", step ")
+    assert next(waiting) == {"done": False, "stage": "Waiting: 1 problem is before yours"}
+    *_, last = Visitor(do, "c").adapt(read_problem(strips()))
+    assert "1 problems wait for their turn already" in last[0] and last[5].interactive
+    waiting.close()
+    assert drawn(Visitor(do, "c").adapt(read_problem(strips())), "Waiting: 1")
+
+
+def test_what_belongs_to_an_earlier_problem_says_so(visitor: Visitor) -> None:
+    do, request = visitor.do, visitor.request
+    old, new = read_problem(strips()), read_problem("<b> -> B\nc ->", "<i>")
+    assert do.earlier(old, request) == ""  # type: ignore[arg-type]
+    *_, last = visitor.adapt(old)
+    assert last[7] == ""
+    assert do.earlier(old, request) == ""  # type: ignore[arg-type]
+    for other in (new, None, "could not be read"):
+        assert "belongs to an earlier problem, problem (its grid)" in do.earlier(other, request)  # type: ignore[arg-type]
+    list(visitor.adapt(new))
+    assert "problem, &lt;i&gt; (&#x27;c&#x27;)" in do.earlier(old, request)  # type: ignore[arg-type]
+    list(visitor.adapt(None))
+    assert do.earlier(old, request) == ""  # type: ignore[arg-type]
+
+
+def test_settings_that_a_visitor_changed_stay(visitor: Visitor) -> None:
+    """Unless they are others for the new problem."""
+    do, request = visitor.do, visitor.request
+    first = do.show_text("a -> A\nb", AUTOMATIC, request)  # type: ignore[arg-type]
+    assert first[2:] != SAME
+    assert do.show_text("a -> A\nb -> B\nc", AUTOMATIC, request)[2:] == SAME  # type: ignore[arg-type]
+    rule = do.show_example(RULE, AUTOMATIC, request)  # type: ignore[arg-type]
+    assert [value for _, value in rule[2].choices] == ["mass"]
+    assert rule[3 + list(OPTIONS).index("samples")].value == 24
+    assert rule[3 + list(OPTIONS).index("vote")] == gr.skip()
+
+
+def test_a_download_that_is_gone_is_told(visitor: Visitor) -> None:
+    do, request = visitor.do, visitor.request
+    assert "Adapt again" in do.downloaded(request)[0]  # type: ignore[arg-type]
+    archive = download([*visitor.adapt(read_problem(strips()))][-1])
+    assert do.downloaded(request) == (gr.skip(), gr.skip())  # type: ignore[arg-type]
+    archive.unlink()
+    status, button = do.downloaded(request)  # type: ignore[arg-type]
+    assert "no longer on the server" in status and not button.visible
+    assert download([*visitor.adapt(read_problem(strips()))][-1]) == archive
+    list(visitor.adapt(read_problem(strips()), settings={"samples": 999}))
+    assert "Adapt again" in do.downloaded(request)[0]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["save", "make_archive"])
+def test_answers_are_shown_if_the_disk_is_full(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/secret")
+
+    monkeypatch.setattr(Adaptation if name == "save" else module.shutil, name, fail)
+    *_, last = visitor.adapt(read_problem(strips()))
+    assert "Done in" in last[0] and "could not be written (No space left on device), so" in last[0]
+    assert 'role="alert"' in last[0] and "After" in last[1] and not last[4].visible and "secret" not in last[0]
+    assert "/secret" in caplog.text
+
+
+def test_a_folder_that_cannot_be_made_is_told(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hf_mass.app.visitors.tempfile.mkdtemp", fail)
+    (page,) = visitor.adapt(read_problem(strips()))
+    assert "no room" in page[0] and page[5].interactive and not visitor.do.sessions._open["one"].busy
+    monkeypatch.undo()
+    folder = visitor.do.sessions.folder("one")
+    folder.rmdir()  # by others, who tidy away what is old
+    assert visitor.do.sessions.folder("one").is_dir()
 
 
 def test_leaving_takes_ones_own_files_along(do: Handlers, tmp_path: Path) -> None:
