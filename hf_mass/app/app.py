@@ -64,7 +64,7 @@ def build(workshop: Workshop, sessions: Visitors) -> gr.Blocks:
                 with gr.Row():
                     start = gr.Button("Adapt", variant="primary", elem_id="adapt")
                     stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop")
-            with gr.Column(scale=6, min_width=320):
+            with gr.Column(scale=6, min_width=320, elem_id="results"):
                 earlier, *results = _result_elements()
         choice = [method, *controls.values()]
         display = [problem, picture, *choice]
@@ -189,7 +189,9 @@ def launch(
         prevent_thread_lock=not block,
         max_file_size=100 * LIMITS.bytes,  # what is refused by us is explained on the page
         # Fonts of the visitor's own system: nothing is fetched from elsewhere.
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "Consolas", "monospace"]),
+        theme=gr.themes.Default(
+            font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "Consolas", "monospace"]
+        ).set(block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300"),  # readable ones
         css_paths=ASSETS / "app.css",
         footer_links=["api", "settings"],
         quiet=not block,

@@ -72,8 +72,10 @@ def problem_html(problem: Problem) -> str:
 
 def earlier_html(problem: Problem) -> str:
     """That the results belong to a problem that is no longer the chosen one."""
-    asked = shown(problem.tasks[0].problem, 60) if problem.kind == "texts" else "its grid"
-    return note_html(f"What is shown below belongs to an earlier problem, {problem.name} ({asked}). Adapt to this one.")
+    asked = f" ({shown(problem.tasks[0].problem, 60)})" if problem.kind == "texts" else ""  # where names may be alike
+    return note_html(
+        f"What is shown below belongs to an earlier problem, {problem.name}{asked}. Press Adapt for the one chosen now."
+    )
 
 
 def note_html(note: str | None) -> str:

@@ -63,7 +63,8 @@ _SAME = (gr.skip(),) * (1 + len(OPTIONS))
 
 @dataclass
 class Page:
-    """What the page shows of one adaptation so far, by which `model`; a `note` says if that is not made for it."""
+    """What the page shows of one adaptation so far, by which `model`; a `note` says if that is not made for it,
+    and `earlier` whether another problem has been chosen since."""
 
     problem: Problem
     model: str = ""
@@ -77,6 +78,7 @@ class Page:
     losses: list[Loss] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
     guard: tuple[GuardEntry, ...] = ()
+    earlier: Callable[[], str] = str
 
     def take(self, event: Event) -> None:
         """Note an event."""
@@ -141,7 +143,7 @@ class Page:
             self.samples,
             download or gr.skip(),
             *_buttons(busy),
-            "" if download else gr.skip(),
+            self.earlier(),
         )
 
 
@@ -219,8 +221,12 @@ class Handlers:
 
     def earlier(self, problem: Problem | str | None, request: gr.Request) -> str:
         """The problem has changed: which one the results on the page still belong to."""
-        adapted = self.sessions.adapted(str(request.session_hash))
-        return "" if adapted is None or adapted == problem else drawing.earlier_html(adapted)
+        self.sessions.choose(str(request.session_hash), problem)
+        return self._earlier(str(request.session_hash))
+
+    def _earlier(self, key: str) -> str:
+        earlier = self.sessions.earlier(key)
+        return "" if earlier is None else drawing.earlier_html(earlier)
 
     # -- adapting -----------------------------------------------------------------------------------------------------
 
@@ -234,11 +240,12 @@ class Handlers:
             self.sessions.begin(str(request.session_hash))
             yield status_html(told, error=True), "", "", "", hidden, *_buttons(False), ""
             return
-        view, key, last = Page(problem), str(request.session_hash), 0.0
+        key, last = str(request.session_hash), 0.0
+        stop = self.sessions.begin(key, problem)  # before the page offers to stop it
+        view = Page(problem, earlier=lambda: self._earlier(key))
         with suppress(ConfigError):  # which the adaptation itself tells
             lm = self.workshop.choose(problem, _name(model))
             view.model, view.note = described(lm), beyond(lm, problem.tasks)
-        stop = self.sessions.begin(key, problem)  # before the page offers to stop it
         try:
             folder = self.sessions.folder(key)
         except OSError as error:

@@ -25,6 +25,7 @@ class _Session:
     busy: int = 0
     offered: Any = None
     adapted: Any = None
+    chosen: tuple[Any, ...] = ()
     archive: Path | None = None
 
 
@@ -81,11 +82,15 @@ class Visitors:
         session.stop, session.adapted, session.archive = threading.Event(), problem, None
         return session.stop
 
-    def adapted(self, key: str) -> Any:
-        """The problem that the visitor's page shows the results of; None if there are none."""
+    def choose(self, key: str, problem: Any) -> None:
+        """Note which problem the visitor has chosen, whether or not it is adapted to."""
+        self._of(key).chosen = (problem,)
+
+    def earlier(self, key: str) -> Any:
+        """The problem whose results the visitor's page shows, if another one has been chosen since; else None."""
         with self._lock:
             session = self._open.get(key)
-        return None if session is None else session.adapted
+        return session.adapted if session and session.chosen not in ((), (session.adapted,)) else None
 
     def offer(self, key: str, offered: Any) -> Any:
         """Note what the visitor is offered; returns what they were offered before."""

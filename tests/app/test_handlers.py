@@ -458,9 +458,11 @@ def test_what_belongs_to_an_earlier_problem_says_so(visitor: Visitor) -> None:
     assert last[7] == ""
     assert do.earlier(old, request) == ""  # type: ignore[arg-type]
     for other in (new, None, "could not be read"):
-        assert "belongs to an earlier problem, problem (its grid)" in do.earlier(other, request)  # type: ignore[arg-type]
+        assert "belongs to an earlier problem, problem. Press" in do.earlier(other, request)  # type: ignore[arg-type]
     list(visitor.adapt(new))
     assert "problem, &lt;i&gt; (&#x27;c&#x27;)" in do.earlier(old, request)  # type: ignore[arg-type]
+    first, *_, last = visitor.adapt(new)  # which begins before the page has noticed that another one is chosen
+    assert first[7] == last[7] != "" and do.earlier(new, request) == ""  # type: ignore[arg-type]
     list(visitor.adapt(None))
     assert do.earlier(old, request) == ""  # type: ignore[arg-type]
 
@@ -616,6 +618,28 @@ def test_a_lease_covers_the_whole_adaptation(do: Handlers, workshop: Workshop) -
     assert isinstance(seen[0], Stage) and isinstance(seen[-1], Outcome)
     assert any(isinstance(event, Loss) for event in seen) and download(last).exists()
     assert max(len(pickle.dumps(event)) for event in seen) < 100_000  # no model among them
+
+
+def test_stopping_ends_what_goes_on_at_a_leased_gpu(do: Handlers, workshop: Workshop) -> None:
+    """No sign reaches the other process: it ends with the generator that reads from it, and the page gets its end."""
+    ended: list[bool] = []
+
+    def lease(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        def leased(*args: Any) -> Iterator[Any]:
+            assert args[4] is None
+            try:
+                yield from function(*args)
+            finally:
+                ended.append(True)
+
+        return leased
+
+    visitor = Visitor(Handlers(Workshop([workshop.models["grids-small"]], lease), do.sessions), "one")
+    running = visitor.adapt(read_problem(strips()), settings=LONG)
+    drawn(running, ", step ")
+    assert "Stopping" in visitor.stop()
+    *_, last = running
+    assert "Stopped." in last[0] and last[5].interactive and not last[6].interactive and ended == [True]
 
 
 def test_the_space_leases_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
