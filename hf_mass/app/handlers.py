@@ -211,8 +211,9 @@ class Handlers:
         except ConfigError:  # no model of this name, which the adaptation itself tells
             return _SAME
         values = model_values(self.workshop.choose(problem, _name(model)), problem.tasks)
+        before: tuple[list[str], dict[str, Any]] | None
         before = self.sessions.offer(str(request.session_hash), (methods, values)) if request else None
-        known, kept = before or ((), {})
+        known, kept = before or ([], {})
         choices = [(METHOD_NAMES[method], method) for method in methods]
         radio = gr.Radio(choices=choices, value="ttt" if "ttt" in methods else methods[0])
         new = {name: value for name, value in values.items() if kept.get(name) != value}
