@@ -188,10 +188,7 @@ def launch(
         share=share,
         prevent_thread_lock=not block,
         max_file_size=100 * LIMITS.bytes,  # what is refused by us is explained on the page
-        # Fonts of the visitor's own system: nothing is fetched from elsewhere.
-        theme=gr.themes.Default(
-            font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "Consolas", "monospace"]
-        ).set(block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300"),  # readable ones
+        theme=_theme(),
         css_paths=ASSETS / "app.css",
         footer_links=["api", "settings"],
         quiet=not block,
@@ -200,6 +197,17 @@ def launch(
         app_kwargs={"middleware": [Middleware(PlainRefusals)]},
     )
     return page
+
+
+def _theme() -> gr.themes.Base:
+    """Fonts of the visitor's own system, as nothing is fetched from elsewhere, and hints that can be read."""
+    fonts: dict[str, Any] = {
+        "font": ["system-ui", "sans-serif"],
+        "font_mono": ["ui-monospace", "Consolas", "monospace"],
+    }
+    return gr.themes.Default(**fonts).set(
+        block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300"
+    )
 
 
 def _reach_directly(host: str) -> None:

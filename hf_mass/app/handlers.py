@@ -26,7 +26,7 @@ from hf_mass.app.controls import (
 )
 from hf_mass.app.drawing import status_html
 from hf_mass.app.line import Line
-from hf_mass.app.visitors import Visitors
+from hf_mass.app.visitors import NEW, Visitors
 from hf_mass.app.workshop import METHOD_NAMES, Outcome, Workshop, described, example
 from hf_mass.engine.events import (
     Event,
@@ -211,9 +211,7 @@ class Handlers:
         except ConfigError:  # no model of this name, which the adaptation itself tells
             return _SAME
         values = model_values(self.workshop.choose(problem, _name(model)), problem.tasks)
-        before: tuple[list[str], dict[str, Any]] | None
-        before = self.sessions.offer(str(request.session_hash), (methods, values)) if request else None
-        known, kept = before or ([], {})
+        known, kept = self.sessions.offer(str(request.session_hash), methods, values) if request else NEW
         choices = [(METHOD_NAMES[method], method) for method in methods]
         radio = gr.Radio(choices=choices, value="ttt" if "ttt" in methods else methods[0])
         new = {name: value for name, value in values.items() if kept.get(name) != value}

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ KEEP = 480.0
 SWEEP = 60.0
 """Seconds between two looks for visitors who are gone."""
 
+Offer = tuple[Sequence[str], Mapping[str, Any]]
+"""Methods, and values by setting."""
+NEW: Offer = ((), {})
+"""What was offered to a visitor who is new."""
+
 
 @dataclass
 class _Session:
@@ -23,7 +29,7 @@ class _Session:
     folder: Path | None = None
     seen: float = field(default_factory=time.monotonic)
     busy: int = 0
-    offered: Any = None
+    offered: Offer = NEW
     adapted: Any = None
     chosen: tuple[Any, ...] = ()
     archive: Path | None = None
@@ -92,10 +98,10 @@ class Visitors:
             session = self._open.get(key)
         return session.adapted if session and session.chosen not in ((), (session.adapted,)) else None
 
-    def offer(self, key: str, offered: Any) -> Any:
-        """Note what the visitor is offered; returns what they were offered before."""
+    def offer(self, key: str, methods: Sequence[str], values: Mapping[str, Any]) -> Offer:
+        """Note the methods and the settings that the visitor is offered; returns those of before."""
         session = self._of(key)
-        before, session.offered = session.offered, offered
+        before, session.offered = session.offered, (methods, values)
         return before
 
     def hand_out(self, key: str, archive: Path) -> None:

@@ -318,6 +318,11 @@ def test_a_script_in_a_text_stays_a_text(page: Page, tmp_path: Path) -> None:
 def test_phone_dark_and_keyboard(browser: Browser, address: str) -> None:
     context = browser.new_context(viewport={"width": 375, "height": 760}, color_scheme="dark", has_touch=True)
     page = opened(context, address)
+    page.locator("#example input").focus()
+    expect(page.locator("ul[role=listbox]")).to_be_visible()
+    assert page.locator("#example input").evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
+    page.keyboard.press("Tab")
+    expect(page.locator("ul[role=listbox]")).not_to_be_visible()
     page.get_by_role("tab", name="Paste").focus()
     page.keyboard.press("Enter")
     box = page.locator("#text textarea")
