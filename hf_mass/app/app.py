@@ -17,7 +17,7 @@ import torch
 from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
-from hf_mass.app.controls import AUTOMATIC, OPTIONS, control, form_controls, model_values
+from hf_mass.app.controls import AUTOMATIC, OPTIONS, TEXT_FORM, control, form_controls, model_values
 from hf_mass.app.drawing import problem_html, status_html
 from hf_mass.app.handlers import LIMITS, Handlers
 from hf_mass.app.told import PlainRefusals, ToldBlocks
@@ -30,10 +30,8 @@ from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.checks import shown
 from hf_mass.tasks.problems import KINDS, Problem
 
-AT_ONCE = 4
-"""Adaptations that are begun at once; they take turns."""
-QUEUE = 20
-"""Visitors that may wait; the next one is told to come back."""
+QUEUE = 100
+"""Requests that may wait in Gradio's own queue, where adaptations do not: `Line` has those."""
 
 INTRODUCTION = """# Watch a model adapt to your problem
 Give a few solved examples and a question. The model answers; then it **changes its own weights for this one problem**,
@@ -66,8 +64,8 @@ def build(workshop: Workshop, sessions: Visitors) -> gr.Blocks:
                 with gr.Row():
                     start = gr.Button("Adapt", variant="primary", elem_id="adapt")
                     stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop")
-            with gr.Column(scale=6, min_width=320):
-                results = _result_elements()
+            with gr.Column(scale=6, min_width=320, elem_id="results"):
+                earlier, *results = _result_elements()
         choice = [method, *controls.values()]
         display = [problem, picture, *choice]
         for (tab, element, *form), show in zip(sources, (do.show_example, do.show_file, do.show_text), strict=True):
@@ -79,18 +77,18 @@ def build(workshop: Workshop, sessions: Visitors) -> gr.Blocks:
             settings = {name: values[element] for name, element in controls.items()}
             yield from do.adapt(values[problem], values[model], values[method], settings, request)
 
-        adapting = start.click(
+        start.click(
             adapt,
             {problem, model, *choice},
-            [*results, start, stop],
-            concurrency_limit=AT_ONCE,
-            concurrency_id="model",
+            [*results, start, stop, earlier],
+            concurrency_limit=None,  # all are let in, and wait in our line
             show_progress="minimal",
             show_progress_on=results[0],
             api_visibility="private",
         )
-        # Where GPUs are leased, no sign of ours reaches the process.
-        stop.click(do.stop, None, results[0], queue=False, cancels=[adapting] if workshop.leases else None, **quiet)
+        stop.click(do.stop, None, results[0], queue=False, **quiet)
+        problem.change(do.earlier, problem, earlier, **quiet)
+        results[-1].click(do.downloaded, None, [results[0], results[-1]], queue=False, **quiet)
         page.load(do.show_example, [sources[0][1], model], display, **quiet)
         page.unload(do.leave)
         gr.Timer(SWEEP).tick(do.here, None, None, queue=False, **quiet)
@@ -99,14 +97,13 @@ def build(workshop: Workshop, sessions: Visitors) -> gr.Blocks:
             do.solve,
             api_name="solve",
             api_description=f"{cleandoc(str(do.solve.__doc__))} Settings are {names}",
-            concurrency_limit=AT_ONCE,
-            concurrency_id="model",
+            concurrency_limit=None,
         )
     return page
 
 
 def _problem_elements(examples: list[str], first: str) -> tuple[tuple[Any, ...], ...]:
-    """(tab, element) for an example, a file and a text; behind the file, the controls of what it does not say."""
+    """(tab, element) for an example, a file and a text; behind the latter, the controls of what they do not say."""
     with gr.Tabs():
         with gr.Tab("Example", id="example") as example_tab:
             example = gr.Dropdown(examples, value=first, label="Problems that come with the app", elem_id="example")
@@ -116,16 +113,19 @@ def _problem_elements(examples: list[str], first: str) -> tuple[tuple[Any, ...],
                 form = form_controls()
         with gr.Tab("Paste", id="paste") as text_tab:
             text = gr.Textbox(label="A problem", placeholder=PASTE_HINT, lines=6, elem_id="text")
+            with gr.Accordion("Columns of a pasted table", open=False, elem_id="text-form"):
+                text_form = form_controls(TEXT_FORM, "text-form")
     gr.Markdown(FORMS + f" At most {LIMITS.bytes // 1000} kB.", elem_classes="hm-muted")
-    return (example_tab, example), (file_tab, file, *form), (text_tab, text)
+    return (example_tab, example), (file_tab, file, *form), (text_tab, text, *text_form)
 
 
 def _result_elements() -> tuple[Any, ...]:
-    """(status, answers, losses, samples, download)."""
+    """(what is told of an earlier problem, status, answers, losses, samples, download)."""
+    earlier = gr.HTML(elem_id="earlier")
     status = gr.HTML(status_html("Nothing adapted yet"), elem_id="status")
     answers = gr.HTML(elem_id="answers")
     download = gr.DownloadButton("Download the adapter (PEFT, zip)", visible=False, elem_id="download")
-    return status, answers, gr.HTML(elem_id="losses"), gr.HTML(elem_id="samples"), download
+    return earlier, status, answers, gr.HTML(elem_id="losses"), gr.HTML(elem_id="samples"), download
 
 
 def _settings(workshop: Workshop, first: Problem) -> tuple[Any, Any, dict[str, Any]]:
@@ -188,8 +188,7 @@ def launch(
         share=share,
         prevent_thread_lock=not block,
         max_file_size=100 * LIMITS.bytes,  # what is refused by us is explained on the page
-        # Fonts of the visitor's own system: nothing is fetched from elsewhere.
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "Consolas", "monospace"]),
+        theme=_theme(),
         css_paths=ASSETS / "app.css",
         footer_links=["api", "settings"],
         quiet=not block,
@@ -198,6 +197,17 @@ def launch(
         app_kwargs={"middleware": [Middleware(PlainRefusals)]},
     )
     return page
+
+
+def _theme() -> gr.themes.Base:
+    """Fonts of the visitor's own system, as nothing is fetched from elsewhere, and hints that can be read."""
+    fonts: dict[str, Any] = {
+        "font": ["system-ui", "sans-serif"],
+        "font_mono": ["ui-monospace", "Consolas", "monospace"],
+    }
+    return gr.themes.Default(**fonts).set(
+        block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300"
+    )
 
 
 def _reach_directly(host: str) -> None:

@@ -56,23 +56,35 @@ FORM = {
 }
 """Names of `TableForm`, whose `header` comes last → what the page calls them, and what stands for an empty one."""
 
+TEXT_FORM = tuple(name for name in FORM if name != "encoding")
+"""Names of `FORM` that a pasted text may need."""
 
-def form_controls() -> list[Any]:
-    """The controls of what a file of rows does not say itself, in the order that `table_form` takes their values in."""
+
+def form_controls(names: Sequence[str] = tuple(FORM), mark: str = "form") -> list[Any]:
+    """The controls of what rows do not say themselves, in the order that `table_form` takes their values in.
+
+    Args:
+        names: Some of `FORM`.
+        mark: What their ids begin with.
+    """
     texts = [
-        gr.Textbox(label=label, placeholder=usual, max_lines=1, elem_id=f"form-{name}")
-        for name, (label, usual) in FORM.items()
+        gr.Textbox(label=FORM[name][0], placeholder=FORM[name][1], max_lines=1, elem_id=f"{mark}-{name}")
+        for name in names
     ]
-    return [*texts, gr.Checkbox(True, label=HEADER, elem_id="form-header")]
+    return [*texts, gr.Checkbox(True, label=HEADER, elem_id=f"{mark}-header")]
 
 
-def table_form(values: Sequence[Any]) -> TableForm:
-    """The form of the controls' values; those that are empty, or missing, are left to the file.
+def table_form(values: Sequence[Any], names: Sequence[str] = tuple(FORM)) -> TableForm:
+    """The form of the controls' values; those that are empty, or missing, are left to the rows.
+
+    Args:
+        values: Of the controls that `form_controls` makes.
+        names: Those that they were made for.
 
     Raises:
         ConfigError: If the delimiter is no single character.
     """
-    given = dict(zip([*FORM, "header"], values, strict=False))
+    given = dict(zip([*names, "header"], values, strict=False))
     return TableForm(**{name: value for name, value in given.items() if value not in (None, "")})
 
 

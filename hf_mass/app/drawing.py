@@ -9,10 +9,15 @@ from typing import Any
 
 from hf_mass.engine.events import Loss, Trial
 from hf_mass.methods.base import Answer, GuardEntry
+from hf_mass.tasks.checks import shown
 from hf_mass.tasks.grids import Grid, parse_grid
 from hf_mass.tasks.problems import Problem
 from hf_mass.tasks.task import Demonstration
 
+ONE_QUESTION = (
+    "No solved example was found: all lines together are one question. Write examples as lines “input -> output”, or "
+    "name the columns of a table."
+)
 VISIBLE = 8
 """Samples that are seen at once; the others are folded away."""
 COLOUR_NAMES = ("black", "blue", "red", "green", "yellow", "grey", "magenta", "orange", "light blue", "maroon")
@@ -57,10 +62,20 @@ def problem_html(problem: Problem) -> str:
         pairs = "".join(pair_html(pair, problem.kind) for pair in demonstrations)
         title = f"Solved examples ({len(demonstrations)})"
         parts.append(f'<p class="hm-muted">{title}</p><div class="hm-pairs">{pairs}</div>')
+    elif any(map(str.strip, problem.tasks[0].problem.splitlines()[1:])):
+        parts.append(note_html(ONE_QUESTION))
     queries = "".join(f'<div class="hm-pair">{value_html(t.problem, problem.kind)}</div>' for t in problem.tasks)
     title = "Asked" if len(problem.tasks) == 1 else f"Asked ({len(problem.tasks)})"
     parts.append(f'<p class="hm-muted">{title}</p><div class="hm-pairs">{queries}</div>')
     return f'<div role="group" aria-label="problem {escape(problem.name)}">{"".join(parts)}</div>'
+
+
+def earlier_html(problem: Problem) -> str:
+    """That the results belong to a problem that is no longer the chosen one."""
+    asked = f" ({shown(problem.tasks[0].problem, 60)})" if problem.kind == "texts" else ""  # where names may be alike
+    return note_html(
+        f"What is shown below belongs to an earlier problem, {problem.name}{asked}. Press Adapt for the one chosen now."
+    )
 
 
 def note_html(note: str | None) -> str:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event as StopSign
 from typing import Any
 
 import gradio as gr
 
 from hf_mass.app import drawing
-from hf_mass.app.controls import AUTOMATIC, OPTIONS, chosen_settings, control, model_values, on_page, table_form
+from hf_mass.app.controls import (
+    AUTOMATIC,
+    OPTIONS,
+    TEXT_FORM,
+    chosen_settings,
+    control,
+    model_values,
+    on_page,
+    table_form,
+)
 from hf_mass.app.drawing import status_html
-from hf_mass.app.visitors import Visitors
+from hf_mass.app.line import Line
+from hf_mass.app.visitors import NEW, Visitors
 from hf_mass.app.workshop import METHOD_NAMES, Outcome, Workshop, described, example
 from hf_mass.engine.events import (
     Event,
@@ -27,7 +40,7 @@ from hf_mass.engine.events import (
     Weighed,
     Writing,
 )
-from hf_mass.errors import ConfigError, DataError, HFMassError
+from hf_mass.errors import ConfigError, DataError, HFMassError, Stopped
 from hf_mass.lm.suitability import beyond
 from hf_mass.methods.base import Answer, GuardEntry
 from hf_mass.methods.registry import METHODS
@@ -35,17 +48,23 @@ from hf_mass.tasks.checks import as_path, shown
 from hf_mass.tasks.problems import Limits, Problem, read_problem, read_problem_file
 
 LIMITS = Limits(bytes=200_000)
+logger = logging.getLogger(__name__)
 REDRAW = 0.1
 """Seconds between two redraws."""
 FIRST = "Choose an example, upload a file, or paste a problem."
 BROKEN = "Something went wrong that should not. Try another problem or other settings."
+NO_ROOM = "The server has no room for the files of an adaptation. Try again later."
+GONE = "The adapter is no longer on the server, where files are kept for a while only. Adapt again to download it."
+AT_ONCE = 4
+"""Adaptations that go on at once where each leases a GPU."""
 _SAME = (gr.skip(),) * (1 + len(OPTIONS))
 """The method and the settings, as they are."""
 
 
 @dataclass
 class Page:
-    """What the page shows of one adaptation so far, by which `model`; a `note` says if that is not made for it."""
+    """What the page shows of one adaptation so far, by which `model`; a `note` says if that is not made for it,
+    and `earlier` whether another problem has been chosen since."""
 
     problem: Problem
     model: str = ""
@@ -59,6 +78,7 @@ class Page:
     losses: list[Loss] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
     guard: tuple[GuardEntry, ...] = ()
+    earlier: Callable[[], str] = str
 
     def take(self, event: Event) -> None:
         """Note an event."""
@@ -115,7 +135,7 @@ class Page:
         return facts["reason"] is not None and not self.declined
 
     def page(self, busy: bool, text: str | None = None, error: bool = False, download: Any = None) -> tuple[Any, ...]:
-        """Status, answers, losses, samples, download, buttons."""
+        """Status, answers, losses, samples, download, buttons, what is told of an earlier problem."""
         return (
             status_html(text or self.status, error),
             drawing.note_html(self.note) + drawing.answers_html(self.problem, self.before, self.after, self.model),
@@ -123,6 +143,7 @@ class Page:
             self.samples,
             download or gr.skip(),
             *_buttons(busy),
+            self.earlier(),
         )
 
 
@@ -136,12 +157,13 @@ class Handlers:
 
     def __init__(self, workshop: Workshop, sessions: Visitors) -> None:
         self.workshop, self.sessions = workshop, sessions
+        self.line = Line(AT_ONCE if workshop.leases else 1)  # in one process the engine does one thing at a time
 
     # -- the problem --------------------------------------------------------------------------------------------------
 
-    def show_example(self, name: str | None, model: str | None) -> tuple[Any, ...]:
+    def show_example(self, name: str | None, model: str | None, request: gr.Request | None = None) -> tuple[Any, ...]:
         """An example was picked."""
-        return self._show(lambda: example(name), model) if name else _NOTHING
+        return self._show(lambda: example(name), model, request) if name else _NOTHING
 
     def show_file(self, path: str | None, model: str | None, request: gr.Request, *form: Any) -> tuple[Any, ...]:
         """A file was uploaded, or what it does not say itself was changed: `form` has the values of `FORM`."""
@@ -154,37 +176,56 @@ class Handlers:
         if not file.is_file():
             return _refusal("The file is no longer here. Upload it again.")
         self.sessions.keep(str(request.session_hash), file)  # even if it is refused: its columns may be named next
-        page = self._show(lambda: read_problem_file(file, LIMITS, table_form(form)), model)
+        page = self._show(lambda: read_problem_file(file, LIMITS, table_form(form)), model, request)
         if file.is_file() and file.stat().st_size > LIMITS.bytes:
             file.unlink(missing_ok=True)
         return page
 
-    def show_text(self, text: str, model: str | None) -> tuple[Any, ...]:
-        """A text was pasted."""
+    def show_text(self, text: str, model: str | None, request: gr.Request | None = None, *form: Any) -> tuple[Any, ...]:
+        """A text was pasted, or what it does not say itself was changed: `form` has the values of `TEXT_FORM`."""
         if isinstance(text, str) and not text.strip():
             return _NOTHING
-        return self._show(lambda: read_problem(text, "pasted", None, LIMITS), model)
+        return self._show(
+            lambda: read_problem(text, "pasted", None, LIMITS, table_form(form, TEXT_FORM)), model, request
+        )
 
-    def _show(self, read: Callable[[], Problem], model: str | None) -> tuple[Any, ...]:
+    def _show(self, read: Callable[[], Problem], model: str | None, request: gr.Request | None) -> tuple[Any, ...]:
         """(problem, or why there is none; its picture; methods to choose from; settings)."""
         try:
             problem = read()
         except HFMassError as error:
             return _refusal(on_page(str(error)))
-        return problem, drawing.problem_html(problem), *self.offered(problem, model)
+        return problem, drawing.problem_html(problem), *self.offered(problem, model, request)
 
-    def offered(self, problem: Problem | str | None, model: str | None) -> tuple[Any, ...]:
-        """The methods that suit a problem, and the model's own settings on the sliders."""
+    def offered(
+        self, problem: Problem | str | None, model: str | None, request: gr.Request | None = None
+    ) -> tuple[Any, ...]:
+        """The methods that suit a problem, and the model's own settings on the sliders.
+
+        What the visitor was offered before stays as they have set it.
+        """
         if not isinstance(problem, Problem):
             return _SAME
         try:
             methods = self.workshop.methods(problem, _name(model))
         except ConfigError:  # no model of this name, which the adaptation itself tells
             return _SAME
+        values = model_values(self.workshop.choose(problem, _name(model)), problem.tasks)
+        known, kept = self.sessions.offer(str(request.session_hash), methods, values) if request else NEW
         choices = [(METHOD_NAMES[method], method) for method in methods]
         radio = gr.Radio(choices=choices, value="ttt" if "ttt" in methods else methods[0])
-        values = model_values(self.workshop.choose(problem, _name(model)), problem.tasks)
-        return radio, *(control(name, values[name]) if name in values else gr.skip() for name in OPTIONS)
+        new = {name: value for name, value in values.items() if kept.get(name) != value}
+        settings = (control(name, new[name]) if name in new else gr.skip() for name in OPTIONS)
+        return radio if methods != known else gr.skip(), *settings
+
+    def earlier(self, problem: Problem | str | None, request: gr.Request) -> str:
+        """The problem has changed: which one the results on the page still belong to."""
+        self.sessions.choose(str(request.session_hash), problem)
+        return self._earlier(str(request.session_hash))
+
+    def _earlier(self, key: str) -> str:
+        earlier = self.sessions.earlier(key)
+        return "" if earlier is None else drawing.earlier_html(earlier)
 
     # -- adapting -----------------------------------------------------------------------------------------------------
 
@@ -195,22 +236,29 @@ class Handlers:
         hidden = gr.DownloadButton(visible=False)
         if not isinstance(problem, Problem):
             told = problem if isinstance(problem, str) and problem else FIRST
-            yield status_html(told, error=True), "", "", "", hidden, *_buttons(False)
+            self.sessions.begin(str(request.session_hash))
+            yield status_html(told, error=True), "", "", "", hidden, *_buttons(False), ""
             return
-        view, key, last = Page(problem), str(request.session_hash), 0.0
+        key, last = str(request.session_hash), 0.0
+        stop = self.sessions.begin(key, problem)  # before the page offers to stop it
+        view = Page(problem, earlier=lambda: self._earlier(key))
         with suppress(ConfigError):  # which the adaptation itself tells
             lm = self.workshop.choose(problem, _name(model))
             view.model, view.note = described(lm), beyond(lm, problem.tasks)
-        folder = self.sessions.folder(key)
         try:
-            stop = None if self.workshop.leases else self.sessions.begin(key)  # before the page offers to stop it
+            folder = self.sessions.folder(key)
+        except OSError as error:
+            logger.warning("No folder for a visitor: %s", error)
+            yield view.page(False, NO_ROOM, error=True, download=hidden)
+            return
+        try:
             yield view.page(True, download=hidden)
             for event in self._begin(problem, model, method, settings, stop, folder):
                 if isinstance(event, Outcome):
-                    view.notes = drawing.guard_notes_html(event.facts["guard"])
-                    download = gr.DownloadButton(value=str(event.archive), visible=True) if event.archive else hidden
-                    yield view.page(False, view.summary(event.facts), event.facts["reason"] is not None, download)
+                    yield self._end(view, event, key)
                     return
+                if self.workshop.leases and stop.is_set():  # whose process no sign of ours reaches
+                    raise Stopped("Stopped.")
                 view.take(event)
                 if time.perf_counter() - last > REDRAW or isinstance(event, Replies | Weighed | Measured):
                     last = time.perf_counter()
@@ -223,18 +271,42 @@ class Handlers:
         finally:
             self.sessions.settle(key, folder)
 
+    def _end(self, view: Page, outcome: Outcome, key: str) -> tuple[Any, ...]:
+        """The page at the end."""
+        view.notes, download = drawing.guard_notes_html(outcome.facts["guard"]), gr.DownloadButton(visible=False)
+        if outcome.archive is not None:
+            self.sessions.hand_out(key, outcome.archive)
+            download = gr.DownloadButton(value=str(outcome.archive), visible=True)
+        text = " ".join([view.summary(outcome.facts), *([f"{outcome.lost}."] if outcome.lost else [])])
+        failed = outcome.lost is not None or outcome.facts["reason"] is not None
+        return view.page(False, text, failed, download)
+
     def _begin(
-        self, problem: Problem, model: str, method: str, settings: Mapping[str, Any], *more: Any
+        self,
+        problem: Problem,
+        model: str,
+        method: str,
+        settings: Mapping[str, Any],
+        stop: StopSign | None = None,
+        folder: Path | None = None,
     ) -> Iterator[Event | Outcome]:
-        """An adaptation; what cannot be is refused before a GPU is leased for it."""
+        """An adaptation, when it is its turn; what cannot be is refused before a GPU is leased for it."""
         if method not in list(METHODS):  # others would be imported, whatever they are
             raise ConfigError(f"method is {shown(method)}; choose one of {list(METHODS)}.")
         name = self.workshop.choose(problem, _name(model)).name
-        return self.workshop.adapt(name, problem, method, chosen_settings(settings), *more)
+        sign = None if self.workshop.leases else stop
+        chosen = chosen_settings(settings)
+        return self.line.turn(lambda: self.workshop.adapt(name, problem, method, chosen, sign, folder), stop)
 
     def stop(self, request: gr.Request) -> Any:
         """The stop button; the last word of an adaptation that has just ended stays."""
         return status_html("Stopping") if self.sessions.stop(str(request.session_hash)) else gr.skip()
+
+    def downloaded(self, request: gr.Request) -> tuple[Any, Any]:
+        """The adapter was asked for, which Gradio hands out by itself: status and button where it cannot."""
+        if self.sessions.has_archive(str(request.session_hash)):
+            return gr.skip(), gr.skip()
+        return status_html(GONE, error=True), gr.DownloadButton(visible=False)
 
     def here(self, request: gr.Request) -> None:
         """The page says that it is still open."""

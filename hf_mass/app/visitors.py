@@ -6,13 +6,20 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 KEEP = 480.0
 """Seconds that a visitor may be silent: an open page says every minute that it is there."""
 SWEEP = 60.0
 """Seconds between two looks for visitors who are gone."""
+
+Offer = tuple[Sequence[str], Mapping[str, Any]]
+"""Methods, and values by setting."""
+NEW: Offer = ((), {})
+"""What was offered to a visitor who is new."""
 
 
 @dataclass
@@ -22,6 +29,10 @@ class _Session:
     folder: Path | None = None
     seen: float = field(default_factory=time.monotonic)
     busy: int = 0
+    offered: Offer = NEW
+    adapted: Any = None
+    chosen: tuple[Any, ...] = ()
+    archive: Path | None = None
 
 
 class Visitors:
@@ -70,12 +81,38 @@ class Visitors:
 
         threading.Thread(target=work, daemon=True, name="sweep").start()
 
-    def begin(self, key: str) -> threading.Event:
-        """A new sign for a new adaptation; an earlier one that still goes on is stopped."""
+    def begin(self, key: str, problem: Any = None) -> threading.Event:
+        """A new sign for a new adaptation, to `problem`; an earlier one that still goes on is stopped."""
         session = self._of(key)
         session.stop.set()
-        session.stop = threading.Event()
+        session.stop, session.adapted, session.archive = threading.Event(), problem, None
         return session.stop
+
+    def choose(self, key: str, problem: Any) -> None:
+        """Note which problem the visitor has chosen, whether or not it is adapted to."""
+        self._of(key).chosen = (problem,)
+
+    def earlier(self, key: str) -> Any:
+        """The problem whose results the visitor's page shows, if another one has been chosen since; else None."""
+        with self._lock:
+            session = self._open.get(key)
+        return session.adapted if session and session.chosen not in ((), (session.adapted,)) else None
+
+    def offer(self, key: str, methods: Sequence[str], values: Mapping[str, Any]) -> Offer:
+        """Note the methods and the settings that the visitor is offered; returns those of before."""
+        session = self._of(key)
+        before, session.offered = session.offered, (methods, values)
+        return before
+
+    def hand_out(self, key: str, archive: Path) -> None:
+        """Note the file that the visitor may download."""
+        self._of(key).archive = archive
+
+    def has_archive(self, key: str) -> bool:
+        """Whether the file that the visitor may download is still there."""
+        with self._lock:
+            session = self._open.get(key)
+        return session is not None and session.archive is not None and session.archive.is_file()
 
     def stop(self, key: str) -> bool:
         """Ask the visitor's adaptation to end; returns whether there is one."""
@@ -96,11 +133,11 @@ class Visitors:
         Its name is not made of the key, which comes from outside and could be any path.
         """
         session = self._of(key)
-        session.busy += 1
-        if session.folder is None:
+        if session.folder is None or not session.folder.is_dir():  # which others may have tidied away
             self.root.mkdir(parents=True, exist_ok=True)
             session.folder = Path(tempfile.mkdtemp(dir=self.root))
             session.files.add(session.folder)
+        session.busy += 1
         return session.folder
 
     def settle(self, key: str, folder: Path) -> None:

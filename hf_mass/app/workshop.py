@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,15 +16,17 @@ from hf_mass.engine.events import Event
 from hf_mass.engine.models import SHIPPED, default_model, load
 from hf_mass.engine.session import Session, events
 from hf_mass.engine.solution import Solution
-from hf_mass.errors import ConfigError, DataError
+from hf_mass.errors import CheckpointError, ConfigError, DataError
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.lm.suitability import beyond
 from hf_mass.methods.guard import guarded
 from hf_mass.methods.registry import make_method
+from hf_mass.store.folders import writing
 from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.checks import shown
 from hf_mass.tasks.problems import Problem, read_problem_file
 
+logger = logging.getLogger(__name__)
 MODEL_VARIABLE = "HF_MASS_MODEL"
 """Environment variable: a folder or Hub id of the one model that the app offers, instead of those that ship."""
 METHOD_NAMES = {"mass": "MASS", "ttt": "TTT", "both": "both"}
@@ -54,10 +57,12 @@ class Outcome:
     Args:
         facts: As `Solution.to_dict`, with the model's name, size and precision, and a note if it is not made for that.
         archive: Zip file with the adapters; None if there are none, or nobody asked for them.
+        lost: Why the adapters could not be written.
     """
 
     facts: dict[str, Any]
     archive: Path | None = None
+    lost: str | None = None
 
 
 class Workshop:
@@ -130,20 +135,29 @@ class Workshop:
         for event in events(session, problem, stop):
             if isinstance(event, Solution):
                 facts = {**lm.facts(), "note": beyond(lm, problem.tasks), **event.to_dict()}
-                yield Outcome(facts, None if folder is None else _archive(event, folder))
+                yield Outcome(facts, *_archive(event, folder))
             else:
                 yield event
 
 
-def _archive(solution: Solution, folder: Path) -> Path | None:
-    """The adapters as one zip file, each in a folder that `PeftModel.from_pretrained` reads."""
+def _archive(solution: Solution, folder: Path | None) -> tuple[Path | None, str | None]:
+    """(the adapters as one zip file, each in a folder that `PeftModel.from_pretrained` reads; why it is lost)."""
+    if folder is None:
+        return None, None
     adaptations, files = list(solution.distinct()), folder / "adapter"
+    files.with_suffix(".zip").unlink(missing_ok=True)  # of an earlier problem, as what is in the folder
+    shutil.rmtree(files, ignore_errors=True)
     if not adaptations:
-        return None
-    shutil.rmtree(files, ignore_errors=True)  # of an earlier problem with other queries
-    for number, adaptation in enumerate(adaptations):
-        adaptation.save(files / f"query-{number}" if len(adaptations) > 1 else files)
-    return Path(shutil.make_archive(str(files), "zip", files))
+        return None, None
+    try:
+        with writing(files):
+            for number, adaptation in enumerate(adaptations):
+                adaptation.save(files / f"query-{number}" if len(adaptations) > 1 else files)
+            return Path(shutil.make_archive(str(files), "zip", files)), None
+    except CheckpointError as error:  # the answers are there all the same
+        logger.warning(str(error))
+        why = error.__cause__.strerror if isinstance(error.__cause__, OSError) else None
+        return None, f"The adapter could not be written ({why or 'no room or rights'}), so there is none to download"
 
 
 def example(name: str) -> Problem:

@@ -145,7 +145,7 @@ def test_every_kind_of_upload_is_shown_and_adapted_to(page: Page, tmp_path: Path
     assert page.locator("#losses svg polyline").get_attribute("points").count(",") >= 4  # type: ignore[union-attr]
 
 
-def test_an_example_wrong_before_and_right_after(page: Page, tmp_path: Path) -> None:
+def test_an_example_wrong_before_and_right_after(page: Page, files: Path, tmp_path: Path) -> None:
     pick(page, "fruit colours by a hidden rule")
     adapt(page)
     cards = page.locator("#answers .hm-card")
@@ -165,6 +165,11 @@ def test_an_example_wrong_before_and_right_after(page: Page, tmp_path: Path) -> 
     zipfile.ZipFile(tmp_path / "adapter.zip").extractall(tmp_path / "adapter")
     base = AutoModelForCausalLM.from_pretrained(ASSETS / "conventions-base")
     assert PeftModel.from_pretrained(base, str(tmp_path / "adapter")).peft_config["default"].r > 0
+    for archive in files.rglob("adapter.zip"):
+        archive.unlink()
+    page.click("#download")
+    expect(page.locator("#status")).to_contain_text("no longer on the server", timeout=PATIENCE)
+    expect(page.locator("#download")).not_to_be_visible()
 
 
 WATCH = """() => {
@@ -210,11 +215,23 @@ def test_stop(page: Page, tmp_path: Path) -> None:
     slow(page)
     page.click("#adapt")
     expect(page.locator("#status")).to_contain_text(re.compile(r"demonstrations, step \d+"), timeout=PATIENCE)
+    expect(page.locator("#adapt")).to_be_in_viewport()  # far below, with the settings open
+    expect(page.locator("#status .hm-status")).to_be_in_viewport()
     page.click("#stop")
     expect(page.locator("#status")).to_contain_text("stopped", timeout=PATIENCE)
     expect(page.locator("#adapt")).to_be_enabled()
     expect(page.locator("#download")).not_to_be_visible()
     assert page.locator("#answers .hm-card").nth(1).inner_text().splitlines()[-1] == "–"
+    expect(page.locator("#earlier")).to_be_empty()
+    page.get_by_role("tab", name="Paste").click()
+    page.locator("#text textarea").fill("wort,laut\nhouse,HOUSE\ntree,TREE\nstone,")
+    expect(page.locator("#earlier")).to_contain_text("belongs to an earlier problem, words", timeout=PATIENCE)
+    expect(page.locator("#problem")).to_contain_text("No solved example was found")
+    page.get_by_text("Columns of a pasted table").click()
+    page.locator("#text-form-input_column").get_by_role("textbox").fill("wort")
+    page.locator("#text-form-output_column").get_by_role("textbox").fill("laut")
+    expect(page.locator("#problem")).to_contain_text("Solved examples (2)", timeout=PATIENCE)
+    assert page.locator("#setting-num_train_epochs input[type=number]").input_value() == "8"  # as it was set
 
 
 def test_two_visitors_at_once(browser: Browser, address: str, files: Path, tmp_path: Path) -> None:
@@ -227,9 +244,9 @@ def test_two_visitors_at_once(browser: Browser, address: str, files: Path, tmp_p
     first.click("#adapt")
     expect(first.locator("#status")).to_contain_text(re.compile(r"demonstrations, step \d+"), timeout=PATIENCE)
     second.click("#adapt")
-    expect(second.locator("#status")).to_contain_text("Waiting for another problem's turn", timeout=PATIENCE)
+    expect(second.locator("#status")).to_contain_text("Waiting: 1 problem is before yours", timeout=PATIENCE)
     second.click("#stop")  # which must not reach the other
-    expect(second.locator("#status")).to_contain_text("stopped", timeout=PATIENCE)
+    expect(second.locator("#status")).to_contain_text("Stopped before its turn", timeout=PATIENCE)
     first.wait_for_timeout(500)
     expect(first.locator("#status")).not_to_contain_text("stopped")
     first.click("#stop")
@@ -311,6 +328,11 @@ def test_a_script_in_a_text_stays_a_text(page: Page, tmp_path: Path) -> None:
 def test_phone_dark_and_keyboard(browser: Browser, address: str) -> None:
     context = browser.new_context(viewport={"width": 375, "height": 760}, color_scheme="dark", has_touch=True)
     page = opened(context, address)
+    page.locator("#example input").focus()
+    expect(page.locator("ul[role=listbox]")).to_be_visible()
+    assert page.locator("#example input").evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
+    page.keyboard.press("Tab")
+    expect(page.locator("ul[role=listbox]")).not_to_be_visible()
     page.get_by_role("tab", name="Paste").focus()
     page.keyboard.press("Enter")
     box = page.locator("#text textarea")

@@ -124,7 +124,7 @@ def test_what_a_page_does_without_a_browser(client: Client) -> None:
     address, config = client.src.rstrip("/"), client.config
     names = {each["id"]: each["props"].get("elem_id") for each in config["components"]}
     events = {event["api_name"]: event for event in config["dependencies"]}
-    *_, first = asked_by_a_page(address, events["show_text"]["id"], [ARC, "grids-small"])
+    *_, first = asked_by_a_page(address, events["show_text"]["id"], [ARC, "grids-small", "", "", "", True])
     updates = zip(events["show_text"]["outputs"], first["output"]["data"], strict=True)
     values = {names[n]: update["value"] for n, update in updates if isinstance(update, dict) and "value" in update}
     assert values["setting-samples"] == 8 and values["setting-max_examples"] == 40
@@ -133,10 +133,10 @@ def test_what_a_page_does_without_a_browser(client: Client) -> None:
     *messages, last = asked_by_a_page(
         address, events["adapt"]["id"], [values.get(names[n]) for n in events["adapt"]["inputs"]]
     )
-    status, answers, losses, samples, download, *buttons = last["output"]["data"]
+    status, answers, losses, samples, download, *buttons, earlier = last["output"]["data"]
     assert "Done in" in status and "After" in answers and "<svg" in losses, last
     assert samples.count("<tr>") == 1 + 3 and download["visible"]
-    assert [button["interactive"] for button in buttons] == [True, False]
+    assert [button["interactive"] for button in buttons] == [True, False] and earlier == ""
     assert sum(each["msg"] == "process_generating" for each in messages) >= 3
 
 
@@ -151,8 +151,10 @@ def test_what_no_page_sends_is_refused_in_a_line(client: Client, log: Path) -> N
     def file(path: Any) -> list[Any]:
         return [{"path": path, "meta": {"_type": "gradio.FileData"}}, "automatic", "", "", "", "", True]
 
-    assert refused("show_text", ARC, "<b>").startswith("Model is '&lt;b&gt;'; choose one of ['automatic', 'grids-")
-    assert refused("show_text", ARC) == "show_text takes 2 values, got 1. Give each."
+    assert refused("show_text", ARC, "<b>", "", "", "", True).startswith(
+        "Model is '&lt;b&gt;'; choose one of ['automatic', 'grids-"
+    )
+    assert refused("show_text", ARC) == "show_text takes 6 values, got 1. Give each."
     settings = ["ttt", "automatic", None, 2, 1.0, "automatic", 10, 1, 0.001, True, False, 0]
     assert refused("adapt", None, *settings) == "MASS: samples is None; choose a number from 1 to 32."
     for path, name in (("/etc/passwd", "passwd"), ("../x.csv", "x.csv"), ("https://localhost/x.csv", "x.csv")):

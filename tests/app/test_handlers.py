@@ -86,6 +86,20 @@ def test_what_a_table_does_not_say_is_told_beside_it(visitor: Visitor, tmp_path:
     assert visitor.file(file, *plain)[0] == visitor.file(file)[0]
 
 
+def test_the_columns_of_a_pasted_table_can_be_named(do: Handlers) -> None:
+    text = "frage;antwort\nhund;HUND\nkatze;KATZE\nmaus;"
+    problem, picture, *_ = do.show_text(text, AUTOMATIC)
+    assert not problem.tasks[0].demonstrations and "No solved example was found" in picture
+    problem, picture, *_ = do.show_text(text, AUTOMATIC, None, "frage", "antwort", "", True)
+    assert [pair.answer for pair in problem.tasks[0].demonstrations] == ["HUND", "KATZE"]
+    assert problem.tasks[0].problem == "maus" and "No solved example" not in picture
+    problem, *_ = do.show_text(text.partition("\n")[2], AUTOMATIC, None, "", "", ";", False)
+    assert [pair.answer for pair in problem.tasks[0].demonstrations] == ["HUND", "KATZE"]
+    refused, picture, *_ = do.show_text(text, AUTOMATIC, None, "question", "", "", True)
+    assert isinstance(refused, str) and "no column &#x27;question&#x27;" in picture
+    assert "No solved example" not in do.show_text("one line", AUTOMATIC)[1]
+
+
 def test_nothing_is_no_error(visitor: Visitor) -> None:
     do = visitor.do
     for page in (do.show_text(" \n", AUTOMATIC), do.show_example(None, AUTOMATIC), visitor.file(None)):
@@ -118,7 +132,7 @@ def test_a_whole_adaptation(visitor: Visitor, tmp_path: Path) -> None:
     first, *redrawn, last = visitor.adapt(read_problem(strips(), "<b>"), "both")
     assert (first[5].interactive, first[6].interactive) == (False, True)
     assert (last[5].interactive, last[6].interactive) == (True, False)
-    assert all(len(page) == 7 for page in (first, *redrawn, last))
+    assert all(len(page) == 8 for page in (first, *redrawn, last))
     assert "Done in" in last[0] and "After" in last[1] and "<svg" in last[2] and "<table" in last[3]
     with zipfile.ZipFile(download(last)) as archive:
         archive.extractall(tmp_path / "out")
