@@ -195,10 +195,10 @@ def _known(array: FloatArray, clusters: Sequence[Hashable] | None) -> tuple[Floa
     tasks = array.shape[1]
     if clusters is not None and len(clusters) != tasks:
         raise DataError(f"There are {len(clusters)} clusters for {tasks} tasks. Give one for each task.")
-    known: NDArray[np.bool_] = np.isfinite(array).all(axis=0)
-    if not known.any():
+    known = np.flatnonzero(np.isfinite(array).all(axis=0))
+    if not len(known):
         raise DataError(f"results: of none of {tasks} tasks is it known whether it was solved. Mend the verifier.")
-    return array[:, known], clusters and [each for each, is_known in zip(clusters, known, strict=True) if is_known]
+    return array[:, known], clusters and [clusters[n] for n in known.tolist()]
 
 
 def _clustered(array: FloatArray, clusters: Sequence[Hashable] | None) -> tuple[FloatArray, FloatArray]:
