@@ -108,7 +108,8 @@ def load_tasks(
         first = [rows[number] for number in numbers[:_LOOKED_AT]]
         problem = columns.problem if columns.problem in first[0] else next((m for m in MESSAGES if m in first[0]), "")
         gold = [name for name in (columns.solution, columns.answer, columns.demonstrations) if name is not None]
-        tell_unread(first, [problem, *gold, *fmt.task_fields, "system", "tools"], repr(str(name_or_path)))
+        beside = ["system", "tools"] if isinstance(first[0].get(problem), list) else []
+        tell_unread(first, [problem, *gold, *beside, *fmt.task_fields], repr(str(name_or_path)))
     return [task_from_row(rows[number], columns, verifier, fmt, number=number) for number in numbers]
 
 
