@@ -152,7 +152,7 @@ def _text(cell: Any, where: str) -> str | None:
 
 def _moment(value: datetime.date | datetime.time, shape: str) -> str | None:
     """A date or time with the parts that its format shows; None where the date is shown in part, or by names."""
-    shown = _UNSHOWN.sub("", shape.partition(";")[0].lower())
+    shown = _UNSHOWN.sub(" ", shape.partition(";")[0].lower())
     clock = re.search(r"h.*", shown, re.DOTALL)
     days = shown[: clock.start()] if clock else shown
     parts = []
