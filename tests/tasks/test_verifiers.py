@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -574,3 +575,70 @@ def test_a_worker_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatc
 def test_limits_are_checked(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"MathVerifier: {name} must be positive and finite"):
         MathVerifier(**{name: value})  # type: ignore[arg-type]
+
+
+def mine(monkeypatch: pytest.MonkeyPatch, verifier: Any) -> Task:
+    """A task that a verifier of one's own judges."""
+    monkeypatch.setitem(VERIFIERS, "mine", verifier)
+    return Task("p", answer="a", id="t3", verifier="mine", fields={"k": "v"})
+
+
+async def waits(task: Task, text: str) -> float:
+    return 1.0
+
+
+def leaves(task: Task, text: str) -> float:
+    raise SystemExit(3)
+
+
+def changes(task: Task, text: str) -> float:
+    task.fields["k"] = "changed"  # type: ignore[index]
+    return 1.0
+
+
+class Empties:
+    __call__ = changes
+
+    def batch(self, tasks: list[Task], texts: list[str]) -> list[float]:
+        scores = [changes(task, text) for task, text in zip(tasks, texts, strict=True)]
+        tasks.clear(), texts.clear()
+        return scores
+
+
+def test_a_verifier_that_is_async_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(VerifierError, match=r"'mine' is async, and nobody awaits it\. Make it a plain function"):
+        verify_each([mine(monkeypatch, waits)], ["a"])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [10**400, Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity"), "True", {}, object()])
+def test_odd_rewards_are_refused_by_name(value: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(VerifierError, match=r"'mine' returned .*number from 0 to 1"):
+        verify_each([mine(monkeypatch, Bad(value))], ["a"])
+
+
+def test_a_verifier_that_leaves_the_program_is_that_tasks_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    (found,) = verify_each([mine(monkeypatch, leaves)], ["a"])
+    assert "'mine' raised SystemExit: 3" in str(found)
+
+
+def test_what_a_verifier_changes_is_changed_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    for verifier in (changes, Empties()):
+        task = mine(monkeypatch, verifier)
+        assert verify_each([task, task], ["a", "b"]) == [1.0, 1.0] and task.fields == {"k": "v"}
+    assert verify_each([mine(monkeypatch, Bad(Decimal("0.5")))], ["a"]) == [0.5]
+
+
+@pytest.mark.parametrize("hang", [lambda: time.sleep(60), lambda: re.match(r"(a+)+$", "a" * 40 + "b")])
+def test_a_verifier_that_hangs_is_ended(hang: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hangs(task: Task, text: str) -> float:
+        if text == "b":
+            hang()
+        return 1.0
+
+    monkeypatch.setattr("hf_mass.tasks.verifiers.VERIFIERS", dict(VERIFIERS))
+    register_verifier("mine", time_limit=0.3)(hangs)
+    task, begun = Task("p", answer="a", verifier="mine"), time.monotonic()
+    first, second, third = verify_each([task] * 3, ["a", "b", "a"])
+    assert first == third == 1.0 and time.monotonic() - begun < 5
+    assert "'mine' raised TimeoutError: it has not returned after 0.3 s" in str(second) and "time_limit=" in str(second)
