@@ -21,6 +21,7 @@ from hf_mass.tasks.checks import shown
 from hf_mass.tasks.choices import choice
 from hf_mass.tasks.final_answers import boxed_answer, final_answer, readings, undressed
 from hf_mass.tasks.math_verifier import MathVerifier
+from hf_mass.tasks.options import chosen_by_words, options
 from hf_mass.tasks.quantities import parse_number, stated_quantity
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.time_limit import TOO_LONG, limited
@@ -220,7 +221,8 @@ def exact_match(task: Task, text: str) -> float:
 
 @register_verifier("multiple_choice")
 def multiple_choice(task: Task, text: str) -> float:
-    """Returns 1 if the text chooses the gold answer's letter: "B", "(B)", "B) Paris", "the answer is B."."""
+    """Returns 1 if the text chooses the gold answer's letter: "B", "(B)", "B) Paris", "the answer is B."; where the
+    problem lists its choices, their words do, too, and a letter with another choice's words is wrong."""
     gold = undressed(gold_answer(task, "multiple_choice")).strip(" \n*$`")
     letter = re.fullmatch(r"(?i:(?:option|choice)\s+)?\(?([A-Za-z])(?:\)|[.:])*(?:(?<=[).:])\s.*)?", gold, re.DOTALL)
     if letter is None:
@@ -228,7 +230,8 @@ def multiple_choice(task: Task, text: str) -> float:
             f"The verifier 'multiple_choice' needs a letter as Task.answer, found {gold!r} (id {task.id!r}). "
             "Use the letter of the right choice, or the verifier 'exact_match'."
         )
-    return float(choice(text) == letter.group(1).upper())
+    chosen, known = choice(text), options(task.problem)
+    return float((chosen_by_words(text, known, chosen) if known else chosen) == letter.group(1).upper())
 
 
 @register_verifier("numeric")

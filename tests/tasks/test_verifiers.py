@@ -642,3 +642,36 @@ def test_a_verifier_that_hangs_is_ended(hang: Any, monkeypatch: pytest.MonkeyPat
     first, second, third = verify_each([task] * 3, ["a", "b", "a"])
     assert first == third == 1.0 and time.monotonic() - begun < 5
     assert "'mine' raised TimeoutError: it has not returned after 0.3 s" in str(second) and "time_limit=" in str(second)
+
+
+@pytest.mark.parametrize(
+    ("verifier", "gold", "right", "wrong"),
+    [
+        (
+            "numeric",
+            "3.5",
+            ("3 and 1/2", "She needs 3 and 1/2 cups."),
+            ("The roots are 3 and 1/2", "3 and 3/2", "3 or 1/2"),
+        ),
+        ("numeric", "3", ("3",), ("3 and 1/2", "x = 3 and 1/2", "3 in 4")),
+        (
+            "numeric",
+            "0.25",
+            ("1 in 4", "The probability is 1 in 4."),
+            ("$1 in 4", "1 in 4 days", "He ran 1 in 4", "4 in 1"),
+        ),
+        (
+            "math",
+            "[2,5)",
+            (r"2 \le x<5", "2 <= x < 5", r"5 > x \ge 2"),
+            ("2<x<5", r"2 \le x \le 5", r"2 \le x<5 or x=7"),
+        ),
+        ("math", r"(-\infty,3]", (r"-\infty < x \le 3",), ("x<3", r"-\infty < x < 3")),
+        ("math", "(2,5)", ("(2,5)",), ("2<x<5", "[2,5)")),  # which may be a point
+        ("math", r"\{1,2\}", ("1, 2", r"\{2,1\}"), ("(1,2)", "[1,2]", "(2,1)")),
+    ],
+)
+def test_other_spellings(verifier: str, gold: str, right: Sequence[str], wrong: Sequence[str]) -> None:
+    task, texts = Task("p", answer=gold, verifier=verifier), [*right, *wrong]
+    expected = dict.fromkeys(right, 1.0) | dict.fromkeys(wrong, 0.0)
+    assert dict(zip(texts, verify_batch([task] * len(texts), texts), strict=True)) == expected
