@@ -65,7 +65,8 @@ _CONTRAST = (
 _EXPLAINED = re.compile(
     r"(?i)(?<=[^\s.!?])(?:[,;:]?[ \t]+(?:because|since|as(?! well)|given|due|so that|considering"
     r"|(?:where|which|when|after|if)\b(?![^.\n]{0,300}=))\b"
-    r"|;(?!\s*(?:but|however|or|no|wait|actually)\b|\s*[-$€£]?[\d.,]+\s*(?:\Z|[.;])))(?:(?![.!?]\s|\n).)*"
+    r"|;(?!\s*(?:but|however|or|no|wait|actually|rather|sorry|oops|hmm+|correct(?:ion|ed)?|i mean|make that)\b"
+    r"|\s*[-$€£]?[\d.,]+\s*(?:\Z|[.;])))(?:(?![.!?]\s|\n).)*"
 )
 _ASIDE = re.compile(
     r"(?i)(?<=[\w%°])\s*\((?!\s*(?:or|and|to|sin|cos|tan|log|ln|exp|sqrt)\b)(?=[^()]{0,200}[^\W\d_]{3})[^()]{0,200}\)"
@@ -74,7 +75,7 @@ _REJECTED = re.compile(r"\((?:[^()\d]{0,40}\s)?(?i:not|wrong|incorrect|false|no)
 # "30 x 2.5 = 75 if he sells it" repeats the question's condition.
 _COMPUTED = re.compile(r"\d\s*[-+*/×]\s*[$€£]?[\d.,]+\s*=\s*[$€£]?\d[\w.,]*\s+if\b[^\d=]*\Z")
 _CHANCE = re.compile(r"(?i)\s*|.*\b(?:probability|chances?|odds|likelihood)\b.*")
-_CUT = re.compile(r"\d\s?(?:\.\.|…)|\bbase\s+\d|\bas\s+well\s+as\b")
+_CUT = re.compile(r"\d\s?(?:\.\.|…)|\d[ -]?ish\b|\bbase\s+\d|\bas\s+well\s+as\b")
 _VAGUE = re.compile(
     r"(?i)\b(?:either|between|half|halves|twice|double|triple|quarters?|thirds?|fourths|fifths|sixths|sevenths|eighths"
     r"|ninths|tenths|hundredths|thousandths|squared|cubed|factorial|plus|minus|divided?|multipl(?:y|ied)|add(?:ed)?"

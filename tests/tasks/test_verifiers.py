@@ -654,6 +654,7 @@ def test_a_verifier_that_hangs_is_ended(hang: Any, monkeypatch: pytest.MonkeyPat
             ("The roots are 3 and 1/2", "3 and 3/2", "3 or 1/2"),
         ),
         ("numeric", "3", ("3",), ("3 and 1/2", "x = 3 and 1/2", "3 in 4")),
+        ("numeric", "15", ("15; it is odd",), ("15-ish", "15ish", "15; correction: 16", "15; sorry, 16")),
         (
             "numeric",
             "0.25",
