@@ -24,10 +24,11 @@ from accelerate import PartialState
 from peft import LoraConfig
 from transformers import AutoTokenizer, HfArgumentParser
 
-from hf_mass.errors import ConfigError, DataError
+from hf_mass.errors import ConfigError, DataError, VerifierError
 from hf_mass.evaluation.cards import write_card
 from hf_mass.evaluation.statistics import mean_interval
 from hf_mass.evaluation.tables import ResultRow, ResultTable
+from hf_mass.methods.base import Answer
 from hf_mass.store.card import hub_id
 from hf_mass.tasks.formats import FORMATS
 from hf_mass.tasks.sources import Columns, load_tasks
@@ -145,6 +146,8 @@ def run_own(script: ScriptArguments, args: MetaAdaptConfig) -> None:
         ),
     )
     before = measured(trainer, held_out)
+    if reasons := not_judged(before.before, before.after, all_of_them=True):  # before hours of training
+        raise VerifierError(f"None of the evaluation tasks can be judged: {reasons[0]}")
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     after = measured(trainer, held_out)
     folder = Path(str(args.output_dir))
@@ -206,16 +209,27 @@ def measured(trainer: MetaAdaptTrainer, tasks: list[Task]) -> AdaptationEvalPred
     return evaluate_adaptation(trainer.mass, tasks, trainer.accelerator, trainer.args.weigh_by, size)
 
 
+def not_judged(*answers: list[Answer], all_of_them: bool = False) -> list[str]:
+    """Why answers have no score; empty unless `all_of_them` have none, where that is asked."""
+    every = [answer for some in answers for answer in some]
+    reasons = [answer.reason or "it has no gold answer." for answer in every if answer.score is None]
+    return [] if all_of_them and len(reasons) < len(every) else reasons
+
+
 def own_table(before: AdaptationEvalPrediction, after: AdaptationEvalPrediction) -> ResultTable:
-    """Base and trained model, unadapted and adapted."""
+    """Base and trained model, unadapted and adapted; tasks whose verifier raised are left out, and n is less."""
 
     def row(name: str, prediction: AdaptationEvalPrediction, adapted: bool) -> ResultRow:
         answers = prediction.after if adapted else prediction.before
-        rewards = [[answer.score or 0.0 for answer in answers]]
+        reasons = not_judged(answers)
+        if reasons:
+            say(f"{name}: {len(reasons)} of {len(answers)} tasks are left out, which could not be judged: {reasons[0]}")
+        scores = [[answer.score for answer in answers]]
+        accuracy = {"held out": mean_interval(scores)} if len(reasons) < len(answers) else {}
         tokens = sum(answer.sampled_tokens for answer in answers) / len(answers)
         if adapted:
             tokens += sum(record.cost.sampled_tokens for record in prediction.records) / len(prediction.records)
-        return ResultRow(name, {"held out": mean_interval(rewards)}, tokens)
+        return ResultRow(name, accuracy, tokens, extra={"not judged": len(reasons)} if reasons else {})
 
     rows = [
         row("base", before, False),

@@ -25,11 +25,11 @@ from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from hf_mass import Task, TTTConfig, TTTTrainer, load_bbh, load_few_shot_file, load_grid_tasks
-from hf_mass.errors import ConfigError
+from hf_mass.errors import ConfigError, VerifierError
 from hf_mass.methods.base import Adaptation
 from hf_mass.methods.ttt_settings import TTT_PRESETS
 from hf_mass.store.shipped import ASSETS
-from hf_mass.tasks.answers import mean_scores
+from hf_mass.tasks.answers import TaskScore, mean_scores
 from hf_mass.tasks.grids import parse_grid
 from hf_mass.tasks.tables import TableForm
 from hf_mass.training.ttt_results import TaskResult
@@ -126,8 +126,15 @@ def report(before: list[TaskResult] | None, after: list[TaskResult]) -> str:
             first, *rest = shown(text, colour)
             lines += [f"  {name:7}{first}", *(" " * 9 + line for line in rest)]
     for name, results in (("before", before), ("after", after)):
-        means = mean_scores([result.score() for result in results or ()])
-        if means:
+        scores, reasons = list[TaskScore | None](), list[str]()
+        for result in results or ():
+            try:
+                scores.append(result.score())
+            except VerifierError as error:
+                reasons.append(str(error))
+        if reasons:
+            lines.append(f"{name:7}{len(reasons)} tasks are left out, which could not be judged: {reasons[0]}")
+        if means := mean_scores(scores):
             lines.append(f"{name:7}" + ", ".join(f"{key} {value:.3f}" for key, value in means.items()))
     return "\n".join(lines)
 

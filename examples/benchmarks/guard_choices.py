@@ -28,7 +28,7 @@ from hf_mass.methods.base import Adaptation, GuardEntry
 from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.guard import STOPS
 from hf_mass.methods.guard_choice import choose
-from hf_mass.methods.left_out import Reading, gain, halves
+from hf_mass.methods.left_out import Reading, counts_right, gain, halves
 from hf_mass.methods.ttt_settings import ASKED_ONCE
 from hf_mass.store.markdown import markdown_table
 
@@ -103,7 +103,7 @@ def measure(lm: LanguageModel, tasks: Sequence[Task], seed: int) -> Draw:
 
 def together(readings: Sequence[Draw]) -> Reading:
     """What was read on all folds, as one."""
-    parts = [Reading(tuple(r["log_prob"]), tuple(r["tokens"]), sum(r["right"])) for r in readings]
+    parts = [Reading(tuple(r["log_prob"]), tuple(r["tokens"]), tuple(r["right"])) for r in readings]
     return sum(parts[1:], parts[0])
 
 
@@ -114,8 +114,8 @@ def entries_of(draw: Draw) -> list[GuardEntry]:
         for stop, readings in stops.items():
             after = together(readings)
             value, error = gain(before, after)
-            right = before.right, after.right, len(after.tokens)
-            entries.append(GuardEntry(scale, float(stop), value, number, False, error, *right))
+            counts = counts_right(before, after)
+            entries.append(GuardEntry(scale, float(stop), value, number, False, error, *counts))
     return entries
 
 

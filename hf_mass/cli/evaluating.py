@@ -23,17 +23,9 @@ from hf_mass.cli.showing import plain, stdout_console
 from hf_mass.cli.solving import load_chosen, look_here
 from hf_mass.cli.streams import json_text
 from hf_mass.engine.models import default_model
-from hf_mass.evaluation.compare import (
-    OUTCOMES,
-    ROWS,
-    Comparator,
-    Comparison,
-    Outcomes,
-    digest,
-    fitting_rows,
-    mean_cost,
-    model_digest,
-)
+from hf_mass.errors import VerifierError
+from hf_mass.evaluation.compare import ROWS, Comparator, Comparison, digest, fitting_rows, mean_cost, model_digest
+from hf_mass.evaluation.outcomes import OUTCOMES, Outcomes
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import ResultRow, ResultTable
 from hf_mass.lm.language_model import LanguageModel
@@ -43,6 +35,7 @@ from hf_mass.store.card import without_tokens
 from hf_mass.store.markdown import markdown_table
 from hf_mass.tasks.reading import TaskSet
 
+NO_GOLD = "Their tasks have no gold answer."
 PACKAGES = ("torch", "transformers", "peft", "hf_mass")
 _accuracy_plot = deferred("hf_mass.evaluation.plots", "accuracy_plot")  # matplotlib is an extra
 
@@ -65,7 +58,7 @@ def evaluate_methods(
     """`hf-mass evaluate`; `settings` are those of methods, `sizes` of `Comparison`, `reading` of `read_set`.
 
     Raises:
-        HFMassError: If tasks or model cannot be read, or a method is none for them.
+        HFMassError: If tasks or model cannot be read, a method is none for them, or no answer could be judged.
     """
     names = [row_name(word) for word in methods or ()]
     look_here(names)
@@ -90,6 +83,7 @@ def evaluate_methods(
             on_event=watch,
         )
         outcomes = comparison.run(seeds)
+    require_judged(outcomes)
     table = build_table(tasks, lm, comparison.rows, outcomes, seeds, without_tokens(command), {**settings, **sizes})
     notes = [*differences(comparison.rows, outcomes, sets_of(tasks)), *remarks(comparison.rows, outcomes)]
     notes += interval_note(tasks)
@@ -139,8 +133,21 @@ ByName = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
 
 
 def results(outcomes: Sequence[Sequence[Mapping[str, Any]]]) -> np.ndarray:
-    """[seeds, tasks], from 0 to 1."""
+    """[seeds, tasks], from 0 to 1; None where no verifier could judge."""
     return np.array([[row["right"] for row in rows] for rows in outcomes])
+
+
+def unjudged(outcomes: Sequence[Sequence[Mapping[str, Any]]]) -> list[int]:
+    """Numbers of the tasks that are left out, since with some seed it is not known whether they were solved."""
+    return [n for n, of_task in enumerate(zip(*outcomes, strict=True)) if any(row["right"] is None for row in of_task)]
+
+
+def require_judged(outcomes: ByName) -> None:
+    """Raises VerifierError, with the most frequent reason, if no answer of any row could be judged."""
+    rows = [row for by_seed in outcomes.values() for some in by_seed for row in some]
+    if all(row["right"] is None for row in rows):
+        ((reason, _),) = Counter(row["reason"] for row in rows).most_common(1)
+        raise VerifierError(f"None of {len(rows)} answers could be judged. {reason or NO_GOLD}")
 
 
 def sets_of(tasks: TaskSet) -> list[int]:
@@ -175,7 +182,9 @@ def build_table(
     lines, clusters = [], sets_of(tasks)
     for name, by_seed in outcomes.items():
         cost = mean_cost([row for some in by_seed for row in some])
-        accuracy = {tasks.name: mean_interval(results(by_seed), clusters=clusters)}
+        accuracy = {}
+        if len(unjudged(by_seed)) < len(tasks.tasks):
+            accuracy[tasks.name] = mean_interval(results(by_seed), clusters=clusters)
         lines.append(ResultRow(rows[name].label, accuracy, cost.sampled_tokens, cost.seconds))
     device = lm.device
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
@@ -195,9 +204,11 @@ def differences(rows: Rows, outcomes: ByName, clusters: Sequence[int]) -> list[s
     """Every row against its baseline, task by task."""
     lines = []
     for name, row in rows.items():
-        if row.baseline is not None and row.baseline in rows and results(outcomes[name]).shape[1] > 1:
-            pair = results(outcomes[name]), results(outcomes[row.baseline])
-            apart = paired_difference(*pair, clusters=clusters)
+        if row.baseline is None or row.baseline not in rows:
+            continue
+        pair = outcomes[name], outcomes[row.baseline]
+        if len(clusters) - len({n for each in pair for n in unjudged(each)}) > 1:
+            apart = paired_difference(*map(results, pair), clusters=clusters)
             lines.append(f"{row.label} − {rows[row.baseline].label}: {apart}")
     return lines
 
@@ -206,7 +217,12 @@ def remarks(rows: Rows, outcomes: ByName) -> list[str]:
     """What a reader of the table must know besides."""
     lines = []
     for name, by_seed in outcomes.items():
-        if reasons := Counter(row["reason"] for some in by_seed for row in some if row["reason"]):
+        if left_out := unjudged(by_seed):
+            reason = next(row["reason"] for some in by_seed for row in some if row["right"] is None)
+            count = f"{len(left_out)} of {len(by_seed[0])} tasks are left out, since no verifier could judge them"
+            lines.append(f"{rows[name].label}: {count}; first: {reason or NO_GOLD}")
+        judged = [row for some in by_seed for row in some if row["right"] is not None]
+        if reasons := Counter(row["reason"] for row in judged if row["reason"]):
             reason, _ = reasons.most_common(1)[0]
             lines.append(f"{rows[name].label}: {reasons.total()} times not all went well; most often: {reason}")
         if notes := [row["guard"] for some in by_seed for row in some if "guard" in row]:
@@ -222,8 +238,13 @@ def by_domain(rows: Rows, outcomes: ByName) -> list[str]:
         return []
     lines = []
     for domain, count in counts.items():
-        cells = [[r["right"] for some in each for r in some if r["domain"] == domain] for each in outcomes.values()]
-        lines.append((domain or "–", count, *(f"{np.mean(cell):.3f}" for cell in cells)))
+        cells = []
+        for by_seed in outcomes.values():
+            left_out = set(unjudged(by_seed))
+            judged = [r for some in by_seed for n, r in enumerate(some) if n not in left_out and r["domain"] == domain]
+            n, mean = len(judged) // len(by_seed), np.mean([r["right"] for r in judged]) if judged else 0
+            cells.append(f"{mean:.3f}" + ("" if n == count else f" (n = {n})") if judged else "–")
+        lines.append((domain or "–", count, *cells))
     header = ("domain", "n", *(rows[name].label for name in outcomes))
     return ["## By domain", "", markdown_table(header, lines), ""]
 

@@ -85,7 +85,15 @@ class Solution:
         """As JSON values, without weights."""
 
         def answers(several: tuple[Answer, ...]) -> list[dict[str, Any]]:
-            return [{"answer": a.text, "gold": a.task.answer, "right": a.right} for a in several]
+            return [
+                {
+                    "answer": a.text,
+                    "gold": a.task.answer,
+                    "right": a.right,
+                    **({"reason": a.reason} if a.reason else {}),
+                }
+                for a in several
+            ]
 
         return {
             "problem": self.problem.name,

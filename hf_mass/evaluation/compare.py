@@ -1,26 +1,33 @@
 """Comparing methods on the same tasks with the same model: one loop over seeds, rows and batches.
 
 A row of the table is a method with its settings. Rows whose methods train alike share their adaptations, so that they
-differ in nothing but how they ask. A task that raises gets the reason, and the others go on.
+differ in nothing but how they ask. A task that raises gets the reason, and the others go on; where its verifier does,
+whether it was solved is not known, and its outcome says so.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from hf_mass.engine.events import Event
 from hf_mass.engine.session import Session, passes
-from hf_mass.errors import CheckpointError, ConfigError, DataError, HFMassError, ModelWarning, Stopped
+from hf_mass.errors import (
+    ConfigError,
+    DataError,
+    HFMassError,
+    ModelWarning,
+    Stopped,
+    VerifierError,
+)
+from hf_mass.evaluation.outcomes import Outcomes, outcome
 from hf_mass.lm.fingerprint import base_digest, lora_digest, weights_digest
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.lm.suitability import beyond
@@ -32,13 +39,11 @@ from hf_mass.methods.registry import make_method
 from hf_mass.methods.sequence import TTTThenMASS
 from hf_mass.methods.ttt import TTT
 from hf_mass.methods.unadapted import MajorityVote, NoAdaptation
-from hf_mass.store.folders import replace_text, require_writable
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.task import Task
 
 T = TypeVar("T")
 Settings = Mapping[str, Any]
-OUTCOMES, FORMAT_VERSION = "outcomes.json", 2
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
@@ -123,92 +128,6 @@ def fitting_rows(lm: LanguageModel, kind: str, tasks: Sequence[Task]) -> list[st
 # -- outcomes ----------------------------------------------------------------------------------------------------------
 
 
-class Outcomes:
-    """What every row came to on every task, kept in a file batch by batch.
-
-    Args:
-        file: The file; None to keep nothing.
-        about: What outcomes depend on, as JSON values; a run is resumed with the same only.
-        resume: Whether to start from what is there.
-
-    Raises:
-        ConfigError: If what is there is of another run.
-        CheckpointError: If it cannot be read, or nothing be written there.
-    """
-
-    def __init__(self, file: Path | None, about: Mapping[str, Any], resume: bool = False) -> None:
-        self.file, self.about = file, json.loads(json.dumps({"format": FORMAT_VERSION, **about}))
-        self.methods: dict[str, dict[str, list[dict[str, Any] | None]]] = {}
-        if file is None:
-            return
-        require_writable(file.parent)
-        if not resume or not file.is_file():
-            return
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            self.methods, before = _of_right_types(content["methods"]), content["about"]
-            differing = [key for key, value in self.about.items() if before.get(key) != value]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{file} cannot be read ({error!r}). Evaluate again without --resume.") from error
-        if differing:
-            raise ConfigError(
-                f"{file} is of a run with {differing[0]} = {before.get(differing[0])}, and this one has "
-                f"{self.about[differing[0]]}. Resume with the same, or give another --output."
-            )
-
-    def rows(self, name: str, seed: int, tasks: int) -> list[dict[str, Any] | None]:
-        """The outcome of each task, None for those that are missing. What is put there is kept by `save`."""
-        rows = self.methods.setdefault(name, {}).setdefault(str(seed), [None] * tasks)
-        if len(rows) != tasks:
-            raise CheckpointError(
-                f"{self.file} holds {len(rows)} outcomes of {name!r:.60}, seed {seed}, and there are {tasks} tasks. "
-                "Evaluate again without --resume."
-            )
-        return rows
-
-    def complete(self, name: str, seeds: Sequence[int]) -> list[list[dict[str, Any]]]:
-        """The outcomes of a row with each seed, none of which is missing."""
-        return [[row for row in self.methods[name][str(seed)] if row is not None] for seed in seeds]
-
-    def save(self) -> None:
-        """Write the file, whole or not at all."""
-        if self.file is not None:
-            content = {"about": self.about, "methods": self.methods}
-            replace_text(self.file, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-
-
-def _of_right_types(methods: Any) -> dict[str, dict[str, list[dict[str, Any] | None]]]:
-    """Outcomes as they were read from a file, which may be anybody's.
-
-    Raises:
-        ValueError: If one is of another type than `outcome` makes them.
-    """
-    costs, texts = set(vars(Cost())), (str, type(None))
-    for row in (row for seeds in methods.values() for rows in seeds.values() for row in list(rows) if row is not None):
-        numbers = [row["right"], *row["cost"].values()]
-        are_numbers = all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
-        are_texts = isinstance(row["domain"], str) and all(
-            isinstance(row[name], texts) for name in ("answer", "reason")
-        )
-        if not are_numbers or not are_texts or set(row["cost"]) != costs or not 0 <= row["right"] <= 1:
-            raise ValueError(f"no outcome: {row!r:.200}")
-        if not isinstance(row.get("guard", ""), str):
-            raise ValueError(f"no outcome: guard is {row['guard']!r:.60}")
-    return dict(methods)
-
-
-def outcome(task: Task, adaptation: Adaptation | str, answer: tuple[Answer, Cost] | str | None) -> dict[str, Any]:
-    """What one row came to on one task, as JSON values; a text in place of a record is the reason why there is none."""
-    values = {"task": task.id, "domain": task.domain, "right": 0.0, "answer": None}
-    cost = Cost() if isinstance(adaptation, str) else adaptation.cost
-    if isinstance(adaptation, str) or answer is None or isinstance(answer, str):
-        return {**values, "reason": adaptation if isinstance(adaptation, str) else answer, "cost": asdict(cost)}
-    record, of_answer = answer
-    values |= {"right": record.score or 0.0, "answer": record.text, "reason": adaptation.reason or record.reason}
-    values |= {} if adaptation.guard_note is None else {"guard": adaptation.guard_note}
-    return {**values, "cost": asdict(cost + adaptation.guard_cost + of_answer)}
-
-
 def digest(tasks: Sequence[Task]) -> str:
     """A digest of what tasks ask, of their known answers and of what judges them."""
     return hashlib.sha256(repr(list(tasks)).encode()).hexdigest()[:16]
@@ -231,10 +150,11 @@ def attempt(work: Callable[[list[int]], Sequence[T]], numbers: list[int]) -> dic
 
     Raises:
         Stopped: If it was stopped.
+        VerifierError: If a verifier is unknown, or returns what is no reward: no answer would be judged by it.
     """
     try:
         return dict(zip(numbers, work(numbers), strict=True)) if numbers else {}
-    except Stopped:
+    except (Stopped, VerifierError):
         raise
     except Exception as error:  # noqa: BLE001 - a method may be anybody's; what went wrong is in the table
         if len(numbers) == 1:

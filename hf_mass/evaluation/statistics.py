@@ -23,6 +23,9 @@ what makes them hard: they are no independent draws. Given their `clusters`, who
 of tasks, C − 1 of C, and a replicate is Σ_sc w_s v_c R_sc / Σ_c v_c n_c with the sums R and sizes n of the clusters.
 With a single cluster nothing is known about others: tasks are resampled, and the interval speaks of that one alone.
 
+**What is not known.** A task whose verifier raised is neither solved nor failed: its result is None, and it is left
+out, with all of its seeds. `Interval.n` counts the tasks that are left.
+
 What is left out on purpose: corrections for many comparisons, and p-values. A difference between two methods on the
 same tasks belongs in `paired_difference`, which is much sharper than comparing two intervals.
 """
@@ -40,6 +43,7 @@ from numpy.typing import ArrayLike, NDArray
 from hf_mass.errors import ConfigError, DataError
 
 FloatArray = NDArray[np.float64]
+Results = ArrayLike | Sequence[float | None] | Sequence[Sequence[float | None]]
 
 _CHUNK_CELLS = 4_000_000  # replicates are made in blocks of at most this many weights, 32 MB
 
@@ -52,7 +56,7 @@ class Interval:
         mean: Mean over seeds and tasks.
         low: Lower end.
         high: Upper end.
-        n: Number of tasks.
+        n: Number of tasks whose results are known.
         seeds: Number of seeds; the interval covers other seeds only where it is at least 2.
     """
 
@@ -82,7 +86,7 @@ class Interval:
 
 
 def mean_interval(
-    results: ArrayLike,
+    results: Results,
     *,
     clusters: Sequence[Hashable] | None = None,
     confidence: float = 0.95,
@@ -95,7 +99,7 @@ def mean_interval(
     and its interval would have no width; the Wilson interval for that many tasks (or clusters) is given instead.
 
     Args:
-        results: Shape [seeds, tasks], or [tasks] for a single seed; values in [0, 1].
+        results: Shape [seeds, tasks], or [tasks] for a single seed; values in [0, 1], or None where it is not known.
         clusters: For each task what it belongs to, such as its puzzle; None for tasks drawn by themselves.
         confidence: Coverage aimed at, between 0 and 1.
         resamples: Number of bootstrap replicates.
@@ -105,11 +109,11 @@ def mean_interval(
         The interval.
 
     Raises:
-        DataError: If the results are empty, not finite, outside [0, 1], or have another number of axes, or there are
-            not as many clusters.
+        DataError: If the results are empty, none is known, one is not finite or outside [0, 1], or they have another
+            number of axes, or there are not as many clusters.
         ConfigError: If `confidence` or `resamples` is out of range.
     """
-    array = _as_results(results, "results")
+    array, clusters = _known(_as_results(results, "results"), clusters)
     seeds, tasks = array.shape
     sums, sizes = _clustered(array, clusters)
     mean = float(array.mean())
@@ -121,8 +125,8 @@ def mean_interval(
 
 
 def paired_difference(
-    a: ArrayLike,
-    b: ArrayLike,
+    a: Results,
+    b: Results,
     *,
     clusters: Sequence[Hashable] | None = None,
     confidence: float = 0.95,
@@ -131,10 +135,11 @@ def paired_difference(
 ) -> Interval:
     """Mean of a − b, cell by cell, with the same bootstrap as `mean_interval`.
 
-    Both methods are resampled on the same tasks and seeds, so what makes a task hard for both cancels out.
+    Both methods are resampled on the same tasks and seeds, so what makes a task hard for both cancels out. A task for
+    which either is not known is left out of both.
 
     Args:
-        a: Results of one method, shape [seeds, tasks] or [tasks].
+        a: Results of one method as in `mean_interval`, shape [seeds, tasks] or [tasks].
         b: Results of the other on the same tasks in the same order. One of the two may have a single seed, which is
             then held against every seed of the other (a baseline in which nothing is random).
         clusters: As in `mean_interval`.
@@ -160,9 +165,9 @@ def paired_difference(
             f"paired_difference: a has {left.shape[0]} seeds and b has {right.shape[0]}. "
             "Give both the same seeds, or one of them a single seed."
         )
-    if left.shape[1] < 2:
+    difference, clusters = _known(left - right, clusters)
+    if difference.shape[1] < 2:
         raise DataError("paired_difference: there is 1 task; an interval needs at least 2.")
-    difference = left - right
     low, high = _bootstrap_ends(*_clustered(difference, clusters), confidence, resamples, seed)
     return Interval(float(difference.mean()), low, high, difference.shape[1], difference.shape[0])
 
@@ -185,15 +190,23 @@ def wilson_interval(successes: float, n: int, *, confidence: float = 0.95) -> tu
     return low, high
 
 
-def _clustered(array: FloatArray, clusters: Sequence[Hashable] | None) -> tuple[FloatArray, FloatArray]:
-    """(sums [seeds, C], sizes [C]) of C clusters of tasks; each task by itself where there are none, or one."""
+def _known(array: FloatArray, clusters: Sequence[Hashable] | None) -> tuple[FloatArray, Sequence[Hashable] | None]:
+    """The tasks whose results are all known, and their clusters."""
     tasks = array.shape[1]
     if clusters is not None and len(clusters) != tasks:
         raise DataError(f"There are {len(clusters)} clusters for {tasks} tasks. Give one for each task.")
+    known = np.flatnonzero(np.isfinite(array).all(axis=0))
+    if not len(known):
+        raise DataError(f"results: of none of {tasks} tasks is it known whether it was solved. Mend the verifier.")
+    return array[:, known], clusters and [clusters[n] for n in known.tolist()]
+
+
+def _clustered(array: FloatArray, clusters: Sequence[Hashable] | None) -> tuple[FloatArray, FloatArray]:
+    """(sums [seeds, C], sizes [C]) of C clusters of tasks; each task by itself where there are none, or one."""
     places: dict[Hashable, int] = {}
     numbers = np.array([places.setdefault(each, len(places)) for each in clusters or ()], dtype=np.int64)
     if len(places) < 2:
-        return array, np.ones(tasks)
+        return array, np.ones(array.shape[1])
     sums = np.zeros((array.shape[0], len(places)))
     np.add.at(sums.T, numbers, array.T)
     return sums, np.bincount(numbers).astype(np.float64)
@@ -227,15 +240,21 @@ def _frequencies(rng: np.random.Generator, count: int, size: int) -> FloatArray:
     return rng.multinomial(draws, np.full(size, 1 / size), size=count) / draws
 
 
-def _as_results(results: ArrayLike, name: str) -> FloatArray:
-    array = np.asarray(results, dtype=np.float64)
+def _as_results(results: Results, name: str) -> FloatArray:
+    values = np.asarray(results, dtype=object)
+    unknown = np.array([value is None for value in values.flat], dtype=bool).reshape(values.shape)
+    array = values.astype(np.float64)  # None becomes NaN
     if array.ndim == 1:
+        unknown = unknown[None, :]
         array = array[None, :]
     if array.ndim != 2 or array.size == 0:
         raise DataError(f"{name} has shape {array.shape}. Give a non-empty array [seeds, tasks] or [tasks].")
-    # NaN fails the comparison too.
-    if not ((array >= 0) & (array <= 1)).all():
-        raise DataError(f"{name} holds values outside [0, 1] or NaN. Give 0 or 1 (or partial credit) for every task.")
+    # A NaN that was given fails the comparison too.
+    if not (((array >= 0) & (array <= 1)) | unknown).all():
+        raise DataError(
+            f"{name} holds values outside [0, 1] or NaN. Give 0 or 1 (or partial credit) for every task, or None where "
+            "it is not known."
+        )
     return array
 
 

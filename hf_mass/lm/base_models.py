@@ -6,7 +6,6 @@ transformers and passes the model.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from transformers import (
 )
 
 from hf_mass.errors import CheckpointError, ConfigError, HFMassError, ModelWarning, UnsupportedModelError
+from hf_mass.lm.config_values import require_sane, told
 from hf_mass.lm.gguf import gguf_file, gguf_files, load_gguf, load_gguf_tokenizer
 from hf_mass.lm.multimodal import is_multimodal, language_model_of
 from hf_mass.lm.random_state import host_random_state
@@ -152,7 +152,7 @@ def _refused(subject: str, factory: Any, source: str | Path, settings: Mapping[s
         if "mismatched_sizes" in str(error):
             reason = "its weights are of other shapes than its config.json says"
         else:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            reason = told(error, _config(source, settings))
         raise CheckpointError(f"{subject}: {reason}. Download or save it again.") from error
     except OSError as error:
         if not ("safetensors" in str(error) and "no" in str(error) and "file named" in str(error)):
@@ -163,27 +163,20 @@ def _refused(subject: str, factory: Any, source: str | Path, settings: Mapping[s
         ) from error
 
 
+_OF_FILES = ("token", "revision", "cache_dir", "trust_remote_code", "local_files_only")
+
+
+def _config(source: str | Path, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a config.json holds."""
+    asked = {name: settings[name] for name in _OF_FILES if name in settings}
+    return dict(PreTrainedConfig.get_config_dict(source, **asked)[0])
+
+
 _OF_WRONG_FILES = (
     *(TypeError, KeyError, AttributeError, IndexError, ArithmeticError, AssertionError, RuntimeError),
     *(SafetensorError, StrictDataclassError),
 )
 """What transformers raises at a config of wrong types, or weights that are damaged or of other shapes."""
-MOST_LAYERS = 1000
-_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-
-
-def _require_sane(config: Mapping[str, Any], source: str | Path) -> None:
-    """Checks numbers of a config that would make a model without end, or one that computes nothing."""
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            _require_sane(value, source)
-        problem = "no number" if isinstance(value, float) and math.isnan(value) else None
-        if name in _LAYERS and isinstance(value, int) and not 0 <= value <= MOST_LAYERS:
-            problem = f"outside 0 to {MOST_LAYERS}"
-        if name == "sliding_window" and isinstance(value, str):
-            problem = "no number"
-        if problem:
-            raise CheckpointError(f"{str(source)!r}: config.json has {name} {shown(value)}, {problem}. Correct it.")
 
 
 def _whole(loaded: tuple[PreTrainedModel, Mapping[str, Any]], source: str | Path) -> PreTrainedModel:
@@ -215,9 +208,8 @@ class _CausalLM:
 
     @staticmethod
     def from_pretrained(source: str | Path, **settings: Any) -> PreTrainedModel:
-        names = ("token", "revision", "cache_dir", "trust_remote_code", "local_files_only")
-        asked = {name: settings[name] for name in names if name in settings}
-        _require_sane(PreTrainedConfig.get_config_dict(source, **asked)[0], source)
+        asked = {name: settings[name] for name in _OF_FILES if name in settings}
+        require_sane(_config(source, settings), source)
         config = AutoConfig.from_pretrained(source, **asked)
         settings = {**settings, "output_loading_info": True}
         if not is_multimodal(config):

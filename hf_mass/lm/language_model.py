@@ -17,11 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_mass import __version__
 from hf_mass.core.trees import Tree
+from hf_mass.errors import CheckpointError
 from hf_mass.lm.binding import BoundLora, add_lora, clear_target_errors, require_plain_lora
 from hf_mass.lm.chat import require_chat
 from hf_mass.lm.generation import row_seed
 from hf_mass.lm.precision import precision_of
 from hf_mass.lm.shapes import LoraShape
+from hf_mass.lm.special_tokens import tokens_without_rows
 from hf_mass.store.adapters import write_adapter
 from hf_mass.store.storage import write_atomically
 
@@ -69,6 +71,13 @@ class LanguageModel:
 
     def __post_init__(self) -> None:
         require_chat(self.tokenizer, self.chat, self.chat_template_kwargs)
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        if missing := tokens_without_rows(self.tokenizer, rows):
+            raise CheckpointError(
+                f"{self.name or 'The model'}: the tokenizer has {len(self.tokenizer)} tokens, the model {rows} rows of "
+                f"embeddings, so {missing} have none. Give the model's own tokenizer, or resize its embeddings "
+                "(resize_token_embeddings)."
+            )
 
     @property
     def converses(self) -> bool:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.lm.base_models import load_base, load_tokenizer
 from hf_mass.lm.random_state import host_random_state
+from hf_mass.lm.special_tokens import tokens_without_rows
 from hf_mass.store.adapters import require_adapter
 from hf_mass.store.hub_files import Token
 from hf_mass.store.shipped import resolve_bases, resolve_shipped
@@ -73,7 +74,7 @@ def load_adapted(
     ]:
         raise CheckpointError(f"{mismatch}: {', '.join(differing)}. Pass that one as `base=`.")
     rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
+    if tokens_without_rows(tokenizer, rows):
         raise CheckpointError(
             f"{mismatch}: the tokenizer has {len(tokenizer)} tokens, the base {rows} rows of embeddings. If tokens "
             "were added and the embeddings resized (resize_token_embeddings), save that base. Pass that one as `base=`."

@@ -185,3 +185,15 @@ def _with_texts(what: Any, change: Callable[[str], str]) -> Any:
         history=tuple((change(role), change(content)) for role, content in what.history),
         fields={name: change(value) if isinstance(value, str) else value for name, value in what.fields.items()},
     )
+
+
+def tokens_without_rows(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
+    """How many tokens a text may hold for which a model of so many embeddings has none.
+
+    Added special tokens that no prompt is made of are not counted: some models come with one too many, for images.
+    """
+    vocabulary, template = tokenizer.vocab_size, str(getattr(tokenizer, "chat_template", None))
+    used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    beyond = {n: each for n, each in tokenizer.added_tokens_decoder.items() if n >= max(rows, vocabulary)}
+    counted = [n for n, each in beyond.items() if not each.special or n in used or each.content in template]
+    return max(vocabulary - rows, 0) + len(counted)

@@ -126,7 +126,7 @@ class GuardEntry:
         error: Standard error of the gain over the left-out demonstrations; 0 where there is none.
         right_before: Left-out answers that were written right before training.
         right: The same after it.
-        left_out: Left-out answers in all.
+        left_out: Left-out answers that could be judged.
         reason: Why the strength is ruled out ("the training loss rose ..."), or None.
     """
 

@@ -23,7 +23,7 @@ from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Cost, GuardEntry, Method, Progress, is_method
 from hf_mass.methods.guard_choice import choose, common, is_default, told
 from hf_mass.methods.guard_state import Attempt, GuardState, Run
-from hf_mass.methods.left_out import Fold, Reading, failure, gain, halves, read, rise
+from hf_mass.methods.left_out import Fold, Reading, counts_right, failure, gain, halves, read, rise
 from hf_mass.methods.sequence import TTTThenMASS
 from hf_mass.methods.ttt import TTT, sharing_data
 from hf_mass.tasks.checks import shown
@@ -243,13 +243,12 @@ class Guard(Method[GuardState]):
         share, strength = sum(shares) / len(shares), self.candidates[number].strength
         if (reason := next((attempt.reason for attempt in attempts if attempt.reason), None)) is not None:
             return GuardEntry(strength, share, float("-inf"), number, reason=reason)
-        before, after = (Reading((), (), 0), Reading((), (), 0))
+        before, after = (Reading((), (), ()), Reading((), (), ()))
         for attempt in attempts:
             assert attempt.reading is not None
             before, after = before + state.before[attempt.fold], after + attempt.reading
         value, error = gain(before, after)
-        right = before.right, after.right, len(after.tokens)
-        return GuardEntry(strength, share, value, number, False, error, *right)
+        return GuardEntry(strength, share, value, number, False, error, *counts_right(before, after))
 
     # -- choosing and training ----------------------------------------------------------------------------------------
 

@@ -37,12 +37,12 @@ class Reading:
     Args:
         log_probs: Log-probability of each, in nats.
         tokens: Tokens of each.
-        right: How many of them the method writes.
+        right: Whether the method writes each; None where the verifier raised on what it wrote.
     """
 
     log_probs: tuple[float, ...]
     tokens: tuple[int, ...]
-    right: int
+    right: tuple[bool | None, ...]
 
     def __add__(self, other: Reading) -> Reading:
         return Reading(self.log_probs + other.log_probs, self.tokens + other.tokens, self.right + other.right)
@@ -86,7 +86,14 @@ def read(
     log_probs, tokens = answers.answered_log_probs(fold.left_out, adaptation.parts if adaptation else ())
     adaptations = None if adaptation is None else [replace(adaptation, task=task) for task in fold.left_out]
     written = method.answer(lm, fold.left_out, adaptations, seed)
-    return Reading(tuple(log_probs), tuple(tokens), sum(bool(answer.right) for answer in written))
+    return Reading(tuple(log_probs), tuple(tokens), tuple(answer.right for answer in written))
+
+
+def counts_right(before: Reading, after: Reading) -> tuple[int, int, int]:
+    """(answers right before, right after, answers of which both are known)."""
+    pairs = zip(before.right, after.right, strict=True)
+    known = [(one, other) for one, other in pairs if one is not None and other is not None]
+    return sum(one for one, _ in known), sum(other for _, other in known), len(known)
 
 
 def gain(before: Reading, after: Reading) -> tuple[float, float]:

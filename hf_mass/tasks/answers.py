@@ -81,7 +81,7 @@ class TaskScore:
 def score_answers(task: Task, answers: Sequence[str], predictions: Sequence[Prediction]) -> TaskScore | None:
     """Judges ranked answers and the predictions behind them; None for a task whose answer is not known.
 
-    Grids are right if all cells are; texts are judged by the task's verifier.
+    They are judged by the task's verifier; grids whose verifier is "exact_match" are right if all cells are.
 
     Raises:
         VerifierError: If the verifier is unknown, or cannot judge one of them.
@@ -103,7 +103,7 @@ def try_scoring(
     if task.answer is None:
         return None
     is_grid = canonical_grid(task.answer) is not None
-    if is_grid:
+    if is_grid and task.verifier == "exact_match":  # a lone digit is a grid, too, and may be a number for others
         right = {task.answer}
     else:
         right = set[str]()

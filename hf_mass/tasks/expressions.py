@@ -116,3 +116,23 @@ def _spelled(text: str) -> str:
         text = pattern.sub(latex, text)
     text = re.sub(r"(?<=\d)\s*\*\s*(?=i(?![a-zA-Z]))", "", text)
     return text.strip().rstrip(".")
+
+
+_COMPARED = re.compile(r"(<=|>=|≤|≥|<|>|\\[lg](?:eqslant|eq|e|t)(?![a-zA-Z]))")
+
+
+def as_interval(text: str) -> str | None:
+    r"""`2 \le x < 5` as `[2,5)`; None for a text that is not one unknown between two bounds."""
+    parts = [part.strip() for part in _COMPARED.split(undressed(text).strip(" $."))]
+    if len(parts) != 5 or not re.fullmatch("[a-zA-Z]", parts[2]) or not parts[0] or not parts[4]:
+        return None
+    low, first, _, second, high = parts
+    if any(re.search(r"[,;=]|\b(?:and|or)\b", side) for side in (low, high)):
+        return None
+    falls = [sign[0] in ">≥" or sign.startswith("\\g") for sign in (first, second)]
+    if falls[0] != falls[1]:
+        return None
+    closed = [sign in ("<=", ">=", "≤", "≥") or "e" in sign for sign in (first, second)]
+    if falls[0]:
+        low, high, closed = high, low, closed[::-1]
+    return f"{'[' if closed[0] else '('}{low},{high}{']' if closed[1] else ')'}"

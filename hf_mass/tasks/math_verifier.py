@@ -26,7 +26,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from hf_mass.errors import ConfigError, VerifierError
 from hf_mass.tasks.checks import require_whole, shown
-from hf_mass.tasks.expressions import as_latex, based_number, leaves_unknown, time_of_day
+from hf_mass.tasks.expressions import as_interval, as_latex, based_number, leaves_unknown, time_of_day
 from hf_mass.tasks.final_answers import final_answer, undressed
 from hf_mass.tasks.quantities import has_scale, parse_number, quantity
 from hf_mass.tasks.task import Task
@@ -113,10 +113,18 @@ def _plain_latex(text: str) -> str:
 
 
 _ORDERED = re.compile(r"(?:\\left)?[(\[].*,", re.DOTALL)
+_SET = re.compile(r"\$?\s*(?:\\left)?\\\{")
 _NUMBERS = re.compile(r"\s*-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?)+\s*")
 _BRACKETS = re.compile(r"(?:\\left)?([(\[])[^()\[\]∪]*,(?:(?!\\cup)[^()\[\]∪])*(?:\\right)?([)\]])")
 _OPERATOR_LAST = re.compile(r"(?:\\cdot|\\times|[-+*/=])\s*\$?\Z")
 _GROUPED = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
+
+
+def _pair(gold: str, text: str) -> tuple[str, str]:
+    """Gold and answer; `2 \\le x < 5` as the interval that it is, where the gold is one and no point (2, 5)."""
+    ends = _BRACKETS.fullmatch(gold.strip(" $"))
+    is_interval = ends is not None and (ends.groups() != ("(", ")") or "infty" in gold)
+    return gold, (as_interval(text) or text) if is_interval else text
 
 
 def _without_worker(gold: str, text: str) -> float | None:
@@ -152,6 +160,8 @@ def _differ_in_form(gold: str, text: str) -> bool:
         return True
     brackets = [_BRACKETS.fullmatch(each.strip(" $")) for each in (gold, text)]
     if brackets[0] and brackets[1] and brackets[0].groups() != brackets[1].groups():  # an interval's ends
+        return True
+    if _SET.match(gold) and brackets[1]:
         return True
     if _ORDERED.match(gold):
         is_set = re.match(r"\$?\\?\{|.*\\\{", text)
@@ -212,7 +222,7 @@ class MathVerifier:
         Raises:
             VerifierError: If a task has neither answer nor solution, or the worker cannot be started.
         """
-        pairs = [(self._gold(task), final_answer(text)) for task, text in zip(tasks, texts, strict=True)]
+        pairs = [_pair(self._gold(task), final_answer(text)) for task, text in zip(tasks, texts, strict=True)]
         with self._lock:
             rewards = self._judge_all(list(dict.fromkeys(pairs)))
         return [rewards[pair] for pair in pairs]

@@ -25,6 +25,11 @@ _SPELLINGS = (
     (re.compile(r"[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+"), lambda found: "^" + found.group().translate(SUPERSCRIPTS)),
     (re.compile(r"[¼½¾⅐-⅞]"), lambda found: " " + unicodedata.normalize("NFKC", found.group()).replace("⁄", "/")),
 )
+# "3 and 1/2" is one number, but "the roots are 3 and 1/2" are two.
+_MIXED = re.compile(
+    r"(?i)\A((?:(?!\b(?:are|were|be|both|answers|roots|solutions|values|numbers|[xyz])\b)[^=\n]){0,300}(?<![\d.])\d{1,9})\s+and\s+"
+    r"(?=\d{1,3}\s?/\s?\d{1,3}(?![\d/]))"
+)
 _LATEX = (
     (re.compile(r"\{,\}|,\\!"), ","),
     (re.compile("⁄"), "/"),
@@ -42,6 +47,7 @@ _LATEX = (
     (re.compile(r"[\u2010-\u2012\u2212]|(?<![\w%)])[\u2013\u2014](?=[\d$€£.])"), "-"),
     (re.compile(r"\s+and\s+(?:a|one)[ -]half\b"), " 1/2"),
     (re.compile(r"\s+and\s+(?:a|one)[ -]quarter\b"), " 1/4"),
+    (_MIXED, r"\1 "),
     (re.compile(r"(?i)\b(?:minus|negative)\s+(?=[\d$€£.])"), "-"),
 )
 # "not 33 but 73" and "73, not 33" say 73.
@@ -59,7 +65,8 @@ _CONTRAST = (
 _EXPLAINED = re.compile(
     r"(?i)(?<=[^\s.!?])(?:[,;:]?[ \t]+(?:because|since|as(?! well)|given|due|so that|considering"
     r"|(?:where|which|when|after|if)\b(?![^.\n]{0,300}=))\b"
-    r"|;(?!\s*(?:but|however|or|no|wait|actually)\b|\s*[-$€£]?[\d.,]+\s*(?:\Z|[.;])))(?:(?![.!?]\s|\n).)*"
+    r"|;(?!\s*(?:but|however|or|no|wait|actually|rather|sorry|oops|hmm+|correct(?:ion|ed)?|i mean|make that)\b"
+    r"|\s*[-$€£]?[\d.,]+\s*(?:\Z|[.;])))(?:(?![.!?]\s|\n).)*"
 )
 _ASIDE = re.compile(
     r"(?i)(?<=[\w%°])\s*\((?!\s*(?:or|and|to|sin|cos|tan|log|ln|exp|sqrt)\b)(?=[^()]{0,200}[^\W\d_]{3})[^()]{0,200}\)"
@@ -67,7 +74,8 @@ _ASIDE = re.compile(
 _REJECTED = re.compile(r"\((?:[^()\d]{0,40}\s)?(?i:not|wrong|incorrect|false|no)\b[^()\d]{0,40}\)")
 # "30 x 2.5 = 75 if he sells it" repeats the question's condition.
 _COMPUTED = re.compile(r"\d\s*[-+*/×]\s*[$€£]?[\d.,]+\s*=\s*[$€£]?\d[\w.,]*\s+if\b[^\d=]*\Z")
-_CUT = re.compile(r"\d\s?(?:\.\.|…)|\bbase\s+\d|\bas\s+well\s+as\b")
+_CHANCE = re.compile(r"(?i)\s*|.*\b(?:probability|chances?|odds|likelihood)\b.*")
+_CUT = re.compile(r"\d\s?(?:\.\.|…)|\d[ -]?ish\b|\bbase\s+\d|\bas\s+well\s+as\b")
 _VAGUE = re.compile(
     r"(?i)\b(?:either|between|half|halves|twice|double|triple|quarters?|thirds?|fourths|fifths|sixths|sevenths|eighths"
     r"|ninths|tenths|hundredths|thousandths|squared|cubed|factorial|plus|minus|divided?|multipl(?:y|ied)|add(?:ed)?"
@@ -179,6 +187,13 @@ def quantity(text: str) -> Quantity | None:
         return None
     if len(values) == 2 and re.fullmatch(r"\s*(?:[^\W\d_]+\s+)?(?:out\s+)?of(?:\s+the)?\s*", between[1]):
         return Quantity((values[0], values[0] / values[1])) if values[1] else None
+    is_chance = (
+        len(values) == 2
+        and between[1] == " in "
+        and re.fullmatch(r"[^$€£]*\n\s*(?:chances?|odds)?\s*", f"{clause[:end]}\n{rest}")
+    )
+    if is_chance and 0 < values[0] < values[1] and units[1] == NO_UNIT and _CHANCE.fullmatch(between[0]):
+        return Quantity((values[0] / values[1],))  # "1 in 4"
     if len(set(values)) > 1 or any(_OPERATOR.match(gap) or not re.search(r"[^\W\d_]", gap) for gap in between[1:]):
         return None
     unit = units[0]

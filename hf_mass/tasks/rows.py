@@ -23,6 +23,7 @@ from hf_mass.tasks.grids import as_grid, grid_text
 from hf_mass.tasks.sheets import SHEET, sheet_rows
 from hf_mass.tasks.tables import TableForm, parse_table
 from hf_mass.tasks.task import INSTRUCTION, Demonstration, Task
+from hf_mass.tasks.unread import tell_unread
 from hf_mass.tasks.verifiers import get_verifier
 
 ROW_KINDS = (".jsonl", ".csv", ".tsv", SHEET)
@@ -54,7 +55,8 @@ def pair_columns(columns: Collection[str]) -> tuple[str, str] | None:
 
 def as_pairs(rows: Sequence[Mapping[str, Any]], where: str, form: TableForm = PLAIN) -> list[dict[str, Any]]:
     """The rows with "input" and "output" for the columns that the form names, else for those that are called so or
-    alike (`ALIASES`), or hold conversations; names in lower case, without space around them.
+    alike (`ALIASES`), or hold conversations; names in lower case, without space around them. A warning names columns
+    that are not read, unless the form names both that are.
 
     Raises:
         DataError: If a row has two columns of one name, or the columns that the form names are not there.
@@ -71,10 +73,16 @@ def as_pairs(rows: Sequence[Mapping[str, Any]], where: str, form: TableForm = PL
             _usual(columns, place) if name is None else name.strip().lower()
             for place, name in enumerate((form.input_column, form.output_column))
         ]
+        if len(named) < 2:
+            tell_unread(plain, pair, where)
         return [_renamed(row, pair) for row in plain]
     if (found := pair_columns(columns)) is None:
         chats = next((name for name in MESSAGES if name in columns), None)
-        return plain if chats is None else [_from_chat(row, chats, n, where) for n, row in enumerate(plain)]
+        if chats is None:
+            return plain
+        tell_unread(plain, [chats, "system", "tools"], where)
+        return [_from_chat(row, chats, n, where) for n, row in enumerate(plain)]
+    tell_unread(plain, found, where)
     return [_renamed(row, found) for row in plain]
 
 
@@ -147,6 +155,8 @@ def load_few_shot_file(
     rows = read_rows(file, replace(form, input_column=input_column, output_column=output_column))
     if not any(input_column in row for row in rows) and any(name in row for row in rows for name in MESSAGES):
         rows, columns = as_pairs(rows, repr(str(file))), ALIASES[0]
+    elif columns == ALIASES[0]:  # nobody named them
+        tell_unread(rows, columns, repr(str(file)))
     return few_shot_rows(file, rows, columns, demonstrations, seed, verifier)
 
 

@@ -24,6 +24,7 @@ from hf_mass.tasks.hub_datasets import load_dataset_rows
 from hf_mass.tasks.rows import PLAIN, pair_columns, read_rows
 from hf_mass.tasks.tables import TableForm
 from hf_mass.tasks.task import Demonstration, Task
+from hf_mass.tasks.unread import tell_unread
 from hf_mass.tasks.verifiers import get_verifier
 
 
@@ -56,6 +57,7 @@ class Columns:
 
 
 _DEFAULT_COLUMNS = Columns()
+_LOOKED_AT = 100  # rows, for columns that are not read
 
 
 def load_tasks(
@@ -102,6 +104,12 @@ def load_tasks(
     if len(rows) == 0:
         raise DataError(f"The dataset {str(name_or_path)!r} (split {split!r}) has no rows. Give a dataset with data.")
     numbers = _choice(len(rows), limit, seed)
+    if columns == _DEFAULT_COLUMNS:  # nobody named them
+        first = [rows[number] for number in numbers[:_LOOKED_AT]]
+        problem = columns.problem if columns.problem in first[0] else next((m for m in MESSAGES if m in first[0]), "")
+        gold = [name for name in (columns.solution, columns.answer, columns.demonstrations) if name is not None]
+        beside = ["system", "tools"] if isinstance(first[0].get(problem), list) else []
+        tell_unread(first, [problem, *gold, *beside, *fmt.task_fields], repr(str(name_or_path)))
     return [task_from_row(rows[number], columns, verifier, fmt, number=number) for number in numbers]
 
 

@@ -10,15 +10,21 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from decimal import Decimal
 from numbers import Real
 
 from hf_mass.errors import VerifierError
+from hf_mass.tasks.checks import shown
 from hf_mass.tasks.choices import choice
 from hf_mass.tasks.final_answers import boxed_answer, final_answer, readings, undressed
 from hf_mass.tasks.math_verifier import MathVerifier
+from hf_mass.tasks.options import chosen_by_words, options
 from hf_mass.tasks.quantities import parse_number, stated_quantity
 from hf_mass.tasks.task import Task
+from hf_mass.tasks.time_limit import TOO_LONG, limited
 
 __all__ = [
     "VERIFIERS",
@@ -41,10 +47,18 @@ logger = logging.getLogger(__name__)
 
 Verifier = Callable[[Task, str], float]
 VERIFIERS: dict[str, Verifier] = {}
+TIME_LIMIT = 60.0
+"""Seconds that a verifier may take for one text, where it was registered without another limit."""
+_TIME_LIMITS: dict[str, float] = {}
 
 
-def register_verifier(name: str) -> Callable[[Verifier], Verifier]:
+def register_verifier(name: str, time_limit: float = TIME_LIMIT) -> Callable[[Verifier], Verifier]:
     """Decorator that makes a verifier known as `name`.
+
+    Args:
+        name: What tasks call it.
+        time_limit: Seconds that it may take for one text. One that hangs is ended, in the main thread, and that task
+            has no reward.
 
     Raises:
         VerifierError: If the name is taken.
@@ -53,7 +67,7 @@ def register_verifier(name: str) -> Callable[[Verifier], Verifier]:
     def register(verifier: Verifier) -> Verifier:
         if name in VERIFIERS:
             raise VerifierError(f"The verifier name {name!r} is taken. Choose another name.")
-        VERIFIERS[name] = verifier
+        VERIFIERS[name], _TIME_LIMITS[name] = verifier, time_limit
         return verifier
 
     return register
@@ -110,11 +124,12 @@ def _outcomes(name: str, tasks: list[Task], texts: list[str]) -> list[float | Ve
     if not hasattr(verifier, "batch"):
         return [_outcome(name, verifier, task, text) for task, text in zip(tasks, texts, strict=True)]
     try:
-        scores = list(verifier.batch(tasks, texts))
-    except Exception:  # noqa: BLE001 - which task it is about is not known: one by one
+        with _limited(name, verifier, len(tasks)):
+            scores = list(verifier.batch([_copied(task) for task in tasks], list(texts)))
+    except (Exception, SystemExit):  # noqa: BLE001 - which task it is about is not known: one by one
         if len(tasks) > 1:
             return [_outcomes(name, [task], [text])[0] for task, text in zip(tasks, texts, strict=True)]
-        return [_outcome(name, lambda task, text: verifier.batch([task], [text])[0], tasks[0], texts[0])]
+        return [_outcome(name, lambda task, text: next(iter(verifier.batch([task], [text]))), tasks[0], texts[0])]
     if len(scores) != len(tasks):
         raise VerifierError(
             f"The verifier {name!r} returned {len(scores)} rewards for {len(tasks)} texts. "
@@ -125,27 +140,42 @@ def _outcomes(name: str, tasks: list[Task], texts: list[str]) -> list[float | Ve
 
 def _outcome(name: str, verifier: Verifier, task: Task, text: str) -> float | VerifierError:
     try:
-        score = verifier(task, text)
+        with _limited(name, verifier):
+            score = verifier(_copied(task), text)
     except VerifierError as error:
         return error
-    except Exception as error:  # noqa: BLE001 - a user's code may raise anything
-        failure = VerifierError(
-            f"The verifier {name!r} raised {type(error).__name__}: {error} on {text!r:.80} (task id {task.id!r}). "
-            "A text that it cannot read is a wrong answer: let it return 0."
-        )
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's code may raise anything
+        what = "A text that it cannot read is a wrong answer: let it return 0."
+        if TOO_LONG in str(error):
+            what = "Make it faster, or give it more time: register_verifier(name, time_limit=...)."
+        where = f"on {text!r:.80} (task id {task.id!r})"
+        failure = VerifierError(f"The verifier {name!r} raised {type(error).__name__}: {error} {where}. {what}")
         failure.__cause__ = error
         return failure
     return _checked(name, task, score)
 
 
+def _copied(task: Task) -> Task:
+    """The task with fields of its own: what a verifier changes there is in no later prompt."""
+    return replace(task, fields=dict(task.fields))
+
+
+def _limited(name: str, verifier: Verifier, texts: int = 1) -> AbstractContextManager[None]:
+    is_own = (getattr(verifier, "__module__", None) or "").startswith("hf_mass.")
+    return nullcontext() if is_own else limited(texts * _TIME_LIMITS.get(name, TIME_LIMIT))
+
+
 def _checked(name: str, task: Task, score: object) -> float:
     """A verifier's result as a float, refused by the verifier's name unless it is a number from 0 to 1."""
-    value = score
+    value = float(score) if isinstance(score, Decimal) and not score.is_nan() else score
+    if isinstance(value, Coroutine):
+        value.close()
+        raise VerifierError(f"The verifier {name!r} is async, and nobody awaits it. Make it a plain function.")
     if not isinstance(value, (Real, str, bytes)) and getattr(value, "shape", None) == () and hasattr(value, "item"):
         value = value.item()  # a number of NumPy or torch
-    if not isinstance(value, Real) or not -1e-6 <= float(value) <= 1 + 1e-6:  # NaN is not, either
+    if not isinstance(value, Real) or not -1e-6 <= value <= 1 + 1e-6:  # type: ignore[operator]  # NaN is not, either
         raise VerifierError(
-            f"The verifier {name!r} returned {score!r:.80} ({type(score).__name__}, task id {task.id!r}). "
+            f"The verifier {name!r} returned {shown(score, 80)} ({type(score).__name__}, task id {task.id!r}). "
             "It must return a number from 0 to 1."
         )
     return min(max(float(value), 0.0), 1.0)
@@ -191,7 +221,8 @@ def exact_match(task: Task, text: str) -> float:
 
 @register_verifier("multiple_choice")
 def multiple_choice(task: Task, text: str) -> float:
-    """Returns 1 if the text chooses the gold answer's letter: "B", "(B)", "B) Paris", "the answer is B."."""
+    """Returns 1 if the text chooses the gold answer's letter: "B", "(B)", "B) Paris", "the answer is B."; where the
+    problem lists its choices, their words do, too, and a letter with another choice's words is wrong."""
     gold = undressed(gold_answer(task, "multiple_choice")).strip(" \n*$`")
     letter = re.fullmatch(r"(?i:(?:option|choice)\s+)?\(?([A-Za-z])(?:\)|[.:])*(?:(?<=[).:])\s.*)?", gold, re.DOTALL)
     if letter is None:
@@ -199,7 +230,8 @@ def multiple_choice(task: Task, text: str) -> float:
             f"The verifier 'multiple_choice' needs a letter as Task.answer, found {gold!r} (id {task.id!r}). "
             "Use the letter of the right choice, or the verifier 'exact_match'."
         )
-    return float(choice(text) == letter.group(1).upper())
+    chosen, known = choice(text), options(task.problem)
+    return float((chosen_by_words(text, known, chosen) if known else chosen) == letter.group(1).upper())
 
 
 @register_verifier("numeric")

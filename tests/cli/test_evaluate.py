@@ -6,18 +6,21 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_fixtures import FLIPS, GRIDS, run, write
 
-from hf_mass.cli import options
+from hf_mass.cli import evaluating, options
 from hf_mass.evaluation.cards import make_card
 from hf_mass.evaluation.compare import ROWS, Comparison
 from hf_mass.evaluation.tables import ResultTable
 from hf_mass.methods.ttt import TTT
 from hf_mass.store.card import NOT_MEASURED
+from hf_mass.tasks.task import Task
+from hf_mass.tasks.verifiers import VERIFIERS
 
 LABELS = {name: row.label for name, row in ROWS.items()}
 CONVENTIONS = ("conventions:test_families", "--limit", "6", "--samples", "3")
@@ -147,6 +150,72 @@ def test_a_run_is_not_gone_on_with_under_another_judge(tmp_path: Path) -> None:
     run(*words, "--output", tmp_path / "report")
     told = run(*words, "--output", tmp_path / "report", "--resume", "--verifier", "numeric", code=1).stderr
     assert "is of a run with tasks" in told
+
+
+def raising_on(*problems: str) -> Callable[[Task, str], float]:
+    def verifier(task: Task, text: str) -> float:
+        if task.problem in problems:
+            raise ValueError("no such file")
+        return float(text == task.answer)
+
+    return verifier
+
+
+def test_a_verifier_that_raises_leaves_its_tasks_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"input": str(n), "output": str(n)}) + "\n" for n in range(7)))
+    words: tuple[object, ...] = (
+        "evaluate",
+        rows,
+        "--model",
+        "strings-base",
+        "--methods",
+        "few-shot,ttt",
+        "--verifier",
+        "mine",
+    )
+    words += ("--demonstrations", "3", "--max_examples", "2", "--num_train_epochs", "1")
+    words += ("--output", tmp_path / "report")
+    monkeypatch.setitem(VERIFIERS, "mine", raising_on("0", "3"))
+    text = run(*words).stdout
+    table = ResultTable.load(tmp_path / "report" / "results.json")
+    assert [row.accuracy["rows"].n for row in table] == [2, 2]  # of the four that are not demonstrations
+    told = "2 of 4 tasks are left out, since no verifier could judge them; first: The verifier 'mine' raised ValueError"
+    assert f"{LABELS['few-shot']}: {told}" in text and f"{LABELS['ttt']}: {told}" in text
+    assert "not all went well" not in text and "TTT − base, few-shot prompt: " in text
+    file = tmp_path / "report" / "outcomes.json"
+    outcomes = json.loads(file.read_text())["methods"]["few-shot"]["0"]
+    assert [row["right"] is None for row in outcomes] == [True, True, False, False]
+    assert [row["reason"] is not None for row in outcomes] == [True, True, False, False]
+
+    monkeypatch.setitem(VERIFIERS, "mine", raising_on("3"))  # mended in part: what was not judged is run again
+    assert "1 of 4 tasks are left out" in run(*words, "--resume").stdout
+    monkeypatch.setitem(VERIFIERS, "mine", raising_on(*map(str, range(7))))
+    refused = run(*words, code=1)
+    assert "None of 8 answers could be judged. The verifier 'mine' raised ValueError: no such file" in refused.stderr
+    assert refused.stdout == ""
+    monkeypatch.setitem(VERIFIERS, "mine", lambda task, text: float("nan"))
+    assert "The verifier 'mine' returned nan" in run(*words, code=1).stderr
+
+
+def outcome_of(right: float | None, domain: str = "") -> dict[str, Any]:
+    return {"right": right, "reason": None if right is not None else "raised", "domain": domain}
+
+
+def test_rows_are_compared_on_the_tasks_that_both_are_judged_on() -> None:
+    mine = [[outcome_of(1.0, "a"), outcome_of(None, "a"), outcome_of(1.0, "b"), outcome_of(0.0, "b")]]
+    base = [[outcome_of(0.0, "a"), outcome_of(1.0, "a"), outcome_of(1.0, "b"), outcome_of(None, "b")]]
+    rows = {name: ROWS[name] for name in ("few-shot", "ttt")}
+    outcomes = {"few-shot": base, "ttt": mine}
+    (line,) = evaluating.differences(rows, outcomes, range(4))
+    assert line.startswith("TTT − base, few-shot prompt: 0.500 ")  # of tasks 0 and 2: 1 − 0 and 1 − 1
+    cells = [line.split("|")[1:-1] for line in evaluating.by_domain(rows, outcomes)[2].splitlines()[2:]]
+    assert [[cell.strip() for cell in row] for row in cells] == [
+        ["a", "2", "0.500", "1.000 (n = 1)"],
+        ["b", "2", "1.000 (n = 1)", "0.500"],
+    ]
+    none_of_two = [[outcome_of(None), outcome_of(None)]]
+    assert evaluating.differences(rows, {"few-shot": none_of_two, "ttt": none_of_two}, range(2)) == []
 
 
 def test_a_run_goes_on_within_a_row(puzzles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,20 @@ def test_results_that_are_no_accuracies_are_refused(results: list) -> None:
         mean_interval(results)
 
 
+def test_tasks_of_which_it_is_not_known_are_left_out() -> None:
+    rng = np.random.default_rng(0)
+    results, names = rng.integers(0, 2, (2, 30)).astype(float), [n // 3 for n in range(30)]
+    some: list[list[float | None]] = [list(row) for row in results]
+    some[0][4], some[1][7] = None, None
+    rest = [n for n in range(30) if n not in (4, 7)]
+    found = mean_interval(some, clusters=names)
+    assert found == mean_interval(results[:, rest], clusters=[names[n] for n in rest]) and found.n == 28
+    other = rng.random((2, 30))
+    assert paired_difference(other, some) == paired_difference(other[:, rest], results[:, rest])
+    with pytest.raises(DataError, match="none of 2 tasks"):
+        mean_interval([None, None])
+
+
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="confidence is 95"):
         mean_interval([0.0, 1.0], confidence=95)

@@ -19,6 +19,7 @@ from model_fixtures import (
 from torch import Tensor
 
 from hf_mass.core import trees
+from hf_mass.errors import VerifierError
 from hf_mass.lm.generation import Sampling, complete, row_seed
 from hf_mass.methods.base import Answer
 from hf_mass.methods.mass_model import MassModel
@@ -270,3 +271,11 @@ def test_the_best_rate_is_chosen_and_the_smaller_of_equals(
 
     rate, found = choose_rate(method, mass, tasks[:5], list(accuracies), seed=0)
     assert rate == chosen and found == accuracies
+
+
+def test_a_verifier_that_raises_makes_no_wrong_answers(mass: MassModel, tasks: list[Task]) -> None:
+    def method(mass: MassModel, tasks: list[Task], seed: int) -> Answers:
+        return Answers([Answer(task, "red", None, reason="the verifier raised") for task in tasks], [0] * len(tasks))
+
+    with pytest.raises(VerifierError, match="the verifier raised"):
+        run_method(method, mass, tasks[:2], seed=0)

@@ -15,9 +15,12 @@ from transformers import HfArgumentParser
 import train
 from benchmarks import byte_model
 from hf_mass.errors import ConfigError
+from hf_mass.methods.base import Adaptation, Answer
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.samples import AuxiliarySample
+from hf_mass.tasks.task import Task
 from hf_mass.training import meta_adapt_trainer
+from hf_mass.training.adaptation_eval import AdaptationEvalPrediction
 from hf_mass.training.meta_adapt_config import MetaAdaptConfig
 from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
 
@@ -162,3 +165,15 @@ def test_model_and_data_go_together(given: str) -> None:
     missing = {"model_name_or_path": "dataset_name", "dataset_name": "model_name_or_path"}[given]
     with pytest.raises(ConfigError, match=f"--{missing} is missing"):
         train.run_own(script, args)
+
+
+def test_answers_that_could_not_be_judged_are_left_out_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    task = Task("q", answer="a")
+    raised = Answer(task, "b", None, reason="The verifier 'mine' raised")
+    some, none = [Answer(task, "a", 1.0), raised, Answer(task, "c", 0.0)], [raised] * 3
+    found = AdaptationEvalPrediction([task] * 3, [Adaptation(task)] * 3, some, none, [True] * 3)
+    rows = list(train.own_table(found, found))
+    assert (rows[0].accuracy["held out"].mean, rows[0].accuracy["held out"].n) == (0.5, 2)  # not 1/3 of 3
+    assert rows[1].accuracy == {} and rows[1].extra == {"not judged": 3}
+    assert "base: 1 of 3 tasks are left out, which could not be judged: The verifier 'mine'" in capsys.readouterr().out
+    assert train.not_judged(some, none, all_of_them=True) == [] != train.not_judged(none, all_of_them=True)

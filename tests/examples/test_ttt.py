@@ -11,10 +11,12 @@ from model_fixtures import byte_base, byte_tokenizer
 from repository import ROOT
 
 import ttt
-from hf_mass import TTTConfig, TTTTrainer, load_bbh
+from hf_mass import Task, TTTConfig, TTTTrainer, load_bbh
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.tasks.answers import mean_scores, rank_answers
-from hf_mass.tasks.verifiers import verify_batch
+from hf_mass.tasks.verifiers import VERIFIERS, verify_batch
+from hf_mass.tasks.voting import Prediction
+from hf_mass.training.ttt_results import TaskResult
 
 BBH = ROOT.parent / "shared" / "data" / "bbh"
 
@@ -94,3 +96,17 @@ def test_big_bench_hard_from_draw_to_score(tmp_path: Path) -> None:
     judged = verify_batch(tasks, [r.answer or "" for r in results])
     assert sum(judged) / 6 == mean_scores([r.score() for r in results])["pass@1"]
     assert all(rank_answers(r.predictions, "flat") == list(r.answers) for r in results)
+
+
+def raises_on_five(task: Task, text: str) -> float:
+    if task.answer == "five":
+        raise ValueError("no such file")
+    return float(text == task.answer)
+
+
+def test_a_verifier_that_raises_leaves_its_tasks_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VERIFIERS, "mine", raises_on_five)
+    tasks = [Task("q", id=word, answer=word, verifier="mine") for word in ("four", "five")]
+    lines = ttt.report(None, [TaskResult(task, ("four",), (Prediction("four"),)) for task in tasks]).splitlines()
+    assert lines[-2].startswith("after  1 tasks are left out, which could not be judged: The verifier 'mine' raised")
+    assert lines[-1] == "after  pass@1 1.000, pass@2 1.000, oracle 1.000"

@@ -21,8 +21,9 @@ import hf_mass
 from hf_mass import TTT, Task
 from hf_mass.errors import CheckpointError, ConfigError, HFMassError, ModelWarning, UnsupportedModelError
 from hf_mass.lm import base_models, gguf
-from hf_mass.lm.base_models import load_base
+from hf_mass.lm.base_models import load_base, load_tokenizer
 from hf_mass.lm.language_model import LanguageModel
+from hf_mass.lm.special_tokens import tokens_without_rows
 from hf_mass.store.shipped import ASSETS
 
 TASK = Task.from_pairs([("ab", "b"), ("cd", "d"), ("ef", "f")], "gh", "h")
@@ -223,6 +224,28 @@ def small(tmp_path: Path) -> Path:
     return Path(shutil.copytree(SMALL, tmp_path / "small"))
 
 
+ODD_VALUES: list[tuple[dict[str, Any], str]] = [
+    ({"rope_theta": "x"}, r"rope_theta 'x', no number\. Correct it"),  # which transformers passes over
+    ({"rope_theta": True}, "rope_theta True, no number"),
+    ({"rope_parameters": {"rope_type": "default", "rope_theta": "10000"}}, "rope_parameters.rope_theta '10000', no nu"),
+    (
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 0}},
+        "rope_parameters.rope_theta 0, which must be abov",
+    ),
+    ({"rope_parameters": {"rope_type": "x", "rope_theta": 1e4}}, "rope_parameters.rope_type 'x'"),
+    ({"rope_parameters": {"rope_type": 5, "rope_theta": 1e4}}, "rope_parameters.rope_type 5, no text"),
+    ({"num_hidden_layers": "2"}, "num_hidden_layers '2', no whole number"),
+    ({"num_hidden_layers": 0}, "num_hidden_layers 0, outside 1 to 1000"),
+    ({"vocab_size": 10.0}, "vocab_size 10.0, no whole number"),
+    ({"num_attention_heads": "2"}, "num_attention_heads '2', no whole number"),
+    ({"rms_norm_eps": 1e30}, r"rms_norm_eps 1e\+30, outside 0 to 1"),
+    ({"rms_norm_eps": math.inf}, "rms_norm_eps inf, no finite number"),
+    ({"dtype": "x"}, "dtype 'x', no dtype of torch"),
+    ({"dtype": 5}, "dtype 5, no dtype of torch"),
+    ({"hidden_act": "x"}, "hidden_act 'x', no activation"),
+    ({"attention_bias": 5}, r"attention_bias 5 \(.*bool"),
+    ({"eos_token_id": {}}, r"eos_token_id \{\} \("),
+]
 DAMAGED: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: with_weights(f, lambda w: w.pop(FIRST)), "of its weights are in none of its files .*random"),
     (lambda f: with_weights(f, lambda w: [w.update({f"x.{n}": w.pop(n)}) for n in list(w)]), "in none of its files"),
@@ -233,10 +256,11 @@ DAMAGED: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: with_values(f, num_key_value_heads=1), "of other shapes"),
     (lambda f: with_values(f, vocab_size=10), "could not be loaded"),
     (lambda f: with_values(f, vocab_size="x"), "could not be loaded"),
-    (lambda f: with_values(f, hidden_size=-4), "could not be loaded"),
-    (lambda f: with_values(f, num_hidden_layers=10**9), "num_hidden_layers 1000000000, outside 0 to 1000"),
+    (lambda f: with_values(f, hidden_size=-4), "hidden_size -4, no whole number"),
+    (lambda f: with_values(f, num_hidden_layers=10**9), "num_hidden_layers 1000000000, outside 1 to 1000"),
     (lambda f: with_values(f, rms_norm_eps=math.nan), "rms_norm_eps nan, no number"),
     (lambda f: with_values(f, sliding_window="x"), "sliding_window 'x', no number"),
+    *((lambda f, v=v: with_values(f, **v[0]), f"config.json has {v[1]}") for v in ODD_VALUES),  # type: ignore[misc]
     *((lambda f, end=end: cut(f, end), "could not be loaded|is damaged") for end in (0, 7, 200, -9)),  # type: ignore[misc]
     (lambda f: in_shards(f, lambda i: i["weight_map"].update({FIRST: "../x.safetensors"})), "of this folder"),
     (lambda f: in_shards(f, lambda i: i["weight_map"].update({FIRST: "/x.safetensors"})), "of this folder"),
@@ -256,6 +280,32 @@ def test_damaged_bases_are_refused_in_a_line(damage: Callable[[Path], object], m
     with pytest.raises(HFMassError, match=message) as caught:
         hf_mass.load(small, device="cpu")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
+
+
+def test_heads_that_do_not_divide_the_hidden_size(small: Path) -> None:
+    with_values(small, num_attention_heads=7)
+    with pytest.raises(CheckpointError, match=r"config\.json: .*hidden size \(\d+\).*attention heads \(7\)"):
+        hf_mass.load(small, device="cpu")
+
+
+def test_a_tokenizer_of_more_tokens_than_the_base_has_rows(small: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(small)
+    model.resize_token_embeddings(15)
+    model.save_pretrained(small)
+    with pytest.raises(CheckpointError, match=r"the tokenizer has 24 tokens, .* 15 rows of embeddings, so 9"):
+        hf_mass.load(small, device="cpu")
+
+
+def test_added_tokens_without_rows(small: Path) -> None:
+    """Gemma 3 comes with a token for images beyond its rows, which no text is made of; a word that was added is."""
+    tokenizer = load_tokenizer(small)
+    assert tokens_without_rows(tokenizer, 24) == 0 < tokens_without_rows(tokenizer, 23)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    assert tokens_without_rows(tokenizer, 24) == 0
+    tokenizer.chat_template = "{{ messages }}<image>"
+    assert tokens_without_rows(tokenizer, 24) == 1
+    tokenizer.add_tokens(["word"])
+    assert tokens_without_rows(tokenizer, 24) == 2
 
 
 def test_shards_of_its_own_and_what_is_left_over(small: Path) -> None:

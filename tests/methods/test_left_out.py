@@ -13,7 +13,7 @@ from hf_mass import TTT, Adaptation, LanguageModel, Task
 from hf_mass.engine.session import Session
 from hf_mass.methods.base import GuardEntry
 from hf_mass.methods.guard_choice import choose, common, said, told
-from hf_mass.methods.left_out import Fold, Reading, failure, gain, halves, read, rise
+from hf_mass.methods.left_out import Fold, Reading, counts_right, failure, gain, halves, read, rise
 from hf_mass.methods.samples import AuxiliarySample
 
 RULE = [("abc", "cba"), ("hello", "olleh"), ("stone", "enots"), ("plant", "tnalp"), ("lamp", "pmal"), ("ink", "kni")]
@@ -59,10 +59,9 @@ def test_what_is_right_is_what_the_method_writes(strings: LanguageModel) -> None
         adaptations = None if adaptation is None else [adaptation] * len(fold.left_out)
         written = [str(answer) for answer in method.answer(strings, fold.left_out, adaptations, 0)]
         right = sum(text == each.answer for text, each in zip(written, fold.left_out, strict=True))
-        assert read(strings, method, method, fold, adaptation, 0).right == right
-    assert (
-        read(strings, method, method, fold, trained, 0).right == 3 > read(strings, method, method, fold, None, 0).right
-    )
+        assert read(strings, method, method, fold, adaptation, 0).right.count(True) == right
+    counts = [sum(map(bool, read(strings, method, method, fold, each, 0).right)) for each in (None, trained)]
+    assert counts[1] == 3 > counts[0]
 
 
 def test_the_gain_is_a_ratio_of_sums_with_the_error_of_one() -> None:
@@ -71,17 +70,17 @@ def test_the_gain_is_a_ratio_of_sums_with_the_error_of_one() -> None:
     tokens = rng.integers(1, 5, 400)
     before = -2.0 * tokens
     after = before + tokens * rng.normal(0.3, 1.0, 400)
-    value, error = gain(Reading(tuple(before), tuple(tokens), 0), Reading(tuple(after), tuple(tokens), 0))
+    value, error = gain(Reading(tuple(before), tuple(tokens), ()), Reading(tuple(after), tuple(tokens), ()))
     assert value == pytest.approx((after - before).sum() / tokens.sum())
     draws = rng.integers(0, 400, (4000, 400))
     ratios = (after - before)[draws].sum(1) / tokens[draws].sum(1)
     assert error == pytest.approx(ratios.std(), rel=0.05)
-    assert gain(Reading((-1.0,), (2,), 0), Reading((0.0,), (2,), 0)) == (0.5, 0.0)
+    assert gain(Reading((-1.0,), (2,), ()), Reading((0.0,), (2,), ())) == (0.5, 0.0)
 
 
 def test_readings_of_two_folds_are_put_together() -> None:
-    both = Reading((-1.0,), (2,), 1) + Reading((-2.0, -3.0), (1, 1), 0)
-    assert both == Reading((-1.0, -2.0, -3.0), (2, 1, 1), 1)
+    both = Reading((-1.0,), (2,), (True,)) + Reading((-2.0, -3.0), (1, 1), (False, None))
+    assert both == Reading((-1.0, -2.0, -3.0), (2, 1, 1), (True, False, None))
 
 
 @pytest.mark.parametrize(
@@ -194,3 +193,9 @@ def test_what_was_done_is_said_in_words() -> None:
     assert (
         told([out]) == "not adapted; 0.4 × the rate ruled out after 50% of the steps: the training loss is not finite"
     )
+
+
+def test_an_answer_that_could_not_be_judged_counts_as_neither_right_nor_wrong() -> None:
+    before = Reading((0.0,) * 4, (1,) * 4, (True, True, None, False))
+    after = Reading((0.0,) * 4, (1,) * 4, (True, None, False, True))
+    assert counts_right(before, after) == (1, 2, 2)  # not 2 → 2 of 4

@@ -30,7 +30,7 @@ from model_fixtures import (
 
 from hf_mass.core import trees
 from hf_mass.errors import ConfigError, DataError, VerifierError
-from hf_mass.evaluation.compare import outcome
+from hf_mass.evaluation.outcomes import outcome
 from hf_mass.methods.base import Adaptation, Answer, Cost
 from hf_mass.methods.judging import judge
 from hf_mass.methods.mass_model import MassModel
@@ -135,7 +135,8 @@ def test_a_verifier_that_raises_is_the_reason_of_that_answer(
         failed.reward()
     assert (good.reward(), replace(good, score=None).reward()) == (1.0, 0.0)
     assert Answer.judged(task, "plum") == replace(failed, written=None)
-    assert outcome(task, Adaptation(task), (failed, Cost()))["reason"] == failed.reason
+    kept = outcome(task, Adaptation(task, reason="no weights"), (failed, Cost()))
+    assert kept["right"] is None and kept["reason"] == failed.reason
 
 
 def test_sampled_solutions_are_reproducible(mass: MassModel, tasks: list[Task]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from fractions import Fraction as F
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from hf_mass.tasks.quantities import stated_quantity
 from hf_mass.tasks.task import Task
-from hf_mass.tasks.verifiers import get_verifier
+from hf_mass.tasks.verifiers import get_verifier, verify_batch
 
 RIGHT = [
     ("73", "not 33 but 73"),
@@ -264,3 +265,37 @@ def test_a_solution_whose_answer_line_was_cut_off_may_end_with_an_equation(share
     read = [(quantity.values, gold) for quantity, gold in found if quantity is not None]
     assert len(read) > 0.7 * len(found)
     assert sum(gold in values for values, gold in read) > 0.97 * len(read)
+
+
+@pytest.mark.parametrize(
+    ("verifier", "gold", "right", "wrong"),
+    [
+        (
+            "numeric",
+            "3.5",
+            ("3 and 1/2", "She needs 3 and 1/2 cups."),
+            ("The roots are 3 and 1/2", "3 and 3/2", "3 or 1/2"),
+        ),
+        ("numeric", "3", ("3",), ("3 and 1/2", "x = 3 and 1/2", "3 in 4")),
+        ("numeric", "15", ("15; it is odd",), ("15-ish", "15ish", "15; correction: 16", "15; sorry, 16")),
+        (
+            "numeric",
+            "0.25",
+            ("1 in 4", "The probability is 1 in 4."),
+            ("$1 in 4", "1 in 4 days", "He ran 1 in 4", "4 in 1"),
+        ),
+        (
+            "math",
+            "[2,5)",
+            (r"2 \le x<5", "2 <= x < 5", r"5 > x \ge 2"),
+            ("2<x<5", r"2 \le x \le 5", r"2 \le x<5 or x=7"),
+        ),
+        ("math", r"(-\infty,3]", (r"-\infty < x \le 3",), ("x<3", r"-\infty < x < 3")),
+        ("math", "(2,5)", ("(2,5)",), ("2<x<5", "[2,5)")),  # which may be a point
+        ("math", r"\{1,2\}", ("1, 2", r"\{2,1\}"), ("(1,2)", "[1,2]", "(2,1)")),
+    ],
+)
+def test_other_spellings(verifier: str, gold: str, right: Sequence[str], wrong: Sequence[str]) -> None:
+    task, texts = Task("p", answer=gold, verifier=verifier), [*right, *wrong]
+    expected = dict.fromkeys(right, 1.0) | dict.fromkeys(wrong, 0.0)
+    assert dict(zip(texts, verify_batch([task] * len(texts), texts), strict=True)) == expected

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hf_mass.errors import DataError
+from hf_mass.errors import DataError, DataWarning
 from hf_mass.tasks.problems import read_problem_file
 from hf_mass.tasks.rows import load_few_shot_file, read_rows
 from hf_mass.tasks.tables import TableForm
@@ -38,6 +38,54 @@ def test_cells_are_read_as_they_are_shown(tmp_path: Path) -> None:
     assert [row["input"] for row in read_rows(file)] == [
         *("007", "7", "007", "1.50", "0.3", "25%", "-3", "2024-01-31", "TRUE", "1,234,567.50")
     ]
+
+
+NOON = datetime.datetime(2024, 1, 31, 13, 5, 7)
+
+
+def moment(folder: Path, value: Any, shape: str) -> str:
+    file = workbook(folder / "a.xlsx", [["input", "output"], [value, "x"]], formats={"A2": shape})
+    return str(read_rows(file)[0]["input"])
+
+
+def test_dates_and_times_have_the_parts_that_are_shown(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    as_shown = {
+        "yyyy-mm-dd": "2024-01-31",
+        "yyyy-mm-dd hh:mm:ss": "2024-01-31 13:05:07",
+        "yyyy\\-mm\\-dd h:mm": "2024-01-31 13:05",
+        "h:mm:ss": "13:05:07",
+    }
+    for shape, text in as_shown.items():
+        assert moment(tmp_path, NOON, shape) == text
+    assert moment(tmp_path, datetime.time(9, 5), "h:mm") == "9:05"
+    assert not recwarn.list
+    for shape, text in {"dd/mm/yyyy": "2024-01-31", "m/d/yy h:mm": "2024-01-31 13:05", "h:mm AM/PM": "13:05"}.items():
+        with pytest.warns(DataWarning, match=f"shows dates or times as '{shape}'; they are read as 2024-01-31 and"):
+            assert moment(tmp_path, NOON, shape) == text
+    for shape in ("mmm yyyy", "yyyy", "dddd", "d-mmm-yy", "h"):
+        with pytest.raises(
+            DataError, match=f"cell A2: '2024-01-31 13:05:07' is shown in the format '{shape}', by name"
+        ):
+            moment(tmp_path, NOON, shape)
+
+
+def test_numbers_are_rounded_as_excel_does(tmp_path: Path) -> None:
+    for value, shape, text in ((0.125, "0%", "13%"), (2.5, "0", "3"), (1.005, "0.00", "1.01"), (-2.5, "0", "-3")):
+        assert moment(tmp_path, value, shape) == text
+
+
+def test_what_a_person_does_not_see_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cell A2: 'a' is shown in the format '@\" kg\"'"):
+        moment(tmp_path, "a", '@" kg"')
+    for what in ("rows", "columns"):
+        book = openpyxl.Workbook()
+        for row in (["input", "output"], ["a", "b"]):
+            book.active.append(row)
+        dimensions = book.active.row_dimensions[2] if what == "rows" else book.active.column_dimensions["B"]
+        dimensions.hidden = True
+        book.save(tmp_path / "b.xlsx")
+        with pytest.warns(DataWarning, match=f"has hidden {what}, which are read as well"):
+            assert read_rows(tmp_path / "b.xlsx") == [{"input": "a", "output": "b"}]
 
 
 def test_rows_of_a_workbook(tmp_path: Path) -> None:

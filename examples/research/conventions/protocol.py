@@ -64,7 +64,7 @@ def run_method(method: Method, mass: MassModel, tasks: Sequence[Task], seed: int
     start = time.perf_counter()
     for first in range(0, len(tasks), batch_size):
         batch = method(mass, list(tasks[first : first + batch_size]), seed)
-        correct += [answer.score or 0.0 for answer in batch.answers]
+        correct += [answer.reward() for answer in batch.answers]
         tokens += batch.sampled_tokens
         adaptations += [replace(each, parts=()) for each in batch.adaptations]
     seconds = time.perf_counter() - start

@@ -240,7 +240,7 @@ class Study:
             {
                 "id": task.id,
                 "domain": task.domain,
-                "right": int(answer.score or 0),
+                "right": int(answer.reward()),
                 "loss": round(loss, 4),
                 **({} if records is None else story(records[n])),
             }
