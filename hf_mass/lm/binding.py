@@ -7,7 +7,7 @@ of stacked matrices. The bound adapter itself is never active in PEFT while it i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -75,6 +75,24 @@ def _linear_maps(model: nn.Module) -> Iterator[str]:
             yield from _linear_maps(base)
 
 
+def targeted(model: PeftModel, targets: str | Collection[str] | None) -> list[str]:
+    """Names of the modules on which PEFT puts a LoRA with these targets: names, a pattern, or "all-linear"."""
+    head, found = model.get_output_embeddings(), list[str]()
+    for name, module in model.named_modules():
+        inner = module.get_base_layer() if isinstance(module, LoraLayer) else module
+        if not isinstance(module, LoraLayer | nn.Linear | Conv1D) or ".lora_" in name or name.endswith(".base_layer"):
+            continue
+        own = name.removeprefix("base_model.model.")
+        if targets == "all-linear":
+            chosen = inner is not head and module is not head
+        elif isinstance(targets, str):
+            chosen = re.fullmatch(targets, own) is not None
+        else:
+            chosen = any(own == target or own.endswith(f".{target}") for target in targets or ())
+        found += [name] if chosen else []
+    return found
+
+
 _SPECIAL = (
     *("alora_invocation_tokens", "layer_replication", "modules_to_save", "target_parameters"),
     *("trainable_token_indices", "lora_bias", "use_dora", "use_qalora", "velora_config", "monteclora_config"),
@@ -114,6 +132,8 @@ def require_plain_lora(setting: str, config: PeftConfig) -> None:
 class BoundLora:
     """One LoRA adapter of a PEFT model, as a function of its matrices.
 
+    It stays what it is where another adapter of the same name takes its place in the model.
+
     Args:
         model: The PEFT model.
         adapter: Name of the adapter.
@@ -133,12 +153,14 @@ class BoundLora:
                     f"adapter {adapter!r} has {field}={value!r}, weights that the inner loop would not adapt. Leave "
                     f"{field} unset."
                 )
-        self.model, self.adapter = model, adapter
+        self.model, self.adapter, self.config = model, adapter, model.peft_config[adapter]
         self.layers, sites = dict[str, LoraLayer](), dict[str, LoraSite]()
+        self._maps = list[tuple[nn.Module, nn.Module]]()
         for name, layer in model.named_modules():
             if isinstance(layer, LoraLayer) and adapter in layer.scaling:
                 self._check(name, layer)
                 self.layers[name] = layer
+                self._maps.append((layer.lora_A[adapter], layer.lora_B[adapter]))
                 a, b = f"{name}.lora_A.{adapter}.weight", f"{name}.lora_B.{adapter}.weight"
                 sites[name] = LoraSite(layer, a, b, float(layer.scaling[adapter]))
         self.function = LoraFunction(sites, decoder_layers(model))
@@ -170,18 +192,17 @@ class BoundLora:
     def start(self, num_tasks: int = 1) -> Tree:
         """θ_0: the adapter's matrices in float32 (float64 where they are), the same for every task, [N, ...] views."""
         tree = {}
-        for layer, site in zip(self.layers.values(), self.function.sites.values(), strict=True):
-            tree[site.a] = layer.lora_A[self.adapter].weight.detach()[None]
-            tree[site.b] = layer.lora_B[self.adapter].weight.detach()[None]
+        for (down, up), site in zip(self._maps, self.function.sites.values(), strict=True):
+            tree[site.a], tree[site.b] = down.weight.detach()[None], up.weight.detach()[None]
         wide = trees.tree_map(lambda x: x if x.dtype == torch.float64 else x.float(), tree)
         return trees.repeat_tasks(wide, num_tasks)
 
     def load(self, params: Tree, task: int = 0) -> None:
         """Put one task's matrices into the PEFT adapter itself, in its own dtype."""
         with torch.no_grad():
-            for layer, site in zip(self.layers.values(), self.function.sites.values(), strict=True):
-                layer.lora_A[self.adapter].weight.copy_(params[site.a][task])
-                layer.lora_B[self.adapter].weight.copy_(params[site.b][task])
+            for (down, up), site in zip(self._maps, self.function.sites.values(), strict=True):
+                down.weight.copy_(params[site.a][task])
+                up.weight.copy_(params[site.b][task])
 
     def state_dict(self, params: Tree, task: int) -> dict[str, Tensor]:
         """One task's matrices under PEFT's names, ready to be written as an adapter file."""

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_mass import __version__
 from hf_mass.core.trees import Tree
-from hf_mass.lm.binding import BoundLora, add_lora, clear_target_errors, require_plain_lora
+from hf_mass.lm.binding import BoundLora, add_lora, clear_target_errors, require_plain_lora, targeted
 from hf_mass.lm.chat import require_chat
 from hf_mass.lm.generation import row_seed
 from hf_mass.lm.precision import precision_of
@@ -149,17 +149,24 @@ def lora_config(shape: LoraShape) -> LoraConfig:
     return LoraConfig(r=shape.rank, lora_alpha=shape.alpha, target_modules=targets, task_type="CAUSAL_LM")
 
 
+def has_lora(model: PeftModel, name: str, config: LoraConfig) -> bool:
+    """Whether a model has an adapter of this name, rank and scale, on the modules that these targets mean."""
+    present = model.peft_config.get(name)
+    if present is None or (present.r, present.lora_alpha) != (config.r, config.lora_alpha):
+        return False
+    return set(targeted(model, config.target_modules)) == set(BoundLora(model, name).layers)
+
+
 def replace_lora(model: PeftModel, name: str, config: LoraConfig) -> None:
-    """Put a new adapter in the place of one of the same name; it is active if that was."""
-    was_active = name in model.active_adapters
+    """Put a new adapter in the place of one of the same name; the same name is active as before."""
+    active = model.active_adapter
     # PEFT cannot be without an adapter for a moment, nor have two of one name.
     placeholder = LoraConfig(r=1, target_modules=config.target_modules, task_type="CAUSAL_LM")
     add_lora(model, "placeholder", placeholder)
     model.set_adapter("placeholder")
     model.delete_adapter(name)
     add_lora(model, name, config)
-    if was_active:
-        model.set_adapter(name)
+    model.set_adapter(active)
     model.delete_adapter("placeholder")
 
 

@@ -25,7 +25,7 @@ from hf_mass.lm.base_models import load_base, load_tokenizer
 from hf_mass.lm.binding import add_lora, deterministic
 from hf_mass.lm.encoding import TextEncoder
 from hf_mass.lm.generation import Sampling, complete, row_seed
-from hf_mass.lm.language_model import LanguageModel, lora_config, replace_lora, with_starting_lora
+from hf_mass.lm.language_model import LanguageModel, has_lora, lora_config, replace_lora, with_starting_lora
 from hf_mass.lm.loading import GENERATOR, INNER, describe_base, is_lora, load_adapted, load_lora_alone
 from hf_mass.lm.shapes import LoraShape
 from hf_mass.methods.base import Adaptation, Answer, Cost
@@ -38,7 +38,7 @@ from hf_mass.methods.mass_settings import WEIGHINGS, MassConfig
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.methods.sampling import few_usable, sharing_samples, write_samples
 from hf_mass.methods.scorer import Scorer, scorer_features
-from hf_mass.store.adapters import make_portable
+from hf_mass.store.adapters import make_portable, write_adapter
 from hf_mass.store.folders import read_whole
 from hf_mass.store.publishing import publish
 from hf_mass.store.shipped import resolve_shipped
@@ -72,7 +72,7 @@ class MassModel(LanguageModel):
         self.config = config
         inner = lora_config(LoraShape(config.inner.lora_rank, config.inner.lora_alpha, config.inner.target_modules))
         present = model.peft_config.get(INNER)
-        if present is None or (present.r, present.lora_alpha) != (inner.r, inner.lora_alpha):
+        if not has_lora(model, INNER, inner):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(row_seed("inner", seed))
                 add_lora(model, INNER, inner) if present is None else replace_lora(model, INNER, inner)
@@ -153,10 +153,12 @@ class MassModel(LanguageModel):
 
         def write(folder: Path) -> None:
             self.model.save_pretrained(folder / "generator", selected_adapters=[GENERATOR])
-            self.model.save_pretrained(folder, selected_adapters=[INNER])
-            for place in (folder, folder / "generator"):  # PEFT's cards, which name local paths, in place of our own
-                (place / "README.md").unlink(missing_ok=True)
-            _, inside = (make_portable(folder / adapter) for adapter in ("generator", INNER))
+            # PEFT's card, which names local paths, in place of our own
+            (folder / "generator" / "README.md").unlink(missing_ok=True)
+            make_portable(folder / "generator")
+            inner = self.adapter.lora  # the model may have another one of this name by now
+            write_adapter(folder / INNER, inner.state_dict(inner.start(1), 0), inner.config.to_dict())
+            inside = make_portable(folder / INNER)
             self.scorer.save(folder / "scorer")
             self.tokenizer.save_pretrained(folder)
             write_config(named_targets(self.config, inside), folder, describe_base(self.model))
