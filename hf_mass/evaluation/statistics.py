@@ -132,8 +132,8 @@ def paired_difference(
     """Mean of a − b, cell by cell, with the same bootstrap as `mean_interval`.
 
     Both methods are resampled on the same tasks and seeds, so what makes a task hard for both cancels out. Where the
-    difference is the same everywhere, resampling knows nothing of tasks where it is not: on as large a share of tasks as
-    the Wilson interval for none in that many leaves open, it may then be anything.
+    difference is the same everywhere, resampling knows nothing of tasks where it is not: it may then be anything on as
+    large a share of tasks as the Wilson interval for none in that many leaves open.
 
     Args:
         a: Results of one method, shape [seeds, tasks] or [tasks].

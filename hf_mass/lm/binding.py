@@ -22,6 +22,7 @@ from hf_mass.core import trees
 from hf_mass.core.lora import LoraFunction, LoraSite
 from hf_mass.core.trees import Tree
 from hf_mass.errors import ConfigError, UnsupportedModelError
+from hf_mass.lm.turns import single_precision
 from hf_mass.tasks.checks import shown
 
 
@@ -57,7 +58,7 @@ def add_lora(model: PeftModel, name: str, config: LoraConfig) -> None:
     """
     if config.base_model_name_or_path is None:  # else an adapter saved from it would name no base
         config.base_model_name_or_path = model.get_base_model().config.name_or_path or None
-    with clear_target_errors(f"lora_target_modules (of the {name!r} adapter)", config, model):
+    with single_precision(), clear_target_errors(f"lora_target_modules (of the {name!r} adapter)", config, model):
         model.add_adapter(name, config)
     for module in model.modules():
         if isinstance(module, LoraLayer) and name in module.lora_A:

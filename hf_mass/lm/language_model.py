@@ -22,6 +22,7 @@ from hf_mass.lm.chat import require_chat
 from hf_mass.lm.generation import row_seed
 from hf_mass.lm.precision import precision_of
 from hf_mass.lm.shapes import LoraShape
+from hf_mass.lm.turns import single_precision
 from hf_mass.store.adapters import write_adapter
 from hf_mass.store.storage import write_atomically
 
@@ -179,19 +180,26 @@ def with_starting_lora(base: PreTrainedModel, config: LoraConfig, seed: int = 0)
     require_plain_lora("LoraConfig", config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(row_seed("generator", seed))
-        with clear_target_errors("target_modules", config, base):
+        with single_precision(), clear_target_errors("target_modules", config, base):
             return get_peft_model(base, config)
 
 
 def sharing_weights(model: nn.Module) -> Any:
     """A copy of a model's modules that shares every parameter and buffer with it.
 
-    Adapters can be put into the copy and the model that was given stays as it was; no weight is stored twice.
+    Adapters can be put into the copy and the model that was given stays as it was, its parameters' flags too; no weight
+    is stored twice.
     """
-    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    tensors = {id(tensor): _frozen(tensor) for tensor in (*model.parameters(), *model.buffers())}
     # What a pass left behind in a module, as RecurrentGemma's state, hangs in its graph, of which there are no copies.
     left = [x for module in model.modules() for x in vars(module).values() if isinstance(x, Tensor) and x.grad_fn]
     return copy.deepcopy(model, {**tensors, **{id(x): x.detach() for x in left}})
+
+
+def _frozen(tensor: Tensor) -> Tensor:
+    """A parameter of the same storage that is not trained; anything else as it is."""
+    is_trained = isinstance(tensor, nn.Parameter) and tensor.requires_grad
+    return nn.Parameter(tensor.detach(), requires_grad=False) if is_trained else tensor
 
 
 def save_adapted(

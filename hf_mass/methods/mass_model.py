@@ -28,6 +28,7 @@ from hf_mass.lm.generation import Sampling, complete, row_seed
 from hf_mass.lm.language_model import LanguageModel, has_lora, lora_config, replace_lora, with_starting_lora
 from hf_mass.lm.loading import GENERATOR, INNER, describe_base, is_lora, load_adapted, load_lora_alone
 from hf_mass.lm.shapes import LoraShape
+from hf_mass.lm.turns import one_at_a_time, single_precision
 from hf_mass.methods.base import Adaptation, Answer, Cost
 from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.inner import InnerAdapter, InnerProblem
@@ -81,7 +82,7 @@ class MassModel(LanguageModel):
         self.encoder = TextEncoder(tokenizer, config.format, *rooms, few_shot=few_shot, chat_template_kwargs=kwargs)
         self.adapter = InnerAdapter(model, self.encoder, config, INNER)
         if scorer is None:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), single_precision():
                 torch.manual_seed(row_seed("scorer", seed))
                 scorer = Scorer(config.scorer, model.config.get_text_config().hidden_size)
         self.scorer = scorer.to(self.device)
@@ -157,7 +158,8 @@ class MassModel(LanguageModel):
             (folder / "generator" / "README.md").unlink(missing_ok=True)
             make_portable(folder / "generator")
             inner = self.adapter.lora  # the model may have another one of this name by now
-            write_adapter(folder / INNER, inner.state_dict(inner.start(1), 0), inner.config.to_dict())
+            about = {**inner.config.to_dict(), "inference_mode": True}
+            write_adapter(folder / INNER, inner.state_dict(inner.start(1), 0), about)
             inside = make_portable(folder / INNER)
             self.scorer.save(folder / "scorer")
             self.tokenizer.save_pretrained(folder)
@@ -173,6 +175,7 @@ class MassModel(LanguageModel):
 
     # -- generate, score, adapt, solve -------------------------------------------------------------------------------
 
+    @one_at_a_time
     def generate_auxiliary(
         self, tasks: Task | Sequence[Task], count: int | None = None, seed: int = 0
     ) -> list[list[AuxiliarySample]]:
@@ -190,6 +193,7 @@ class MassModel(LanguageModel):
         with deterministic(self.model):
             return write_samples(self.model, self.encoder, self.config, several, count, seed)
 
+    @one_at_a_time
     def score(self, tasks: Task | Sequence[Task], samples: Sequence[Sequence[AuxiliarySample]]) -> Tensor:
         """s_η [N, m]: the scorer's weights of the samples of each task."""
         problem = self.adapter.problem(as_list(tasks), samples)
@@ -210,6 +214,7 @@ class MassModel(LanguageModel):
     def adapt(self, tasks: Task, *args: Any, **options: Any) -> Adaptation: ...
     @overload
     def adapt(self, tasks: Sequence[Task], *args: Any, **options: Any) -> list[Adaptation]: ...
+    @one_at_a_time
     def adapt(
         self,
         tasks: Task | Sequence[Task],
@@ -305,6 +310,7 @@ class MassModel(LanguageModel):
     def solve(self, tasks: Task, *args: Any, **options: Any) -> Answer: ...
     @overload
     def solve(self, tasks: Sequence[Task], *args: Any, **options: Any) -> list[Answer]: ...
+    @one_at_a_time
     def solve(
         self,
         tasks: Task | Sequence[Task],

@@ -154,7 +154,8 @@ def test_a_model_in_memory_is_left_as_it_was(training: bool) -> None:
     assert is_as_before(model, names, values) and model.training == training
     assert [type(module) for module in model.modules()] == kinds
     weight = next(model.parameters())
-    assert any(p is weight for p in lm.model.parameters())  # shared, not copied
+    assert any(p.data_ptr() == weight.data_ptr() for p in lm.model.parameters())  # shared, not copied
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_a_peft_model_is_continued_at_its_own_rank_and_left_as_it_was() -> None:

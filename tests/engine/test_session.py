@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -20,11 +21,12 @@ from transformers import AutoModelForCausalLM
 from hf_mass.core import token_loss
 from hf_mass.engine.events import Event, Generating, InnerStep, Loss, Replies, Stage, Weighed, Writing
 from hf_mass.engine.models import default_model, load
-from hf_mass.engine.session import TURN, Session, Stopped, events
+from hf_mass.engine.session import Session, Stopped, events
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import ConfigError, DataError, HFMassError
 from hf_mass.lm.generation import Sampling, complete
 from hf_mass.lm.language_model import LanguageModel
+from hf_mass.lm.turns import TURN
 from hf_mass.methods.base import Adaptation
 from hf_mass.methods.mass import MASS
 from hf_mass.methods.mass_model import MassModel
@@ -431,8 +433,12 @@ def test_whoever_waits_is_told_and_can_stop(grids: LanguageModel) -> None:
         seen.append(event)
         stop.set()
 
-    with TURN:
-        outcome = solve(grids, strips(), quick(time_limit=60), watch, stop.is_set)
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(TURN.take).result()
+        try:
+            outcome = solve(grids, strips(), quick(time_limit=60), watch, stop.is_set)
+        finally:
+            other.submit(TURN.give_back).result()
     assert seen == [Stage("Waiting for another problem's turn to end")]
     assert (outcome.reason, outcome.before) == ("stopped", ())
 
