@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
@@ -156,7 +157,7 @@ class BoundLora:
                 )
         self.model, self.adapter, self.config = model, adapter, model.peft_config[adapter]
         self.layers, sites = dict[str, LoraLayer](), dict[str, LoraSite]()
-        self._maps = list[tuple[nn.Module, nn.Module]]()
+        self._maps = list[tuple[Any, Any]]()  # the two linear maps of each layer
         for name, layer in model.named_modules():
             if isinstance(layer, LoraLayer) and adapter in layer.scaling:
                 self._check(name, layer)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,7 +20,7 @@ from torch import nn
 
 from hf_mass.errors import ConfigError
 
-P, R = ParamSpec("P"), TypeVar("R")
+Called = TypeVar("Called", bound=Callable[..., Any])
 Waiting = Callable[[], None]
 """Called ten times a second while another thread has the turn. An exception that it raises ends the waiting."""
 
@@ -110,20 +110,20 @@ def using(model: nn.Module, waiting: Waiting = lambda: None, alone: bool = True)
             turn.give_back()
 
 
-def one_at_a_time(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+def one_at_a_time(method: Called) -> Called:
     """A method of something that has a `model`, called while no other thread computes; see `using`."""
 
     @wraps(method)
-    def called(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
         with using(self.model):
             return method(self, *args, **kwargs)
 
-    return called
+    return cast(Called, called)
 
 
 def _take(turns: list[Turn]) -> bool:
     """Take all of several turns, or none."""
-    taken = []
+    taken = list[Turn]()
     for turn in turns:
         if not turn.take(0.05 if taken else 0.0):
             for each in taken:
