@@ -70,6 +70,8 @@ def load_base(
         model = _from_pretrained(_CausalLM, "Base model", base, token, cure, settings)
     require_finite(model.named_parameters(), f"Base model {str(base)!r}")
     model.config.return_dict = True  # outputs are read by name
+    if Path(base).is_dir():  # found also where the working directory is another by then
+        model.config.name_or_path = str(Path(base).absolute())
     return model
 
 

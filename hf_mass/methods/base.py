@@ -26,6 +26,7 @@ from hf_mass.lm.language_model import LanguageModel, save_adapted
 from hf_mass.lm.turns import lent, using
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.answers import try_scoring
+from hf_mass.tasks.checks import as_path
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.voting import Prediction
 
@@ -260,9 +261,11 @@ class Adaptation:
 
         Raises:
             AdaptationError: If there are no adapted weights.
+            DataError: If no folder can be called so.
             CheckpointError: If it cannot be written.
         """
         self.require_parts()
+        as_path("path", path)
         try:
             config, weights = combined_adapter(self.parts)
         except DataError as error:

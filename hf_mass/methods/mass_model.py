@@ -44,7 +44,7 @@ from hf_mass.store.folders import read_whole
 from hf_mass.store.publishing import publish
 from hf_mass.store.shipped import resolve_shipped
 from hf_mass.store.storage import resolve, write_atomically
-from hf_mass.tasks.checks import shown
+from hf_mass.tasks.checks import as_path, shown
 from hf_mass.tasks.task import Task
 
 
@@ -165,6 +165,7 @@ class MassModel(LanguageModel):
             self.tokenizer.save_pretrained(folder)
             write_config(named_targets(self.config, inside), folder, describe_base(self.model))
 
+        as_path("path", path)
         write_atomically(Path(path), write, CONFIG_NAME)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:

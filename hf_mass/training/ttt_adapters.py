@@ -18,6 +18,7 @@ from hf_mass.store.card import CardParts
 from hf_mass.store.folders import write_atomically
 from hf_mass.store.publishing import publish
 from hf_mass.store.storage import resolve_adapter
+from hf_mass.tasks.checks import as_path
 from hf_mass.tasks.task import Task
 from hf_mass.training.publishing_trainer import PublishingTrainer
 from hf_mass.training.ttt_config import TTTConfig
@@ -40,6 +41,7 @@ class AdapterTrainer(PublishingTrainer):
         """
         if record.adapted is None:
             raise DataError(f"The record of task {record.task.id!r} has no adapter: {record.reason}.")
+        as_path("path", path)
         lora, tree = record.parts[-1]  # a record of another trainer may have another shape
         matrices, config = lora.state_dict(tree, 0), lora.config.to_dict()
         write_atomically(Path(path), lambda folder: write_adapter(folder, matrices, config))
