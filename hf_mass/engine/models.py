@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -242,6 +243,13 @@ def _in_memory(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
         raise ConfigError(
             "model was made in torch.inference_mode(), and nothing can be trained through its weights. Make it outside."
         )
+    if isinstance(model, PreTrainedModel) and any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise ConfigError(
+            "model has adapters inside, and is no PeftModel, which says where they are. Give the PeftModel, or what "
+            "its merge_and_unload() or unload() returns."
+        )
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ConfigError("model is on the device meta, where there are no weights. Load them first.")
     copied = sharing_weights(model)
     copied.config.return_dict = True
     if isinstance(model, PeftModel):

@@ -156,6 +156,11 @@ class BoundLora:
                     f"{field} unset."
                 )
         self.model, self.adapter, self.config = model, adapter, model.peft_config[adapter]
+        if self.config.bias != "none" and any(name.endswith(".bias") for name, _ in model.named_parameters()):
+            raise UnsupportedModelError(
+                f"adapter {adapter!r} has bias={self.config.bias!r}: trained biases would be lost where it is saved. "
+                "Merge it (merge_and_unload) and save that as a base, or train one with bias='none'."
+            )
         self.layers, sites = dict[str, LoraLayer](), dict[str, LoraSite]()
         self._maps = list[tuple[Any, Any]]()  # the two linear maps of each layer
         for name, layer in model.named_modules():
@@ -190,6 +195,22 @@ class BoundLora:
                 f"{name} has LoRA dropout {layer.lora_dropout[self.adapter].p} for adapter {self.adapter!r}, whose "
                 "masks could not be drawn again on the way back. Set lora_dropout=0 there and use inner_lora_dropout."
             )
+        self._check_state(name, layer)
+
+    def _check_state(self, name: str, layer: LoraLayer) -> None:
+        """Refuses a layer that PEFT was told to answer otherwise than its config says."""
+        rank, alpha = layer.r[self.adapter], layer.lora_alpha[self.adapter]
+        scale, made = layer.scaling[self.adapter], alpha / (rank**0.5 if self.config.use_rslora else rank)
+        problem = None
+        if getattr(layer, "merged_adapters", None):
+            problem = f"has adapters {list(layer.merged_adapters)} merged into it. Call unmerge_adapter(), or load the"
+            problem += " model that merge_and_unload() gives"
+        elif getattr(layer, "disable_adapters", False):
+            problem = "has its adapters disabled. Call enable_adapter_layers(), or load the base itself"
+        elif abs(scale - made) > 1e-6 * abs(made):
+            problem = f"has scale {scale:g}, and lora_alpha and r give {made:g}, which is what is saved. Set it back"
+        if problem is not None:
+            raise UnsupportedModelError(f"{name}, which carries adapter {self.adapter!r}, {problem}.")
 
     def start(self, num_tasks: int = 1) -> Tree:
         """θ_0: the adapter's matrices in float32 (float64 where they are), the same for every task, [N, ...] views."""

@@ -197,9 +197,8 @@ def sharing_weights(model: nn.Module) -> Any:
 
 
 def _frozen(tensor: Tensor) -> Tensor:
-    """A parameter of the same storage that is not trained; anything else as it is."""
-    is_trained = isinstance(tensor, nn.Parameter) and tensor.requires_grad
-    return nn.Parameter(tensor.detach(), requires_grad=False) if is_trained else tensor
+    """A parameter of the same storage that is not trained; one of a kind of its own, as quantised ones, as it is."""
+    return nn.Parameter(tensor.detach(), requires_grad=False) if type(tensor) is nn.Parameter else tensor
 
 
 def save_adapted(

@@ -72,7 +72,8 @@ def write_atomically(target: Path, write: Callable[[Path], None], seal: str = ""
     """
     target = target.absolute()
     with writing(target):
-        _require_no_other(target, seal)
+        if seal in _MODELS:
+            require_no_other_model(target, seal)
         is_new = not target.exists()
         _remove_leftovers(target)
         temporary, mine = _made_temporary(target)
@@ -95,10 +96,16 @@ def write_atomically(target: Path, write: Callable[[Path], None], seal: str = ""
 _MODELS = ("adaptation.json", "mass_config.json")
 
 
-def _require_no_other(target: Path, seal: str) -> None:
-    """Refuses a folder of a model of another kind: files of both would have the same names, and neither be whole."""
-    if seal and seal not in _MODELS:
-        return
+def require_no_other_model(target: Path, seal: str = "") -> None:
+    """Refuses a folder of a model of another kind: files of both would have the same names, and neither be whole.
+
+    Args:
+        target: The folder.
+        seal: The file that says what is to be saved there; empty for an adapter by itself.
+
+    Raises:
+        CheckpointError: If it is one.
+    """
     others = [name for name in _MODELS if name != seal and (target / name).is_file()]
     if (target / "config.json").is_file() and any(target.glob("model*.safetensors")):
         others.append("config.json")

@@ -15,7 +15,7 @@ from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Method
 from hf_mass.store.adapters import write_adapter
 from hf_mass.store.card import CardParts
-from hf_mass.store.folders import write_atomically
+from hf_mass.store.folders import require_no_other_model, write_atomically
 from hf_mass.store.publishing import publish
 from hf_mass.store.storage import resolve_adapter
 from hf_mass.tasks.checks import as_path
@@ -41,7 +41,7 @@ class AdapterTrainer(PublishingTrainer):
         """
         if record.adapted is None:
             raise DataError(f"The record of task {record.task.id!r} has no adapter: {record.reason}.")
-        as_path("path", path)
+        require_no_other_model(as_path("path", path))
         lora, tree = record.parts[-1]  # a record of another trainer may have another shape
         matrices, config = lora.state_dict(tree, 0), lora.config.to_dict()
         write_atomically(Path(path), lambda folder: write_adapter(folder, matrices, config))
