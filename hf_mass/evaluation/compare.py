@@ -6,22 +6,19 @@ differ in nothing but how they ask. A task that raises gets the reason, and the 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from hf_mass.engine.events import Event
 from hf_mass.engine.session import Session, passes
-from hf_mass.errors import CheckpointError, ConfigError, DataError, HFMassError, ModelWarning, Stopped
-from hf_mass.lm.fingerprint import base_digest, lora_digest, weights_digest
+from hf_mass.errors import ConfigError, DataError, HFMassError, ModelWarning, Stopped
+from hf_mass.evaluation.outcomes import Outcomes, outcome
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.lm.suitability import beyond
 from hf_mass.methods.base import Adaptation, Answer, Cost, Method
@@ -32,13 +29,11 @@ from hf_mass.methods.registry import make_method
 from hf_mass.methods.sequence import TTTThenMASS
 from hf_mass.methods.ttt import TTT
 from hf_mass.methods.unadapted import MajorityVote, NoAdaptation
-from hf_mass.store.folders import replace_text, require_writable
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.task import Task
 
 T = TypeVar("T")
 Settings = Mapping[str, Any]
-OUTCOMES, FORMAT_VERSION = "outcomes.json", 2
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
@@ -120,110 +115,7 @@ def fitting_rows(lm: LanguageModel, kind: str, tasks: Sequence[Task]) -> list[st
     return ["none", "majority", "mass-uniform", *(name for name, fits in judged.items() if fits)]
 
 
-# -- outcomes ----------------------------------------------------------------------------------------------------------
-
-
-class Outcomes:
-    """What every row came to on every task, kept in a file batch by batch.
-
-    Args:
-        file: The file; None to keep nothing.
-        about: What outcomes depend on, as JSON values; a run is resumed with the same only.
-        resume: Whether to start from what is there.
-
-    Raises:
-        ConfigError: If what is there is of another run.
-        CheckpointError: If it cannot be read, or nothing be written there.
-    """
-
-    def __init__(self, file: Path | None, about: Mapping[str, Any], resume: bool = False) -> None:
-        self.file, self.about = file, json.loads(json.dumps({"format": FORMAT_VERSION, **about}))
-        self.methods: dict[str, dict[str, list[dict[str, Any] | None]]] = {}
-        if file is None:
-            return
-        require_writable(file.parent)
-        if not resume or not file.is_file():
-            return
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            self.methods, before = _of_right_types(content["methods"]), content["about"]
-            differing = [key for key, value in self.about.items() if before.get(key) != value]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{file} cannot be read ({error!r}). Evaluate again without --resume.") from error
-        if differing:
-            raise ConfigError(
-                f"{file} is of a run with {differing[0]} = {before.get(differing[0])}, and this one has "
-                f"{self.about[differing[0]]}. Resume with the same, or give another --output."
-            )
-
-    def rows(self, name: str, seed: int, tasks: int) -> list[dict[str, Any] | None]:
-        """The outcome of each task, None for those that are missing. What is put there is kept by `save`."""
-        rows = self.methods.setdefault(name, {}).setdefault(str(seed), [None] * tasks)
-        if len(rows) != tasks:
-            raise CheckpointError(
-                f"{self.file} holds {len(rows)} outcomes of {name!r:.60}, seed {seed}, and there are {tasks} tasks. "
-                "Evaluate again without --resume."
-            )
-        return rows
-
-    def complete(self, name: str, seeds: Sequence[int]) -> list[list[dict[str, Any]]]:
-        """The outcomes of a row with each seed, none of which is missing."""
-        return [[row for row in self.methods[name][str(seed)] if row is not None] for seed in seeds]
-
-    def save(self) -> None:
-        """Write the file, whole or not at all."""
-        if self.file is not None:
-            content = {"about": self.about, "methods": self.methods}
-            replace_text(self.file, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-
-
-def _of_right_types(methods: Any) -> dict[str, dict[str, list[dict[str, Any] | None]]]:
-    """Outcomes as they were read from a file, which may be anybody's.
-
-    Raises:
-        ValueError: If one is of another type than `outcome` makes them.
-    """
-    costs, texts = set(vars(Cost())), (str, type(None))
-    for row in (row for seeds in methods.values() for rows in seeds.values() for row in list(rows) if row is not None):
-        numbers = [row["right"], *row["cost"].values()]
-        are_numbers = all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
-        are_texts = isinstance(row["domain"], str) and all(
-            isinstance(row[name], texts) for name in ("answer", "reason")
-        )
-        if not are_numbers or not are_texts or set(row["cost"]) != costs or not 0 <= row["right"] <= 1:
-            raise ValueError(f"no outcome: {row!r:.200}")
-        if not isinstance(row.get("guard", ""), str):
-            raise ValueError(f"no outcome: guard is {row['guard']!r:.60}")
-    return dict(methods)
-
-
-def outcome(task: Task, adaptation: Adaptation | str, answer: tuple[Answer, Cost] | str | None) -> dict[str, Any]:
-    """What one row came to on one task, as JSON values; a text in place of a record is the reason why there is none."""
-    values = {"task": task.id, "domain": task.domain, "right": 0.0, "answer": None}
-    cost = Cost() if isinstance(adaptation, str) else adaptation.cost
-    if isinstance(adaptation, str) or answer is None or isinstance(answer, str):
-        return {**values, "reason": adaptation if isinstance(adaptation, str) else answer, "cost": asdict(cost)}
-    record, of_answer = answer
-    values |= {"right": record.score or 0.0, "answer": record.text, "reason": adaptation.reason or record.reason}
-    values |= {} if adaptation.guard_note is None else {"guard": adaptation.guard_note}
-    return {**values, "cost": asdict(cost + adaptation.guard_cost + of_answer)}
-
-
-def digest(tasks: Sequence[Task]) -> str:
-    """A digest of what tasks ask, of their known answers and of what judges them."""
-    return hashlib.sha256(repr(list(tasks)).encode()).hexdigest()[:16]
-
-
-def model_digest(lm: LanguageModel) -> str:
-    """A digest of what a model answers with: base, tokenizer, and what was trained into it."""
-    parts = [base_digest(lm.model.get_base_model(), lm.tokenizer)]
-    if lm.untrained is None:
-        parts.append(lora_digest(lm.starting_lora()))
-    if isinstance(lm, MassModel):
-        parts += [lora_digest(lm.adapter.lora), weights_digest(lm.scorer.state_dict())]
-        parts.append(repr(lm.config))
-    parts.append(repr((lm.chat, dict(lm.chat_template_kwargs), lm.defaults)))
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+# -- the loop ----------------------------------------------------------------------------------------------------------
 
 
 def attempt(work: Callable[[list[int]], Sequence[T]], numbers: list[int]) -> dict[int, T | str]:
@@ -240,9 +132,6 @@ def attempt(work: Callable[[list[int]], Sequence[T]], numbers: list[int]) -> dic
         if len(numbers) == 1:
             return {numbers[0]: str(error) if isinstance(error, HFMassError) else f"{type(error).__name__}: {error}"}
         return {n: result for number in numbers for n, result in attempt(work, [number]).items()}
-
-
-# -- the loop ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -331,7 +220,7 @@ class Comparison:
         for number, seed in enumerate(seeds):
             for names in sharing.values():
                 if names == ["majority"]:
-                    self.methods["majority"].token_budget = self._budget(seeds[: number + 1])  # type: ignore[attr-defined]
+                    self._set_budget(seed, self._budget(seeds[: number + 1]))
                 self._run(names, seed)
         return {name: self.outcomes.complete(name, seeds) for name in self.names}
 
@@ -339,10 +228,16 @@ class Comparison:
         runs = [rows for n in self.names if n.startswith("mass") for rows in self.outcomes.complete(n, seeds)]
         return self.token_budget or math.ceil(max(mean_cost(rows).sampled_tokens for rows in runs))
 
+    def _set_budget(self, seed: int, budget: float) -> None:
+        """What the majority vote may spend; what it came to with another budget, in an earlier run, is run again."""
+        self.methods["majority"].token_budget = budget  # type: ignore[attr-defined]
+        rows = self.outcomes.rows("majority", seed, self.tasks)
+        rows[:] = [row if row is not None and row.get("budget") == budget else None for row in rows]
+
     def _run(self, names: list[str], seed: int) -> None:
         """Rows that share adaptations, batch by batch as far as outcomes are missing."""
         total, done = len(self.tasks), 0
-        rows = {name: self.outcomes.rows(name, seed, total) for name in names}
+        rows = {name: self.outcomes.rows(name, seed, self.tasks) for name in names}
         for numbers in self._batches(self.methods[names[0]]):
             if missing := [name for name in names if any(rows[name][n] is None for n in numbers)]:
                 labels = ", ".join(self.rows[name].label for name in missing)
@@ -368,6 +263,9 @@ class Comparison:
         for name in names:
             answers = attempt(partial(self._answer, self._session(name, seed), records), list(records))
             results[name] = {n: outcome(self.tasks[n], adaptations[n], answers.get(n)) for n in numbers}
+            if name == "majority":
+                for row in results[name].values():
+                    row["budget"] = self.methods[name].token_budget  # type: ignore[attr-defined]
         return results
 
     def _session(self, name: str, seed: int) -> Session:

@@ -34,7 +34,7 @@ from transformers import AutoModelForCausalLM
 
 from hf_mass.core import trees
 from hf_mass.errors import CheckpointError, ConfigError, DataError, VerifierError
-from hf_mass.evaluation.compare import outcome
+from hf_mass.evaluation.outcomes import outcome
 from hf_mass.methods.base import Adaptation, Answer, Cost
 from hf_mass.methods.judging import judge
 from hf_mass.methods.mass_model import MassModel
