@@ -67,7 +67,7 @@ class Outcomes:
         for row, task in zip(rows, tasks, strict=True):
             if row is not None and (row["task"], row["domain"]) != (task.id, task.domain):
                 raise CheckpointError(
-                    where.format(f"an outcome of task {row['task']!r:.60}", f"its place is {task.id!r}'s")
+                    where.format(f"an outcome of task {row['task']!r:.60}", f"its place is that of {task.id!r}")
                 )
         return rows
 
