@@ -46,7 +46,7 @@ class AdapterTrainer(PublishingTrainer):
         matrices, config = lora.state_dict(tree, 0), lora.config.to_dict()
         write_atomically(Path(path), lambda folder: write_adapter(folder, matrices, config))
 
-    def own_adapter(self, record: Adaptation) -> Adaptation:
+    def _own_adapter(self, record: Adaptation) -> Adaptation:
         """A record of this trainer or of another one of the same base, with its matrices in this model's adapter.
 
         Raises:

@@ -189,7 +189,7 @@ class TTTTrainer(AdapterTrainer):
         if records is not None:
             if len(records) != len(several):
                 raise DataError(f"TTTTrainer.predict: {len(records)} records for {len(several)} tasks; give one each.")
-            adaptations = [self.own_adapter(record) for record in records]
+            adaptations = [self._own_adapter(record) for record in records]
             return self._attempt(
                 several, lambda at: self._answer([several[n] for n in at], [adaptations[n] for n in at])
             )
