@@ -24,8 +24,8 @@ from hf_mass.cli.solving import load_chosen, look_here
 from hf_mass.cli.streams import json_text
 from hf_mass.engine.models import default_model
 from hf_mass.errors import VerifierError
-from hf_mass.evaluation.compare import ROWS, Comparator, Comparison, digest, fitting_rows, mean_cost, model_digest
-from hf_mass.evaluation.outcomes import OUTCOMES, Outcomes
+from hf_mass.evaluation.compare import ROWS, Comparator, Comparison, fitting_rows, mean_cost
+from hf_mass.evaluation.outcomes import OUTCOMES, Outcomes, digest, model_digest
 from hf_mass.evaluation.statistics import mean_interval, paired_difference
 from hf_mass.evaluation.tables import ResultRow, ResultTable
 from hf_mass.lm.language_model import LanguageModel

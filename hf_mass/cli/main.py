@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from hf_mass import __version__
 from hf_mass.cli import commands
-from hf_mass.cli.streams import shown_warning, write_what_can_be_written
+from hf_mass.cli.streams import open_what_is_closed, shown_warning, write_what_can_be_written
 from hf_mass.errors import ConfigError, HFMassError
 
 PROXIES = ("all_proxy", "ALL_PROXY", "https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY")
@@ -192,5 +192,7 @@ def main(args: Sequence[str] | None = None) -> None:
         warnings.showwarning = shown_warning
     # A tokenizer's threads warn about every process that is forked beside them.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if closed := open_what_is_closed():
+        raise SystemExit(closed)
     write_what_can_be_written()
     app(args=None if args is None else list(args), prog_name="hf-mass")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import sys
 import warnings
 from typing import Any, TextIO
@@ -19,6 +20,25 @@ def _plainer(error: UnicodeError) -> tuple[str, int]:
         raise error
     text = error.object[error.start : error.end].translate(_PLAINER)
     return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+def open_what_is_closed() -> str | None:
+    """Where a shell has closed stdin or stderr, make it an empty one: what is opened next would else be in its place.
+
+    Returns:
+        What is wrong, where stdout is closed: nobody would see what the command finds out.
+    """
+    stdout_is_closed = sys.stdout is None
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, this one
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+    return "hf-mass: stdout is closed. Leave it open, or send it to a file or /dev/null." if stdout_is_closed else None
 
 
 def write_what_can_be_written() -> None:

@@ -238,7 +238,7 @@ class _FreshUpdate(torch.autograd.Function):
         """See `_updated`."""
         context.save_for_backward(a.bmm(x.transpose(1, 2)))  # [G, r, T]
         context.scaling, context.a_shape = scaling, a.shape
-        return output.view_as(output)
+        return output.clone()  # a view may not be written to, as Falcon's layers do
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -31,6 +32,7 @@ from hf_mass.lm.loading import load_lora
 from hf_mass.lm.multimodal import is_multimodal, language_model_of
 from hf_mass.lm.precision import cast, require_dtype
 from hf_mass.lm.threads import warn_of_threads
+from hf_mass.lm.turns import apart_from_host
 from hf_mass.methods.mass import without_scorer
 from hf_mass.methods.mass_files import CONFIG_NAME
 from hf_mass.methods.mass_model import MassModel
@@ -100,6 +102,7 @@ def default_model(kind: str, fields: Collection[str] = ()) -> str:
     return max(fitting, key=lambda name: len(SHIPPED[name].fields))
 
 
+@apart_from_host()
 def load(
     model: str | Path | PreTrainedModel | PeftModel | LanguageModel,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -236,7 +239,19 @@ def _in_memory(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
         raise ConfigError("tokenizer is None, and the model does not say where it is from. Pass tokenizer=.")
     if isinstance(model, PreTrainedModel) and is_multimodal(model.config):
         model = language_model_of(model)
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ConfigError(
+            "model was made in torch.inference_mode(), and nothing can be trained through its weights. Make it outside."
+        )
+    if isinstance(model, PreTrainedModel) and any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise ConfigError(
+            "model has adapters inside, and is no PeftModel, which says where they are. Give the PeftModel, or what "
+            "its merge_and_unload() or unload() returns."
+        )
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ConfigError("model is on the device meta, where there are no weights. Load them first.")
     copied = sharing_weights(model)
+    copied.config.return_dict = True
     if isinstance(model, PeftModel):
         active = model.active_adapters if isinstance(model.active_adapters, list) else model.active_adapters()
         if len(active) != 1:

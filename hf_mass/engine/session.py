@@ -35,16 +35,13 @@ from hf_mass.lm.generation import watching
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.lm.stopping import asked_at_every_layer
 from hf_mass.lm.suitability import beyond
+from hf_mass.lm.turns import lent, using
 from hf_mass.methods.base import Adaptation, Answer, Cost, Method, Progress
 from hf_mass.methods.ttt import sharing_data
 from hf_mass.tasks.checks import shown
 from hf_mass.tasks.kinds import kind_of
 from hf_mass.tasks.problems import Problem
 from hf_mass.tasks.task import Task
-
-TURN = threading.Lock()
-"""Held while a problem is adapted to, on whichever model: which kernels torch may use for attention, and its random
-state, are the whole process's."""
 
 
 @dataclass
@@ -111,8 +108,9 @@ class Session:
             DataError: If a task is none for the method or model.
         """
         adaptations: dict[int, Adaptation] = {}
-        for numbers in passes(tasks, None if self.method.joint else self.tasks_per_pass):
-            adaptations.update(zip(numbers, self._adapt_together([tasks[n] for n in numbers]), strict=True))
+        with self._turn():
+            for numbers in passes(tasks, None if self.method.joint else self.tasks_per_pass):
+                adaptations.update(zip(numbers, self._adapt_together([tasks[n] for n in numbers]), strict=True))
         return [adaptations[n] for n in range(len(tasks))]
 
     def answer(self, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None) -> tuple[list[Answer], Cost]:
@@ -121,8 +119,8 @@ class Session:
         Raises:
             Stopped: If somebody asked for it, or time is up.
         """
-        begun = time.perf_counter()
-        with self._metered() as meter, watching(self._tell_generating):
+        with self._turn(), self._metered() as meter, watching(self._tell_generating):
+            begun = time.perf_counter()
             answers = self.method.answer(self.lm, tasks, adaptations, self.seed)
         return answers, Cost.of(meter, time.perf_counter() - begun, len(tasks))
 
@@ -178,7 +176,8 @@ class Session:
         self.check()
         if isinstance(event, Loss):
             self.losses.append(event)
-        self.on_event(event)
+        with lent(self.lm.model, "on_event"):
+            self.on_event(event)
 
     def _tell_generating(self, rows: list[list[int]], most: int) -> None:
         self.tell(Generating(len(rows), max(map(len, rows)), most))
@@ -251,17 +250,20 @@ class Session:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Within this context nobody else adapts; the time limit counts from its beginning."""
-        if not TURN.acquire(blocking=False):
-            self.tell(Stage("Waiting for another problem's turn to end"))
-            while not TURN.acquire(timeout=0.1):
-                if self.halt():
-                    raise Stopped("stopped")
-        try:
-            self.begun = time.perf_counter()
+        """Within this context nobody else adapts or answers; waiting for it does not count for the time limit."""
+        asked, told = time.perf_counter(), False
+
+        def waiting() -> None:
+            nonlocal told
+            if not told:
+                told = True
+                self.tell(Stage("Waiting for another problem's turn to end"))
+            if self.halt():
+                raise Stopped("stopped")
+
+        with using(self.lm.model, waiting):
+            self.begun += time.perf_counter() - asked
             yield
-        finally:
-            TURN.release()
 
 
 def _changed(adaptation: Adaptation) -> Adaptation:

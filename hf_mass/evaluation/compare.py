@@ -7,7 +7,6 @@ whether it was solved is not known, and its outcome says so.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,16 +18,8 @@ import numpy as np
 
 from hf_mass.engine.events import Event
 from hf_mass.engine.session import Session, passes
-from hf_mass.errors import (
-    ConfigError,
-    DataError,
-    HFMassError,
-    ModelWarning,
-    Stopped,
-    VerifierError,
-)
+from hf_mass.errors import ConfigError, DataError, HFMassError, ModelWarning, Stopped, VerifierError
 from hf_mass.evaluation.outcomes import Outcomes, outcome
-from hf_mass.lm.fingerprint import base_digest, lora_digest, weights_digest
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.lm.suitability import beyond
 from hf_mass.methods.base import Adaptation, Answer, Cost, Method
@@ -125,24 +116,7 @@ def fitting_rows(lm: LanguageModel, kind: str, tasks: Sequence[Task]) -> list[st
     return ["none", "majority", "mass-uniform", *(name for name, fits in judged.items() if fits)]
 
 
-# -- outcomes ----------------------------------------------------------------------------------------------------------
-
-
-def digest(tasks: Sequence[Task]) -> str:
-    """A digest of what tasks ask, of their known answers and of what judges them."""
-    return hashlib.sha256(repr(list(tasks)).encode()).hexdigest()[:16]
-
-
-def model_digest(lm: LanguageModel) -> str:
-    """A digest of what a model answers with: base, tokenizer, and what was trained into it."""
-    parts = [base_digest(lm.model.get_base_model(), lm.tokenizer)]
-    if lm.untrained is None:
-        parts.append(lora_digest(lm.starting_lora()))
-    if isinstance(lm, MassModel):
-        parts += [lora_digest(lm.adapter.lora), weights_digest(lm.scorer.state_dict())]
-        parts.append(repr(lm.config))
-    parts.append(repr((lm.chat, dict(lm.chat_template_kwargs), lm.defaults)))
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+# -- the loop ----------------------------------------------------------------------------------------------------------
 
 
 def attempt(work: Callable[[list[int]], Sequence[T]], numbers: list[int]) -> dict[int, T | str]:
@@ -160,9 +134,6 @@ def attempt(work: Callable[[list[int]], Sequence[T]], numbers: list[int]) -> dic
         if len(numbers) == 1:
             return {numbers[0]: str(error) if isinstance(error, HFMassError) else f"{type(error).__name__}: {error}"}
         return {n: result for number in numbers for n, result in attempt(work, [number]).items()}
-
-
-# -- the loop ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -251,7 +222,7 @@ class Comparison:
         for number, seed in enumerate(seeds):
             for names in sharing.values():
                 if names == ["majority"]:
-                    self.methods["majority"].token_budget = self._budget(seeds[: number + 1])  # type: ignore[attr-defined]
+                    self._set_budget(seed, self._budget(seeds[: number + 1]))
                 self._run(names, seed)
         return {name: self.outcomes.complete(name, seeds) for name in self.names}
 
@@ -259,10 +230,16 @@ class Comparison:
         runs = [rows for n in self.names if n.startswith("mass") for rows in self.outcomes.complete(n, seeds)]
         return self.token_budget or math.ceil(max(mean_cost(rows).sampled_tokens for rows in runs))
 
+    def _set_budget(self, seed: int, budget: float) -> None:
+        """What the majority vote may spend; what it came to with another budget, in an earlier run, is run again."""
+        self.methods["majority"].token_budget = budget  # type: ignore[attr-defined]
+        rows = self.outcomes.rows("majority", seed, self.tasks)
+        rows[:] = [row if row is not None and row.get("budget") == budget else None for row in rows]
+
     def _run(self, names: list[str], seed: int) -> None:
         """Rows that share adaptations, batch by batch as far as outcomes are missing."""
         total, done = len(self.tasks), 0
-        rows = {name: self.outcomes.rows(name, seed, total) for name in names}
+        rows = {name: self.outcomes.rows(name, seed, self.tasks) for name in names}
         for numbers in self._batches(self.methods[names[0]]):
             if missing := [name for name in names if any(rows[name][n] is None for n in numbers)]:
                 labels = ", ".join(self.rows[name].label for name in missing)
@@ -288,6 +265,9 @@ class Comparison:
         for name in names:
             answers = attempt(partial(self._answer, self._session(name, seed), records), list(records))
             results[name] = {n: outcome(self.tasks[n], adaptations[n], answers.get(n)) for n in numbers}
+            if name == "majority":
+                for row in results[name].values():
+                    row["budget"] = self.methods[name].token_budget  # type: ignore[attr-defined]
         return results
 
     def _session(self, name: str, seed: int) -> Session:

@@ -95,8 +95,9 @@ def mean_interval(
 ) -> Interval:
     """Mean accuracy with an interval over tasks and, where there are several, seeds.
 
-    Where every result is 0, every result is 1, or there is one task only, resampling always gives the same number back
-    and its interval would have no width; the Wilson interval for that many tasks (or clusters) is given instead.
+    Where every result is 0, every result is 1, every cluster fares alike, or there is one task only, resampling always
+    gives the same number back and its interval would have no width; the Wilson interval for that many tasks (or
+    clusters) is given instead.
 
     Args:
         results: Shape [seeds, tasks], or [tasks] for a single seed; values in [0, 1], or None where it is not known.
@@ -117,10 +118,9 @@ def mean_interval(
     seeds, tasks = array.shape
     sums, sizes = _clustered(array, clusters)
     mean = float(array.mean())
-    if tasks == 1 or mean in (0.0, 1.0):
+    low, high = _bootstrap_ends(sums, sizes, confidence, resamples, seed)
+    if _without_width(low, high):
         low, high = wilson_interval(mean * len(sizes), len(sizes), confidence=confidence)
-    else:
-        low, high = _bootstrap_ends(sums, sizes, confidence, resamples, seed)
     return Interval(mean, low, high, tasks, seeds)
 
 
@@ -136,7 +136,9 @@ def paired_difference(
     """Mean of a − b, cell by cell, with the same bootstrap as `mean_interval`.
 
     Both methods are resampled on the same tasks and seeds, so what makes a task hard for both cancels out. A task for
-    which either is not known is left out of both.
+    which either is not known is left out of both. Where the difference is the same everywhere, resampling knows nothing
+    of tasks where it is not: it may then be anything on as large a share of tasks as the Wilson interval for none in
+    that many leaves open.
 
     Args:
         a: Results of one method as in `mean_interval`, shape [seeds, tasks] or [tasks].
@@ -168,8 +170,13 @@ def paired_difference(
     difference, clusters = _known(left - right, clusters)
     if difference.shape[1] < 2:
         raise DataError("paired_difference: there is 1 task; an interval needs at least 2.")
-    low, high = _bootstrap_ends(*_clustered(difference, clusters), confidence, resamples, seed)
-    return Interval(float(difference.mean()), low, high, difference.shape[1], difference.shape[0])
+    sums, sizes = _clustered(difference, clusters)
+    mean = float(difference.mean())
+    low, high = _bootstrap_ends(sums, sizes, confidence, resamples, seed)
+    if _without_width(low, high):
+        _, other = wilson_interval(0, len(sizes), confidence=confidence)
+        low, high = max(-1.0, (1 - other) * mean - other), min(1.0, (1 - other) * mean + other)
+    return Interval(mean, low, high, difference.shape[1], difference.shape[0])
 
 
 def wilson_interval(successes: float, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -188,6 +195,11 @@ def wilson_interval(successes: float, n: int, *, confidence: float = 0.95) -> tu
     low = 0.0 if successes == 0 else max(0.0, (centre - half) / scale)
     high = 1.0 if successes == n else min(1.0, (centre + half) / scale)
     return low, high
+
+
+def _without_width(low: float, high: float) -> bool:
+    """Whether every replicate is the same, up to rounding."""
+    return high - low < 1e-9
 
 
 def _known(array: FloatArray, clusters: Sequence[Hashable] | None) -> tuple[FloatArray, Sequence[Hashable] | None]:

@@ -44,7 +44,7 @@ def combined_adapter(parts: Sequence[Part]) -> tuple[PeftConfig, dict[str, Tenso
         raise DataError("The adapted weights are those of the base: there is nothing to save. Adapt first.")
     if len(active) == 1:
         lora, tree = active[0]
-        return lora.model.peft_config[lora.adapter], lora.state_dict(tree, 0)
+        return lora.config, lora.state_dict(tree, 0)
     layers = list(dict.fromkeys(name for lora, _ in active for name in lora.layers))
     ranks = [max(tree[site.a].shape[1] for site in lora.function.sites.values()) for lora, tree in active]
     weights: dict[str, Tensor] = {}
@@ -60,7 +60,7 @@ def combined_adapter(parts: Sequence[Part]) -> tuple[PeftConfig, dict[str, Tenso
             down[place] = tree[site.a][0].detach()
             up[:, place] = site.scaling * tree[site.b][0].detach().float()
         weights |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
-    settings = active[0][0].model.peft_config[active[0][0].adapter]
+    settings = active[0][0].config
     config = LoraConfig(
         r=sum(ranks),
         lora_alpha=sum(ranks),
@@ -84,7 +84,7 @@ def read_adapter(folder: Path, lora: BoundLora) -> Tree:
         CheckpointError: If a file is damaged, or the adapter is of another kind, scale or shape.
     """
     path = folder / ADAPTER_FILES[1]
-    (settings, weights), expected = read_checked(folder), lora.model.peft_config[lora.adapter]
+    (settings, weights), expected = read_checked(folder), lora.config
     cure = "Load it with the base and the LoRA settings that it was trained with."
     for name in ("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"):
         value = getattr(expected, name)

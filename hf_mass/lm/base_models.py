@@ -31,11 +31,13 @@ from hf_mass.lm.config_values import require_sane, told
 from hf_mass.lm.gguf import gguf_file, gguf_files, load_gguf, load_gguf_tokenizer
 from hf_mass.lm.multimodal import is_multimodal, language_model_of
 from hf_mass.lm.random_state import host_random_state
+from hf_mass.lm.turns import apart_from_host
 from hf_mass.store.hub_files import Token, cached_folder, checked_download, explained, require_known_token
 from hf_mass.store.weights import require_finite, require_floats, require_own_shards
 from hf_mass.tasks.checks import shown
 
 
+@apart_from_host()
 @host_random_state()
 def load_base(
     base: str | Path, token: Token = None, cure: str = "", known_as: str | Path = "", **model_kwargs: Any
@@ -67,6 +69,9 @@ def load_base(
     else:
         model = _from_pretrained(_CausalLM, "Base model", base, token, cure, settings)
     require_finite(model.named_parameters(), f"Base model {str(base)!r}")
+    model.config.return_dict = True  # outputs are read by name
+    if Path(base).is_dir():  # found also where the working directory is another by then
+        model.config.name_or_path = str(Path(base).absolute())
     return model
 
 

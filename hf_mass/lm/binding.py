@@ -7,8 +7,9 @@ of stacked matrices. The bound adapter itself is never active in PEFT while it i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
@@ -22,6 +23,7 @@ from hf_mass.core import trees
 from hf_mass.core.lora import LoraFunction, LoraSite
 from hf_mass.core.trees import Tree
 from hf_mass.errors import ConfigError, UnsupportedModelError
+from hf_mass.lm.turns import single_precision
 from hf_mass.tasks.checks import shown
 
 
@@ -57,7 +59,7 @@ def add_lora(model: PeftModel, name: str, config: LoraConfig) -> None:
     """
     if config.base_model_name_or_path is None:  # else an adapter saved from it would name no base
         config.base_model_name_or_path = model.get_base_model().config.name_or_path or None
-    with clear_target_errors(f"lora_target_modules (of the {name!r} adapter)", config, model):
+    with single_precision(), clear_target_errors(f"lora_target_modules (of the {name!r} adapter)", config, model):
         model.add_adapter(name, config)
     for module in model.modules():
         if isinstance(module, LoraLayer) and name in module.lora_A:
@@ -73,6 +75,24 @@ def _linear_maps(model: nn.Module) -> Iterator[str]:
             yield name
         else:
             yield from _linear_maps(base)
+
+
+def targeted(model: PeftModel, targets: str | Collection[str] | None) -> list[str]:
+    """Names of the modules on which PEFT puts a LoRA with these targets: names, a pattern, or "all-linear"."""
+    head, found = model.get_output_embeddings(), list[str]()
+    for name, module in model.named_modules():
+        inner = module.get_base_layer() if isinstance(module, LoraLayer) else module
+        if not isinstance(module, LoraLayer | nn.Linear | Conv1D) or ".lora_" in name or name.endswith(".base_layer"):
+            continue
+        own = name.removeprefix("base_model.model.")
+        if targets == "all-linear":
+            chosen = inner is not head and module is not head
+        elif isinstance(targets, str):
+            chosen = re.fullmatch(targets, own) is not None
+        else:
+            chosen = any(own == target or own.endswith(f".{target}") for target in targets or ())
+        found += [name] if chosen else []
+    return found
 
 
 _SPECIAL = (
@@ -114,6 +134,8 @@ def require_plain_lora(setting: str, config: PeftConfig) -> None:
 class BoundLora:
     """One LoRA adapter of a PEFT model, as a function of its matrices.
 
+    It stays what it is where another adapter of the same name takes its place in the model.
+
     Args:
         model: The PEFT model.
         adapter: Name of the adapter.
@@ -133,12 +155,19 @@ class BoundLora:
                     f"adapter {adapter!r} has {field}={value!r}, weights that the inner loop would not adapt. Leave "
                     f"{field} unset."
                 )
-        self.model, self.adapter = model, adapter
+        self.model, self.adapter, self.config = model, adapter, model.peft_config[adapter]
+        if self.config.bias != "none" and any(name.endswith(".bias") for name, _ in model.named_parameters()):
+            raise UnsupportedModelError(
+                f"adapter {adapter!r} has bias={self.config.bias!r}: trained biases would be lost where it is saved. "
+                "Merge it (merge_and_unload) and save that as a base, or train one with bias='none'."
+            )
         self.layers, sites = dict[str, LoraLayer](), dict[str, LoraSite]()
+        self._maps = list[tuple[Any, Any]]()  # the two linear maps of each layer
         for name, layer in model.named_modules():
             if isinstance(layer, LoraLayer) and adapter in layer.scaling:
                 self._check(name, layer)
                 self.layers[name] = layer
+                self._maps.append((layer.lora_A[adapter], layer.lora_B[adapter]))
                 a, b = f"{name}.lora_A.{adapter}.weight", f"{name}.lora_B.{adapter}.weight"
                 sites[name] = LoraSite(layer, a, b, float(layer.scaling[adapter]))
         self.function = LoraFunction(sites, decoder_layers(model))
@@ -166,22 +195,37 @@ class BoundLora:
                 f"{name} has LoRA dropout {layer.lora_dropout[self.adapter].p} for adapter {self.adapter!r}, whose "
                 "masks could not be drawn again on the way back. Set lora_dropout=0 there and use inner_lora_dropout."
             )
+        self._check_state(name, layer)
+
+    def _check_state(self, name: str, layer: LoraLayer) -> None:
+        """Refuses a layer that PEFT was told to answer otherwise than its config says."""
+        rank, alpha = layer.r[self.adapter], layer.lora_alpha[self.adapter]
+        scale, made = layer.scaling[self.adapter], alpha / (rank**0.5 if self.config.use_rslora else rank)
+        problem = None
+        if getattr(layer, "merged_adapters", None):
+            problem = f"has adapters {list(layer.merged_adapters)} merged into it. Call unmerge_adapter(), or load the"
+            problem += " model that merge_and_unload() gives"
+        elif getattr(layer, "disable_adapters", False):
+            problem = "has its adapters disabled. Call enable_adapter_layers(), or load the base itself"
+        elif abs(scale - made) > 1e-6 * abs(made):
+            problem = f"has scale {scale:g}, and lora_alpha and r give {made:g}, which is what is saved. Set it back"
+        if problem is not None:
+            raise UnsupportedModelError(f"{name}, which carries adapter {self.adapter!r}, {problem}.")
 
     def start(self, num_tasks: int = 1) -> Tree:
         """θ_0: the adapter's matrices in float32 (float64 where they are), the same for every task, [N, ...] views."""
         tree = {}
-        for layer, site in zip(self.layers.values(), self.function.sites.values(), strict=True):
-            tree[site.a] = layer.lora_A[self.adapter].weight.detach()[None]
-            tree[site.b] = layer.lora_B[self.adapter].weight.detach()[None]
+        for (down, up), site in zip(self._maps, self.function.sites.values(), strict=True):
+            tree[site.a], tree[site.b] = down.weight.detach()[None], up.weight.detach()[None]
         wide = trees.tree_map(lambda x: x if x.dtype == torch.float64 else x.float(), tree)
         return trees.repeat_tasks(wide, num_tasks)
 
     def load(self, params: Tree, task: int = 0) -> None:
         """Put one task's matrices into the PEFT adapter itself, in its own dtype."""
         with torch.no_grad():
-            for layer, site in zip(self.layers.values(), self.function.sites.values(), strict=True):
-                layer.lora_A[self.adapter].weight.copy_(params[site.a][task])
-                layer.lora_B[self.adapter].weight.copy_(params[site.b][task])
+            for (down, up), site in zip(self._maps, self.function.sites.values(), strict=True):
+                down.weight.copy_(params[site.a][task])
+                up.weight.copy_(params[site.b][task])
 
     def state_dict(self, params: Tree, task: int) -> dict[str, Tensor]:
         """One task's matrices under PEFT's names, ready to be written as an adapter file."""

@@ -18,12 +18,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_mass import __version__
 from hf_mass.core.trees import Tree
 from hf_mass.errors import CheckpointError
-from hf_mass.lm.binding import BoundLora, add_lora, clear_target_errors, require_plain_lora
+from hf_mass.lm.binding import BoundLora, add_lora, clear_target_errors, require_plain_lora, targeted
 from hf_mass.lm.chat import require_chat
 from hf_mass.lm.generation import row_seed
 from hf_mass.lm.precision import precision_of
 from hf_mass.lm.shapes import LoraShape
 from hf_mass.lm.special_tokens import tokens_without_rows
+from hf_mass.lm.turns import single_precision
 from hf_mass.store.adapters import write_adapter
 from hf_mass.store.storage import write_atomically
 
@@ -158,17 +159,24 @@ def lora_config(shape: LoraShape) -> LoraConfig:
     return LoraConfig(r=shape.rank, lora_alpha=shape.alpha, target_modules=targets, task_type="CAUSAL_LM")
 
 
+def has_lora(model: PeftModel, name: str, config: LoraConfig) -> bool:
+    """Whether a model has an adapter of this name, rank and scale, on the modules that these targets mean."""
+    present = model.peft_config.get(name)
+    if present is None or (present.r, present.lora_alpha) != (config.r, config.lora_alpha):
+        return False
+    return set(targeted(model, config.target_modules)) == set(BoundLora(model, name).layers)
+
+
 def replace_lora(model: PeftModel, name: str, config: LoraConfig) -> None:
-    """Put a new adapter in the place of one of the same name; it is active if that was."""
-    was_active = name in model.active_adapters
+    """Put a new adapter in the place of one of the same name; the same name is active as before."""
+    active = model.active_adapter
     # PEFT cannot be without an adapter for a moment, nor have two of one name.
     placeholder = LoraConfig(r=1, target_modules=config.target_modules, task_type="CAUSAL_LM")
     add_lora(model, "placeholder", placeholder)
     model.set_adapter("placeholder")
     model.delete_adapter(name)
     add_lora(model, name, config)
-    if was_active:
-        model.set_adapter(name)
+    model.set_adapter(active)
     model.delete_adapter("placeholder")
 
 
@@ -181,19 +189,25 @@ def with_starting_lora(base: PreTrainedModel, config: LoraConfig, seed: int = 0)
     require_plain_lora("LoraConfig", config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(row_seed("generator", seed))
-        with clear_target_errors("target_modules", config, base):
+        with single_precision(), clear_target_errors("target_modules", config, base):
             return get_peft_model(base, config)
 
 
 def sharing_weights(model: nn.Module) -> Any:
     """A copy of a model's modules that shares every parameter and buffer with it.
 
-    Adapters can be put into the copy and the model that was given stays as it was; no weight is stored twice.
+    Adapters can be put into the copy and the model that was given stays as it was, its parameters' flags too; no weight
+    is stored twice.
     """
-    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    tensors = {id(tensor): _frozen(tensor) for tensor in (*model.parameters(), *model.buffers())}
     # What a pass left behind in a module, as RecurrentGemma's state, hangs in its graph, of which there are no copies.
     left = [x for module in model.modules() for x in vars(module).values() if isinstance(x, Tensor) and x.grad_fn]
     return copy.deepcopy(model, {**tensors, **{id(x): x.detach() for x in left}})
+
+
+def _frozen(tensor: Tensor) -> Tensor:
+    """A parameter of the same storage that is not trained; one of a kind of its own, as quantised ones, as it is."""
+    return nn.Parameter(tensor.detach(), requires_grad=False) if type(tensor) is nn.Parameter else tensor
 
 
 def save_adapted(

@@ -23,8 +23,10 @@ from hf_mass.core.trees import Tree
 from hf_mass.errors import AdaptationError, DataError, VerifierError
 from hf_mass.lm.adapters import Part, combined_adapter
 from hf_mass.lm.language_model import LanguageModel, save_adapted
+from hf_mass.lm.turns import lent, using
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.answers import try_scoring
+from hf_mass.tasks.checks import as_path
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.voting import Prediction
 
@@ -210,7 +212,8 @@ class Adaptation:
     def _reply(self, query: str | None, adaptations: list[Adaptation] | None) -> Answer:
         lm, method = self._bound()
         task = self.task if query is None else self.task.with_query(query)
-        return method.answer(lm, [task], adaptations, self.seed)[0]
+        with using(lm.model):
+            return method.answer(lm, [task], adaptations, self.seed)[0]
 
     def explain(self) -> list[dict[str, Any]]:
         """What was learned from, a row each: demonstrations with their losses before and after, or samples with weight,
@@ -218,7 +221,8 @@ class Adaptation:
         if self.samples:
             return self.sample_rows()
         lm, method = self._bound()
-        return method.explain(lm, self)
+        with using(lm.model):
+            return method.explain(lm, self)
 
     def sample_rows(self) -> list[dict[str, Any]]:
         """One row for each auxiliary sample: weight, attribution (positive = helpful), losses, why it was left out."""
@@ -239,11 +243,15 @@ class Adaptation:
     def applied(self) -> Iterator[None]:
         """Within this context the model is at the adapted weights, for code of one's own and any number of rows.
 
+        Other threads wait with whatever else they do with the model.
+
         Raises:
             AdaptationError: If there are no adapted weights.
+            ConfigError: If the model is in use in this thread.
         """
         self.require_parts()
-        with ExitStack() as stack:
+        model = self.parts[0][0].model
+        with using(model, alone=False), lent(model, "applied()"), ExitStack() as stack:
             for lora, tree in self.parts:
                 stack.enter_context(lora.applied(tree))
             yield
@@ -253,9 +261,11 @@ class Adaptation:
 
         Raises:
             AdaptationError: If there are no adapted weights.
+            DataError: If no folder can be called so.
             CheckpointError: If it cannot be written.
         """
         self.require_parts()
+        as_path("path", path)
         try:
             config, weights = combined_adapter(self.parts)
         except DataError as error:

@@ -25,9 +25,10 @@ from hf_mass.lm.base_models import load_base, load_tokenizer
 from hf_mass.lm.binding import add_lora, deterministic
 from hf_mass.lm.encoding import TextEncoder
 from hf_mass.lm.generation import Sampling, complete, row_seed
-from hf_mass.lm.language_model import LanguageModel, lora_config, replace_lora, with_starting_lora
+from hf_mass.lm.language_model import LanguageModel, has_lora, lora_config, replace_lora, with_starting_lora
 from hf_mass.lm.loading import GENERATOR, INNER, describe_base, is_lora, load_adapted, load_lora_alone
 from hf_mass.lm.shapes import LoraShape
+from hf_mass.lm.turns import one_at_a_time, single_precision
 from hf_mass.methods.base import Adaptation, Answer, Cost
 from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.inner import InnerAdapter, InnerProblem
@@ -38,12 +39,12 @@ from hf_mass.methods.mass_settings import WEIGHINGS, MassConfig
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.methods.sampling import few_usable, sharing_samples, write_samples
 from hf_mass.methods.scorer import Scorer, scorer_features
-from hf_mass.store.adapters import make_portable
+from hf_mass.store.adapters import make_portable, write_adapter
 from hf_mass.store.folders import read_whole
 from hf_mass.store.publishing import publish
 from hf_mass.store.shipped import resolve_shipped
 from hf_mass.store.storage import resolve, write_atomically
-from hf_mass.tasks.checks import shown
+from hf_mass.tasks.checks import as_path, shown
 from hf_mass.tasks.task import Task
 
 
@@ -72,7 +73,7 @@ class MassModel(LanguageModel):
         self.config = config
         inner = lora_config(LoraShape(config.inner.lora_rank, config.inner.lora_alpha, config.inner.target_modules))
         present = model.peft_config.get(INNER)
-        if present is None or (present.r, present.lora_alpha) != (inner.r, inner.lora_alpha):
+        if not has_lora(model, INNER, inner):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(row_seed("inner", seed))
                 add_lora(model, INNER, inner) if present is None else replace_lora(model, INNER, inner)
@@ -81,7 +82,7 @@ class MassModel(LanguageModel):
         self.encoder = TextEncoder(tokenizer, config.format, *rooms, few_shot=few_shot, chat_template_kwargs=kwargs)
         self.adapter = InnerAdapter(model, self.encoder, config, INNER)
         if scorer is None:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), single_precision():
                 torch.manual_seed(row_seed("scorer", seed))
                 scorer = Scorer(config.scorer, model.config.get_text_config().hidden_size)
         self.scorer = scorer.to(self.device)
@@ -153,14 +154,18 @@ class MassModel(LanguageModel):
 
         def write(folder: Path) -> None:
             self.model.save_pretrained(folder / "generator", selected_adapters=[GENERATOR])
-            self.model.save_pretrained(folder, selected_adapters=[INNER])
-            for place in (folder, folder / "generator"):  # PEFT's cards, which name local paths, in place of our own
-                (place / "README.md").unlink(missing_ok=True)
-            _, inside = (make_portable(folder / adapter) for adapter in ("generator", INNER))
+            # PEFT's card, which names local paths, in place of our own
+            (folder / "generator" / "README.md").unlink(missing_ok=True)
+            make_portable(folder / "generator")
+            inner = self.adapter.lora  # the model may have another one of this name by now
+            about = {**inner.config.to_dict(), "inference_mode": True}
+            write_adapter(folder / INNER, inner.state_dict(inner.start(1), 0), about)
+            inside = make_portable(folder / INNER)
             self.scorer.save(folder / "scorer")
             self.tokenizer.save_pretrained(folder)
             write_config(named_targets(self.config, inside), folder, describe_base(self.model))
 
+        as_path("path", path)
         write_atomically(Path(path), write, CONFIG_NAME)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
@@ -171,6 +176,7 @@ class MassModel(LanguageModel):
 
     # -- generate, score, adapt, solve -------------------------------------------------------------------------------
 
+    @one_at_a_time
     def generate_auxiliary(
         self, tasks: Task | Sequence[Task], count: int | None = None, seed: int = 0
     ) -> list[list[AuxiliarySample]]:
@@ -188,6 +194,7 @@ class MassModel(LanguageModel):
         with deterministic(self.model):
             return write_samples(self.model, self.encoder, self.config, several, count, seed)
 
+    @one_at_a_time
     def score(self, tasks: Task | Sequence[Task], samples: Sequence[Sequence[AuxiliarySample]]) -> Tensor:
         """s_η [N, m]: the scorer's weights of the samples of each task."""
         problem = self.adapter.problem(as_list(tasks), samples)
@@ -208,6 +215,7 @@ class MassModel(LanguageModel):
     def adapt(self, tasks: Task, *args: Any, **options: Any) -> Adaptation: ...
     @overload
     def adapt(self, tasks: Sequence[Task], *args: Any, **options: Any) -> list[Adaptation]: ...
+    @one_at_a_time
     def adapt(
         self,
         tasks: Task | Sequence[Task],
@@ -303,6 +311,7 @@ class MassModel(LanguageModel):
     def solve(self, tasks: Task, *args: Any, **options: Any) -> Answer: ...
     @overload
     def solve(self, tasks: Sequence[Task], *args: Any, **options: Any) -> list[Answer]: ...
+    @one_at_a_time
     def solve(
         self,
         tasks: Task | Sequence[Task],

@@ -206,8 +206,9 @@ class TTT(Method[TTTState]):
         pairs = [(state.rows[n], r) for n in present for r in state.batches[n][index]]
         sequences, learned = [rows.sequences[r] for rows, r in pairs], [rows.learned[r] for rows, r in pairs]
         batch = token_batch(sequences, learned, owners, int(lm.tokenizer.pad_token_id), lm.device)
-        counts = torch.tensor([1 / len(state.batches[n][index]) for n in owners], device=lm.device)
-        rates = torch.zeros(len(state.rows), device=lm.device)
+        single: dict[str, Any] = {"device": lm.device, "dtype": torch.float32}
+        counts = torch.tensor([1 / len(state.batches[n][index]) for n in owners], **single)
+        rates = torch.zeros(len(state.rows), **single)
         for n in present:
             rates[n] = schedule_factor(settings.lr_scheduler_type, index, len(state.batches[n]), settings.warmup_steps)
         with deterministic(lm.model), state.lora.inactive():

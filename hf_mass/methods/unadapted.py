@@ -93,10 +93,16 @@ class MajorityVote(NoAdaptation):
         self, lm: LanguageModel, tasks: Sequence[Task], adaptations: Sequence[Adaptation] | None, seed: int
     ) -> list[Answer]:
         """The tokens are those of all votes."""
-        mass, tasks, count = self.asks.resolved(lm, tasks), as_read(lm, tasks), self.samples
-        if self.token_budget is not None:
-            count = max(1, round(self.token_budget / max(1, mass.solve(tasks[0]).sampled_tokens)))
-        return vote(mass, tasks, count, seed)
+        mass, tasks = self.asks.resolved(lm, tasks), as_read(lm, tasks)
+        if self.token_budget is None:
+            return vote(mass, tasks, self.samples, seed)
+        places: dict[int, list[int]] = {}  # each task has a number of votes of its own, whatever else is asked with it
+        for n, greedy in enumerate(mass.solve(tasks)):
+            places.setdefault(max(1, round(self.token_budget / max(1, greedy.sampled_tokens))), []).append(n)
+        answers = dict[int, Answer]()
+        for count, numbers in places.items():
+            answers.update(zip(numbers, vote(mass, [tasks[n] for n in numbers], count, seed), strict=True))
+        return [answers[n] for n in range(len(tasks))]
 
 
 def vote(mass: MassModel, tasks: Sequence[Task], count: int, seed: int) -> list[Answer]:

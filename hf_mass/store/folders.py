@@ -72,6 +72,8 @@ def write_atomically(target: Path, write: Callable[[Path], None], seal: str = ""
     """
     target = target.absolute()
     with writing(target):
+        if seal in _MODELS:
+            require_no_other_model(target, seal)
         is_new = not target.exists()
         _remove_leftovers(target)
         temporary, mine = _made_temporary(target)
@@ -89,6 +91,28 @@ def write_atomically(target: Path, write: Callable[[Path], None], seal: str = ""
             if is_new:
                 with suppress(OSError):
                     target.rmdir()  # only if nothing is in it
+
+
+_MODELS = ("adaptation.json", "mass_config.json")
+
+
+def require_no_other_model(target: Path, seal: str = "") -> None:
+    """Refuses a folder of a model of another kind: files of both would have the same names, and neither be whole.
+
+    Args:
+        target: The folder.
+        seal: The file that says what is to be saved there; empty for an adapter by itself.
+
+    Raises:
+        CheckpointError: If it is one.
+    """
+    others = [name for name in _MODELS if name != seal and (target / name).is_file()]
+    if (target / "config.json").is_file() and any(target.glob("model*.safetensors")):
+        others.append("config.json")
+    if others:
+        raise CheckpointError(
+            f"{target} holds another model ({others[0]}), which would be damaged. Choose another folder, or remove it."
+        )
 
 
 @contextmanager

@@ -56,9 +56,14 @@ def resolve_bases(configs: Mapping[str, Any]) -> None:
 
 
 def name_base_portably(adapter: Path) -> None:
-    """Replace the path of a base that ships by its bare name in the folder of a PEFT adapter."""
+    """Let a PEFT adapter name its base as any process finds it: one that ships by its bare name, another folder by its
+    whole path. A relative one would be taken for a repository of the Hub elsewhere."""
     file = adapter / "adapter_config.json"
     values = json.loads(file.read_text(encoding="utf-8"))
-    if name := shipped_name(values.get("base_model_name_or_path")):
+    base = values.get("base_model_name_or_path")
+    name = shipped_name(base)
+    if name is None and isinstance(base, str) and base and not Path(base).is_absolute() and Path(base).is_dir():
+        name = str(Path(base).absolute())
+    if name:
         values["base_model_name_or_path"] = name
         file.write_text(json.dumps(values, indent=2, sort_keys=True), encoding="utf-8")

@@ -39,7 +39,8 @@ def as_path(name: str, value: object) -> Path:
         if isinstance(value, str | os.PathLike) and isinstance(text := os.fspath(value), str) and text:
             path = Path(text).expanduser()
             path.exists()
-            return path
+            if "\0" not in text:  # which `exists` takes for a name that is not there
+                return path
     except (OSError, ValueError, RuntimeError):  # a name too long, a zero byte, the home of nobody
         pass
     raise DataError(f"{name} is {shown(value)}, which no file or folder is called. Give the path of one.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Method
 from hf_mass.store.adapters import write_adapter
 from hf_mass.store.card import CardParts
-from hf_mass.store.folders import write_atomically
+from hf_mass.store.folders import require_no_other_model, write_atomically
 from hf_mass.store.publishing import publish
 from hf_mass.store.storage import resolve_adapter
+from hf_mass.tasks.checks import as_path
 from hf_mass.tasks.task import Task
 from hf_mass.training.publishing_trainer import PublishingTrainer
 from hf_mass.training.ttt_config import TTTConfig
@@ -39,9 +41,35 @@ class AdapterTrainer(PublishingTrainer):
         """
         if record.adapted is None:
             raise DataError(f"The record of task {record.task.id!r} has no adapter: {record.reason}.")
-        matrices = self.lm.starting_lora().state_dict(record.adapted, 0)
-        config = self.model.peft_config["default"].to_dict()
+        require_no_other_model(as_path("path", path))
+        lora, tree = record.parts[-1]  # a record of another trainer may have another shape
+        matrices, config = lora.state_dict(tree, 0), lora.config.to_dict()
         write_atomically(Path(path), lambda folder: write_adapter(folder, matrices, config))
+
+    def _own_adapter(self, record: Adaptation) -> Adaptation:
+        """A record of this trainer or of another one of the same base, with its matrices in this model's adapter.
+
+        Raises:
+            DataError: If they are no adapter of the same modules, shape and scale.
+        """
+        if record.adapted is None:
+            return record
+        (theirs, tree), own = record.parts[-1], self.lm.starting_lora()
+        sites, shapes = own.function.sites, {name: leaf.shape[1:] for name, leaf in own.start(1).items()}
+        scales = [{name: site.scaling for name, site in lora.function.sites.items()} for lora in (theirs, own)]
+        problem = None
+        if len(record.parts) > 1:
+            problem = f"has {len(record.parts)} adapters on top of each other, and this trainer has one"
+        elif {name: leaf.shape[1:] for name, leaf in tree.items()} != shapes:
+            problem = "has an adapter of other modules or of another rank than this trainer's"
+        elif scales[0] != scales[1]:
+            name = next(name for name in sites if scales[0][name] != scales[1][name])
+            problem = (
+                f"was trained at scale {scales[0][name]:g} (lora_alpha / r), and this trainer has {scales[1][name]:g}"
+            )
+        if problem is not None:
+            raise DataError(f"The record of task {record.task.id!r} {problem}. Use record.answer(), or the same LoRA.")
+        return replace(record, parts=((own, tree),))
 
     def load_adapter(
         self, path_or_id: str | Path, task: Task, revision: str | None = None, token: str | bool | None = None

@@ -180,7 +180,7 @@ class TTTTrainer(AdapterTrainer):
 
         Raises:
             ConfigError: If `resume` meets other settings, or is neither True nor False.
-            DataError: If there are no tasks, or not as many records.
+            DataError: If there are no tasks, not as many records, or one of another LoRA.
         """
         several = require_tasks(tasks, "TTTTrainer.tasks")
         for name, value in (("resume", resume), ("adapt", adapt)):
@@ -189,8 +189,7 @@ class TTTTrainer(AdapterTrainer):
         if records is not None:
             if len(records) != len(several):
                 raise DataError(f"TTTTrainer.predict: {len(records)} records for {len(several)} tasks; give one each.")
-            lora = self.lm.starting_lora()  # of this model: a record may come from another trainer of the same base
-            adaptations = [replace(each, parts=((lora, each.adapted),)) if each.adapted else each for each in records]
+            adaptations = [self._own_adapter(record) for record in records]
             return self._attempt(
                 several, lambda at: self._answer([several[n] for n in at], [adaptations[n] for n in at])
             )

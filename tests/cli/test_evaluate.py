@@ -134,6 +134,7 @@ def test_outcomes_of_other_types_are_not_gone_on_from(tmp_path: Path) -> None:
     whole = json.loads(file.read_text())
     first, *others = whole["methods"]["none"]["0"]
     changes: list[Any] = [{"right": "x"}, {"right": True}, {"right": 7}, {"cost": {}}, {"domain": 3}, {"reason": [1]}]
+    changes += [{"task": 5}, *({"cost": {**first["cost"], "seconds": seconds}} for seconds in (-1, 10**400))]
     rows: list[Any] = [[{**first, **change}, *others] for change in changes]
     for bad in (*rows, "abc", [5] * 6):
         file.write_text(json.dumps({**whole, "methods": {"none": {"0": bad}}}))
@@ -141,6 +142,28 @@ def test_outcomes_of_other_types_are_not_gone_on_from(tmp_path: Path) -> None:
     file.write_text(json.dumps({**whole, "methods": {"none": {"0": others}}}))
     told = run("evaluate", *words, "--resume", code=1).stderr
     assert "holds 5 outcomes of 'none', seed 0, and there are 6 tasks. Evaluate again without --resume." in told
+    for bad in ([others[0], first, *others[1:]], [{**first, "domain": "another"}, *others]):
+        file.write_text(json.dumps({**whole, "methods": {"none": {"0": bad}}}))
+        told = run("evaluate", *words, "--resume", code=1).stderr
+        assert (
+            f"holds an outcome of task '{bad[0]['task']}'" in told and f"its place is that of '{first['task']}'" in told
+        )
+
+
+def test_a_vote_with_another_budget_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may spend what the costliest row does: a costlier one that comes later raises that."""
+    words = ("evaluate", *CONVENTIONS, "--output", tmp_path, "--json")
+    run(*words, "--methods", "mass-uniform,majority")
+    file = tmp_path / "outcomes.json"
+    content = json.loads(file.read_text())
+    for row in content["methods"]["mass-uniform"]["0"]:
+        row["cost"]["sampled_tokens"] *= 2
+    file.write_text(json.dumps(content))
+    runs = batches(monkeypatch)
+    run(*words, "--methods", "mass-uniform,majority", "--resume")
+    assert runs == [(["majority"], [0, 1, 2, 3, 4, 5])]
+    run(*words, "--methods", "mass-uniform,majority", "--resume")
+    assert len(runs) == 1
 
 
 def test_a_run_is_not_gone_on_with_under_another_judge(tmp_path: Path) -> None:

@@ -39,3 +39,20 @@ def test_help_on_an_ascii_console() -> None:
             check=False,
         )
         assert b"Traceback" not in done.stderr and done.returncode == ("--help" not in words)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell's way of closing streams")
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        ("solve - <&-", 1, "'stdin' is empty"),
+        ("--version >&-", 1, "stdout is closed. Leave it open"),
+        ("--version 2>&-", 0, "hf-mass"),
+        ("solve /nowhere/at/all.json <&- 2>&-", 1, ""),
+    ],
+)
+def test_streams_that_a_shell_has_closed(words: str, code: int, line: str) -> None:
+    command = f'"$0" -m hf_mass {words}'
+    done = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True, check=False)
+    assert line in done.stdout + done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == code

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from model_fixtures import byte_base, byte_tokenizer, snapshot
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 
 import hf_mass
 from hf_mass import MASS, TTT, Adaptation, LanguageModel, MajorityVote, Task
@@ -154,7 +154,8 @@ def test_a_model_in_memory_is_left_as_it_was(training: bool) -> None:
     assert is_as_before(model, names, values) and model.training == training
     assert [type(module) for module in model.modules()] == kinds
     weight = next(model.parameters())
-    assert any(p is weight for p in lm.model.parameters())  # shared, not copied
+    assert any(p.data_ptr() == weight.data_ptr() for p in lm.model.parameters())  # shared, not copied
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_a_peft_model_is_continued_at_its_own_rank_and_left_as_it_was() -> None:
@@ -241,3 +242,29 @@ def test_wrong_calls_are_refused(strings: LanguageModel) -> None:
 def test_the_time_limit_ends_adapting(strings: LanguageModel) -> None:
     with pytest.raises(Stopped, match=r"the time limit of 0\.01 s is reached"):
         hf_mass.adapt(strings, task(), time_limit=0.01)
+
+
+def test_a_model_with_adapters_inside_is_refused() -> None:
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    model = inject_adapter_in_model(config, byte_base())
+    with pytest.raises(ConfigError, match=r"model has adapters inside, and is no PeftModel"):
+        hf_mass.load(model, byte_tokenizer())
+    peft_model = get_peft_model(byte_base(), config)
+    with pytest.raises(ConfigError, match="model has adapters inside"):
+        hf_mass.load(peft_model.get_base_model(), byte_tokenizer())
+    hf_mass.load(peft_model.unload(), byte_tokenizer())
+
+
+def test_a_model_without_weights_is_refused() -> None:
+    with torch.device("meta"):
+        model = LlamaForCausalLM(byte_base().config)
+    with pytest.raises(ConfigError, match="model is on the device meta"):
+        hf_mass.load(model, byte_tokenizer())
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_what_is_moved_is_not_the_hosts(trained: bool) -> None:
+    model = byte_base().requires_grad_(trained)
+    lm = hf_mass.load(model, byte_tokenizer())
+    lm.model.double()
+    assert {p.dtype for p in model.parameters()} == {torch.float32}

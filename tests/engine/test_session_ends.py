@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +16,10 @@ from session_fixtures import RULE, How, quick, result, run, solve, strips, uncha
 
 from hf_mass.core import token_loss
 from hf_mass.engine.events import Loss, Stage
-from hf_mass.engine.session import TURN, Session, Stopped
+from hf_mass.engine.session import Session, Stopped
 from hf_mass.engine.solution import Solution
 from hf_mass.lm.language_model import LanguageModel
+from hf_mass.lm.turns import TURN
 from hf_mass.methods.base import Adaptation
 from hf_mass.methods.mass import MASS
 from hf_mass.methods.samples import AuxiliarySample
@@ -191,8 +193,12 @@ def test_whoever_waits_is_told_and_can_stop(grids: LanguageModel) -> None:
         seen.append(event)
         stop.set()
 
-    with TURN:
-        outcome = solve(grids, strips(), quick(time_limit=60), watch, stop.is_set)
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(TURN.take).result()
+        try:
+            outcome = solve(grids, strips(), quick(time_limit=60), watch, stop.is_set)
+        finally:
+            other.submit(TURN.give_back).result()
     assert seen == [Stage("Waiting for another problem's turn to end")]
     assert (outcome.reason, outcome.before) == ("stopped", ())
 

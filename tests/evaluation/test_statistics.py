@@ -125,6 +125,24 @@ def test_pairing_removes_what_both_methods_share() -> None:
     assert (reverse.low, reverse.high) == (pytest.approx(-found.high), pytest.approx(-found.low))
 
 
+def test_differences_that_are_all_alike_are_not_certain() -> None:
+    """Three tasks that all improved do not say that every task does."""
+    found = paired_difference([1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
+    assert found.mean == 1.0 and found.high == 1.0
+    _, unseen = wilson_interval(0, 3)
+    assert found.low == pytest.approx(1 - 2 * unseen)
+    same = paired_difference(np.ones((2, 30)), np.ones(30))
+    assert (same.low, same.high) == (pytest.approx(-same.high), pytest.approx(wilson_interval(0, 30)[1]))
+    assert paired_difference(np.ones((2, 3000)), np.ones(3000)).high < 0.002
+
+
+def test_clusters_that_fare_alike_are_not_certain() -> None:
+    """Three puzzles with one of two inputs right each: every resample has the mean .5."""
+    found = mean_interval([1, 0] * 3, clusters=[0, 0, 1, 1, 2, 2])
+    assert (found.low, found.high) == wilson_interval(1.5, 3)
+    assert (found.mean, mean_interval([0.25] * 40).low) == (0.5, wilson_interval(10, 40)[0])
+
+
 def test_a_baseline_without_seeds_is_held_against_each() -> None:
     rng = np.random.default_rng(0)
     method, baseline = rng.random((3, 50)), rng.random(50)

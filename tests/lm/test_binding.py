@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -317,3 +320,32 @@ def test_another_adapter_may_have_what_is_refused() -> None:
     model.base_model.set_adapter(["generator", "inner"])
     assert relative_error(found.detach(), model(input_ids=tokens()).logits.detach()) < 1e-5
     assert tree_error(lora.start(), start) == 0
+
+
+STATES: dict[str, tuple[Callable[[PeftModel], Any], str]] = {
+    "merged": (lambda model: model.merge_adapter(), r"has adapters \['inner'\] merged into it\. Call unmerge_adapter"),
+    "other merged": (lambda model: model.merge_adapter(["other"]), r"has adapters \['other'\] merged"),
+    "disabled": (lambda model: model.base_model.disable_adapter_layers(), "has its adapters disabled"),
+    "scaled": (
+        lambda model: [x.scale_layer(2.0) for x in model.modules() if isinstance(x, LoraLayer)],
+        "has scale 3, and lora_alpha and r give 1.5",
+    ),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_an_adapter_that_answers_otherwise_than_its_config_says_is_refused(state: str) -> None:
+    """A merged one would be added twice, and a scaled one be saved at another scale."""
+    change, message = STATES[state]
+    model = lora_model("llama", adapters=("inner", "other"))
+    change(model)
+    with pytest.raises(UnsupportedModelError, match=message):
+        BoundLora(model, "inner")
+
+
+def test_trained_biases_are_refused_where_there_are_some() -> None:
+    config = lora_config("qwen2", bias="all")
+    model = get_peft_model(base_model("qwen2"), config, adapter_name="inner")
+    with pytest.raises(UnsupportedModelError, match="has bias='all': trained biases would be lost"):
+        BoundLora(model, "inner")
+    BoundLora(get_peft_model(base_model("llama"), lora_config("llama", bias="all"), adapter_name="inner"), "inner")

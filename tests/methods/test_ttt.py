@@ -8,6 +8,7 @@ import pytest
 import torch
 from model_fixtures import byte_base, byte_tokenizer, equal_trees, largest_difference
 from peft import LoraConfig, get_peft_model
+from transformers import FalconConfig, FalconForCausalLM
 from ttt_fixtures import FewShot, few_shot_settings
 
 from hf_mass.core.dropout import LoraDropout
@@ -15,6 +16,7 @@ from hf_mass.core.memory import LEAN, MemoryPlan
 from hf_mass.errors import AdaptationError, ConfigError
 from hf_mass.lm.few_shot_encoding import FewShotEncoder
 from hf_mass.lm.language_model import LanguageModel
+from hf_mass.methods.ttt import TTT
 from hf_mass.methods.ttt_settings import TTTSettings
 from hf_mass.tasks.few_shot_format import resolve_format
 from hf_mass.tasks.grid_transformations import FlipColumns, Identity, PermuteColours, Transformation
@@ -190,3 +192,25 @@ def test_an_adaptation_of_another_model_is_refused() -> None:
     assert one.predict([copy_task("a")], [record])
     with pytest.raises(AdaptationError, match=r"is of another model. Answer with its own: adaptation\.answer\(\)"):
         other.predict([copy_task("a")], [record])
+
+
+@pytest.mark.parametrize("changes", [{}, {"new_decoder_architecture": True, "num_kv_heads": 2}, {"alibi": True}])
+def test_layers_that_add_in_place(changes: dict[str, Any]) -> None:
+    """Falcon's write into what a linear map gave, also at B = 0, where an update hands that on."""
+    torch.manual_seed(0)
+    shape = {"vocab_size": 259, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    base = FalconForCausalLM(FalconConfig(**shape, **tokens, initializer_range=0.2, **changes)).eval()
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    lm = LanguageModel(get_peft_model(base, config).eval(), byte_tokenizer())
+    training = FewShot(lm, few_shot_settings(4, 8, learning_rate=0.02, num_train_epochs=1, max_grad_norm=None))
+    task = copy_task("a")
+    (record,) = training.adapt([task])
+    state = TTT(training.settings).begin(lm, [task], 0)
+    rows, (first, *_) = state.rows[0], state.batches[0]
+    losses = []
+    for r in first:
+        ids, learned = torch.tensor([rows.sequences[r]]), torch.tensor([rows.learned[r]])
+        losses.append(float(lm.model(input_ids=ids, labels=ids.masked_fill(~learned.bool(), -100)).loss))
+    assert record.losses[0] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert record.adapted is not None and any(leaf.any() for n, leaf in record.adapted.items() if "lora_B" in n)
