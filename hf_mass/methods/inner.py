@@ -23,11 +23,15 @@ from hf_mass.lm.binding import BoundLora, deterministic
 from hf_mass.lm.device_memory import GraphBytes, free_bytes, graph_bytes, pass_bytes
 from hf_mass.lm.encoding import Row, TextEncoder
 from hf_mass.lm.generation import Sampling, complete
+from hf_mass.lm.sharing import sharing_of
 from hf_mass.methods.mass_settings import MassConfig
 from hf_mass.methods.samples import AuxiliarySample, usable_mask
 from hf_mass.tasks.task import Task
 
 logger = logging.getLogger(__name__)
+KEPT_APART = 6.0
+"""For K = 1: by what factor the tokens must become fewer for rows to share a sequence. Rows apart have gradients of
+their own, of which every round of weighing makes use without another pass; sequences take two passes in each."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +88,17 @@ class InnerAdapter:
         dropout: float = 0.0,
         seed: int = 0,
         whole: bool = False,
+        gain: float = 1.25,
     ) -> TokenLoss:
         """Row losses of text under the inner adapter's updates, in passes as large as the memory setting allows.
 
         `whole` keeps a CPU, too, from cutting passes that would fit: a mixture over rows takes one pass more if cut.
+        Rows of a task that begin alike share a sequence where that makes their tokens fewer by the factor `gain`.
         """
         batch = self.encoder.batch(rows, self.device)
-        loss = TokenLoss(self.model, self.lora.function, batch, None, reduction, FAST, dropout, seed)
+        with deterministic(self.model), self.lora.inactive():
+            sharing = sharing_of(self.model)._replace(gain=gain)
+        loss = TokenLoss(self.model, self.lora.function, batch, None, reduction, FAST, dropout, seed, sharing)
         loss.use(self._plan(loss, whole))
         return loss
 
@@ -99,7 +107,7 @@ class InnerAdapter:
         if self._graph_bytes is None:
             with deterministic(self.model), self.lora.inactive():
                 self._graph_bytes = graph_bytes(loss, start, second_order=inner.steps > 1)
-        rows, length = loss.batch.input_ids.shape
+        rows, length = len(loss.lengths), int(loss.lengths.max())
         row_bytes = self._graph_bytes.row(length)
         tree_bytes = sum(leaf[0].nbytes for leaf in start.values())
         preference = inner.memory if self.lora.function.layers or inner.memory == "lean" else "fast"
@@ -137,7 +145,8 @@ class InnerAdapter:
             for sample in group
             if sample.usable
         ]
-        loss = self.token_loss(rows, dropout=self.config.inner.dropout, seed=seed) if rows else None
+        gain = KEPT_APART if self.config.inner.steps == 1 else 1.25
+        loss = self.token_loss(rows, dropout=self.config.inner.dropout, seed=seed, gain=gain) if rows else None
         return InnerProblem(tasks, samples, loss, usable_mask(samples, self.device))
 
     def run(self, problem: InnerProblem, weights: Tensor) -> Trajectory:
