@@ -21,8 +21,9 @@ from hf_mass.lm.prefix import attended_length, keeps_state
 logger = logging.getLogger(__name__)
 _MASKED = ("sdpa", "eager")
 """Kinds of attention that take the mask that they are given."""
-_ROUNDING = {torch.bfloat16: 0.1, torch.float16: 0.02}
-_TRIED = 8
+_ROUNDING = {torch.bfloat16: 0.2, torch.float16: 0.02}
+"""Of SmolLM2-135M in bfloat16: .00 to .07; without the mask .65 to .94, without the positions .68 to .73."""
+_TRIED = 16
 """Tokens of the rows that are tried."""
 _KNOWN: WeakKeyDictionary[PreTrainedModel | PeftModel, tuple[tuple[Any, ...], bool]] = WeakKeyDictionary()
 
@@ -40,7 +41,7 @@ def sharing_of(model: PreTrainedModel | PeftModel) -> Sharing:
     config = model.config.get_text_config()
     longest = min(attended_length(config), LONGEST)
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    takes = inspect.signature(base.forward).parameters
+    takes = inspect.signature(type(base).forward).parameters
     attention = getattr(config, "_attn_implementation", None)
     if longest < _TRIED or keeps_state(model) or attention not in _MASKED or "position_ids" not in takes:
         return NO_SHARING
