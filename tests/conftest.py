@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -19,6 +20,10 @@ def _free_port() -> int:
         chosen.bind(("127.0.0.1", 0))
         return chosen.getsockname()[1]
 
+
+# The libraries make some million objects that stay: looking through them for garbage again and again would take a sixth
+# of the time of starting, and more than a second in each full collection afterwards. See `pytest_collection_finish`.
+gc.disable()
 
 # Read when the libraries are imported, so set before any of them is.
 _CACHE = tempfile.mkdtemp(prefix="hf_mass_tests_")
@@ -56,6 +61,19 @@ from hf_mass import LanguageModel
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=30)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=500)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: none is left to one process while the other has nothing to do."""
+    slow = {item.path for item in items if {"slow", "real"} & {mark.name for mark in item.iter_markers()}}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is there when the first test begins is no garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -154,9 +172,9 @@ def real_gguf() -> Path:
     return from_variable("HF_MASS_REAL_GGUF")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def real_model(real_folder: Path) -> LanguageModel:
-    """The real model, loaded once in a process: tests on it lie in one file, which one process runs."""
+    """The real model, loaded once: tests on it lie in one file, which one process runs."""
     return hf_mass.load(real_folder)
 
 

@@ -1,4 +1,5 @@
-"""The shape of the code: which folder may import which, how long modules and functions may be, what lies at the top.
+"""The shape of the code: which folder may import which, how long modules and functions may be, tests as well, what
+lies at the top.
 
     errors ← {core, tasks, store} ← lm ← methods ← engine ← {training, evaluation, lab} ← app ← cli ← {examples, spaces}
 
@@ -12,6 +13,7 @@ import ast
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -72,12 +74,9 @@ class Import:
 
 @dataclass(frozen=True)
 class Module:
-    """A source file of the package: its dotted name, its lines, its syntax tree and what it imports."""
+    """A source file of the package: its dotted name and what it imports."""
 
     name: str
-    path: Path
-    lines: int
-    tree: ast.Module
     imports: tuple[Import, ...]
 
     @property
@@ -86,17 +85,25 @@ class Module:
         return _layer(self.name)
 
 
+@cache  # no check changes what it reads
 def read_package(root: Path) -> dict[str, Module]:
     modules = {}
     for path in sorted((root / PACKAGE).rglob("*.py")):
         parts = list(path.relative_to(root).with_suffix("").parts)
         is_package = parts[-1] == "__init__"
         name = ".".join(parts[:-1] if is_package else parts)
-        text = path.read_text(encoding="utf-8")
-        tree = ast.parse(text, str(path))
         package = name if is_package else name.rpartition(".")[0]
-        modules[name] = Module(name, path, len(text.splitlines()), tree, tuple(_imports(tree, package)))
+        modules[name] = Module(name, tuple(_imports(parsed(path), package)))
     return modules
+
+
+def sources(root: Path) -> list[Path]:
+    """Everything that is written in Python, the tests too."""
+    return sorted(path for folder in (PACKAGE, "examples", "spaces", "tests") for path in (root / folder).rglob("*.py"))
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
 def _imports(tree: ast.Module, package: str) -> Iterator[Import]:
@@ -210,20 +217,19 @@ def forbidden_libraries(root: Path) -> list[str]:
 
 
 def long_modules(root: Path) -> list[str]:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in sources(root)}
     return [
-        f"{module.name} has {module.lines} lines"
-        for module in read_package(root).values()
-        if module.lines >= MAX_MODULE_LINES
+        f"{path.relative_to(root)} has {lines} lines" for path, lines in lengths.items() if lines >= MAX_MODULE_LINES
     ]
 
 
 def long_functions(root: Path) -> list[str]:
     wrong = []
-    for module in read_package(root).values():
-        for function in _functions(module.tree):
+    for path in sources(root):
+        for function in _functions(parsed(path)):
             lines = (function.end_lineno or function.lineno) - function.lineno + 1
             if lines >= MAX_FUNCTION_LINES:
-                wrong.append(f"{module.name}:{function.lineno} {function.name} has {lines} lines")
+                wrong.append(f"{path.relative_to(root)}:{function.lineno} {function.name} has {lines} lines")
     return wrong
 
 
@@ -319,7 +325,10 @@ BAD = {
     "torch in tasks": (forbidden_libraries, {"tasks/a.py": "def f():\n    import torch.nn as nn\n"}),
     "trl in lm": (forbidden_libraries, {"lm/a.py": "import trl"}),
     "a long module": (long_modules, {"core/a.py": "x = 1\n" * 400}),
+    "a long module of tests": (long_modules, {"../tests/core/test_a.py": "x = 1\n" * 400}),
+    "a long module of examples": (long_modules, {"../examples/a.py": "x = 1\n" * 400}),
     "a long function": (long_functions, {"core/a.py": "class A:\n    def f(self):\n" + "        x = 1\n" * 59}),
+    "a long function of a test": (long_functions, {"../tests/test_a.py": "def test_a():\n" + "    x = 1\n" * 59}),
 }
 
 
@@ -350,6 +359,7 @@ def test_a_good_tree_passes(check: Callable[[Path], list[str]], tmp_path: Path) 
         "store/h.py": "from hf_mass import errors\ndef f(name):\n    import json\n",
         "cli/__init__.py": "from hf_mass.store import h\nfrom hf_mass.lm import b\n",
         "__main__.py": "from hf_mass.cli import h\n",
+        "../tests/test_a.py": "from hf_mass.cli import h\ndef test_a():\n" + "    x = 1\n" * 58,
     }
     assert check(write_package(tmp_path, files)) == []
 

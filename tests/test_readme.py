@@ -47,13 +47,14 @@ def main_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     command = re.search(r"&& (accelerate launch examples/train\.py)", README)
     assert command, "README must name the main job"
     output = tmp_path_factory.mktemp("main-job")
-    arguments = ["--max_steps", "2", "--test_tasks", "5", "--output_dir", str(output)]
+    arguments = ["--max_steps", "1", "--test_tasks", "2", "--output_dir", str(output)]
     launch = [sys.executable, "-m", "accelerate.commands.launch", *command.group(1).split()[2:], *arguments]
     done = subprocess.run(launch, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout, output
 
 
+@pytest.mark.slow
 def test_main_job_reports_and_saves(main_job: tuple[str, Path]) -> None:
     text, output = main_job
     for row in ("base", "TT-SS (raw self-generated)", "solver GRPO, equal wall time", "MASS, scored"):
@@ -93,6 +94,7 @@ def test_usage_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(samples) == 24 and answers == "white -> red"  # red is right
 
 
+@pytest.mark.slow
 def test_usage_example_runs_on_what_the_main_job_left(
     main_job: tuple[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,7 +88,7 @@ def test_the_guard_does_not_adapt_where_training_harms(real_model: LanguageModel
 def test_the_command_line_solves_a_file_of_rows(real_folder: Path, tmp_path: Path) -> None:
     rows = [{"input": question, "output": answer} for question, answer in readme_examples()]
     file = write(tmp_path / "middle.json", [*rows, {"input": "river, spoon, gold"}])
-    result = run("solve", file, "--model", real_folder, "--set", "max_examples=20", "--json")
+    result = run("solve", file, "--model", real_folder, "--set", "max_examples=10", "--json")
     solution = json.loads(result.stdout)
     assert [answer["answer"] for answer in solution["after"]] == ["spoon"]
     assert solution["before"][0]["answer"] != "spoon" and solution["model"] == str(real_folder)

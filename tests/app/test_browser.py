@@ -18,6 +18,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from repository import ROOT
 from transformers import AutoModelForCausalLM
 
+pytestmark = pytest.mark.slow
+
 ASSETS = ROOT / "hf_mass" / "assets"
 ARC = {
     "train": [
@@ -51,11 +53,19 @@ def browser() -> Iterator[Browser]:
         chrome.close()
 
 
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """Pages of one context share what was downloaded for the first; each is a session of its own for the app."""
+    shared = browser.new_context(viewport={"width": 1280, "height": 900})
+    yield shared
+    shared.close()
+
+
 @pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    yield opened(context, address)
-    context.close()
+def page(context: BrowserContext, address: str) -> Iterator[Page]:
+    page = opened(context, address)
+    yield page
+    page.close()
 
 
 def opened(context: BrowserContext, address: str) -> Page:

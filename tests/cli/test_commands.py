@@ -1,245 +1,29 @@
-"""`hf-mass`: help, exit codes and errors; `solve` and `adapt`."""
+"""`hf-mass solve`, `adapt` and `demo`."""
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import typer
-from cli_fixtures import FLIPS, FRUIT, GRIDS, WORDS, run, two_questions, write
+from cli_fixtures import FLIPS, GRIDS, WORDS, run, two_questions, write
 from model_fixtures import byte_base, byte_tokenizer
 from peft import PeftModel
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from hf_mass import __version__
-from hf_mass.cli import commands, evaluating, groups, options, sharing, showing, solving
-from hf_mass.cli.main import app
+from hf_mass.cli import evaluating, groups, sharing, showing, solving
 from hf_mass.engine.models import load
 from hf_mass.methods import registry
 from hf_mass.methods.registry import register_method
 from hf_mass.methods.ttt import TTT
 
-NAMES = [command.__name__ for command in commands.ALL]
-CLI: Any = typer.main.get_command(app)
 LOADED = (evaluating, sharing, solving)  # so that no command says that it loads its libraries
-
-
-@pytest.fixture
-def puzzle(tmp_path: Path) -> Path:
-    return write(tmp_path / "flips.json", FLIPS)
-
-
-@pytest.fixture
-def fruit(tmp_path: Path) -> Path:
-    return write(tmp_path / "fruit.json", FRUIT)
-
-
-# -- help --------------------------------------------------------------------------------------------------------------
-
-
-def plain(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_help_tells_every_option(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    text = plain(run(name, "--help").stdout)
-    for parameter in CLI.commands[name].params:
-        for option in [o for o in parameter.opts if o.startswith("--")]:
-            assert option in text
-        assert getattr(parameter, "help", None), parameter.name
-    assert f"hf-mass {name}" in text  # an example
-
-
-def test_top_help_lists_commands_and_exit_codes() -> None:
-    text = plain(run("--help").stdout)
-    assert all(re.search(rf"^│ {name} ", text, re.MULTILINE) for name in NAMES)
-    assert "Exit codes" in text and "130" in text
-
-
-def test_examples_in_the_help_have_known_options() -> None:
-    callbacks = [app.registered_callback.callback, *commands.ALL]  # type: ignore[union-attr]
-    text = "\n".join(str(each.__doc__) for each in callbacks)
-    lines = re.findall(r"^\s+(?:cat \S+ \| )?(hf-mass .*?)(?: > \S+)?$", text, re.MULTILINE)
-    assert len(lines) > 12
-    for line in lines:
-        name, *words = shlex.split(line)[1:]
-        known = {
-            option for parameter in CLI.commands[name].params for option in (*parameter.opts, *parameter.secondary_opts)
-        }
-        assert {word for word in words if word.startswith("--")} <= known, line
-
-
-def test_names_are_those_of_python() -> None:
-    assert set(options.METHODS) <= set(registry.METHODS)
-    registry.make_method("both", dict.fromkeys(groups.SETTINGS))  # which refuses unknown names
-    assert set(groups.OFFERED) <= set(groups.SETTINGS)
-    assert set(groups.OFFERED) < {p.name for p in CLI.commands["solve"].params}
-
-
-def test_help_and_version_are_quick_and_load_nothing_heavy(root: Path) -> None:
-    for words in (["--help"], ["--version"], ["solve", "--help"], ["solve", "--samples", "none"]):
-        begun = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "hf_mass", *words], cwd=root, capture_output=True, text=True)
-        assert done.returncode == (2 if "none" in words else 0), done.stderr
-        assert time.perf_counter() - begun < 5  # alone it takes 0.3 s
-    code = "import sys, hf_mass.cli.main; print({'torch', 'transformers', 'gradio', 'numpy'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
-    assert run("--version").stdout == f"hf-mass {__version__}\n"
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["solve", "empty.csv"],
-        ["solve", "a -> b", "c", "--method", "magic"],
-        ["solve", "a -> b", "c", "--set", "lora_r=0"],
-        ["adapt", "empty.csv", "--output", "out"],
-        ["adapt", "a -> b", "c", "--output", "."],
-    ],
-)
-def test_what_is_refused_loads_no_torch(words: list[str], tmp_path: Path) -> None:
-    (tmp_path / "empty.csv").touch()
-    code = (
-        "import sys, atexit, hf_mass.cli.main as cli\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'trl', 'peft', 'gradio', 'numpy'}\n"
-        "atexit.register(lambda: print(sorted(heavy & set(sys.modules))))\n"
-        f"cli.main({words!r})"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode in (1, 2) and "hf-mass" in done.stderr, done.stderr
-    assert done.stdout == "[]\n"
-
-
-# -- exit codes --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["nothing"], "No such command"),
-        (["solve", "a", "--nothing"], "No such option"),
-        (["solve", "a", "--samples", "0"], "--samples"),
-        (["solve", "a", "--method", "magic"], "--method"),
-        (["solve", "a", "--samples", "[" * 20_000], "choose a whole number"),
-        (["solve", "a", "--chat_template_kwargs", "[" * 20_000], "is no JSON"),
-        (["solve", "a", "--model", ""], "is empty"),
-        (["demo", "--port", "-1"], "--port"),
-        (["demo", "--port", "9" * 400], "--port"),
-        (["evaluate", "conventions:test_families", "--seeds", "9" * 5000], "--seeds"),
-        (["solve", "a", "--samples", "many"], "'many'; choose a whole number of at least 1"),
-        (["solve", "a", "--weigh_by", "magic"], "--weigh_by"),
-        (["adapt", "a"], "--output"),
-        (["evaluate", "conventions:test_families", "--methods", "magic"], "magic"),
-        (["evaluate", "conventions:test_families", "--seeds", "one"], "one"),
-        (["evaluate", "conventions:test_families", "--resume"], "--output"),
-        (["push", "folder"], "REPO_ID"),
-    ],
-)
-def test_a_wrong_command_line_is_2(words: list[str], told: str) -> None:
-    assert told in plain(run(*words, code=2).stderr)
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["solve", "a -> b", "c", "--set", "lora_r=" + "[" * 20_000], "lora_r is"),
-        (["solve", "missing.json"], "There is no file 'missing.json'"),
-        (["solve", "."], "is a folder"),
-        (["solve", " "], "is empty"),
-        (["solve", "pyproject.toml", "x -> y"], "a file among 2 words"),
-        (["solve", "a", "b", "--each"], "takes one file or folder"),
-        (["solve", "nowhere", "--each"], "There is no file or folder"),
-        (
-            ["solve", "a -> b", "c", "--learning_rate", "-1"],
-            "learning_rate is -1; choose a finite number above 0 and of at most 1e+300.",
-        ),
-        (
-            ["solve", "a -> b", "c", "--set", "lora_r=0"],
-            "lora_r is 0; choose a whole number of at least 1 and of at most 4096.",
-        ),
-        (["solve", "a -> b", "c", "--set", "lora_r"], "--set is 'lora_r'; give NAME=VALUE"),
-        (["solve", "a -> b", "c", "--set", "magic=1"], "--set has no setting 'magic'; choose some of"),
-        (["solve", "a -> b", "c", "--method", "nowhere:Method"], "method 'nowhere:Method' cannot be imported"),
-        (["solve", "peach", *WORDS, "--method", "ttt"], "no solved examples"),
-        (["card", "nowhere"], "is no folder"),
-        (["push", "nowhere", "user/name"], "is no folder"),
-        (["push", "nowhere", "user/na me"], "no name of a repository"),
-        (["evaluate", "nowhere"], "There is no file or folder"),
-        (["evaluate", "conventions:nowhere"], "split is 'nowhere'"),
-    ],
-)
-def test_what_cannot_be_done_is_1_and_one_line(words: list[str], told: str) -> None:
-    result = run(*words, code=1)
-    assert result.stdout == ""
-    *progress_lines, last = result.stderr.splitlines()
-    assert re.fullmatch(rf"hf-mass: .*{re.escape(told)}.*", last), result.stderr
-    introduced = ["Loading conventions-mass", "conventions-mass: 0.1M parameters, float32"]
-    assert progress_lines in ([], introduced[:1], introduced)
-
-
-@pytest.mark.parametrize("content", [b"\x89PNG\r\n\0", b"{", b"", b'{"train": []}', b'[{"input": [[1, 2], [3]]}]'])
-def test_bad_files(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "bad.json").write_bytes(content)
-    result = run("solve", tmp_path / "bad.json", code=1)
-    assert result.stdout == "" and result.stderr.count("\n") == 1 and "bad" in result.stderr
-
-
-def test_debug_shows_where(tmp_path: Path) -> None:
-    for words in (["--debug", "solve", "missing.json"], ["solve", "missing.json", "--debug"]):
-        result = run(*words, code=1)
-        assert isinstance(result.exception, FileNotFoundError | ValueError)
-        assert "hf-mass:" not in result.stderr
-
-
-def test_ctrl_c_while_libraries_are_imported_is_130_too(puzzle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers turns whatever ends an import of its own into a ModuleNotFoundError."""
-
-    def importing(*_: object, **__: object) -> None:
-        try:
-            signal.raise_signal(signal.SIGINT)
-        except KeyboardInterrupt as error:
-            raise ModuleNotFoundError("Could not import module 'BloomPreTrainedModel'.") from error
-
-    monkeypatch.setattr(solving, "solve", importing)
-    assert "hf-mass: stopped" in run("solve", puzzle, *GRIDS, code=130).stderr
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_ctrl_c_is_130(puzzle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(solving, "solve", stopped)
-    result = run("solve", puzzle, *GRIDS, code=130)
-    assert "stopped" in result.stderr and result.stdout == ""
-
-
-def test_a_request_to_end_is_143_and_a_line(puzzle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(solving, "solve", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
-    result = run("solve", puzzle, *GRIDS, code=143)
-    assert "hf-mass: stopped" in result.stderr and result.stdout == ""
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
-def test_a_folder_that_is_gone_is_a_line(puzzle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    monkeypatch.chdir(gone)
-    gone.rmdir()
-    told = run("solve", puzzle, *GRIDS, code=1).stderr
-    assert told == "hf-mass: The folder that this was started in was removed. Start it in another one (cd).\n"
 
 
 # -- solve -------------------------------------------------------------------------------------------------------------

@@ -220,8 +220,8 @@ def test_lean_with_further_parameters_says_what_it_takes() -> None:
 
 
 def test_the_adapter_says_what_it_chose(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    mass = conventions_model(conventions_config(inner_steps=2, inner_learning_rate=0.5))
-    tasks = WORLD.tasks("train", 3, seed=0)
+    mass = conventions_model(conventions_config(samples=3, inner_steps=2, inner_learning_rate=0.5))
+    tasks = WORLD.tasks("train", 2, seed=0)
     samples = mass.generate_auxiliary(tasks)
     with caplog.at_level(logging.INFO, logger="hf_mass"):
         fast = mass.adapt(tasks, weigh_by="demonstrations", samples=samples)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
-from app_fixtures import running_app
-from gradio_client import Client
 from hub_emulator import EmulatedHub
 from hub_fixtures import BASE_ID, folder_files, put_base, trained_on
 from model_fixtures import byte_tokenizer
 from model_forms import multimodal
 
+from hf_mass.app.handlers import Handlers
+from hf_mass.app.visitors import Visitors
+from hf_mass.app.workshop import MODEL_VARIABLE, Workshop
 from hf_mass.engine.api import adapt
 from hf_mass.engine.models import load
 from hf_mass.engine.session import Session
@@ -106,10 +106,10 @@ def test_what_cannot_be_had(hub: EmulatedHub, pushed: str, monkeypatch: pytest.M
     assert load(pushed, token="hf_alice").name == pushed
 
 
-def test_the_app_on_a_private_repository(hub: EmulatedHub, pushed: str, tmp_path: Path) -> None:
-    settings = {"HF_MASS_MODEL": pushed, "HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0", "HF_TOKEN": "hf_alice"}
-    with running_app(tmp_path, HF_HOME=str(tmp_path / "cache"), **settings) as address:
-        client = Client(address, verbose=False)
-        outcome = client.predict("1 -> 2\n2 -> 3\n3 ->", "mass", settings={"samples": 2}, api_name="/solve")
-    assert outcome["model"] == pushed and len(outcome["samples"][0]) == 2
-    assert "HF_ENDPOINT" in os.environ  # the app took it over from here
+def test_the_app_on_a_private_repository(
+    hub: EmulatedHub, pushed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MODEL_VARIABLE, pushed)
+    page = Handlers(Workshop.load(device="cpu"), Visitors(tmp_path / "sessions"))
+    *_, outcome = page.solve("1 -> 2\n2 -> 3\n3 ->", "mass", settings={"samples": 2})
+    assert outcome["done"] and outcome["model"] == pushed and len(outcome["samples"][0]) == 2

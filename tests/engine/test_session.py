@@ -1,127 +1,35 @@
-"""Live adaptation: events in order, outcomes equal to the plain API's, and a model that stays as it was."""
+"""A session: events in order, outcomes equal to the plain API's, and what it refuses."""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from model_fixtures import snapshot
 from peft import PeftModel
 from safetensors.torch import load_file
+from session_fixtures import METHODS, RULE, How, quick, result, run, solve, strips, unchanged
 from transformers import AutoModelForCausalLM
 
-from hf_mass.core import token_loss
-from hf_mass.engine.events import Event, Generating, InnerStep, Loss, Replies, Stage, Weighed, Writing
+from hf_mass.engine.events import Generating, InnerStep, Loss, Replies, Weighed, Writing
 from hf_mass.engine.models import default_model, load
-from hf_mass.engine.session import TURN, Session, Stopped, events
+from hf_mass.engine.session import Session
 from hf_mass.engine.solution import Solution
 from hf_mass.errors import ConfigError, DataError, HFMassError
 from hf_mass.lm.generation import Sampling, complete
 from hf_mass.lm.language_model import LanguageModel
-from hf_mass.methods.base import Adaptation
 from hf_mass.methods.mass import MASS
 from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.registry import make_method
-from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.methods.ttt import TTT
 from hf_mass.methods.ttt_settings import TTTSettings
 from hf_mass.store.shipped import ASSETS
-from hf_mass.tasks.problems import Problem, read_problem, read_problem_file
-
-RULE = read_problem_file(ASSETS / "examples" / "fruit-colours-by-a-hidden-rule.json")
-
-
-def strips(queries: int = 1, answers: bool = True) -> Problem:
-    """Rows that are turned around."""
-    rows = [[1, 0, 2], [3, 4, 0], [5, 6, 7]]
-    pairs = [{"input": [row], "output": [row[::-1]]} for row in rows]
-    asked = [{"input": [[n, 8, 9]], **({"output": [[9, 8, n]]} if answers else {})} for n in range(queries)]
-    return read_problem(json.dumps({"train": pairs, "test": asked}), "strips")
-
-
-METHODS = ("none", "mass", "ttt", "both")
-SMALL = {"samples": 4, "max_examples": 6, "num_train_epochs": 1, "inner_steps": 2}
-
-
-@dataclass(frozen=True)
-class How:
-    """A method with a few settings, and those of the session."""
-
-    name: str = "ttt"
-    settings: dict[str, Any] = field(default_factory=dict)
-    session: dict[str, Any] = field(default_factory=dict)
-
-    def on(self, lm: LanguageModel, **more: Any) -> Session:
-        return Session(lm, make_method(self.name, self.settings), **{**self.session, **more})
-
-    @property
-    def synthesises(self) -> bool:
-        return self.name in ("mass", "both")
-
-
-def quick(method: str = "ttt", **changes: Any) -> How:
-    """A few steps."""
-    session = {name: changes.pop(name) for name in ("seed", "time_limit") if name in changes}
-    return How(method, {**SMALL, **changes}, session)
-
-
-def solve(
-    lm: LanguageModel,
-    problem: Problem,
-    how: How,
-    watch: Callable[[Event], None] = lambda event: None,
-    halt: Callable[[], bool] = lambda: False,
-) -> Solution:
-    return how.on(lm, on_event=watch, halt=halt).solve(problem)
-
-
-def run(
-    lm: LanguageModel, problem: Problem, how: How, stop: threading.Event | None = None
-) -> Generator[Event | Solution, None, None]:
-    return events(how.on(lm), problem, stop)
-
-
-@pytest.fixture(scope="module")
-def grids() -> LanguageModel:
-    lm = load("grids-small", device="cpu")
-    MASS().resolved(lm, strips().tasks)  # adds its inner adapter, which is not active
-    return lm
-
-
-@pytest.fixture(scope="module")
-def texts() -> LanguageModel:
-    return load("conventions-mass", device="cpu")
-
-
-Case = tuple[LanguageModel, Problem, How]
-
-
-@pytest.fixture(params=["ttt", "mass", "both", "rule"])
-def case(request: pytest.FixtureRequest, grids: LanguageModel, texts: LanguageModel) -> Case:
-    """Every way to adapt: three on grids, and MASS on the world that it was trained for."""
-    if request.param == "rule":
-        return texts, RULE, quick("mass", samples=12)
-    return grids, strips(), quick(request.param)
-
-
-def unchanged(model: LanguageModel, before: dict[str, torch.Tensor]) -> bool:
-    """Bit for bit, with nothing left behind that would change how it runs."""
-    after = snapshot(model.model)
-    same = before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-    return same and not TURN.locked() and not model.model.training
-
-
-def result(outcome: Solution) -> dict[str, Any]:
-    """All but the time."""
-    return {key: value for key, value in outcome.to_dict().items() if key != "seconds"}
-
+from hf_mass.tasks.problems import Problem, read_problem
 
 # -- what happens ------------------------------------------------------------------------------------------------------
 
@@ -262,197 +170,6 @@ def test_an_adaptation_that_changes_nothing_says_so(grids: LanguageModel) -> Non
     outcome = solve(grids, strips(), quick(learning_rate=1e-300))
     assert list(outcome.distinct()) == [] and "changed nothing" in str(outcome.reason)
     assert [a.text for a in outcome.after] == [a.text for a in outcome.before]
-
-
-# -- nothing stays -----------------------------------------------------------------------------------------------------
-
-
-class Interrupted(Exception):
-    """Raised by whoever watches."""
-
-
-def seen_events(case: tuple[LanguageModel, Problem, How]) -> int:
-    """How many events there are."""
-    events: list[object] = []
-    solve(*case, events.append)
-    return len(events)
-
-
-def points(count: int) -> list[int]:
-    """Some events: the first ones, and a few up to the last."""
-    return sorted({0, 1, 2, count // 2, 3 * count // 4, count - 2, count - 1})
-
-
-def test_an_error_of_whoever_watches_leaves_the_model_as_it_was(case: tuple[LanguageModel, Problem, How]) -> None:
-    before = snapshot(case[0].model)
-    for point in points(seen_events(case)):
-        left = [point]
-
-        def watch(event: object, left: list[int] = left) -> None:
-            left[0] -= 1
-            if left[0] < 0:
-                raise Interrupted
-
-        with pytest.raises(Interrupted):
-            solve(*case, watch)
-        assert unchanged(case[0], before)
-
-
-def test_stopping_leaves_the_model_as_it_was(case: tuple[LanguageModel, Problem, How]) -> None:
-    before, whole = snapshot(case[0].model), result(solve(*case))
-    for point in points(seen_events(case))[:-1]:
-        stop, seen = threading.Event(), []
-
-        def watch(event: object, stop: threading.Event = stop, seen: list[object] = seen, point: int = point) -> None:
-            seen.append(event)
-            if len(seen) > point:
-                stop.set()
-
-        outcome = solve(*case, watch, stop.is_set)
-        assert unchanged(case[0], before)
-        assert (outcome.reason, outcome.after, list(outcome.distinct())) == ("stopped", (), [])
-        assert len(seen) == point + 1
-        json.dumps(outcome.to_dict(), allow_nan=False)
-    assert result(solve(*case)) == whole
-
-
-def test_a_generator_that_is_closed_early_ends_adapting(case: tuple[LanguageModel, Problem, How]) -> None:
-    before = snapshot(case[0].model)
-    for taken in (0, 1, 4):
-        stop, threads = threading.Event(), threading.active_count()
-        running = run(*case, stop)
-        for _ in range(taken):
-            next(running)
-        running.close()
-        assert unchanged(case[0], before) and not stop.is_set()
-        assert threading.active_count() <= threads
-
-
-def test_a_sign_ends_a_generator(case: tuple[LanguageModel, Problem, How]) -> None:
-    stop, before = threading.Event(), snapshot(case[0].model)
-    running = run(*case, stop)
-    next(running)
-    stop.set()
-    *_, last = running
-    assert isinstance(last, Solution) and last.reason == "stopped" and unchanged(case[0], before)
-    *_, last = run(*case, stop)
-    assert isinstance(last, Solution) and last.reason == "stopped" and last.before == ()
-
-
-def test_errors_leave_the_model_as_it_was(
-    case: tuple[LanguageModel, Problem, How], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = snapshot(case[0].model)
-
-    def fail(*args: object, **kwargs: object) -> None:
-        raise RuntimeError("out of memory")
-
-    for place in ("hf_mass.methods.mass_model.MassModel.adapt", "hf_mass.engine.session.changes_something"):
-        with monkeypatch.context() as patch:
-            patch.setattr(place, fail)
-            if place.endswith("adapt") and not case[2].synthesises:
-                continue
-            with pytest.raises(RuntimeError, match="out of memory"):
-                list(run(*case))
-        assert unchanged(case[0], before)
-
-
-def test_the_time_limit(case: tuple[LanguageModel, Problem, How]) -> None:
-    before = snapshot(case[0].model)
-    outcome = solve(case[0], case[1], replace(case[2], session={"time_limit": 1e-4}))
-    assert "the time limit of 0.0001 s is reached" in str(outcome.reason)
-    assert outcome.after == () and unchanged(case[0], before)
-
-
-def test_a_rate_beyond_all_bounds(grids: LanguageModel, texts: LanguageModel) -> None:
-    for model, problem, config in (
-        (grids, strips(), quick(learning_rate=1e30)),
-        (grids, strips(), quick("both", learning_rate=1e30, inner_learning_rate=1e300)),
-        (texts, RULE, quick("mass", samples=12, inner_learning_rate=1e300)),
-        (texts, RULE, quick("mass", samples=12, inner_learning_rate=1e30)),
-    ):
-        before = snapshot(model.model)
-        outcome = solve(model, problem, config)
-        assert outcome.reason and "finite" in outcome.reason
-        json.dumps(outcome.to_dict(), allow_nan=False)
-        assert len(outcome.after) == 1 and unchanged(model, before)
-
-
-def test_losses_that_are_no_numbers_are_null() -> None:
-    nan = float("nan")
-    sample = AuxiliarySample("q", (), "q", "a")
-    losses = torch.tensor([[float("inf")], [nan]])
-    record = Adaptation(strips().tasks[0], samples=(sample,), weights=torch.tensor([nan]), sample_losses=losses)
-    outcome = Solution(strips(), "mass", adaptations=(record,), losses=(Loss("ttt", 0, 0, 1, nan),))
-    values = json.loads(json.dumps(outcome.to_dict(), allow_nan=False))
-    assert values["losses"][0]["loss"] is None and values["samples"][0][0]["weight"] is None
-    assert values["samples"][0][0]["loss_before"] is None
-
-
-# -- two at once -------------------------------------------------------------------------------------------------------
-
-
-def at_once(calls: list[Callable[[], Solution]]) -> list[Solution]:
-    """The outcomes of calls that start together."""
-    found: list[Any] = [None] * len(calls)
-    start = threading.Barrier(len(calls))
-
-    def work(n: int) -> None:
-        start.wait()
-        found[n] = calls[n]()
-
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    return found
-
-
-def test_two_at_once_get_what_each_gets_alone(grids: LanguageModel, texts: LanguageModel) -> None:
-    before = snapshot(grids.model)
-    cases = [
-        (grids, strips(), quick("both")),
-        (grids, strips(2), quick("ttt", seed=4)),
-        (grids, strips(), quick("mass")),
-        (texts, RULE, quick("mass", samples=12)),
-        (texts, RULE, quick("mass", samples=12, seed=9)),
-    ]
-    alone = [result(solve(*case)) for case in cases]
-    together = at_once([lambda case=case: solve(*case) for case in cases])
-    assert [result(outcome) for outcome in together] == alone
-    assert unchanged(grids, before)
-
-
-def test_whoever_waits_is_told_and_can_stop(grids: LanguageModel) -> None:
-    stop, seen = threading.Event(), []
-
-    def watch(event: object) -> None:
-        seen.append(event)
-        stop.set()
-
-    with TURN:
-        outcome = solve(grids, strips(), quick(time_limit=60), watch, stop.is_set)
-    assert seen == [Stage("Waiting for another problem's turn to end")]
-    assert (outcome.reason, outcome.before) == ("stopped", ())
-
-
-def test_it_stops_before_the_next_pass_also_within_a_step(
-    grids: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A step of MASS has many passes, each of which may be long on a large model."""
-    begun = 0
-    count_pass = token_loss.count_pass
-
-    def counted(*args: Any) -> None:
-        nonlocal begun
-        begun += 1
-        count_pass(*args)
-
-    monkeypatch.setattr(token_loss, "count_pass", counted)
-    with pytest.raises(Stopped):
-        Session(grids, MASS(samples=4), halt=lambda: begun >= 3).adapt([strips().tasks[0]])
-    assert begun == 3
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

@@ -40,6 +40,18 @@ def quick(**changes: Any) -> TTT:
     return TTT(**{"max_examples": 12, "num_train_epochs": 2, **changes})
 
 
+@pytest.fixture(scope="module")
+def plain(strings: LanguageModel) -> Adaptation:
+    """The rule learned without a guard."""
+    return hf_mass.adapt(strings, task(), quick())
+
+
+@pytest.fixture(scope="module")
+def taken(strings: LanguageModel) -> Adaptation:
+    """The rule learned at the one strength that there is, whatever is gained."""
+    return hf_mass.adapt(strings, task(), Guard(quick(), [quick()], margin=-100.0))
+
+
 def test_a_rule_is_adapted_to_and_noise_is_not(strings: LanguageModel) -> None:
     rule, noise = hf_mass.adapt(strings, [task(), task(NONE)], Guard(quick(learning_rate=5e-3)))
     assert rule.reason is None and str(rule.answer()) == "revir"
@@ -53,15 +65,13 @@ def test_a_rule_is_adapted_to_and_noise_is_not(strings: LanguageModel) -> None:
     assert [(e.strength, e.share) for e in rule.guard] == tried[:2]  # the default is taken: no other is tried
 
 
-def test_what_is_chosen_is_trained_once_on_all_demonstrations(strings: LanguageModel) -> None:
-    guarded = hf_mass.adapt(strings, task(), Guard(quick(), [quick()], margin=-100.0))
-    (chosen,) = [entry for entry in guarded.guard if entry.chosen]
-    alone = hf_mass.adapt(strings, task(), quick())
-    steps = round(len(alone.losses) * chosen.share)
-    assert guarded.losses == pytest.approx(alone.losses[:steps])
+def test_what_is_chosen_is_trained_once_on_all_demonstrations(plain: Adaptation, taken: Adaptation) -> None:
+    (chosen,) = [entry for entry in taken.guard if entry.chosen]
+    steps = round(len(plain.losses) * chosen.share)
+    assert taken.losses == pytest.approx(plain.losses[:steps])
     if chosen.share == 1.0:
-        for name, leaf in (alone.adapted or {}).items():
-            torch.testing.assert_close((guarded.adapted or {})[name], leaf)
+        for name, leaf in (plain.adapted or {}).items():
+            torch.testing.assert_close((taken.adapted or {})[name], leaf)
 
 
 def test_the_gain_is_the_rise_of_the_left_out_answers_in_nats_per_token(strings: LanguageModel) -> None:
@@ -80,7 +90,7 @@ def test_the_gain_is_the_rise_of_the_left_out_answers_in_nats_per_token(strings:
 
 
 def test_the_default_is_given_up_only_where_a_second_cut_says_so_too(
-    strings: LanguageModel, monkeypatch: pytest.MonkeyPatch
+    strings: LanguageModel, plain: Adaptation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the second cut finds is set by hand: the readings of its folds after training, on top of the first's."""
     measured = guard_module.read
@@ -100,8 +110,7 @@ def test_the_default_is_given_up_only_where_a_second_cut_says_so_too(
         ("the rate", 12),
         ("0.4 × the rate", 12),
     }
-    alone = hf_mass.adapt(strings, task(), quick())
-    assert kept.losses == pytest.approx(alone.losses)
+    assert kept.losses == pytest.approx(plain.losses)
 
 
 def test_with_three_demonstrations_it_is_off_and_says_so(strings: LanguageModel) -> None:
@@ -237,9 +246,10 @@ def test_a_strength_whose_loss_rises_is_given_up_midway(
     assert f"the rate ruled out after {out.share:.0%} of the steps: the training loss rose" in str(guarded.guard_note)
 
 
-def test_one_set_that_fails_does_not_end_the_others(strings: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_set_that_fails_does_not_end_the_others(
+    strings: LanguageModel, taken: Adaptation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The losses of one set of demonstrations are made to rise; the other is measured as it would be alone."""
-    alone = hf_mass.adapt(strings, task(), Guard(quick(), [quick()], margin=-100.0))
     finish = TTT.finish
 
     def spoiled(self: TTT, lm: LanguageModel, state: Any) -> Any:
@@ -251,25 +261,25 @@ def test_one_set_that_fails_does_not_end_the_others(strings: LanguageModel, monk
 
     monkeypatch.setattr(TTT, "finish", spoiled)
     first, second = hf_mass.adapt(strings, [task(), task(NONE)], Guard(quick(), [quick()], margin=-100.0))
-    assert [entry.gain for entry in first.guard] == pytest.approx([entry.gain for entry in alone.guard], rel=1e-3)
+    assert [entry.gain for entry in first.guard] == pytest.approx([entry.gain for entry in taken.guard], rel=1e-3)
     assert [entry.gain for entry in second.guard] == [float("-inf")] * 2 and second.parts == ()
 
 
 # -- cost --------------------------------------------------------------------------------------------------------------
 
 
-def test_the_cost_of_choosing_is_in_the_record_apart_from_the_training_proper(strings: LanguageModel) -> None:
+def test_the_cost_of_choosing_is_in_the_record_apart_from_the_training_proper(
+    strings: LanguageModel, plain: Adaptation, taken: Adaptation
+) -> None:
     """Twelve examples of each half in two epochs; six left-out answers are scored before, and after half and all of the
     steps."""
-    plain = hf_mass.adapt(strings, task(), quick(), seed=3)
-    guarded = hf_mass.adapt(strings, task(), Guard(quick(), [quick()], margin=-100.0), seed=3)
-    (chosen,) = [entry for entry in guarded.guard if entry.chosen]
+    (chosen,) = [entry for entry in taken.guard if entry.chosen]
     assert plain.guard_cost == Cost() and plain.cost.backward_passes == 24
-    assert guarded.cost.backward_passes == 24 * chosen.share and guarded.cost.forward_passes == 24 * chosen.share
-    assert guarded.guard_cost.backward_passes == 48 and guarded.guard_cost.forward_passes == 48 + 3 * 6
-    assert guarded.guard_cost.sampled_tokens > 0 and guarded.cost.sampled_tokens == 0
-    assert guarded.guard_cost.seconds > 0 and guarded.cost.seconds > 0
-    together = hf_mass.adapt(strings, [task(), task(query="tulip")], Guard(quick(), [quick()], margin=-100.0), seed=3)
+    assert taken.cost.backward_passes == 24 * chosen.share and taken.cost.forward_passes == 24 * chosen.share
+    assert taken.guard_cost.backward_passes == 48 and taken.guard_cost.forward_passes == 48 + 3 * 6
+    assert taken.guard_cost.sampled_tokens > 0 and taken.cost.sampled_tokens == 0
+    assert taken.guard_cost.seconds > 0 and taken.cost.seconds > 0
+    together = hf_mass.adapt(strings, [task(), task(query="tulip")], Guard(quick(), [quick()], margin=-100.0))
     assert sum(each.guard_cost.backward_passes for each in together) == 48  # one guard for one set of demonstrations
 
 

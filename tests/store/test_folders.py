@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import pytest
+from folder_writers import NAMES, SEAL, save, save_until_killed
+from repository import FIXTURES, ROOT, python_path
 
 from hf_mass.errors import CheckpointError
 from hf_mass.store import folders
 from hf_mass.store.folders import DIGESTS, read_whole, replace_text, require_sealed, require_writable, write_atomically
 
-SEAL = "config.json"
-NAMES = ("first.safetensors", "inner/second.safetensors", "third.json")
+# Forking this process, which holds all that the tests before left in it, would take most of the time.
+SMALL = multiprocessing.get_context("forkserver")
 
 
-def save(target: Path, text: str, names: tuple[str, ...] = NAMES) -> None:
-    def write(folder: Path) -> None:
-        (folder / SEAL).write_text(json.dumps({"text": text}))
-        for name in names:
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_text(json.dumps({"text": text}))
-
-    write_atomically(target, write, SEAL)
+@pytest.fixture(scope="module")
+def small_processes() -> Iterator[None]:
+    """Children of `SMALL` are forked from a process that has imported `folder_writers` and nothing else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", python_path(ROOT, FIXTURES))
+        SMALL.set_forkserver_preload([save_until_killed.__module__])
+        forkserver.ensure_running()
+        yield
 
 
 def load(target: Path) -> set[str]:
@@ -66,43 +69,25 @@ def status_of(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "open", "fcntl.flock"}
-
-
-def killed_at(point: int) -> None:
-    """Kill this process before the change to the file system of this number."""
-    left = [point]
-
-    def hook(event: str, arguments: Any) -> None:
-        if event in CHANGES:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(hook)
-
-
 def killed_everywhere(target: Path, setup: Callable[[], None], load: Callable[[], set[str]]) -> list[set[str] | None]:
     """Kill a writer of "new" before each of its changes; what is loaded then, None for nothing to load."""
     found: list[set[str] | None] = []
     for point in range(1, 500):
         setup()
-
-        def work(point: int = point) -> None:
-            killed_at(point)
-            save(target, "new")
-
-        status = status_of(in_child(work))
+        writer = SMALL.Process(target=save_until_killed, args=(point, target, "new"))
+        writer.start()
+        writer.join()
         try:
             found.append(load())
         except (CheckpointError, FileNotFoundError):
             found.append(None)
-        if status == 0:
+        if writer.exitcode == 0:
             return found
-        assert status == -signal.SIGKILL
+        assert writer.exitcode == -signal.SIGKILL
     raise AssertionError("the writer did not come to its end")
 
 
+@pytest.mark.usefixtures("small_processes")
 def test_a_kill_anywhere_leaves_the_old_or_the_new_among_other_files(tmp_path: Path) -> None:
     target = tmp_path / "run"
     (target / "checkpoint-10").mkdir(parents=True)
@@ -120,6 +105,7 @@ def test_a_kill_anywhere_leaves_the_old_or_the_new_among_other_files(tmp_path: P
     assert (target / "README.md").read_text() == (target / "checkpoint-10" / "state").read_text() == "kept"
 
 
+@pytest.mark.usefixtures("small_processes")
 def test_a_kill_anywhere_over_a_folder_without_digests(tmp_path: Path) -> None:
     target = tmp_path / "run"
 
@@ -134,6 +120,7 @@ def test_a_kill_anywhere_over_a_folder_without_digests(tmp_path: Path) -> None:
     assert found[-1] == {"new"} and all(texts in ({"old"}, {"new"}) for texts in found)
 
 
+@pytest.mark.usefixtures("small_processes")
 def test_a_kill_anywhere_of_the_first_writer_leaves_nothing_or_the_new(tmp_path: Path) -> None:
     target = tmp_path / "run"
     found = killed_everywhere(target, lambda: shutil.rmtree(target, ignore_errors=True), lambda: load(target))

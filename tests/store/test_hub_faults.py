@@ -1,8 +1,7 @@
-"""What goes wrong on the way to and from the Hub: a clear error or a retry, never half a model, no broken cache."""
+"""What goes wrong on the way from the Hub: a clear error or a retry, never half a model, no broken cache."""
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 import signal
@@ -17,36 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_emulator import EmulatedHub, Repo
-from hub_fixtures import BASE_ID, behaviour, put_base, same_behaviour, trained_on
+from hub_emulator import EmulatedHub
+from hub_fixtures import BASE_ID, WEIGHTS, same_behaviour, set_offline
 from huggingface_hub import constants, file_download
 
 import hf_mass
 from hf_mass.errors import CheckpointError, HubError
 from hf_mass.methods.mass_files import REQUIRED
 from hf_mass.methods.mass_model import MassModel
-from hf_mass.store.hub_files import download_snapshot, push_folder
-
-WEIGHTS = "generator/adapter_model.safetensors"
-
-
-_PREPARED: list[tuple[dict[str, Repo], dict[str, bytes], dict[str, Any]]] = []
-
-
-@pytest.fixture
-def before(hub: EmulatedHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What a model does that lies on the Hub as alice/mass, with its base; and an empty cache."""
-    if not _PREPARED:
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "maker"))
-        put_base(hub)
-        mass = trained_on(BASE_ID)
-        mass.push_to_hub("alice/mass")
-        _PREPARED.append((hub.repos, hub.large, behaviour(mass)))
-    repos, large, found = _PREPARED[0]
-    hub.repos, hub.large = copy.deepcopy(repos), dict(large)
-    hub.requests.clear()
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    return found
+from hf_mass.store.hub_files import download_snapshot
 
 
 def fails(match: str, kind: type[Exception] = HubError, **options: Any) -> None:
@@ -117,6 +95,7 @@ def test_a_file_that_the_repository_lacks(hub: EmulatedHub, before: dict[str, An
 
 
 # -- a bad line, a bad Hub ---------------------------------------------------------------------------------------------
+
 
 PLACES = {
     "the listing": "/api/models/alice/mass/tree/",
@@ -206,10 +185,6 @@ def test_a_cache_that_was_damaged_later_is_noticed(hub: EmulatedHub, before: dic
 
 
 # -- no network --------------------------------------------------------------------------------------------------------
-
-
-def set_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
 def pull_the_plug(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,97 +338,3 @@ def test_a_killed_download_is_finished_by_the_next_call(hub: EmulatedHub, before
     process.send_signal(signal.SIGKILL)
     process.wait()
     works(before)
-
-
-# -- pushing -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder(before: dict[str, Any]) -> Path:
-    """A saved model."""
-    return download_snapshot("alice/mass")
-
-
-def test_pushing_without_the_right_to(hub: EmulatedHub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for token, said in (
-        ("hf_wrong", "the Hub does not know the token"),
-        ("hf_reader", "the token has no right to do this.*hf auth login"),
-        ("hf_bob", "the token has no right to do this.*hf auth login"),
-    ):
-        with pytest.raises(HubError, match=f"'alice/new' could not be pushed to: {said}"):
-            push_folder(folder, "alice/new", token=token)
-    monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(HubError, match=r"it cannot be written to without a token that may.*hf auth login"):
-        push_folder(folder, "alice/new")
-    with pytest.raises(HubError, match=r"it cannot be written to without a token that may.*hf auth login"):
-        push_folder(folder, "alice/mass")
-    assert "alice/new" not in hub.repos
-
-
-def test_pushing_to_no_name(hub: EmulatedHub, folder: Path) -> None:
-    with pytest.raises(HubError, match=r"'a/b/c' could not be pushed to: this is no id of a repository \(owner/name\)"):
-        push_folder(folder, "a/b/c")
-    with pytest.raises(CheckpointError, match="is no folder, so there is nothing to push"):
-        push_folder(folder / "none", "alice/new")
-
-
-def test_pushing_a_bad_card(hub: EmulatedHub, folder: Path) -> None:
-    (folder / "README.md").write_text("---\nlicense: my-own\n---\n")
-    with pytest.raises(CheckpointError, match=r"Invalid metadata in README.md.*my-own"):
-        push_folder(folder, "alice/new")
-    assert set(hub.repos["alice/new"].files()) == {".gitattributes"}
-
-
-def test_pushing_leaves_out_what_is_none_of_the_format(hub: EmulatedHub, folder: Path) -> None:
-    for name in (
-        "training_args.bin",
-        "optimizer.pt",
-        "code.py",
-        "checkpoint-2/adapter_config.json",
-        ".env.json",
-        "_x.json",
-    ):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("{}")
-    push_folder(folder, "alice/new")
-    assert set(hub.repos["alice/new"].files()) == {*hub.repos["alice/mass"].files()} - {"README.md"}
-
-
-@pytest.mark.parametrize("place", ["/preupload/", "/lfs/objects/batch", "/put/", "/lfs/verify"])
-def test_a_failure_while_pushing_is_retried(hub: EmulatedHub, folder: Path, place: str) -> None:
-    hub.large.clear()
-    hub.fail(place, 503, times=2)
-    push_folder(folder, "alice/new")
-    assert hub.faults[0].times == 0 and hub.repos["alice/new"].files()[WEIGHTS] == (folder / WEIGHTS).read_bytes()
-
-
-@pytest.mark.parametrize("place", ["/repos/create", "/branch/", "/preupload/", "/put/", "/commit/"])
-@pytest.mark.parametrize(("kind", "said"), [(503, "the Hub answers 503"), ("drop", "cannot be reached")])
-def test_a_push_that_fails_changes_nothing_and_can_be_repeated(
-    hub: EmulatedHub, folder: Path, place: str, kind: int | str, said: str
-) -> None:
-    hub.large.clear()
-    hub.fail(place, kind, times=100)
-    with pytest.raises(HubError, match=f"'alice/new' could not be pushed to: .*{said}"):
-        push_folder(folder, "alice/new", revision="next")
-    assert "alice/new" not in hub.repos or WEIGHTS not in hub.repos["alice/new"].files(
-        "next" if "next" in hub.repos["alice/new"].refs else "main"
-    )
-    hub.faults.clear()
-    push_folder(folder, "alice/new", revision="next")
-    assert hub.repos["alice/new"].files("next")[WEIGHTS] == (folder / WEIGHTS).read_bytes()
-
-
-def test_pushing_offline(hub: EmulatedHub, before: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    mass = MassModel.from_pretrained("alice/mass")
-    set_offline(monkeypatch)
-    with pytest.raises(HubError, match=r"'alice/new' could not be pushed to: HF_HUB_OFFLINE is set. Unset it"):
-        mass.push_to_hub("alice/new")
-
-
-def test_pushing_to_a_server_without_the_hubs_own_headers(hub: EmulatedHub) -> None:
-    put_base(hub)
-    mass = trained_on(BASE_ID)
-    hub.fail("README.md", 404, times=50)
-    mass.push_to_hub("alice/mass")
-    assert "mass_config.json" in hub.repos["alice/mass"].files()

@@ -224,7 +224,7 @@ def test_no_letter_is_chosen(text: str) -> None:
 
 
 def test_long_text_is_read_quickly() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for part in (
         "A ",
         "(A) ",
@@ -240,4 +240,4 @@ def test_long_text_is_read_quickly() -> None:
         "so ",
     ):
         choice(part * 20_000)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10

@@ -268,10 +268,10 @@ def test_solutions_of_math_500_are_split(shared_data: Path) -> None:
     ids=["blank lines", "questions", "stars", "rows", "boxes", "braces", "hashes"],
 )
 def test_degenerate_text_is_read_quickly(name: str, text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     FORMATS[name].parse_sample(text)
     FORMATS[name].split_solution(text)
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
 
 
 @pytest.mark.parametrize("name", NAMES)

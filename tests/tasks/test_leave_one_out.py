@@ -14,22 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_mass.errors import ConfigError, DataError
-from hf_mass.tasks.grid_transformations import (
-    Enlarge,
-    Identity,
-    PermuteColours,
-    Rotate,
-    Stretch,
-)
+from hf_mass.tasks.grid_transformations import Enlarge, Identity, PermuteColours, Rotate, Stretch
 from hf_mass.tasks.grids import grid_text, parse_grid
 from hf_mass.tasks.leave_one_out import DataConfig, TrainingExample, demonstration_orders, training_examples
 from hf_mass.tasks.task import Demonstration, Task
-from hf_mass.tasks.transformations import (
-    GEOMETRIC,
-    TRAINING,
-    resolve_transformations,
-    transform_task,
-)
+from hf_mass.tasks.transformations import GEOMETRIC, TRAINING, resolve_transformations, transform_task
 
 ALL = 10**6
 ONE_SIDED = ((Enlarge(2), "input"), (Stretch("rows", 3), "input"), (Rotate(1), "output"), (Enlarge(2), "both"))

@@ -142,10 +142,10 @@ def test_delimiters_that_are_refused(mark: str) -> None:
     ],
 )
 def test_no_table_of_192_kb_takes_long(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with contextlib.suppress(DataError):
         parse_rows(text, ".csv", "'f'")
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)

@@ -1,51 +1,33 @@
 """The outer step against a reference that shares no code with it.
 
 The reference lets PEFT apply both adapters, takes rows one at a time without padding, keeps the graph of the whole
-inner loop, and leaves every derivative to autograd. Everything is float64.
-"""
+inner loop, and leaves every derivative to autograd. Everything is float64."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from outer_reference import Reference, Setup
 from tiny_models import relative_error
 from torch import Tensor
-from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from trainer_fixtures import M, settings, wide_mass, world, written_samples
 
 from hf_mass.core.token_loss import TokenLoss
 from hf_mass.errors import UnsupportedModelError, VerifierError
 from hf_mass.lab.conventions import CONVENTIONS_FORMAT
-from hf_mass.methods.mass_model import MassModel
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.verifiers import VERIFIERS
 from hf_mass.training import outer
-from hf_mass.training.outer import OuterLoop, OuterStep
+from hf_mass.training.outer import OuterLoop
 
 EXACT = 1e-9
-Groups = list[list[AuxiliarySample]]
-
-
-@dataclass
-class Setup:
-    """An outer loop in float64, tasks, and their samples."""
-
-    mass: MassModel
-    loop: OuterLoop
-    tasks: list[Task]
-    samples: Groups
-
-    def step(self, samples: Groups | None = None, detailed: bool = False) -> OuterStep:
-        return self.loop(self.tasks, self.samples if samples is None else samples, 0, detailed)
 
 
 @pytest.fixture
@@ -57,56 +39,6 @@ def build(tmp_path: Path) -> Any:
         return Setup(mass, OuterLoop(mass, config), drawn, written_samples(drawn, mass.tokenizer))
 
     return make
-
-
-class Reference:
-    """L_outer as a function of the weights s and of the generator's adapter φ."""
-
-    def __init__(self, setup: Setup) -> None:
-        self.setup, self.tokenizer = setup, setup.mass.tokenizer
-        self.model = copy.deepcopy(setup.mass.model)
-        self.model.base_model.set_adapter(["default", "inner"])
-        named = {n: p.detach().clone().requires_grad_() for n, p in self.model.named_parameters() if "lora_" in n}
-        self.phi = {name: p for name, p in named.items() if ".default." in name}
-        self.start = {name: p for name, p in named.items() if ".inner." in name}
-        self.rate = setup.loop.config.inner_learning_rate
-        self.steps = setup.loop.config.inner_steps
-
-    def nll(self, theta: dict[str, Tensor], prompt: str, answer: str) -> Tensor:
-        front = self.tokenizer(prompt)["input_ids"]
-        back = [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
-        with sdpa_kernel(SDPBackend.MATH):
-            inputs = {"input_ids": torch.tensor([front + back]), "use_cache": False}
-            logits = functional_call(self.model, {**self.phi, **theta}, kwargs=inputs).logits[0]
-        log_p = logits.log_softmax(-1)[len(front) - 1 : -1]
-        return -log_p.gather(1, torch.tensor(back)[:, None]).mean()
-
-    def adapt(self, task: Task, group: Sequence[AuxiliarySample], weights: Tensor) -> dict[str, Tensor]:
-        theta = self.start
-        for _ in range(self.steps):
-            with sdpa_kernel(SDPBackend.MATH):
-                loss = sum(
-                    weights[i] * self.nll(theta, CONVENTIONS_FORMAT.inner_prompt(sample.question, task), sample.answer)
-                    for i, sample in enumerate(group)
-                    if sample.usable
-                )
-                gradient = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
-            theta = {name: p - self.rate * g for (name, p), g in zip(theta.items(), gradient, strict=True)}
-        return theta
-
-    def gold(self, weights: Tensor, direct: bool = False) -> Tensor:
-        """Σ_n cross-entropy of task n's gold solution; `direct` cuts the graph at the adapted weights."""
-        total = torch.zeros((), dtype=torch.float64)
-        for n, (task, group) in enumerate(zip(self.setup.tasks, self.setup.samples, strict=True)):
-            theta = self.adapt(task, group, weights[n])
-            if direct:
-                theta = {name: p.detach() for name, p in theta.items()}
-            total = total + self.nll(theta, CONVENTIONS_FORMAT.solver_prompt(task), str(task.solution))
-        return total
-
-    def gradient(self, value: Tensor, inputs: Any) -> Any:
-        with sdpa_kernel(SDPBackend.MATH):
-            return torch.autograd.grad(value, inputs)
 
 
 # -- gradients ---------------------------------------------------------------------------------------------------------

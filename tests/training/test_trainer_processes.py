@@ -19,6 +19,8 @@ import torch
 from processes import two_processes
 from trainer_fixtures import CannedTrainer, largest_difference, make_trainer, trained_values, world
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-4
 MODES: dict[str, dict[str, Any]] = {
     "gold": {"outer_loss": "gold", "solve_coefficient": 0.5},

@@ -17,6 +17,8 @@ from ttt_fixtures import make_trainer, reinforced, strip_task
 
 from hf_mass.training.ttt_trainer import TTTTrainer
 
+pytestmark = pytest.mark.slow
+
 TASKS = [strip_task("four", "444"), strip_task("five", "555"), strip_task("mixed", "454")]
 OBJECTIVES: dict[str, Any] = {"sft": make_trainer, "grpo": lambda folder: reinforced(folder, max_steps=2)}
 
