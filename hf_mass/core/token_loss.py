@@ -7,8 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any
+from functools import cached_property
 
 import torch
 import torch.nn.functional as functional
@@ -17,12 +16,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hf_mass.core import trees
 from hf_mass.core.dropout import LoraDropout, without_noise
+from hf_mass.core.kernels import dtype_of, fused_is_slower, recomputing_without_reentry, twice_differentiable
 from hf_mass.core.layer_sweep import checkpointed, swept_curvature
 from hf_mass.core.lora import LoraFunction
 from hf_mass.core.losses import Curvature
 from hf_mass.core.memory import FAST, LEAN, MemoryPlan
 from hf_mass.core.meter import count_pass, unmetered
 from hf_mass.core.second_order import double_backward
+from hf_mass.core.sharing import NO_SHARING, Sequences, Sharing, sequence_numbers
 from hf_mass.core.symmetry import TOKENS, require_second_order
 from hf_mass.core.trees import Tree
 from hf_mass.errors import DataError, ModelWarning, UnsupportedModelError
@@ -73,6 +74,11 @@ class TokenBatch:
         return self.input_ids.shape[0]
 
     @property
+    def lengths(self) -> Tensor:
+        """Tokens of each row [R] int64."""
+        return self.attention_mask.sum(1)
+
+    @property
     def positions(self) -> Tensor:
         """[R, S] int64."""
         return torch.arange(self.input_ids.shape[1], device=self.input_ids.device).expand(self.input_ids.shape)
@@ -91,7 +97,9 @@ class TokenBatch:
         )
 
 
-def token_log_probs(model: nn.Module, batch: TokenBatch, cut: bool = True) -> tuple[Tensor, Tensor]:
+def token_log_probs(
+    model: nn.Module, batch: TokenBatch, cut: bool = True, sequences: Sequences | None = None
+) -> tuple[Tensor, Tensor]:
     """(log p of every answer token [R, S−1], mask of answer tokens [R, S−1] bool), float32 or wider; 0 elsewhere.
 
     Args:
@@ -99,10 +107,14 @@ def token_log_probs(model: nn.Module, batch: TokenBatch, cut: bool = True) -> tu
         batch: R rows with T answer tokens in all.
         cut: Let the output head see the positions before answer tokens only: logits of the others, [V] wide each, are
             never made. Not possible where the head carries a low-rank update of its own, which must tell rows apart.
+        sequences: What the model is given in the place of the rows.
     """
-    count_pass(len(batch), batch.input_ids.shape[1], torch.is_grad_enabled())
+    ids = batch.input_ids if sequences is None else sequences.input_ids
+    count_pass(ids.shape[0], ids.shape[1], torch.is_grad_enabled())
     answers = batch.labels[:, 1:] != IGNORED  # [R, S − 1]
     row, column = answers.nonzero(as_tuple=True)
+    # Where the hidden state before each answer token is.
+    place = row * ids.shape[1] + column if sequences is None else sequences.place[row, column]  # [T]
     head = getattr(model, "get_output_embeddings", lambda: None)() if cut else None
 
     calls = 0
@@ -110,18 +122,19 @@ def token_log_probs(model: nn.Module, batch: TokenBatch, cut: bool = True) -> tu
     def select(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         nonlocal calls
         calls, hidden = calls + 1, inputs[0]
-        if hidden.shape[:2] != batch.input_ids.shape:
+        if hidden.shape[:2] != ids.shape:
             raise UnsupportedModelError(
                 f"{type(module).__name__}, the output head, got hidden states of shape {tuple(hidden.shape)} for "
-                f"input_ids {tuple(batch.input_ids.shape)}; a causal language model gives one for each token."
+                f"input_ids {tuple(ids.shape)}; a causal language model gives one for each token."
             )
-        return (hidden[row, column][None], *inputs[1:])
+        return (hidden.flatten(0, 1)[place][None], *inputs[1:])
 
     handle = head.register_forward_pre_hook(select) if isinstance(head, nn.Module) else None
     try:
-        with without_noise(model, batch.input_ids.device):
+        with without_noise(model, ids.device):
             # No mask: padding stands behind the text, where no token looks, and attention takes its kernel's fast path.
-            logits = model(input_ids=batch.input_ids, use_cache=False).logits
+            inputs = {"input_ids": ids} if sequences is None else sequences.arguments(dtype_of(model))
+            logits = model(**inputs, use_cache=False).logits
     finally:
         if handle is not None:
             handle.remove()
@@ -130,7 +143,7 @@ def token_log_probs(model: nn.Module, batch: TokenBatch, cut: bool = True) -> tu
             f"{type(head).__name__}, the output head, was called {calls} times in a forward pass; logits come from one "
             "call of it."
         )
-    logits = logits[row, column] if handle is None else logits[0]  # [T, V]
+    logits = logits.flatten(0, 1)[place] if handle is None else logits[0]  # [T, V]
     logits = logits if logits.dtype == torch.float64 else logits.float()
     nll = functional.cross_entropy(logits, batch.labels[row, column + 1], reduction="none")  # [T]
     return nll.new_zeros(answers.shape).index_put((row, column), -nll), answers
@@ -148,6 +161,7 @@ class TokenLoss:
         memory: What the passes may keep.
         dropout: Probability that an entry is dropped on the low-rank path.
         seed: Of the dropout masks.
+        sharing: Which rows may be read as one sequence; none under dropout.
 
     Raises:
         UnsupportedModelError: If the memory plan asks for layers that the model does not have.
@@ -163,8 +177,11 @@ class TokenLoss:
         memory: MemoryPlan = FAST,
         dropout: float = 0.0,
         seed: int = 0,
+        sharing: Sharing = NO_SHARING,
     ) -> None:
         self.model, self.lora, self.batch, self.reduction = model, lora, batch, reduction
+        sharing = NO_SHARING if dropout else sharing
+        self.sequence = sequence_numbers(batch.input_ids, batch.lengths, batch.row_task, sharing)  # [R]
         self.use(replace(memory, microbatch=microbatch) if microbatch else memory)
         self.row_task = batch.row_task
         same_task = batch.row_task[:, None] == batch.row_task[None, :]
@@ -182,19 +199,45 @@ class TokenLoss:
 
     @property
     def keep_row_gradients(self) -> bool:
-        """Returns True if the inner loop may hold R trees of parameters."""
-        return self.memory.keep_row_gradients
+        """Returns True if the inner loop may hold R trees of parameters. Rows that share a sequence have none."""
+        return self.memory.keep_row_gradients and not self.shares
+
+    @cached_property
+    def shares(self) -> bool:
+        """Whether some rows are read as one sequence."""
+        return int(self.sequence.max()) + 1 < len(self.batch)
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Tokens of each sequence [G] int64."""
+        if not self.shares:
+            return self.batch.lengths
+        return (self._put_together(self.batch, self.sequence).parts >= 0).sum(1)
+
+    def _sequences(self, rows: Tensor, row_task: Tensor) -> Sequences | None:
+        """What rows [rows] at parameters `row_task` [rows] are read as; None for the rows apart.
+
+        Rows at parameters of their own stay apart: what they share would be read at none of them.
+        """
+        if not self.shares:
+            return None
+        return self._put_together(self.batch.select(rows), self.sequence[rows] * len(self.batch) + row_task)
+
+    @staticmethod
+    def _put_together(batch: TokenBatch, keys: Tensor) -> Sequences:
+        """Rows with the same key [R] as one sequence; in the order of the keys."""
+        groups = [(keys == key).nonzero()[:, 0].tolist() for key in keys.unique()]
+        return Sequences.of(batch.input_ids, batch.lengths, groups)
 
     def microbatches(self, second_order: bool = False) -> Iterator[Tensor]:
-        """As many rows at a time as the memory plan says; in several passes, rows of like length go together."""
-        at_once = self.memory.rows(len(self.batch), second_order, self.batch.input_ids.shape[1])
-        rows = torch.arange(len(self.batch), device=self.row_task.device)
-        if at_once < len(self.batch):
+        """As many sequences at a time as the memory plan says; in several passes, those of like length go together."""
+        at_once = self.memory.rows(len(self.lengths), second_order, int(self.lengths.max()))
+        if at_once < len(self.lengths):
             # Task by task within a pass: its rows then share one product.
-            chunks = self.batch.attention_mask.sum(1).argsort(stable=True).split(at_once)
-            yield from (chunk.sort().values for chunk in chunks)
+            for chunk in self.lengths.argsort(stable=True).split(at_once):
+                yield torch.isin(self.sequence, chunk).nonzero()[:, 0]
         else:
-            yield rows
+            yield torch.arange(len(self.batch), device=self.row_task.device)
 
     def at_step(self, step: int) -> TokenLoss:
         """The losses under the dropout masks of an inner step."""
@@ -207,12 +250,12 @@ class TokenLoss:
     @contextmanager
     def evaluate(self, params: Tree, rows: Tensor, row_task: Tensor, second_order: bool) -> Iterator[Tensor]:
         """Context that gives the losses [rows] (see `RowLoss.evaluate`)."""
-        batch = self.batch.select(rows)
+        batch, sequences = self.batch.select(rows), self._sequences(rows, row_task)
         with ExitStack() as stack:
-            stack.enter_context(self._applied(params, rows, row_task, batch.positions, second_order))
+            stack.enter_context(self._applied(params, rows, row_task, sequences or batch, second_order))
             if self.memory.checkpoint and not second_order:
                 stack.enter_context(checkpointed(self.lora.layers))
-            log_probs, mask = token_log_probs(self.model, batch, self._head_is_plain)
+            log_probs, mask = token_log_probs(self.model, batch, self._head_is_plain, sequences)
             self.lora.tell_unused()
             total = -log_probs.sum(1)
             yield total / mask.sum(1) if self.reduction == "mean" else total
@@ -231,11 +274,11 @@ class TokenLoss:
             )
         if not self.memory.checkpoint or also:
             return double_backward(self, params, rows, coefficients, direction, also, checked=True)
-        positions = self.batch.select(rows).positions
+        inputs = self._sequences(rows, self.row_task[rows]) or self.batch.select(rows)
         layers = {layer: self.lora.leaves_of(layer) for layer in self.lora.layers}
 
         def at(leaves: Tree, row_task: Tensor) -> AbstractContextManager[None]:
-            return self._applied(leaves, rows, row_task, positions, True, incomplete=True)
+            return self._applied(leaves, rows, row_task, inputs, True, incomplete=True)
 
         return swept_curvature(self, layers, at, params, rows, coefficients, direction, checked=True)
 
@@ -272,11 +315,13 @@ class TokenLoss:
         params: Tree,
         rows: Tensor,
         row_task: Tensor,
-        positions: Tensor,
+        inputs: TokenBatch | Sequences,
         second_order: bool,
         incomplete: bool = False,
     ) -> Iterator[None]:
-        dropout = None
+        positions, dropout = inputs.positions, None
+        if isinstance(inputs, Sequences):
+            row_task = row_task[inputs.first]
         if self.dropout is not None:
             dropout = replace(self.dropout, row_keys=self.dropout.row_keys[rows], positions=positions)
         with ExitStack() as stack:
@@ -296,65 +341,3 @@ class TokenLoss:
 
 def _of_one_task(params: Tree) -> Tree:
     return trees.tree_map(lambda x: x[:1], params)
-
-
-@contextmanager
-def recomputing_without_reentry(model: nn.Module) -> Iterator[None]:
-    """Within this context reentrant checkpointing is the other kind.
-
-    transformers' reentrant one gives no gradient to weights whose layer gets inputs without one, as behind a frozen
-    embedding, and refuses `torch.autograd.grad`.
-    """
-    key, swapped = "_gradient_checkpointing_func", dict[nn.Module, Any]()
-    try:
-        for module in model.modules():
-            function = vars(module).get(key)
-            if module.training and isinstance(function, partial) and function.keywords.get("use_reentrant", True):
-                swapped[module] = function
-                other = partial(function.func, *function.args, **{**function.keywords, "use_reentrant": False})
-                setattr(module, key, other)
-        yield
-    finally:
-        for module, function in swapped.items():
-            setattr(module, key, function)
-
-
-@contextmanager
-def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Within this context attention runs on the math kernel, whatever implementation the model is set to.
-
-    Fused kernels (sdpa's on a CPU, flash, flex) have no double-backward rule. The values agree up to rounding. The
-    backward passes must run inside the context too: recomputation happens there.
-    """
-    substitutes: dict[int, str] = {}  # by configuration: what takes the place of a fused kernel
-    configs: dict[int, Any] = {}
-    for module in model.modules():
-        config = getattr(module, "config", None)
-        if hasattr(config, "_attn_implementation"):
-            configs[id(config)] = config
-            if getattr(module, "_supports_sdpa", False):
-                substitutes[id(config)] = "sdpa"
-    fused = [(c, c._attn_implementation) for c in configs.values() if c._attn_implementation not in _TWICE]
-    try:
-        for config, _ in fused:
-            config._attn_implementation = substitutes.get(id(config), "eager")
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        for config, implementation in fused:
-            config._attn_implementation = implementation
-
-
-_TWICE = ("sdpa", "eager", None)
-SHORT = 192
-"""Tokens of a row up to which sdpa's math kernel is the faster one on a CPU in bfloat16."""
-
-
-def fused_is_slower(model: nn.Module, positions: Tensor) -> bool:
-    """Whether the fused attention of a CPU would take longer than plain products, over rows at positions [R, S].
-
-    Its backward pass in half precision is slow (9 heads of 64, 2 rows, forward and backward: 12 ms against 7 of the
-    math kernel at 135 tokens, 5 against 3 at 64, 22 against 37 at 300). In float32 they are alike.
-    """
-    half = getattr(model, "dtype", None) in (torch.bfloat16, torch.float16)
-    return half and positions.device.type == "cpu" and positions.shape[1] <= SHORT and torch.is_grad_enabled()

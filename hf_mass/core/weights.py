@@ -63,6 +63,52 @@ def attribution_weights(attributions: Tensor, usable: Tensor, temperature: float
     return normalise_scores(temperature * standardise(-attributions, usable), usable, "softmax")
 
 
+def matching_weights(gram: Tensor, products: Tensor, ridge: float = 1e-6) -> Tensor:
+    """w ≥ 0 [m] that minimises |Σ_i w_i ∇ℓ_i − g|², scaled to sum to one; zeros where no combination comes nearer to g.
+
+    Single attributions are the wrong weights for a set: samples that are nearly alike share one gradient, and each of
+    them would get all the weight that one of them deserves.
+
+    Args:
+        gram: ⟨∇ℓ_i, ∇ℓ_j⟩ [m, m], finite.
+        products: ⟨∇ℓ_i, g⟩ [m].
+        ridge: Added to the diagonal, as a share of its mean: equal samples share their weight.
+    """
+    wide, target = gram.double(), products.double()
+    wide = wide + ridge * wide.diagonal().mean() * torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
+    weights = nonnegative_minimum(wide, target)
+    return (weights / weights.sum().clamp(min=torch.finfo(wide.dtype).tiny)).to(products.dtype)
+
+
+def nonnegative_minimum(matrix: Tensor, target: Tensor) -> Tensor:
+    """The w ≥ 0 [m] that minimises ½ wᵀ Q w − cᵀ w, by an active set (Lawson and Hanson, 1974, algorithm 23.10).
+
+    Args:
+        matrix: Q [m, m] float64, symmetric and positive definite.
+        target: c [m] float64.
+    """
+    weights, free = torch.zeros_like(target), torch.zeros_like(target, dtype=torch.bool)
+    tolerance = 1e-12 * float(target.abs().max()) if target.numel() else 0.0
+    for _ in range(3 * len(target)):
+        slope = torch.where(free, -torch.inf, target - matrix @ weights)
+        if not slope.numel() or float(slope.max()) <= tolerance:
+            break
+        free[slope.argmax()] = True
+        while free.any():
+            solution = torch.zeros_like(weights)
+            solution[free] = torch.linalg.solve(matrix[free][:, free], target[free])
+            below = free & (solution <= 0)
+            if not below.any():
+                weights = solution
+                break
+            # As far as the first weight that would fall below zero, which leaves the set.
+            step = (weights[below] / (weights[below] - solution[below])).min()
+            weights = weights + step * (solution - weights)
+            free &= weights > 1e-15 * weights.max()
+            weights = torch.where(free, weights, torch.zeros_like(weights))
+    return weights
+
+
 def logit_attributions(attributions: Tensor, weights: Tensor) -> Tensor:
     """−∂L/∂z_i = w_i (R_i − Σ_j w_j R_j) [N, m] for softmax weights w, with R = −∂L/∂w."""
     rewards = -attributions

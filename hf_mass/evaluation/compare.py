@@ -74,14 +74,19 @@ def _both(lm: LanguageModel, tasks: Sequence[Task], settings: Settings) -> TTTTh
     return TTTThenMASS(_ttt(lm, tasks, settings), second)
 
 
+_WEIGHED = {
+    "uniform": "uniform",
+    "scorer": "scorer",
+    "demonstrations": "attribution to demonstrations",
+    "matching": "matched to demonstrations as a set",
+}
 ROWS: dict[str, Comparator] = {
     "none": Comparator("base", lambda *of: NoAdaptation(_mass(*of))),
     "majority": Comparator("base, majority vote", lambda *of: MajorityVote(asks=_mass(*of)), "none"),
-    "mass-uniform": Comparator("MASS, uniform", partial(_mass, weigh_by="uniform"), "none"),
-    "mass-scorer": Comparator("MASS, scorer", partial(_mass, weigh_by="scorer"), "none"),
-    "mass-demonstrations": Comparator(
-        "MASS, attribution to demonstrations", partial(_mass, weigh_by="demonstrations"), "none"
-    ),
+    **{
+        f"mass-{weigh_by}": Comparator(f"MASS, {label}", partial(_mass, weigh_by=weigh_by), "none")
+        for weigh_by, label in _WEIGHED.items()
+    },
     "few-shot": Comparator("base, few-shot prompt", lambda *of: NoAdaptation(partial(_ttt, vote=False)(*of))),
     "few-shot-voting": Comparator("base, few-shot prompt + voting", lambda *of: NoAdaptation(_ttt(*of)), "few-shot"),
     "ttt": Comparator("TTT", partial(_ttt, vote=False), "few-shot"),

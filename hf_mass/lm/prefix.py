@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -49,7 +50,7 @@ class Prefix:
         columns = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
         length = min(sum(1 for _ in columns), min(map(len, prompts)) - 1)
         config = model.config.get_text_config()
-        within = _attends_to_everything(config, max(map(len, prompts)) + room)
+        within = max(map(len, prompts)) + room <= attended_length(config)
         if length < SHORTEST or keeps_state(model) or not within:
             return None
         cache = DynamicCache(config=config)
@@ -91,8 +92,10 @@ def require_no_state(model: PreTrainedModel | PeftModel) -> None:
         )
 
 
-def _attends_to_everything(config: object, length: int) -> bool:
-    """Whether every layer attends to everything before it, in sequences of this length."""
+def attended_length(config: object) -> int:
+    """Longest sequence in which every layer attends to everything before it; 0 where some never does."""
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    return layers <= {"full_attention", "sliding_attention"} and (not window or length < window)
+    if not layers <= {"full_attention", "sliding_attention"}:
+        return 0
+    return window - 1 if window else sys.maxsize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,23 +12,27 @@ from peft import PeftModel
 from torch import Tensor
 
 from hf_mass.core.inner_loop import InnerLoop, Trajectory
-from hf_mass.core.losses import MixtureLoss, OuterLoss, WeightedLoss
+from hf_mass.core.losses import MixtureLoss, OuterLoss, WeightedLoss, sample_gradients
 from hf_mass.core.memory import FAST, MemoryPlan, choose_plan
 from hf_mass.core.meta_gradients import MetaGradient, get_rule
 from hf_mass.core.optimizers import make_optimizer
 from hf_mass.core.token_loss import TokenLoss
 from hf_mass.core.trees import Tree
-from hf_mass.core.weights import attribution_weights, uniform_weights
+from hf_mass.core.weights import attribution_weights, matching_weights, uniform_weights
 from hf_mass.errors import DataError
 from hf_mass.lm.binding import BoundLora, deterministic
 from hf_mass.lm.device_memory import GraphBytes, free_bytes, graph_bytes, pass_bytes
 from hf_mass.lm.encoding import Row, TextEncoder
 from hf_mass.lm.generation import Sampling, complete
+from hf_mass.lm.sharing import sharing_of
 from hf_mass.methods.mass_settings import MassConfig
 from hf_mass.methods.samples import AuxiliarySample, usable_mask
 from hf_mass.tasks.task import Task
 
 logger = logging.getLogger(__name__)
+KEPT_APART = 6.0
+"""For K = 1: by what factor the tokens must become fewer for rows to share a sequence. Rows apart have gradients of
+their own, of which every round of weighing makes use without another pass; sequences take two passes in each."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class InnerProblem:
     samples: Sequence[Sequence[AuxiliarySample]]  # m auxiliary samples of each
     loss: TokenLoss | None  # row losses of the usable samples, R rows; None where no task has a usable sample
     usable: Tensor  # [N, m] bool: has a row
+    rows: Sequence[Row] = ()  # the text of these rows
 
     def to_rows(self, values: Tensor) -> Tensor:
         """[N, m] → [R]."""
@@ -84,13 +90,17 @@ class InnerAdapter:
         dropout: float = 0.0,
         seed: int = 0,
         whole: bool = False,
+        gain: float = 1.25,
     ) -> TokenLoss:
         """Row losses of text under the inner adapter's updates, in passes as large as the memory setting allows.
 
         `whole` keeps a CPU, too, from cutting passes that would fit: a mixture over rows takes one pass more if cut.
+        Rows of a task that begin alike share a sequence where that makes their tokens fewer by the factor `gain`.
         """
         batch = self.encoder.batch(rows, self.device)
-        loss = TokenLoss(self.model, self.lora.function, batch, None, reduction, FAST, dropout, seed)
+        with deterministic(self.model), self.lora.inactive():
+            sharing = sharing_of(self.model)._replace(gain=gain)
+        loss = TokenLoss(self.model, self.lora.function, batch, None, reduction, FAST, dropout, seed, sharing)
         loss.use(self._plan(loss, whole))
         return loss
 
@@ -99,7 +109,7 @@ class InnerAdapter:
         if self._graph_bytes is None:
             with deterministic(self.model), self.lora.inactive():
                 self._graph_bytes = graph_bytes(loss, start, second_order=inner.steps > 1)
-        rows, length = loss.batch.input_ids.shape
+        rows, length = len(loss.lengths), int(loss.lengths.max())
         row_bytes = self._graph_bytes.row(length)
         tree_bytes = sum(leaf[0].nbytes for leaf in start.values())
         preference = inner.memory if self.lora.function.layers or inner.memory == "lean" else "fast"
@@ -137,8 +147,9 @@ class InnerAdapter:
             for sample in group
             if sample.usable
         ]
-        loss = self.token_loss(rows, dropout=self.config.inner.dropout, seed=seed) if rows else None
-        return InnerProblem(tasks, samples, loss, usable_mask(samples, self.device))
+        gain = KEPT_APART if self.config.inner.steps == 1 else 1.25
+        loss = self.token_loss(rows, dropout=self.config.inner.dropout, seed=seed, gain=gain) if rows else None
+        return InnerProblem(tasks, samples, loss, usable_mask(samples, self.device), rows)
 
     def run(self, problem: InnerProblem, weights: Tensor) -> Trajectory:
         """The inner loop under weights s [N, m].
@@ -254,3 +265,31 @@ class InnerAdapter:
             trajectory = trajectory.reweighted(problem.to_rows(weights))
         assert first is not None
         return weights, first, trajectory
+
+    def weigh_by_matching(self, problem: InnerProblem) -> tuple[Tensor, Tensor, Trajectory]:
+        """(weights [N, m], attributions [N, m], trajectory): samples weighed as a set, with no label beyond the task.
+
+        The weights are those w ≥ 0 for which Σ_i w_i ∇ℓ_i(θ_0) comes nearest to the gradient g of the loss on the
+        task's own demonstrations, each behind the others. A task all of whose samples point away from it has zeros.
+        The attributions are those of a first step of SGD from no weights at all: −α ⟨∇ℓ_i(θ_0), g⟩.
+        """
+        start = self.lora.start(len(problem.tasks))
+        derivations = list(map(self.proposed_derivations, problem.tasks, problem.samples))
+        with self.lora.inactive():
+            target = self.demonstration_loss(problem.tasks, derivations).gradient(start).params
+            apart = self.token_loss(problem.rows, gain=math.inf)
+            first = sample_gradients(apart, start)
+        weights, products = (torch.zeros(problem.usable.shape, device=self.device) for _ in range(2))
+        for n in range(len(problem.tasks)):
+            rows = (apart.row_task == n).nonzero()[:, 0]
+            flat = {name: leaf[rows].flatten(1) for name, leaf in first[1].items()}
+            gram = torch.stack([x @ x.T for x in flat.values()]).sum(0)
+            along = torch.stack([x @ target[name][n].flatten() for name, x in flat.items()]).sum(0)
+            products[n, problem.usable[n]] = along
+            if gram.isfinite().all() and along.isfinite().all():
+                weights[n, problem.usable[n]] = matching_weights(gram, along)
+        assert problem.loss is not None
+        kept = None if problem.loss.shares else first
+        with self.lora.inactive():
+            trajectory = self.inner_loop.run(problem.loss, start, problem.to_rows(weights), kept)
+        return weights, -self.config.inner.learning_rate * products, trajectory

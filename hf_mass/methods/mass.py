@@ -12,7 +12,7 @@ from hf_mass.lm.encoding import TextEncoder
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation, Answer, Method, Progress
 from hf_mass.methods.mass_model import MassModel
-from hf_mass.methods.mass_settings import MassConfig, ScorerConfig
+from hf_mass.methods.mass_settings import BY_DEMONSTRATIONS, MassConfig, ScorerConfig
 from hf_mass.methods.samples import AuxiliarySample
 from hf_mass.methods.settings import build, flat, values_of
 from hf_mass.methods.ttt import TTT
@@ -50,7 +50,7 @@ class MASS(Method[MassState]):
 
     Args:
         config: All settings; None for the model's own, with `changes`.
-        weigh_by: "demonstrations", "scorer" or "uniform"; None for what suits model and task.
+        weigh_by: "demonstrations", "matching", "scorer" or "uniform"; None for what suits model and task.
         prompt_format: Name of a format, one of `FORMATS`; None for the model's own.
         asks: How tasks with demonstrations are asked on a model that was not meta-trained; None for the default.
         changes: Settings that differ, by their flat names: `samples`, `inner_steps`, `inner_learning_rate`, ...
@@ -112,7 +112,7 @@ class MASS(Method[MassState]):
         return config if self.scale == 1 else replace(config, inner=replace(config.inner, learning_rate=rate))
 
     def require(self, lm: LanguageModel, tasks: Sequence[Task]) -> None:
-        if self.weigh_by == "demonstrations" and not all(task.demonstrations for task in tasks):
+        if self.weigh_by in BY_DEMONSTRATIONS and not all(task.demonstrations for task in tasks):
             raise DataError("The problem has no solved examples to weigh samples by. Choose weigh_by 'uniform'.")
         config = self.settings(lm, tasks)
         if missing := {name for task in tasks for name in config.format.task_fields if name not in task.fields}:
@@ -160,7 +160,7 @@ class MASS(Method[MassState]):
             return Progress("Writing samples", writes=True)
         config = state.mass.config
         weigh_by = self.weigh_by or suitable_weighing(state.mass, state.tasks)
-        loops = 1 + {"uniform": 0, "scorer": 1, "demonstrations": config.attribution.rounds}[weigh_by]
+        loops = 1 + {"scorer": 1, "demonstrations": config.attribution.rounds}.get(weigh_by, 0)
         return Progress("Weighing the samples and training on them", 0, loops * config.inner.steps)
 
     def finish(self, lm: LanguageModel, state: MassState) -> list[Adaptation]:

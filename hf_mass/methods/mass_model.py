@@ -227,14 +227,14 @@ class MassModel(LanguageModel):
 
         Args:
             tasks: One task (gives one record) or a list (gives a list).
-            weigh_by: "scorer", "demonstrations" (attribution to the task's own demonstrations; no label, no training)
-                or "uniform"; default from the config.
+            weigh_by: "scorer", "demonstrations" (attribution to the task's own demonstrations; no label, no training),
+                "matching" (as a set, by the gradient of the loss on them) or "uniform"; default from the config.
             samples: Auxiliary samples of each task; generated if None.
             seed: For generating.
 
         Raises:
             ConfigError: If `weigh_by` is unknown.
-            DataError: If `weigh_by="demonstrations"` meets a task without demonstrations.
+            DataError: If `weigh_by` is "demonstrations" or "matching" and a task has no demonstrations.
         """
         weigh_by = weigh_by or self.config.weigh_by
         if weigh_by not in WEIGHINGS:
@@ -260,6 +260,8 @@ class MassModel(LanguageModel):
         weights = uniform_weights(problem.usable)
         if problem.loss is None:
             return weights, None, None
+        if weigh_by == "matching":
+            return self.adapter.weigh_by_matching(problem)
         uniform = self.adapter.run(problem, weights)
         if weigh_by == "uniform":
             return weights, None, uniform
@@ -290,6 +292,8 @@ class MassModel(LanguageModel):
             reason = reason or "no usable sample"
         elif not torch.isfinite(losses[:, n, usable]).all():
             reason = "non-finite inner loss"
+        elif not shares.any():
+            reason = "no combination of the samples helps the demonstrations"
         else:
             means = tuple((losses[:, n, usable] * (shares[usable] / shares[usable].sum())).sum(1).tolist())
             generator = self.starting_lora()

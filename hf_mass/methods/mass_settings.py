@@ -13,7 +13,9 @@ from hf_mass.tasks.few_shot_format import FewShotFormat
 from hf_mass.tasks.formats import PromptFormat
 
 FEATURES = ("hidden", "log_prob", "overlap", "agreement", "attribution")
-WEIGHINGS = ("scorer", "demonstrations", "uniform")
+WEIGHINGS = ("scorer", "demonstrations", "matching", "uniform")
+BY_DEMONSTRATIONS = ("demonstrations", "matching")
+"""Weighings that need a task's own demonstrations."""
 # Names that `hf_mass.core` gives; a test holds them equal, since that folder would bring torch in.
 NORMALISATIONS = ("softmax", "sigmoid", "none")
 OPTIMIZERS = ("sgd", "momentum", "adamw")
@@ -185,8 +187,8 @@ class MassConfig:
     max_length: int = setting(2048, "Longest training row in tokens, prompt included.", least=1, most=10_000_000)
     weigh_by: str = setting(
         "scorer",
-        "What weighs the samples of a task: the trained 'scorer', their attribution to the task's own "
-        "'demonstrations', or nothing ('uniform').",
+        "What weighs the samples of a task: the trained 'scorer', the attribution of each to the task's own "
+        "'demonstrations', all together by 'matching' the gradient of these, or nothing ('uniform').",
         choices=WEIGHINGS,
     )
     format: PromptFormat = setting(PromptFormat(), "Prompts, and patterns that read what the model wrote.")

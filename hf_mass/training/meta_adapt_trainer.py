@@ -28,6 +28,7 @@ from hf_mass.lm.prefix import require_no_state
 from hf_mass.methods.mass_card import mass_card
 from hf_mass.methods.mass_files import write_config
 from hf_mass.methods.mass_model import GENERATOR, MassModel
+from hf_mass.methods.mass_settings import BY_DEMONSTRATIONS
 from hf_mass.methods.samples import read_sample
 from hf_mass.methods.scorer import Scorer
 from hf_mass.store.card import CardParts, write_basic_card
@@ -163,7 +164,7 @@ class MetaAdaptTrainer(PublishingTrainer):
         by_name = data if isinstance(data, dict) else {"": data}
         sets = {name: self._to_tasks(part, args) for name, part in by_name.items()}
         for tasks in sets.values():
-            validate_tasks(tasks, need_gold=False, need_demonstrations=args.weigh_by == "demonstrations")
+            validate_tasks(tasks, need_gold=False, need_demonstrations=args.weigh_by in BY_DEMONSTRATIONS)
         return sets
 
     # -- the reward of the generator ----------------------------------------------------------------------------------

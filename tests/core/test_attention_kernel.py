@@ -8,8 +8,9 @@ from tiny_models import lora_model, random_batch
 from torch.profiler import ProfilerActivity, profile
 
 from hf_mass.core import trees
+from hf_mass.core.kernels import SHORT
 from hf_mass.core.losses import weighted_gradient
-from hf_mass.core.token_loss import SHORT, TokenLoss
+from hf_mass.core.token_loss import TokenLoss
 from hf_mass.core.trees import Tree
 from hf_mass.lm.binding import BoundLora
 

@@ -29,6 +29,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 
 from hf_mass.core import trees
 from hf_mass.core.inner_loop import InnerLoop
+from hf_mass.core.kernels import twice_differentiable
 from hf_mass.core.losses import (
     WeightedLoss,
     row_values,
@@ -39,7 +40,7 @@ from hf_mass.core.memory import FAST, LEAN, MemoryPlan
 from hf_mass.core.meta_gradients import get_rule
 from hf_mass.core.optimizers import SGD
 from hf_mass.core.second_order import hessian_product, require_second_derivatives
-from hf_mass.core.token_loss import IGNORED, TokenBatch, TokenLoss, token_log_probs, twice_differentiable
+from hf_mass.core.token_loss import IGNORED, TokenBatch, TokenLoss, token_log_probs
 from hf_mass.core.trees import Tree
 from hf_mass.errors import DataError, UnsupportedModelError
 from hf_mass.lm.binding import BoundLora

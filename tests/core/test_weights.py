@@ -15,6 +15,8 @@ from hf_mass.core.weights import (
     NORMALISATIONS,
     attribution_weights,
     logit_attributions,
+    matching_weights,
+    nonnegative_minimum,
     normalise_scores,
     standardise,
     uniform_weights,
@@ -137,3 +139,37 @@ def test_logit_attributions_are_the_chain_rule(group: tuple[Tensor, Tensor], see
     weights = normalise_scores(logits, usable, "softmax")
     (expected,) = torch.autograd.grad((weights * attributions).sum(), logits)
     assert relative_error(logit_attributions(attributions, weights.detach()), -expected) < 1e-9
+
+
+# -- matching as a set -------------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 10_000), m=st.integers(1, 12), rank=st.integers(1, 12))
+def test_matching_weights_are_the_least_distance_of_a_set(seed: int, m: int, rank: int) -> None:
+    """The conditions that hold at the minimum of a convex function over w ≥ 0, and nowhere else (Karush, Kuhn, Tucker);
+    also where there are more samples than directions."""
+    generator = torch.Generator().manual_seed(seed)
+    gradients, target = (torch.randn(n, rank, generator=generator, dtype=torch.float64) for n in (m, 1))
+    gram, products = gradients @ gradients.T, gradients @ target[0]
+    matrix = gram + 1e-6 * gram.diagonal().mean() * torch.eye(m, dtype=torch.float64)
+    found = nonnegative_minimum(matrix, products)
+    slope, scale = products - matrix @ found, float(products.abs().max())
+    assert (found >= 0).all()
+    assert (slope <= 1e-8 * scale).all()
+    assert (slope * found).abs().max() <= 1e-8 * scale * max(1.0, float(found.max()))
+    weights = matching_weights(gram, products)
+    assert float(weights.sum()) == pytest.approx(1.0 if found.any() else 0.0)
+    assert torch.allclose(weights * found.sum(), found)
+
+
+def test_samples_that_are_alike_share_one_weight() -> None:
+    """Where a softmax of single attributions gives the pair twice the weight of the one that is as good."""
+    gradients = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
+    target = torch.tensor([1.0, 1.0], dtype=torch.float64)
+    weights = matching_weights(gradients @ gradients.T, gradients @ target)
+    assert weights.tolist() == pytest.approx([0.25, 0.25, 0.5, 0.0], abs=1e-5)
+
+
+def test_samples_that_all_point_away_have_no_weight() -> None:
+    gradients, target = -torch.eye(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+    assert matching_weights(gradients @ gradients.T, gradients @ target).tolist() == [0, 0, 0]

@@ -34,7 +34,7 @@ from hf_mass.evaluation.outcomes import outcome
 from hf_mass.methods.base import Adaptation, Answer, Cost
 from hf_mass.methods.judging import judge
 from hf_mass.methods.mass_model import MassModel
-from hf_mass.methods.mass_settings import WEIGHINGS, MassConfig
+from hf_mass.methods.mass_settings import BY_DEMONSTRATIONS, WEIGHINGS, MassConfig
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.verifiers import VERIFIERS
 
@@ -63,7 +63,7 @@ def test_a_record_says_what_was_done(mass: MassModel, tasks: list[Task], weigh_b
     record = adapt(mass, task, weigh_by, samples=[group])
     assert record.task == task and record.samples == tuple(group) and record.reason is None
     assert record.weights.shape == (4,) and record.weights.sum().item() == pytest.approx(1) and record.weights[2] == 0
-    assert (record.attributions is None) == (weigh_by != "demonstrations")
+    assert (record.attributions is None) == (weigh_by not in BY_DEMONSTRATIONS)
     assert record.cost.sampled_tokens == 5 + 5 + 3 + 5 and record.cost.seconds > 0
     assert (
         torch.isnan(record.losses_before).tolist()
@@ -78,7 +78,7 @@ def test_a_record_says_what_was_done(mass: MassModel, tasks: list[Task], weigh_b
     assert [row["reason"] for row in table] == [None, None, "no_match", None]
     assert [row["weight"] for row in table] == record.weights.tolist()
     assert [row["question"] for row in table][1] == "tom lemon" and table[1]["answer"] == "rule03 red"
-    assert (table[0]["attribution"] is None) == (weigh_by != "demonstrations")
+    assert (table[0]["attribution"] is None) == (weigh_by not in BY_DEMONSTRATIONS)
     assert math.isnan(table[2]["loss_before"]) and not math.isnan(table[0]["loss_after"])
 
 
@@ -216,16 +216,17 @@ def test_many_tasks_at_once_are_the_same_as_one_by_one(tasks: list[Task], weigh_
     together = mass.adapt(tasks, weigh_by, groups)
     answers = mass.solve(tasks, together)
     start = {name: leaf[:1] for name, leaf in mass.adapter.lora.start().items()}
+    near = 1e-3 if weigh_by == "matching" else 1e-5  # which solves equations that are nearly singular
     for task, group, record, answer in zip(tasks, groups, together, answers, strict=True):
         alone = adapt(mass, task, weigh_by, samples=[group])
-        torch.testing.assert_close(record.weights, alone.weights, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(record.weights, alone.weights, rtol=near, atol=near)
         torch.testing.assert_close(record.losses_before, alone.losses_before, rtol=1e-5, atol=1e-5, equal_nan=True)
-        torch.testing.assert_close(record.losses_after, alone.losses_after, rtol=1e-5, atol=1e-5, equal_nan=True)
+        torch.testing.assert_close(record.losses_after, alone.losses_after, rtol=near, atol=near, equal_nan=True)
         assert record.reason == alone.reason and (record.adapted is None) == (alone.adapted is None)
         if record.adapted is not None:
             moved = trees.add(record.adapted, start, -1)
-            assert largest_difference(moved, trees.add(alone.adapted, start, -1)) < 1e-4
-            assert largest_difference(record.adapted, alone.adapted) < 1e-5
+            assert largest_difference(moved, trees.add(alone.adapted, start, -1)) < 10 * near
+            assert largest_difference(record.adapted, alone.adapted) < near
         single = solve(mass, task, alone)
         assert (single.written, single.score) == (answer.written, answer.score)
 
@@ -257,8 +258,10 @@ def test_any_mixture_of_samples_gives_finite_weights(mass: MassModel, texts: lis
     for weigh_by in WEIGHINGS:
         record = adapt(mass, task, weigh_by, samples=[group])
         usable = [sample.usable for sample in group]
-        assert record.weights.isfinite().all() and ((record.weights > 0).tolist() == usable)
-        assert record.weights.sum().item() == pytest.approx(float(any(usable)))
+        weighs = [weight > 0 for weight in record.weights.tolist()]
+        assert record.weights.isfinite().all() and (weighs == usable or weigh_by == "matching")
+        assert not any(has and not may for has, may in zip(weighs, usable, strict=True))
+        assert record.weights.sum().item() == pytest.approx(float(any(weighs)))
 
 
 def test_what_the_generator_writes_amiss_is_named() -> None:
