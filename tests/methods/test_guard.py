@@ -99,7 +99,11 @@ def test_the_default_is_given_up_only_where_a_second_cut_says_so_too(
         def read(*args: Any) -> Reading:
             reading, fold, adaptation = measured(*args), args[3], args[4]
             shift = 0.0 if adaptation is None else -50.0 if fold.half < 2 else bonus
-            return replace(reading, log_probs=tuple(value + shift for value in reading.log_probs), right=0)
+            return replace(
+                reading,
+                log_probs=tuple(value + shift for value in reading.log_probs),
+                right=(False,) * len(reading.right),
+            )
 
         monkeypatch.setattr(guard_module, "read", read)
         return hf_mass.adapt(strings, task(), Guard(quick()))
