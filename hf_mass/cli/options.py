@@ -21,7 +21,7 @@ KWARGS_EXAMPLE = '{"enable_thinking": false}'
 LOGGED_IN = "that of `hf auth login`, or HF_TOKEN"
 
 ROWS = (
-    *("none", "majority", "mass-uniform", "mass-scorer", "mass-demonstrations"),
+    *("none", "majority", "mass-uniform", "mass-scorer", "mass-demonstrations", "mass-matching"),
     *("few-shot", "few-shot-voting", "ttt", "ttt-voting", "both"),
 )
 """Rows of `evaluate`; a test holds them equal to those of `hf_mass.evaluation.compare`, which brings torch in."""

@@ -89,7 +89,7 @@ def test_every_override_overrides_something() -> None:
 
 def test_pushing_overrides_what_it_means_to() -> None:
     mine = {"save_published", "published_card", "_stage", "_upload", "_upload_checkpoint", "_tell_of_failures"}
-    mine |= {"save_adapter", "load_adapter", "push_adapter_to_hub", "own_random_state"}
+    mine |= {"save_adapter", "load_adapter", "push_adapter_to_hub", "own_random_state", "_own_adapter"}
     pushing = {"init_hf_repo", "push_to_hub", "_push_from_checkpoint", "_finish_current_push"}
     own = {n for kind in (PublishingTrainer, AdapterTrainer) for n, v in vars(kind).items() if inspect.isfunction(v)}
     training = {"__init__", "train", "_get_train_sampler"}

@@ -152,9 +152,11 @@ def test_another_model_or_purpose_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="of a run with adapt = True, and this one has False"):
         make_trainer(tmp_path, start_adapter(0.05)).predict(TASKS[:1], resume=True, adapt=False)
     scaled = start_adapter(0.05)
+    scaled.peft_config["default"].lora_alpha *= 8
     for module in scaled.modules():
-        if isinstance(module, LoraLayer):
-            module.scaling["default"] *= 8  # as of a larger lora_alpha: the same matrices add more
+        if isinstance(module, LoraLayer):  # the same matrices add more
+            module.lora_alpha["default"] *= 8
+            module.scaling["default"] *= 8
     with pytest.raises(ConfigError, match="of a run with start = "):
         make_trainer(tmp_path, scaled).predict(TASKS[:1], resume=True)
     renamed = start_adapter(0.05)
