@@ -44,6 +44,7 @@ _IS_NUMBER = re.compile(
     r"rope_theta|rotary_emb_base|rope_local_base_freq|(?:.*_)?(?:eps|epsilon|dropout|softcapping|scalar|std)|factor"
     r"|partial_rotary_factor|rotary_pct|sliding_window|initializer_range"
 )
+_IS_SWITCH = re.compile(r"use_|do_|with_|no_|sliding_window")  # also off by false, where others have null
 _IS_BASE = re.compile(r"rope_theta|rotary_emb_base|rope_local_base_freq|factor")
 _IS_EPSILON = re.compile(r"(?:.*_)?(?:eps|epsilon)")
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function")
@@ -104,7 +105,7 @@ def _problem(name: str, value: Any) -> str | None:
     if name in _SIZES | _WIDTHS and not isinstance(value, list):
         least = int(name in _SIZES)
         return None if is_whole and value >= least else f"no whole number of at least {least}"
-    if _IS_NUMBER.fullmatch(name) and not is_number:
+    if _IS_NUMBER.fullmatch(name) and not is_number and not (isinstance(value, bool) and _IS_SWITCH.match(name)):
         return "no number"
     if _IS_BASE.fullmatch(name) and value <= 0:
         return "which must be above 0"

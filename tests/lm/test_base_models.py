@@ -22,6 +22,7 @@ from hf_mass import TTT, Task
 from hf_mass.errors import CheckpointError, ConfigError, HFMassError, ModelWarning, UnsupportedModelError
 from hf_mass.lm import base_models, gguf
 from hf_mass.lm.base_models import load_base, load_tokenizer
+from hf_mass.lm.config_values import require_sane
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.lm.special_tokens import tokens_without_rows
 from hf_mass.store.shipped import ASSETS
@@ -320,3 +321,9 @@ def test_shards_of_its_own_and_what_is_left_over(small: Path) -> None:
 def logits_of_small(folder: Path) -> torch.Tensor:
     with torch.no_grad():
         return hf_mass.load(folder, device="cpu").model(input_ids=torch.arange(3, 20)[None]).logits
+
+
+def test_switches_of_a_config_are_no_numbers() -> None:
+    require_sane({"use_dropout": True, "sliding_window": False, "do_layer_norm_before": True}, "folder")
+    with pytest.raises(CheckpointError, match=r"config\.json has attention_dropout True, no number"):
+        require_sane({"attention_dropout": True}, "folder")
