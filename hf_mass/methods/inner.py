@@ -205,7 +205,7 @@ class InnerAdapter:
             rows.append(Row(n, self.encoder.solver_prompt_ids(task), self.encoder.answer_ids(gold)))
         return WeightedLoss(self.token_loss(rows), torch.ones(len(rows), device=self.device))
 
-    def demonstration_loss(self, tasks: Sequence[Task], derivations: Sequence[Sequence[str]]) -> MixtureLoss:
+    def demonstration_loss(self, tasks: Sequence[Task], derivations: Sequence[Sequence[str]]) -> OuterLoss:
         """−Σ_j log Σ_{r ∈ U} p(r, y_j | x_j) / J over a task's J demonstrations (x_j, y_j).
 
         A solution may state a derivation r before its answer, and a demonstration shows the answer only. U are
@@ -229,8 +229,10 @@ class InnerAdapter:
                     rows.append(encoder.demonstration_row(n, task, j, derivation))
                     groups.append(len(weights))
                 weights.append(1 / len(task.demonstrations))
-        loss = self.token_loss(rows, reduction="sum", whole=True)
-        return MixtureLoss(loss, torch.tensor(groups, device=device), torch.tensor(weights, device=device))
+        mixed = len(rows) > len(weights)  # else an event has one derivation, and needs no pass that finds its share
+        loss = self.token_loss(rows, reduction="sum", whole=mixed)
+        shares = torch.tensor(weights, device=device)
+        return MixtureLoss(loss, torch.tensor(groups, device=device), shares) if mixed else WeightedLoss(loss, shares)
 
     def proposed_derivations(self, task: Task, group: Sequence[AuxiliarySample]) -> list[str]:
         """Distinct derivations of a task's usable samples, in order; [""] where there are none."""
