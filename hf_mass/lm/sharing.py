@@ -23,6 +23,8 @@ _MASKED = ("sdpa", "eager")
 """Kinds of attention that take the mask that they are given."""
 _ROUNDING = {torch.bfloat16: 0.2, torch.float16: 0.02}
 """Of SmolLM2-135M in bfloat16: .00 to .07; without the mask .65 to .94, without the positions .68 to .73."""
+_CANNOT = (ValueError, TypeError, IndexError, RuntimeError)
+"""What models raise, each in its own way, where they cannot take a mask of this form."""
 _TRIED = 16
 """Tokens of the rows that are tried."""
 _KNOWN: WeakKeyDictionary[PreTrainedModel | PeftModel, tuple[tuple[Any, ...], bool]] = WeakKeyDictionary()
@@ -73,12 +75,7 @@ def _reads_alike(model: PreTrainedModel | PeftModel) -> bool:
     apart = read(input_ids=ids[2:])[0, own]
     try:
         together = read(**one.arguments(dtype_of(model)))[0]
-    except (
-        ValueError,
-        TypeError,
-        IndexError,
-        RuntimeError,
-    ) as error:  # a model says in its own way what it cannot take
+    except _CANNOT as error:
         logger.info("%s reads rows that begin alike apart: %s", type(model).__name__, error)
         return False
     behind = read(input_ids=one.input_ids)[0]

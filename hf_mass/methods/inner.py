@@ -275,11 +275,13 @@ class InnerAdapter:
         task's own demonstrations, each behind the others. A task all of whose samples point away from it has zeros.
         The attributions are those of a first step of SGD from no weights at all: −α ⟨∇ℓ_i(θ_0), g⟩.
         """
-        start = self.lora.start(len(problem.tasks))
+        assert problem.loss is not None
+        start, shares = self.lora.start(len(problem.tasks)), problem.loss.shares
         derivations = list(map(self.proposed_derivations, problem.tasks, problem.samples))
         with self.lora.inactive():
             target = self.demonstration_loss(problem.tasks, derivations).gradient(start).params
-            apart = self.token_loss(problem.rows, gain=math.inf)
+            # Rows in a sequence have no gradients of their own; those apart already need not be made again.
+            apart = self.token_loss(problem.rows, gain=math.inf) if shares else problem.loss.at_step(0)
             first = sample_gradients(apart, start)
         weights, products = (torch.zeros(problem.usable.shape, device=self.device) for _ in range(2))
         for n in range(len(problem.tasks)):
@@ -290,8 +292,7 @@ class InnerAdapter:
             products[n, problem.usable[n]] = along
             if gram.isfinite().all() and along.isfinite().all():
                 weights[n, problem.usable[n]] = matching_weights(gram, along)
-        assert problem.loss is not None
-        kept = None if problem.loss.shares else first
         with self.lora.inactive():
+            kept = None if shares else first
             trajectory = self.inner_loop.run(problem.loss, start, problem.to_rows(weights), kept)
         return weights, -self.config.inner.learning_rate * products, trajectory
