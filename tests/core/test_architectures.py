@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as functional
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from peft import PeftModel, get_peft_model
 from tiny_models import (
     ARCHITECTURES,
@@ -290,16 +291,25 @@ def test_layers_without_a_site(layers: list[int]) -> None:
         assert tree_error(found.start_gradient, expected.start_gradient) < 1e-9
 
 
+@pytest.fixture
+def bf16_accelerator(monkeypatch: pytest.MonkeyPatch) -> Accelerator:
+    """As in a process of its own: in this one, a trainer that ran before has settled the precision of all."""
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {})
+    return Accelerator(cpu=True, mixed_precision="bf16")
+
+
 @pytest.mark.parametrize("zero_b", [False, True])
 @pytest.mark.parametrize("plan", ["fast", "lean"])
-def test_a_model_under_autocast_keeps_its_low_rank_path_in_float32(plan: str, zero_b: bool) -> None:
+def test_a_model_under_autocast_keeps_its_low_rank_path_in_float32(
+    bf16_accelerator: Accelerator, plan: str, zero_b: bool
+) -> None:
     """As a trainer with bf16=True prepares it: forward runs under autocast, backward outside of it."""
     plain, wrapped = (lora_model("llama", torch.float32) for _ in range(2))
     for model in (plain, wrapped) if zero_b else ():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.data.zero_()
-    wrapped = Accelerator(cpu=True, mixed_precision="bf16").prepare_model(wrapped, evaluation_mode=True)
+    wrapped = bf16_accelerator.prepare_model(wrapped, evaluation_mode=True)
     adapted, found = solve(wrapped, PLANS[plan], rate=0.01)
     expected, exact = solve(plain, FAST, rate=0.01)
     assert {leaf.dtype for leaf in adapted.values()} == {torch.float32}
