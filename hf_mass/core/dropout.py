@@ -58,10 +58,29 @@ class LoraDropout:
         rows = _mix(key ^ _mix(self.row_keys & _WORD))
         tokens = _mix(rows[:, None] ^ (self.positions * 0x85EBCA6B & _WORD))  # [rows, length]
         columns = _mix(torch.arange(features, device=device) + 1)
-        words = ((tokens[..., None] ^ columns) * 0x7FEB352D) & _WORD
-        words = ((words ^ (words >> 15)) * 0x846CA68B) & _WORD
-        keep = (words >> 8) >= int(self.probability * 2**24)
-        return keep.float() / (1 - self.probability)
+        return self._kept(tokens, columns).float().div_(1 - self.probability)
+
+    def _kept(self, tokens: Tensor, columns: Tensor) -> Tensor:
+        """[rows, length, features] bool, from the words of the tokens [rows, length] and of the features [features].
+
+        The last of the mixing is most of the work: in int32, which takes a fifth of the time of int64, and in place.
+        Products wrap around as words do; a shift brings in copies of the sign, which are masked away; and the order of
+        words is that of numbers with a sign once the first bit is flipped.
+        """
+        words = _signed(tokens)[..., None] ^ _signed(columns)
+        words.mul_(_as_signed(0x7FEB352D))
+        words.bitwise_xor_((words >> 15).bitwise_and_(_WORD >> 15)).mul_(_as_signed(0x846CA68B))
+        return words.bitwise_xor_(-(2**31)) >= (int(self.probability * 2**24) << 8) - 2**31
+
+
+def _as_signed(word: int) -> int:
+    """The int32 number with the bits of a 32-bit word."""
+    return (word + 2**31) % 2**32 - 2**31
+
+
+def _signed(words: Tensor) -> Tensor:
+    """int32 tensor with the bits of 32-bit words that are held in int64."""
+    return (((words + 2**31) & _WORD) - 2**31).to(torch.int32)
 
 
 @contextmanager
