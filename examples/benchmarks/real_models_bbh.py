@@ -53,7 +53,7 @@ def report(outcomes: Outcomes, output: Path) -> str:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = parser_of(__doc__, "real-models-bbh", 50, "bbh")
-    parser.add_argument("--dtype", default="bfloat16", help="of the base; LoRA and optimizer are float32")
+    parser.add_argument("--dtype", default="float32", help="of the base; LoRA and optimizer are float32")
     parser.add_argument("--tasks", nargs="*", default=list(BBH_TASKS), choices=list(BBH_TASKS))
     parser.add_argument("--rows", nargs="+", default=["base", "ttt", "guarded"], choices=["base", "ttt", "guarded"])
     parser.add_argument("--seed", type=int, default=0)

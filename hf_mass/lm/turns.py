@@ -30,6 +30,7 @@ class Turn:
 
     def __init__(self) -> None:
         self._lock, self._depth = threading.RLock(), 0
+        self.holder: int | None = None  # the thread that computes with it
         self.lent: dict[int, list[str]] = {}  # thread → what code of the host's runs there in the meantime
 
     def locked(self) -> bool:
@@ -45,6 +46,8 @@ class Turn:
     def give_back(self) -> None:
         """End what `take` began."""
         self._depth -= 1
+        if not self._depth:
+            self.holder = None
         self._lock.release()
 
     def reset(self) -> None:
@@ -58,7 +61,14 @@ process's."""
 _OF_MODELS: WeakKeyDictionary[nn.Module, Turn] = WeakKeyDictionary()
 
 
+_WAITING: dict[int, list[Turn]] = {}
+"""Thread → the turns that it waits for."""
+_LOOKING = threading.Lock()
+"""Held while it is looked who waits for whom: of two threads that wait for each other, one is to go on."""
+
+
 def _after_fork() -> None:
+    _WAITING.clear()
     for turn in (TURN, *_OF_MODELS.values()):
         turn.reset()
 
@@ -94,14 +104,20 @@ def using(model: nn.Module, waiting: Waiting = lambda: None, alone: bool = True)
         alone: Whether nobody computes with any other model either.
 
     Raises:
-        ConfigError: If the model is lent in this thread.
+        ConfigError: If the model is lent in this thread, or the thread that has it waits for one that this one has.
     """
     require_not_lent(model)
     turns = [_turn_of(model), *([TURN] if alone else [])]
-    while not _take(turns):
-        waiting()
-        if turns[0].take(0.1):  # waited for, but not kept: who waits for one turn must not keep another
-            turns[0].give_back()
+    try:
+        while not _take(turns):
+            waiting()
+            _require_end(turns)
+            if turns[0].take(0.1):  # waited for, but not kept: who waits for one turn must not keep another
+                turns[0].give_back()
+    finally:
+        _WAITING.pop(threading.get_ident(), None)
+    for turn in turns:
+        turn.holder = threading.get_ident()
     try:
         with apart_from_host() if alone else nullcontext():
             yield
@@ -131,6 +147,33 @@ def _take(turns: list[Turn]) -> bool:
             return False
         taken.append(turn)
     return True
+
+
+def _require_end(turns: list[Turn]) -> None:
+    """Notes that this thread waits for turns, and checks that who has them does not wait for it in turn.
+
+    Raises:
+        ConfigError: If so: two threads, each within the use of a model, that call the other's.
+    """
+    me = threading.get_ident()
+    with _LOOKING:
+        _WAITING[me] = turns
+        reached = _holders(turns) - {me}
+        todo = list(reached)
+        while todo:
+            wanted = _holders(_WAITING.get(todo.pop(), []))
+            if me in wanted:
+                del _WAITING[me]
+                raise ConfigError(
+                    "Two threads wait for each other: each calls, from within the use of one model (applied(), "
+                    "on_event), the model that the other is using. Call it before or after."
+                )
+            todo += wanted - reached
+            reached |= wanted
+
+
+def _holders(turns: list[Turn]) -> set[int]:
+    return {turn.holder for turn in turns if turn.holder is not None}
 
 
 @contextmanager

@@ -107,6 +107,39 @@ def test_others_wait_while_weights_are_applied() -> None:
     assert same and equal_trees(found.adapted, expected)
 
 
+def test_threads_that_would_wait_for_each_other_are_told() -> None:
+    """One within applied() of a model calls the other's, which calls the first from an event."""
+    mine, others = fresh(), fresh()
+    record, expected = adapt(mine), adapt(others, SECOND).adapted
+    applied, begun = threading.Event(), threading.Event()
+    told: list[str] = []
+
+    def of_ones_own() -> None:
+        with record.applied():
+            applied.set()
+            begun.wait(60)
+            calls_other(lambda: adapt(others))
+
+    def calls_other(call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except ConfigError as error:
+            told.append(str(error))
+
+    def heard(event: object) -> None:
+        begun.set()
+        calls_other(lambda: adapt(mine))
+
+    def other() -> Adaptation:
+        applied.wait(60)
+        return adapt(others, SECOND, on_event=heard)
+
+    _, found = at_once(of_ones_own, other)  # each is given a minute
+    assert equal_trees(found.adapted, expected)
+    assert told and all("Two threads wait for each other" in each for each in told)
+    assert not TURN.locked() and adapt(mine).adapted is not None
+
+
 # -- the same thread ---------------------------------------------------------------------------------------------------
 
 
