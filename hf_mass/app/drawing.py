@@ -18,6 +18,8 @@ ONE_QUESTION = (
     "No solved example was found: all lines together are one question. Write examples as lines “input -> output”, or "
     "name the columns of a table."
 )
+CUT = "cut off: it has as many tokens as an answer may have"
+"""Of an answer that the model did not end."""
 VISIBLE = 8
 """Samples that are seen at once; the others are folded away."""
 COLOUR_NAMES = ("black", "blue", "red", "green", "yellow", "grey", "magenta", "orange", "light blue", "maroon")
@@ -105,6 +107,7 @@ def _answer_card(title: str, answer: Answer, kind: str) -> str:
     marks = {None: ("", ""), True: (" ✓ right", " hm-right"), False: (" ✗ wrong", " hm-wrong")}
     mark, style = marks[answer.right]
     body = value_html(answer.text, kind)
+    body += f'<div class="hm-muted">{CUT}</div>' if answer.cut else ""
     if answer.written is not None and answer.text is None:
         body += f'<div class="hm-muted">written: <span class="hm-text">{escape(answer.written)}</span></div>'
     return _card(f"{title}{mark}", body, style)

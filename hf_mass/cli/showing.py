@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from hf_mass.app.drawing import loss_text
+from hf_mass.app.drawing import CUT, loss_text
 from hf_mass.engine.solution import Solution
 from hf_mass.methods.base import Answer
 from hf_mass.tasks.grids import parse_grid
@@ -126,6 +126,8 @@ def answers_view(solution: Solution) -> RenderableType:
 
 def _answer(title: str, answer: Answer, kind: str) -> RenderableType:
     body: list[RenderableType] = [value(answer.text, kind)]
+    if answer.cut:
+        body.append(Text(CUT, style="dim"))
     if answer.text is None and answer.written:
         body.append(Text(f"written: {plain(answer.written)}", style="dim"))
     return titled(title + MARKS[answer.right], Group(*body), STYLES[answer.right])

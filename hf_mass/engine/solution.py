@@ -91,6 +91,7 @@ class Solution:
                     "gold": a.task.answer,
                     "right": a.right,
                     **({"reason": a.reason} if a.reason else {}),
+                    **({"cut": True} if a.cut else {}),
                 }
                 for a in several
             ]

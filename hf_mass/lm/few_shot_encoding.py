@@ -108,6 +108,11 @@ class FewShotEncoder:
         token = self.special.control(stop)
         return stop in self.tokenizer.decode(list(completion)) if token is None else token in completion
 
+    def is_whole(self, completion: Sequence[int], stop: str) -> bool:
+        """Whether the model ended a completion, by `stop` or a special token: the limit of tokens did not."""
+        ends = bool(completion) and completion[-1] in self.tokenizer.all_special_ids
+        return ends or self.is_ended(completion, stop)
+
     def _encoded(self, what: T, render: Callable[[T], list[Segment]]) -> tuple[list[int], list[bool]]:
         segments, hidden = render(what), self.special.hidden(what)
         if hidden is not what:  # rendered as it was first, for what a format says of it

@@ -77,6 +77,8 @@ class Answer:
         predictions: Every prediction behind the vote.
         sampled_tokens: Tokens generated for it.
         reason: Why there is no answer, or no score for it; or None.
+        cut: Whether the limit of tokens ended it, not the model: `max_completion_length` or `max_answer_tokens`. Of a
+            vote, whether it did each time that this was the answer.
     """
 
     task: Task = field(repr=False)
@@ -87,6 +89,7 @@ class Answer:
     predictions: tuple[Prediction, ...] = field(default=(), repr=False)
     sampled_tokens: int = 0
     reason: str | None = None
+    cut: bool = False
 
     @classmethod
     def judged(cls, task: Task, text: str | None, **more: Any) -> Answer:

@@ -80,8 +80,11 @@ class FewShotAnswers:
         replies = []
         for n, task in enumerate(tasks):
             ranked = rank_answers(predictions[n], settings.vote, settings.vote_within, 2, scores[n])
+            best = ranked[0] if ranked else None
+            behind = [each.cut for each in predictions[n] if each.answer == best]
             outcome = {"ranked": tuple(ranked), "predictions": tuple(predictions[n]), "reason": reasons[n]}
-            replies.append(Answer.judged(task, ranked[0] if ranked else None, sampled_tokens=tokens[n], **outcome))
+            cut = bool(behind) and all(behind)
+            replies.append(Answer.judged(task, best, sampled_tokens=tokens[n], cut=cut, **outcome))
         return replies
 
     def predict(
@@ -101,6 +104,7 @@ class FewShotAnswers:
         views = [view for n, task in enumerate(tasks) for view in task_views(n, task, self.settings, seed)]
         predictions: list[list[Prediction]] = [[] for _ in tasks]
         completions: dict[int, list[int]] = {}
+        cut: set[int] = set()
         prompts = [self.encoder.prompt(view.task) for view in views]
         longest = [self._longest_answer(task) for task in tasks]
         for room, numbers in self._by_room(prompts, max(longest, default=1)).items():
@@ -113,10 +117,11 @@ class FewShotAnswers:
                 stop = stops.pop() if len(stops) == 1 else self.encoder.stop()
                 ids = self._completions([prompts[n] for n in batch], seeds, max(limits), stop, part, row_task)
                 completions.update((n, row[:limit]) for n, row, limit in zip(batch, ids, limits, strict=True))
+                cut |= {n for n in batch if not self.encoder.is_whole(completions[n], stop)}
         texts = dict(zip(completions, self.encoder.texts(list(completions.values())), strict=True))
         tokens = [0] * len(tasks)
         for number, view in enumerate(views):
-            predictions[view.owner].append(view.read(self.encoder.format, texts.get(number, "")))
+            predictions[view.owner].append(view.read(self.encoder.format, texts.get(number, ""), number in cut))
             tokens[view.owner] += len(completions.get(number, ()))
         return predictions, tokens
 

@@ -17,6 +17,7 @@ def judge(
     texts: Sequence[str],
     tokens: Sequence[int] | None = None,
     always: bool = False,
+    cut: Sequence[bool] | None = None,
 ) -> list[Answer]:
     """Read the final answers off solutions and verify them; where a verifier raises, that is the answer's reason.
 
@@ -26,6 +27,7 @@ def judge(
         texts: A solution of each.
         tokens: Their lengths.
         always: Verify every task; else only those with a gold answer or solution, and the others' score is None.
+        cut: Which of them the limit of tokens ended.
     """
     answers = [(parts.answer if (parts := fmt.split_solution(text)) else None) for text in texts]
     known = [always or task.answer is not None or task.solution is not None for task in tasks]
@@ -36,5 +38,6 @@ def judge(
         score, reason = found.get(i, 0.0) if known[i] else None, None
         if isinstance(score, VerifierError):
             score, reason = None, str(score)
-        judged.append(Answer(task, answer, score, text, (), (), tokens[i] if tokens else 0, reason))
+        length, limited = tokens[i] if tokens else 0, bool(cut and cut[i])
+        judged.append(Answer(task, answer, score, text, sampled_tokens=length, reason=reason, cut=limited))
     return judged

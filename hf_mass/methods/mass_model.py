@@ -37,7 +37,7 @@ from hf_mass.methods.mass_card import mass_card
 from hf_mass.methods.mass_files import CONFIG_NAME, REQUIRED, named_targets, read_base, read_config, write_config
 from hf_mass.methods.mass_settings import WEIGHINGS, MassConfig
 from hf_mass.methods.samples import AuxiliarySample
-from hf_mass.methods.sampling import few_usable, sharing_samples, write_samples
+from hf_mass.methods.sampling import few_usable, is_ended, sharing_samples, write_samples
 from hf_mass.methods.scorer import Scorer, scorer_features
 from hf_mass.store.adapters import make_portable, write_adapter
 from hf_mass.store.folders import read_whole
@@ -372,7 +372,8 @@ class MassModel(LanguageModel):
                     rows = complete(self.model, self.tokenizer, prompts, sampling, seeds)
                 ids.update(zip(numbers, rows, strict=True))
         texts = [self.tokenizer.decode(ids[n], skip_special_tokens=True) for n in asked]
-        return judge(self.config.format, [tasks[n] for n in asked], texts, [len(ids[n]) for n in asked], always)
+        lengths, cut = [len(ids[n]) for n in asked], [not is_ended(self.encoder, ids[n]) for n in asked]
+        return judge(self.config.format, [tasks[n] for n in asked], texts, lengths, always, cut)
 
 
 def as_list(tasks: Task | Sequence[Task]) -> list[Task]:

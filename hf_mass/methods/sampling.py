@@ -69,7 +69,7 @@ def _written(
 def _checked(group: Sequence[AuxiliarySample], task: Task, encoder: TextEncoder) -> list[AuxiliarySample]:
     checked, earlier = list[AuxiliarySample](), list[str]()
     for sample in group:
-        fault = sample.reason or (None if _ended(encoder, sample.token_ids) else "incomplete")
+        fault = sample.reason or (None if is_ended(encoder, sample.token_ids) else "incomplete")
         fault = fault or question_fault(sample.question, task, earlier) or answer_fault(sample.answer, task)
         earlier.append(sample.question)
         checked.append(replace(sample, reason=fault))
@@ -93,7 +93,7 @@ def _pairs(
     samples = list[AuxiliarySample]()
     for ids, text in zip(inputs, few_shot.texts(inputs, few_shot.input_stop), strict=True):
         question = fmt.read_input(text) or ""
-        complete_input = few_shot.is_ended(ids, few_shot.input_stop) or (fmt.chat and _ended(encoder, ids))
+        complete_input = few_shot.is_ended(ids, few_shot.input_stop) or (fmt.chat and is_ended(encoder, ids))
         earlier = [sample.question for sample in samples]
         fault = None if question else ("no_match" if text.strip() else "empty")
         fault = fault or (None if complete_input else "incomplete")
@@ -109,7 +109,7 @@ def _pairs(
         outputs = complete(model, tokenizer, prompts, sampling, seeds, stop, alike=True)
     for i, ids, text in zip(asked, outputs, few_shot.texts(outputs), strict=True):
         answer = fmt.read_answer(text, task) or ""
-        ended = _ended(encoder, ids) or few_shot.is_ended(ids, stop)
+        ended = few_shot.is_whole(ids, stop)
         fault = None if ended else "incomplete"
         fault = fault or (answer_fault(answer, task) if answer else "no_answer")
         before = samples[i]
@@ -139,7 +139,7 @@ def sharing_samples(
     return [firsts.setdefault(key, n) for n, key in enumerate(keys)]
 
 
-def _ended(encoder: TextEncoder, ids: Sequence[int]) -> bool:
+def is_ended(encoder: TextEncoder, ids: Sequence[int]) -> bool:
     """Whether a completion ended by itself, not by the limit."""
     return bool(ids) and ids[-1] in encoder.tokenizer.all_special_ids
 

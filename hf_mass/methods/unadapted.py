@@ -16,6 +16,7 @@ from hf_mass.methods.few_shot_answers import FewShotAnswers
 from hf_mass.methods.judging import judge
 from hf_mass.methods.mass import MASS, as_read
 from hf_mass.methods.mass_model import MassModel
+from hf_mass.methods.sampling import is_ended
 from hf_mass.methods.ttt import TTT
 from hf_mass.methods.ttt_settings import ASKED_ONCE
 from hf_mass.tasks.checks import require_method, require_whole, shown
@@ -124,11 +125,13 @@ def _vote(mass: MassModel, tasks: Sequence[Task], count: int, seed: int) -> list
     with deterministic(mass.model), mass.adapter.lora.inactive():
         ids = complete(mass.model, mass.tokenizer, prompts, Sampling(mass.config.max_answer_tokens, 1.0), seeds)
     texts = mass.tokenizer.batch_decode(ids, skip_special_tokens=True)
-    winners, tokens = [], []
+    winners, tokens, cut = [], [], []
     for n in range(len(tasks)):
         votes = texts[n * count : (n + 1) * count]
         answers = [parts.answer if (parts := mass.config.format.split_solution(text)) else None for text in votes]
         frequent = Counter(answer for answer in answers if answer is not None).most_common(1)
-        winners.append(votes[answers.index(frequent[0][0] if frequent else None)])
+        first = answers.index(frequent[0][0] if frequent else None)
+        winners.append(votes[first])
+        cut.append(not is_ended(mass.encoder, ids[n * count + first]))
         tokens.append(sum(len(row) for row in ids[n * count : (n + 1) * count]))
-    return judge(mass.config.format, tasks, winners, tokens)
+    return judge(mass.config.format, tasks, winners, tokens, cut=cut)

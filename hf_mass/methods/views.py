@@ -30,8 +30,8 @@ class View:
     number: int  # number of the view among those of one transformation
     seed: int  # of a sampled answer
 
-    def read(self, fmt: FewShotFormat, text: str) -> Prediction:
-        """The answer in a text, mapped back; None where it cannot be read or mapped back."""
+    def read(self, fmt: FewShotFormat, text: str, cut: bool = False) -> Prediction:
+        """The answer in a text, mapped back; None where it cannot be read or mapped back. `cut` is noted."""
         kind = self.task.fields.get(ANSWER_KIND)
         answer = fmt.read_answer(text, self.task) if kind is None else bbh_answer(text, kind) or None  # type: ignore[arg-type]
         if answer is not None and fmt.grid_form is not None:
@@ -40,7 +40,7 @@ class View:
                 grid = self.colours.invert(grid)
             back = None if grid is None else self.transformation.invert(grid)
             answer = None if back is None else grid_text(back)
-        return Prediction(answer, self.transformation.name, self.number)
+        return Prediction(answer, self.transformation.name, self.number, cut=cut)
 
     def show(self, answer: str, fmt: FewShotFormat) -> str:
         """An answer to the task as it would read in this view: what `read` maps back."""

@@ -35,12 +35,14 @@ class Prediction:
         transformation: Name of the transformation under which it was generated.
         permutation: Number of the order of demonstrations under which it was generated.
         log_prob: Log-probability of the generated text, where it is known; no vote uses it.
+        cut: Whether the generated text was ended by the limit of tokens, not by the model.
     """
 
     answer: str | None
     transformation: str = IDENTITY
     permutation: int = 0
     log_prob: float | None = None
+    cut: bool = False
 
 
 def hierarchical_vote(predictions: Iterable[Prediction], within: int = 3, top: int = 2) -> list[str]:

@@ -188,6 +188,7 @@ def _require_types(result: TaskResult) -> None:
         ("an answer of predictions", [p.answer for p in result.predictions], texts),
         ("a transformation of predictions", [p.transformation for p in result.predictions], (str,)),
         ("a permutation of predictions", [p.permutation for p in result.predictions], (int,)),
+        ("cut of predictions", [p.cut for p in result.predictions], (bool,)),
         ("a log_prob of predictions", [p.log_prob for p in result.predictions], (*numbers, type(None))),
     ]
     for name, values, allowed in kinds:

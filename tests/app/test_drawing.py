@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -185,6 +186,8 @@ def test_answers_before_and_after() -> None:
     unknown = read(drawing.answers_html(read_problem("a -> 1\nc"), [answer(None, written="<b>")], [answer("x")]))
     assert "nothing that could be read" in unknown.text and "written: <b>" in unknown.text
     assert "Right" not in unknown.text and "✓" not in unknown.text and "✗" not in unknown.text
+    halves = read(drawing.answers_html(problem, [before], [replace(after, cut=True)]))
+    assert halves.text.count("cut off: it has as many tokens") == 1
 
 
 def test_samples_by_weight() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from io import StringIO
 from itertools import groupby, pairwise
 from pathlib import Path
 
@@ -12,10 +13,13 @@ import pytest
 import torch
 from model_fixtures import snapshot
 from peft import PeftModel
+from rich.console import Console
 from safetensors.torch import load_file
 from session_fixtures import METHODS, RULE, How, quick, result, run, solve, strips, unchanged
 from transformers import AutoModelForCausalLM
 
+from hf_mass.app.drawing import CUT
+from hf_mass.cli.showing import show_solution
 from hf_mass.engine.events import Generating, InnerStep, Loss, Replies, Weighed, Writing
 from hf_mass.engine.models import default_model, load
 from hf_mass.engine.session import Session
@@ -30,6 +34,17 @@ from hf_mass.methods.ttt import TTT
 from hf_mass.methods.ttt_settings import TTTSettings
 from hf_mass.store.shipped import ASSETS
 from hf_mass.tasks.problems import Problem, read_problem
+
+
+def test_an_answer_that_the_limit_ended_is_told_everywhere(grids: LanguageModel) -> None:
+    outcome = solve(grids, strips(), quick(max_completion_length=2))
+    assert [answer.get("cut") for name in ("before", "after") for answer in outcome.to_dict()[name]] == [True] * 2
+    console = Console(file=StringIO(), width=200)
+    show_solution(outcome, "grids", console)
+    assert console.file.getvalue().count(CUT) == 2  # type: ignore[attr-defined]
+    whole = solve(grids, strips(), quick("none"))
+    assert "cut" not in whole.to_dict()["before"][0]
+
 
 # -- what happens ------------------------------------------------------------------------------------------------------
 

@@ -144,6 +144,31 @@ def test_answers_to_big_bench_hard_are_extracted_when_read(
     assert few.predict([task])[0][0].answer == answer
 
 
+@pytest.mark.parametrize(
+    ("written", "text", "cut"),
+    [
+        ([*ids_of("blue"), EOS], "blue", False),
+        (ids_of("blue\n\nInput"), "blue", False),  # what ends an answer here
+        (ids_of("blue and gre"), "blue and gre", True),
+        ([*ids_of("blue and green"), EOS], "blue and gre", True),  # of a batch in which others may be longer
+    ],
+)
+def test_an_answer_that_the_limit_ended_says_so(
+    monkeypatch: pytest.MonkeyPatch, written: list[int], text: str, cut: bool
+) -> None:
+    few = few_shot(few_shot_format="plain", max_completion_length=12)
+    says(monkeypatch, written)
+    (answer,) = few.answers.answer([Task("sky", (Demonstration("sea", "blue"),), id="text")])
+    assert (answer.text, answer.cut, answer.predictions[0].cut) == (text, cut, cut)
+
+
+def test_an_answer_that_was_once_given_whole_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = few_shot(few_shot_format="plain", max_completion_length=7, predict_samples=2, predict_temperature=1.0)
+    says(monkeypatch, ids_of("bluish "), [*ids_of("bluish"), EOS])
+    (answer,) = few.answers.answer([Task("sky", (Demonstration("sea", "blue"),), id="text")])
+    assert ([each.cut for each in answer.predictions], answer.cut) == ([True, False], False)
+
+
 # -- which views there are ---------------------------------------------------------------------------------------------
 
 

@@ -113,10 +113,18 @@ def test_a_solution_is_read_and_verified(mass: MassModel, tasks: list[Task]) -> 
 def test_judging(mass: MassModel, tasks: list[Task]) -> None:
     gold, blind = tasks[0], replace(tasks[0], answer=None, solution=None)
     texts = [f"rule00 {gold.answer}", "rule00 plum", "what?!", "rule00 red"]
-    found = judge(mass.config.format, [gold, gold, gold, blind], texts, [3, 3, 9, 3])
+    found = judge(mass.config.format, [gold, gold, gold, blind], texts, [3, 3, 9, 3], cut=[False, False, True, False])
     assert [solution.score for solution in found] == [1.0, 0.0, 0.0, None]
     assert [solution.text for solution in found] == [gold.answer, "plum", None, "red"]
     assert [solution.sampled_tokens for solution in found] == [3, 3, 9, 3]
+    assert [solution.cut for solution in found] == [False, False, True, False]
+
+
+def test_an_answer_that_the_limit_ended_says_so(mass: MassModel, tasks: list[Task]) -> None:
+    short = conventions_model(trained=True)
+    short.config = replace(short.config, max_answer_tokens=2)
+    found = [solve(each, tasks[0], adapt(each, tasks[0], weigh_by="uniform")) for each in (mass, short)]
+    assert [(answer.sampled_tokens, answer.cut) for answer in found] == [(3, False), (2, True)]
 
 
 def raising(task: Task, text: str) -> float:
