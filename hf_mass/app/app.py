@@ -77,7 +77,12 @@ def build(workshop: Workshop, sessions: Visitors) -> gr.Blocks:
             settings = {name: values[element] for name, element in controls.items()}
             yield from do.adapt(values[problem], values[model], values[method], settings, request)
 
-        start.click(
+        def catch_up(values: dict[Any, Any], request: gr.Request) -> tuple[Any, ...]:
+            given = [tuple(values[each] for each in elements) for _, *elements in sources]
+            return do.catch_up(given, values[model], request)
+
+        everything = {model, *(each for _, *elements in sources for each in elements)}
+        start.click(catch_up, everything, display, queue=False, **quiet).then(
             adapt,
             {problem, model, *choice},
             [*results, start, stop, earlier],

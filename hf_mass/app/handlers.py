@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +57,8 @@ NO_ROOM = "The server has no room for the files of an adaptation. Try again late
 GONE = "The adapter is no longer on the server, where files are kept for a while only. Adapt again to download it."
 AT_ONCE = 4
 """Adaptations that go on at once where each leases a GPU."""
+EXAMPLE, FILE, TEXT = range(3)
+"""Where a problem is read from."""
 _SAME = (gr.skip(),) * (1 + len(OPTIONS))
 """The method and the settings, as they are."""
 
@@ -163,10 +165,12 @@ class Handlers:
 
     def show_example(self, name: str | None, model: str | None, request: gr.Request | None = None) -> tuple[Any, ...]:
         """An example was picked."""
+        self._note_read(EXAMPLE, request, name)
         return self._show(lambda: example(name), model, request) if name else _NOTHING
 
     def show_file(self, path: str | None, model: str | None, request: gr.Request, *form: Any) -> tuple[Any, ...]:
         """A file was uploaded, or what it does not say itself was changed: `form` has the values of `FORM`."""
+        self._note_read(FILE, request, path, *form)
         if path is None:
             return _NOTHING
         try:
@@ -183,11 +187,31 @@ class Handlers:
 
     def show_text(self, text: str, model: str | None, request: gr.Request | None = None, *form: Any) -> tuple[Any, ...]:
         """A text was pasted, or what it does not say itself was changed: `form` has the values of `TEXT_FORM`."""
+        self._note_read(TEXT, request, text, *form)
         if isinstance(text, str) and not text.strip():
             return _NOTHING
         return self._show(
             lambda: read_problem(text, "pasted", None, LIMITS, table_form(form, TEXT_FORM)), model, request
         )
+
+    def catch_up(self, sources: Sequence[tuple[Any, ...]], model: str | None, request: gr.Request) -> tuple[Any, ...]:
+        """Adapt was clicked: what was typed or picked a moment before is read first.
+
+        Args:
+            sources: What stands in the example, the file and the text, each with the form that belongs to it.
+            model: The model that is chosen.
+            request: The visitor's.
+        """
+        source = self.sessions.unread(str(request.session_hash), sources)
+        if source is None:
+            return gr.skip(), gr.skip(), *_SAME
+        show: Any = (self.show_example, self.show_file, self.show_text)[source]
+        value, *form = sources[source]
+        return show(value, model, request, *form)
+
+    def _note_read(self, source: int, request: gr.Request | None, *values: Any) -> None:
+        if request is not None:
+            self.sessions.note_read(str(request.session_hash), source, values)
 
     def _show(self, read: Callable[[], Problem], model: str | None, request: gr.Request | None) -> tuple[Any, ...]:
         """(problem, or why there is none; its picture; methods to choose from; settings)."""

@@ -32,6 +32,7 @@ class _Session:
     offered: Offer = NEW
     adapted: Any = None
     chosen: tuple[Any, ...] = ()
+    read: tuple[int, tuple[Any, ...]] | None = None
     archive: Path | None = None
 
 
@@ -91,6 +92,15 @@ class Visitors:
     def choose(self, key: str, problem: Any) -> None:
         """Note which problem the visitor has chosen, whether or not it is adapted to."""
         self._of(key).chosen = (problem,)
+
+    def note_read(self, key: str, source: int, values: tuple[Any, ...]) -> None:
+        """Note which of the page's sources its problem was read from, and what stood there."""
+        self._of(key).read = source, values
+
+    def unread(self, key: str, sources: Sequence[tuple[Any, ...]]) -> int | None:
+        """The source that the page's problem was read from, if something else stands there now; else None."""
+        read = self._of(key).read
+        return None if read is None or sources[read[0]] == read[1] else read[0]
 
     def earlier(self, key: str) -> Any:
         """The problem whose results the visitor's page shows, if another one has been chosen since; else None."""

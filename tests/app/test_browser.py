@@ -234,6 +234,19 @@ def test_stop(page: Page, tmp_path: Path) -> None:
     assert page.locator("#setting-num_train_epochs input[type=number]").input_value() == "8"  # as it was set
 
 
+def test_what_was_typed_a_moment_before_is_what_is_adapted_to(page: Page) -> None:
+    page.get_by_role("tab", name="Paste").click()
+    text = page.locator("#text textarea")
+    text.fill("one -> ONE\ntwo -> TWO\nthree -> THREE")  # the last row is asked
+    expect(page.locator("#problem")).to_contain_text("three", timeout=PATIENCE)
+    for word in ("four", "five"):
+        text.fill(f"one -> ONE\ntwo -> TWO\n{word} -> {word.upper()}")
+        page.evaluate("document.querySelector('#adapt').click()")
+        expect(page.locator("#answers")).to_contain_text(word.upper(), timeout=PATIENCE)
+        expect(page.locator("#status")).to_contain_text(re.compile(r"Done in|Ended after"), timeout=PATIENCE)
+        expect(page.locator("#earlier")).to_be_empty()
+
+
 def test_two_visitors_at_once(browser: Browser, address: str, files: Path, tmp_path: Path) -> None:
     contexts = [browser.new_context() for _ in range(2)]
     first, second = (opened(context, address) for context in contexts)
@@ -307,6 +320,8 @@ def test_ten_megabytes_are_refused(page: Page, tmp_path: Path, files: Path) -> N
     upload(page, tmp_path / "large.json")
     expect(page.locator("#problem .hm-error")).to_contain_text("bytes; at most", timeout=PATIENCE)
     assert not [path for path in files_on_disk(files) if "large" in path]
+    page.click("#adapt")
+    expect(page.locator("#status .hm-error")).to_contain_text("bytes; at most", timeout=PATIENCE)
 
 
 def test_a_script_in_a_text_stays_a_text(page: Page, tmp_path: Path) -> None:
