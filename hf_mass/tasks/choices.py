@@ -22,7 +22,8 @@ _THING = re.compile(
     r"|hepatitis|angle|triangle|appendix|scenario|section|set|event|town|city|train|car)\s\Z"
 )
 _LETTER = re.compile(
-    rf"(?i:\b{_NOUN}[ \t]+)?\(\s*(?P<inside>[A-Za-z])\s*\)|(?i:\b{_NOUN})[ \t]+(?P<named>[A-Za-z])(?![\w'’])\)?"
+    rf"(?i:\b{_NOUN}[ \t]+){{0,2}}\(\s*(?P<inside>[A-Za-z])\s*\)"
+    rf"|(?i:\b{_NOUN}[ \t]+){{1,2}}(?P<named>[A-Za-z])(?![\w'’])\)?"
     rf"|(?<![\w'’.\-])(?!A[ \t]+(?!{_VERB}\b)[a-z]|I[ \t]+(?!(?:is|seems|looks|because|since|and|or)\b)[a-z])"
     r"(?P<alone>[A-Z])(?![\w'’\-]|\.\w)\)?"
 )
@@ -36,7 +37,8 @@ _ADVERB = (
 )
 # An option's own words may begin with a capital "Not" or be "false".
 _RIGHT = re.compile(
-    rf"(?!\s*(?:are|were)\b){_IS}{_ADVERB}(?:correct|right|true|best|answer|one|chosen(?! by)|valid)\b"
+    rf"(?!\s*(?:are|were)\b){_IS}{_ADVERB}"
+    r"(?:correct|right|true|best|answer|one|chosen(?! by)|valid|appropriate|suitable|accurate)\b"
     r"(?![^.\n]{0,40}(?:\b(?:if|unless)\b|\?))(?!\W+\b(?:but|yet|though|although|however)\b[^.\n]{0,60}"
     r"\b(?:not|wrong|incorrect|false|mistaken|better|\w+n['’]t)\b)|\s+(?-i:correct|right)\s*(?:\Z|[.,;])"
     r"|\s+(?:it\s+is\s*(?:\Z|[.!])|(?:remains|fits\s+best|works\s+best|the\s+(?:only\s+)?(?:correct|right|best)\s+\w+)\b)",
@@ -56,6 +58,7 @@ _CHOSEN_BEFORE = re.compile(
     r"\b(?:choose|chose|chosen|pick|picked|select|selected|go(?:ing)? with|left with|leaves"
     r"|(?:I['’]m|I am|we are|we['’]re) (?:choosing|picking|selecting)"
     rf"|(?:answer|choice|option|solution|letter) {_WOULD}|answer:"
+    r"|(?:réponse|respuesta|resposta|risposta|antwort)(?: \w+)? (?:est|es|é|è|ist)"
     rf"|(?P<weak>it['’]s|conclude|match(?:es)?|corresponds? to|(?:best|right|correct|one)(?: \w+){{0,2}} {_WOULD}"
     rf"|(?:it|this) {_WOULD}"
     r"|therefore|thus|hence|so))\W{0,4}(?:the )?(?:correct )?\Z",
@@ -88,9 +91,9 @@ _ALIKE_AFTER = re.compile(r",?\s+(?:too|as well|also|likewise|either|neither)\b(
 _TICK, _CROSS = "✓✔✅☑", "✗✘❌✖☒"
 _VERDICT_WORD = re.compile(r"(?im)(?:[:–—-][ \t]*|\()(?:(correct|right)|incorrect|wrong)\)?[.!]?(?=[ \t]*(?:$|[/,;|]))")
 _LEAD = re.compile(
-    r"(?i)(?:(?:hmm|well|so|clearly|definitely|probably|maybe|surely|i (?:think|believe|guess|say|would say)"
-    r"|my (?:guess|pick)|the|is|it is|it['’]s|that|['’]s|most likely|likely|obviously|certainly|must be"
-    r"|has to be|would be)\b[,:.]?\s*)*\Z"
+    r"(?i)(?:(?:hmm|well|so|clearly|definitely|probably|maybe|surely|i (?:think|believe|guess|say)"
+    r"|i(?: would|['’]d) (?:say|answer)|my (?:guess|pick)|the|is|it is|it['’]s|that|['’]s|most likely|likely"
+    r"|obviously|certainly|must be|has to be|would be)\b[,:.]?\s*)*\Z"
 )
 _HEAD_ENDS = re.compile(
     r"\s*(?:\Z|\(|[.:,;)\]–—](?!\w)|-\s+\S|\n|(?:because|since|as(?! well)|which|for|due|given|where|rather than"

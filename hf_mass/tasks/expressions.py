@@ -9,11 +9,16 @@ from hf_mass.tasks.claims import denies, supposes
 from hf_mass.tasks.final_answers import undressed
 from hf_mass.tasks.quantities import SUPERSCRIPTS, is_settled, is_vague, parse_number
 
+_GREEK = "alpha|beta|gamma|delta|theta|lambda|sigma|omega|phi|rho|tau|mu|pi|epsilon|varepsilon|varphi"
 _NAMES = (
     r"alpha|beta|gamma|delta|theta|lambda|sigma|omega|phi|rho|tau|infty"
     r"|sin|cos|tan|cot|sec|csc|log|ln|exp|arcsin|arccos|arctan"
 )
 _SPELLINGS = (
+    (re.compile(rf"\\[dtc]?frac\s*(\\(?:{_GREEK}))(?![a-zA-Z])\s*"), r"\\frac{\1}"),
+    (re.compile(rf"(\\[dtc]?frac\s*(?:\d|\{{[^{{}}]*\}}))\s*(\\(?:{_GREEK}))(?![a-zA-Z])"), r"\1{\2}"),
+    (re.compile(r"\\mathrm\s*\{([ei])\}"), r"\1"),
+    (re.compile(r"\\\\\[\d{1,3}(?:\.\d{1,3})?\s?(?:pt|em|ex|mm|cm)\]"), r"\\\\"),
     (re.compile(r"(?<=\d)\\[,!](?=\d{3}(?!\d))|\\(?:[bB]ig+[lr]?)(?![a-zA-Z])"), ""),
     (re.compile(r"\\\$|[€£¥]"), ""),
     (re.compile(r"[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+"), lambda found: f"^{{{found.group().translate(SUPERSCRIPTS)}}}"),
@@ -43,6 +48,7 @@ _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _WHY = re.compile(r"(?is)(?<=[$)\]\d])[,;]?\s+(?:because|since)\b.*")
 _TIME = re.compile(r"(\d{1,2})(?::(\d\d))?\s*(?:([ap])\.?\s?m\.?)?", re.IGNORECASE)
 _LISTED = re.compile(r"\s*,?\s+(?:and|or)\s+")
+_NUMERIC = re.compile(r"\\(?:[dtc]?frac|sqrt|left|right)(?![a-zA-Z])")
 _APPLIED = re.compile(r"\b[a-zA-Z]'?\([^()=]{1,40}\)")
 _PROSE = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{2,}(?![a-zA-Z}])")
 _BASED = re.compile(
@@ -73,7 +79,8 @@ def time_of_day(text: str) -> tuple[str, str, str] | None:
 
 def leaves_unknown(text: str) -> bool:
     """Whether an answer is an equation that is yet to be solved, such as 2x = 10; y = 2x + 1 is none."""
-    before, equals, _ = _APPLIED.sub("f", undressed(text)).partition("=")
+    text = _NUMERIC.sub(" ", undressed(text))
+    before, equals, _ = _APPLIED.sub("f", text).partition("=")
     return bool(equals) and not is_settled(before.lstrip("$([\\ "), has_unit=False)
 
 

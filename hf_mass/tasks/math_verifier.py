@@ -117,6 +117,7 @@ _SET = re.compile(r"\$?\s*(?:\\left)?\\\{")
 _NUMBERS = re.compile(r"\s*-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?)+\s*")
 _BRACKETS = re.compile(r"(?:\\left)?([(\[])[^()\[\]∪]*,(?:(?!\\cup)[^()\[\]∪])*(?:\\right)?([)\]])")
 _OPERATOR_LAST = re.compile(r"(?:\\cdot|\\times|[-+*/=])\s*\$?\Z")
+_COMPARED = re.compile(r"[\s$]*(?:\\(?:[lg](?:eqslant|eq|e|t)|neq?)(?![a-zA-Z])|[<>≤≥≠])")
 _GROUPED = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 
 
@@ -145,7 +146,9 @@ def _without_worker(gold: str, text: str) -> float | None:
     known, found = quantity(gold), quantity(text)  # math-verify reads neither units nor "5 million"
     if known and found and (NO_UNIT not in (known.unit, found.unit) or has_scale(gold) or has_scale(text)):
         return float(found.equals(known))
-    return None
+    # nor "1 000 000"; of a gold answer with a comma, which may be a list, it is the judge
+    is_number = known is not None and ("," not in gold or _GROUPED.fullmatch(gold.replace("{,}", ",")) is not None)
+    return 1.0 if is_number and known and found and found.equals(known) else None
 
 
 def _differ_in_form(gold: str, text: str) -> bool:
@@ -155,6 +158,8 @@ def _differ_in_form(gold: str, text: str) -> bool:
     if leaves_unknown(gold):
         return not re.search(r"=|\\[lg]e|[<>]", text)
     if "=" not in gold and leaves_unknown(text):
+        return True
+    if _COMPARED.match(text) and not _COMPARED.match(gold):  # "< 5"
         return True
     if _OPERATOR_LAST.search(text) and not _OPERATOR_LAST.search(gold):
         return True
@@ -168,7 +173,7 @@ def _differ_in_form(gold: str, text: str) -> bool:
         return bool(is_set or _NUMBERS.fullmatch(text) or re.search(r"\A[^(\[]*\b(?:and|or)\b", text))
     if _NUMBERS.fullmatch(gold) and not _GROUPED.fullmatch(gold):
         return bool(brackets[1])
-    return "," not in gold and bool(_NUMBERS.fullmatch(text)) and not _GROUPED.fullmatch(text)
+    return not re.search(r",|±|\\pm", gold) and bool(_NUMBERS.fullmatch(text)) and not _GROUPED.fullmatch(text)
 
 
 _INSTALLED = find_spec("math_verify") is not None
@@ -222,7 +227,10 @@ class MathVerifier:
         Raises:
             VerifierError: If a task has neither answer nor solution, or the worker cannot be started.
         """
-        pairs = [_pair(self._gold(task), final_answer(text)) for task, text in zip(tasks, texts, strict=True)]
+        pairs = [
+            _pair(self._gold(task), undressed(final_answer(text), wrappers=False))
+            for task, text in zip(tasks, texts, strict=True)
+        ]
         with self._lock:
             rewards = self._judge_all(list(dict.fromkeys(pairs)))
         return [rewards[pair] for pair in pairs]

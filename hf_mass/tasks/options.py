@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from hf_mass.tasks.claims import denies
 from hf_mass.tasks.final_answers import stated_answer, undressed
 
 _LISTED = re.compile(r"(?m)^[ \t]*\(?([A-Z])[).:][ \t]+(\S.{0,300}?)[ \t]*$")
@@ -30,14 +31,17 @@ def chosen_by_words(text: str, known: dict[str, str], letter: str | None) -> str
     """
     stated = stated_answer(text)
     answer = _normal(text if stated is None else stated) if len(text) <= 20 * _LONGEST else ""
-    if len(answer) < 2 or len(answer) > _LONGEST:
+    is_letter = len(answer) == 1 and not answer.isdigit()
+    if not answer or is_letter or len(answer) > _LONGEST:
         return letter
     of_words = {words: each for each, words in known.items()}
     if answer in of_words:
         return of_words[answer] if letter in (None, of_words[answer]) else None
     labelled = _LABELLED.fullmatch(answer)
     if labelled is None or labelled[2] not in of_words:
-        return letter
+        own = known.get(labelled[1].upper(), "") if labelled else ""
+        goes_on = labelled is not None and own and labelled[2].startswith(own)
+        return None if labelled and goes_on and denies(labelled[2][len(own) :].split(".")[0]) else letter
     return of_words[labelled[2]] if of_words[labelled[2]] == labelled[1].upper() else None
 
 

@@ -15,6 +15,7 @@ from fractions import Fraction
 
 from hf_mass.tasks.claims import denies, supposes, taken_back
 from hf_mass.tasks.final_answers import spoken, stated_answer, undressed
+from hf_mass.tasks.languages import is_counted, is_other_number
 from hf_mass.tasks.units import NO_UNIT, POWERED, Unit, size_in, unit_at
 
 _LONGEST = 2000  # characters; what is longer states no single number
@@ -33,6 +34,7 @@ _MIXED = re.compile(
 _LATEX = (
     (re.compile(r"\{,\}|,\\!"), ","),
     (re.compile("⁄"), "/"),
+    (re.compile(r"\bRs\.(?=\d)"), "Rs "),
     (re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?\d+)\s*\}|(\d))\s*(?:\{\s*(-?\d+)\s*\}|(\d))"), r" \1\2/\3\4 "),
     (re.compile(r"\A\s*(?:[=-]>|[→⇒∴])\s*"), ""),
     (re.compile(r"(?i)\s*(?:°|\bdegrees?)\s+(?=[CF]\b|celsius|fahrenheit)"), " "),
@@ -69,7 +71,7 @@ _EXPLAINED = re.compile(
     r"|\s*[-$€£]?[\d.,]+\s*(?:\Z|[.;])))(?:(?![.!?]\s|\n).)*"
 )
 _ASIDE = re.compile(
-    r"(?i)(?<=[\w%°])\s*\((?!\s*(?:or|and|to|sin|cos|tan|log|ln|exp|sqrt)\b)(?=[^()]{0,200}[^\W\d_]{3})[^()]{0,200}\)"
+    r"(?i)(?<=[\w%°])\s*\((?!\s*(?:or|and|to|maybe|perhaps|possibly|at\s+(?:least|most)|sin|cos|tan|log|ln|exp|sqrt)\b)(?=[^()]{0,200}[^\W\d_]{3})[^()]{0,200}\)"
 )
 _REJECTED = re.compile(r"\((?:[^()\d]{0,40}\s)?(?i:not|wrong|incorrect|false|no)\b[^()\d]{0,40}\)")
 # "30 x 2.5 = 75 if he sells it" repeats the question's condition.
@@ -80,7 +82,7 @@ _VAGUE = re.compile(
     r"(?i)\b(?:either|between|half|halves|twice|double|triple|quarters?|thirds?|fourths|fifths|sixths|sevenths|eighths"
     r"|ninths|tenths|hundredths|thousandths|squared|cubed|factorial|plus|minus|divided?|multipl(?:y|ied)|add(?:ed)?"
     r"|subtract(?:ed)?|remainder|max)\b"
-    r"|\b(?:root|square|cube|reciprocal|inverse|logarithm|multiple|power)s?\s+of\b"
+    r"|\b(?:root|square|cube|reciprocal|inverse|logarithm|multiple|power)s?\s+of\b|\b(?:digits|factors|divisors)\s+of\b"
     r"|\b(?:more|less|fewer|larger|smaller|greater|bigger|higher|lower|times)\s+(?:than|as)\b"
     r"|\bor\s+(?:more|less|fewer|greater|higher|lower)\b|\b(?:at\s+(?:least|most|minimum|maximum)|up\s+to|upwards?|and\s+up|(?:north|short|away)\s+(?:of|from)|(?:minimum|maximum)\s+of|exceed(?:s|ing)?)\b"
     r"|\b(?:over|under|above|below|beyond|within|almost|nearly|close\s+to|near|past|from|every|except|excluding|without"
@@ -103,15 +105,15 @@ _PLAIN = (
 )
 _POWER = r"(?:[eE](?P<e>[-+]?\d{1,3})(?!\d)|\s*[×x*]\s*10\s*(?:\^|\*\*)\s*(?P<ten>[-+]?\d{1,3})(?!\d))"
 _QUANTITY = re.compile(
-    rf"(?:(?<![\w)%°.])(?P<sign>[-+])\s?)?(?P<currency>(?:\b(?:US|AU?|CA?|NZ|HK|S))?[{_CURRENCIES}]\s?)?(?P<inner>-)?(?<![\w.])"
+    rf"(?:(?<![\w)%°.])(?P<sign>[-+])\s?)?(?P<currency>(?:\b(?:US|AU?|CA?|NZ|HK|S|R))?[{_CURRENCIES}]\s?)?(?P<inner>-)?(?<![\w.])"
     r"(?:(?P<whole>\d{1,15})\s+(?P<part>\d{1,15}\s?/\s?\d{1,15})|(?P<ratio>-?\d{1,99}(?:\.\d{1,99})?\s?/\s?-?\d{1,99}(?:\.\d{1,99})?)"
     rf"|10\^(?P<bare>[-+]?\d{{1,3}})(?!\d)|(?:{_PLAIN}){_POWER}?)"
     rf"(?:[ -]?(?P<scale>{'|'.join(_SCALES)})s?\b|(?P<short>k|m|mn|b|bn)\b)?",
     re.IGNORECASE,
 )
 # What may touch a number: nothing, a unit, a currency, an ordinal's ending, the end of a clause.
-_AFTER = re.compile(rf"\s?[{_CURRENCIES}%‰°]|[^\W\d_]|-[^\W\d_]|/(?=[^\W\d_]{{3}})|[)\].,:\"'”]+(?!\w)|\s|\Z")
-_OPERATOR = re.compile(r"\s*(?:[-+/:^–—*×]|to)\s*\Z")
+_AFTER = re.compile(rf"\s?[{_CURRENCIES}%‰°]|[^\W\d_]|-[^\W\d_]|/(?=[^\W\d_]{{3}})|[)\].,:\"'”。」]+(?!\w)|\s|\Z")
+_OPERATOR = re.compile(r"\s*(?:[-+/:^–—*×]|to|by)\s*\Z")
 # A letter or two are an unknown, but for these words and for units; so are three that touch a number.
 _WORD = re.compile(r"(?P<gap>\s?)(?P<word>[^\W\d_]+)")
 _SMALL_WORD = re.compile(r"am|an|as|at|be|by|cd|do|ea|he|if|in|is|it|me|mr|ms|my|no|of|on|pm|so|to|tv|us|vs|we")
@@ -186,6 +188,8 @@ def quantity(text: str) -> Quantity | None:
     ):
         return None
     if len(values) == 2 and re.fullmatch(r"\s*(?:[^\W\d_]+\s+)?(?:out\s+)?of(?:\s+the)?\s*", between[1]):
+        if units[0][0] == "%" or values[0].denominator > 1:
+            return None  # a product: "15 percent of 20", "1/2 of 3"
         return Quantity((values[0], values[0] / values[1])) if values[1] else None
     is_chance = (
         len(values) == 2
@@ -202,7 +206,7 @@ def quantity(text: str) -> Quantity | None:
 
 def is_vague(text: str) -> bool:
     """Whether a text says of its number that it is a bound, a part or a term: "at least 5", "twice 5", "5 plus"."""
-    return bool(_VAGUE.search(text))
+    return bool(_VAGUE.search(text)) or is_other_number(text)
 
 
 def has_scale(text: str) -> bool:
@@ -237,7 +241,7 @@ def _clause(text: str) -> str | None:
         ):
             return None
         text = after
-    if denies(text) or _VAGUE.search(text):
+    if denies(text) or is_vague(text):
         return None
     return _with_powers(text)
 
@@ -282,6 +286,8 @@ def _is_multiplied(clause: str, end: int, unit: Unit) -> bool:
     if unit != NO_UNIT or found is None:
         return False
     word = found["word"].lower()
+    if re.match(r"[\u3005-\u30ff\u3400-\u9fff\uac00-\ud7af]", word):
+        return not is_counted(word)
     if re.fullmatch(r"[xyz]+", word):
         return True
     if len(word) == 1:
@@ -295,7 +301,7 @@ def _glued(before: str) -> bool:
     """Whether what stands before a number makes it a part of something: 3-5, x^2, 2x + 5, f(5)."""
     return bool(
         re.search(r"[\w)][-+/^_]\s?\Z|[\w)]:\Z|\s:\s\Z|[-+/^_\\×*]\s*\(?\s*\Z|[^\W_]\Z|\d|\w\(\s*\Z", before)
-        or re.search(r"(?<![\w'’.])(?![aI]\s)[^\W\d_]\s?\(?\s*\Z", before)
+        or re.search(r"(?<![\w'’.])(?![aIéè]\s)[^\W\d_]\s?\(?\s*\Z", before)
     )
 
 

@@ -116,6 +116,12 @@ CHOSEN = [
     ("Answer (B)", "B"),
     ("Answer - B", "B"),
     ("\uff22", "B"),
+    ("I'd say B", "B"),
+    ("Answer choice (B)", "B"),
+    ("The answer to the question is B.", "B"),
+    ("Based on the above, B is the most appropriate.", "B"),
+    ('{"reason": "A is wrong", "answer": "B"}', "B"),
+    ("B<|im_end|>", "B"),
 ]
 UNCLEAR = [
     "Because of it",

@@ -46,6 +46,19 @@ RIGHT = [
     ("5", "the answer is $5$, since $2+3=5$."),
     ("5", "\\text{The answer is } 5"),
     ("(-\\infty,2)\\cup(3,\\infty)", "(3,\\infty)\\cup(-\\infty,2)"),
+    *(("\\frac{\\pi}{2}", text) for text in (r"\frac\pi2", r"\dfrac\pi{2}", r"\tfrac \pi 2", r"\frac{\pi}2")),
+    *(("\\frac{2}{\\pi}", text) for text in (r"\frac2\pi", r"\frac{2}\pi")),
+    ("\\frac{\\theta}{\\pi}", r"\frac\theta\pi"),
+    ("\\frac{\\sqrt{2}}{2}", r"\frac{\sqrt2}2"),
+    ("\\sqrt{2}", "**$\\sqrt{2}$**"),
+    ("\\text{Friday}", "**Friday**"),
+    ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", r"\begin{pmatrix}1\\[4pt]2\end{pmatrix}"),
+    ("3+4i", "3+4\\mathrm{i}"),
+    ("\\pm 3", "3, -3"),
+    ("1{,}000{,}000", "1 000 000"),
+    ("6.02 \\times 10^{23}", "6.02e23"),
+    ("\\frac{4}{5}", "\\boxed{\\frac{8}{10} = \\frac{4}{5}}"),
+    ("\\frac{4}{5}", "Final answer:\n\\[\n\\frac{4}{5}\n\\]"),
 ]
 WRONG = [
     ("x+1", "it is not $x+1$"),
@@ -105,6 +118,15 @@ WRONG = [
     ("1,-2", "(1,-2)"),
     ("3:30 \\text{ p.m.}", "1/10"),
     ("3:30 \\text{ p.m.}", "3:30 a.m."),
+    *(("\\frac{\\pi}{2}", text) for text in (r"\frac\pi20", r"\frac2\pi", r"\frac\pi3")),
+    ("14", "\\le 14"),
+    ("14", "\\boxed{< 14}"),
+    ("14", "\\boxed{14}\\text{ is wrong}"),
+    ("3", "\\pm 3"),
+    ("\\frac{4}{5}", "\\frac{4}{5} = 0.9"),
+    ("10", "\\frac{x}{2} = 10"),
+    ("4", "\\sqrt{x} = 4"),
+    ("0,5", "0.5"),
 ]
 
 

@@ -11,6 +11,7 @@ from hf_mass.tasks.verifiers import verify_batch
 CITIES = "What is the capital of France?\nA) Paris\nB) London\nC) Rome"
 NUMBERS = "Which?\n(A) 12\n(B) 15\n(C) 18"
 DOGS = "Pick:\nA. a dog\nB. dog\nC. the dog"
+DIGITS = "Find the degree.\nA. 0\nB. 4\nC. 2"
 LETTERS = "Pick:\nA) B\nB) A"
 
 CASES = [
@@ -26,6 +27,10 @@ CASES = [
     (DOGS, "B", ("dog", "B dog", "Dog."), 1),
     (DOGS, "B", ("a dog", "A dog", "the dog", "dogs"), 0),
     (DOGS, "A", ("a dog", "A a dog"), 1),
+    (DIGITS, "B", ("4", "The answer is 4.", r"\boxed{4}", "B. 4", "B"), 1),
+    (DIGITS, "B", ("2", "B. 2", "C. 4", "14", "C"), 0),
+    (CITIES, "A", ("A) Paris is correct.", "A) Paris, which is not in Italy"), 1),
+    (CITIES, "A", ("A) Paris is incorrect", "A) Paris is not the capital."), 0),
     (LETTERS, "A", ("A", "A) B"), 1),
     (LETTERS, "A", ("B", "B) A"), 0),
 ]

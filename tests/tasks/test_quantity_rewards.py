@@ -105,6 +105,16 @@ RIGHT = [
     ("1234.56", "1 234,56"),
     ("75", "He keeps 5. So he will earn 30 x $2.5 = $75 if he sells them all."),
     ("15", "There are 20 of 9. He needs 15 because 7.5 / .5 = 15"),
+    ("72", "72<|im_end|>"),
+    ("72", "The answer is 72.<|eot_id|><|start_header_id|>user"),
+    ("72", "#### 72</s>"),
+    ("72", '{"reasoning": "48 + 24", "answer": 72}'),
+    ("72", '```json\n{"Final_Answer": "72 clips"}\n```'),
+    ("72", "The final answer is:\n\n\\[\n72\n\\]\n\nI hope it helps."),
+    ("72", "Final answer:\n$$\n\\boxed{72}\n$$"),
+    ("72", "\\fbox{72}"),
+    ("72", "The answer to the question is 72."),
+    ("500", "Rs.500"),
 ]
 WRONG = [
     ("4", "x = 3, y = 4"),
@@ -244,6 +254,15 @@ WRONG = [
     ("5", "Chapter 5"),
     ("5", "The question says 5."),
     ("15", "There are 20 of 9. He needs 15 because 7.5 / .5 = 16"),
+    ("15", "15 percent of 20"),
+    ("0.5", "1/2 of 3"),
+    ("25%", "25‰"),
+    ("5", "5 (at most)"),
+    ("5", "5 (maybe 6)"),
+    ("3", "3 by 3"),
+    ("72", "The sum of the digits of 72"),
+    ("72", "\\boxed{72}\\text{ is wrong}"),
+    ("72", '{"answer": 7, "checked": 72}'),
 ]
 
 
