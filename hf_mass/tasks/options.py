@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from hf_mass.tasks.claims import denies
 from hf_mass.tasks.final_answers import stated_answer, undressed
 
 _LISTED = re.compile(r"(?m)^[ \t]*\(?([A-Z])[).:][ \t]+(\S.{0,300}?)[ \t]*$")
 _LABELLED = re.compile(r"\(?([A-Za-z])\)?[ \t]*(?:[.:,–—-]|\))?[ \t]+(\S.*)", re.DOTALL)
+_WRONG = re.compile(
+    r"\W*(?:(?:is|was|are|were|seems|can be|cannot be)\s+)?(?:\w+ly\s+)?"
+    r"(?:not|wrong|incorrect|false|ruled out|eliminated)\b"
+    r"|\s+(?:is|was|are|were|does|do|ca)n['’]t\b"
+)
 _LONGEST = 500  # characters of an answer that is a choice's words
 
 
@@ -38,11 +42,13 @@ def chosen_by_words(text: str, known: dict[str, str], letter: str | None) -> str
     if answer in of_words:
         return of_words[answer] if letter in (None, of_words[answer]) else None
     labelled = _LABELLED.fullmatch(answer)
-    if labelled is None or labelled[2] not in of_words:
-        own = known.get(labelled[1].upper(), "") if labelled else ""
-        goes_on = labelled is not None and own and labelled[2].startswith(own)
-        return None if labelled and goes_on and denies(labelled[2][len(own) :].split(".")[0]) else letter
-    return of_words[labelled[2]] if of_words[labelled[2]] == labelled[1].upper() else None
+    if labelled is None:
+        return letter
+    own, words = known.get(labelled[1].upper()), labelled[2]
+    if words in of_words:
+        return of_words[words] if words == own else None
+    is_denied = own and words.startswith(own) and _WRONG.match(words, len(own))  # "B) London is incorrect"
+    return None if is_denied else letter
 
 
 def _normal(text: str) -> str:
