@@ -118,6 +118,7 @@ _NUMBERS = re.compile(r"\s*-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?)+\s*")
 _BRACKETS = re.compile(r"(?:\\left)?([(\[])[^()\[\]∪]*,(?:(?!\\cup)[^()\[\]∪])*(?:\\right)?([)\]])")
 _OPERATOR_LAST = re.compile(r"(?:\\cdot|\\times|[-+*/=])\s*\$?\Z")
 _COMPARED = re.compile(r"[\s$]*(?:\\(?:[lg](?:eqslant|eq|e|t)|neq?)(?![a-zA-Z])|[<>≤≥≠])")
+_SMALL = 0.01
 _GROUPED = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 
 
@@ -146,9 +147,11 @@ def _without_worker(gold: str, text: str) -> float | None:
     known, found = quantity(gold), quantity(text)  # math-verify reads neither units nor "5 million"
     if known and found and (NO_UNIT not in (known.unit, found.unit) or has_scale(gold) or has_scale(text)):
         return float(found.equals(known))
-    # nor "1 000 000"; of a gold answer with a comma, which may be a list, it is the judge
-    is_number = known is not None and ("," not in gold or _GROUPED.fullmatch(gold.replace("{,}", ",")) is not None)
-    return 1.0 if is_number and known and found and found.equals(known) else None
+    # nor "1 000 000"; and it rounds to six decimals. A gold answer with a comma may be a list, and is left to it.
+    is_number = "," not in gold or _GROUPED.fullmatch(gold.replace("{,}", ","))
+    if known and found and is_number and (found.equals(known) or abs(known.values[0]) < _SMALL):
+        return float(found.equals(known))
+    return None
 
 
 def _differ_in_form(gold: str, text: str) -> bool:
