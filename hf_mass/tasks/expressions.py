@@ -9,6 +9,13 @@ from hf_mass.tasks.claims import denies, supposes
 from hf_mass.tasks.final_answers import undressed
 from hf_mass.tasks.quantities import SUPERSCRIPTS, is_settled, is_vague, parse_number
 
+
+def _repeating(whole: str, before: str, period: str) -> str:
+    """A repeating decimal as a fraction."""
+    part = 10 ** len(period) - 1
+    return rf"\frac{{{int(whole + before + period) - int(whole + before or '0')}}}{{{part * 10 ** len(before)}}}"
+
+
 _GREEK = "alpha|beta|gamma|delta|theta|lambda|sigma|omega|phi|rho|tau|mu|pi|epsilon|varepsilon|varphi"
 _NAMES = (
     r"alpha|beta|gamma|delta|theta|lambda|sigma|omega|phi|rho|tau|infty"
@@ -18,6 +25,11 @@ _SPELLINGS = (
     (re.compile(rf"\\[dtc]?frac\s*(\\(?:{_GREEK}))(?![a-zA-Z])\s*"), r"\\frac{\1}"),
     (re.compile(rf"(\\[dtc]?frac\s*(?:\d|\{{[^{{}}]*\}}))\s*(\\(?:{_GREEK}))(?![a-zA-Z])"), r"\1{\2}"),
     (re.compile(r"\\mathrm\s*\{([ei])\}"), r"\1"),
+    (re.compile(r"\s*,?\s*\\(?:text|mbox|mathrm)\s*\{\s*(?:,|,?\s*(?:and|or)),?\s*\}\s*"), ", "),
+    (
+        re.compile(r"(?<![\d.])(\d{0,9})\.(\d{0,9})\\(?:overline|bar)\s*\{(\d{1,9})\}"),
+        lambda found: _repeating(*found.groups()),
+    ),
     (re.compile(r"\\\\\[\d{1,3}(?:\.\d{1,3})?\s?(?:pt|em|ex|mm|cm)\]"), r"\\\\"),
     (re.compile(r"(?<=\d)\\[,!](?=\d{3}(?!\d))|\\(?:[bB]ig+[lr]?)(?![a-zA-Z])"), ""),
     (re.compile(r"\\\$|[€£¥]"), ""),

@@ -116,6 +116,7 @@ _ORDERED = re.compile(r"(?:\\left)?[(\[].*,", re.DOTALL)
 _SET = re.compile(r"\$?\s*(?:\\left)?\\\{")
 _NUMBERS = re.compile(r"\s*-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?)+\s*")
 _BRACKETS = re.compile(r"(?:\\left)?([(\[])[^()\[\]∪]*,(?:(?!\\cup)[^()\[\]∪])*(?:\\right)?([)\]])")
+_CUT_OFF = re.compile(r"(?:\\[lc]?dots|…)\s*\$?\Z")
 _OPERATOR_LAST = re.compile(r"(?:\\cdot|\\times|[-+*/=])\s*\$?\Z")
 _COMPARED = re.compile(r"[\s$]*(?:\\(?:[lg](?:eqslant|eq|e|t)|neq?)(?![a-zA-Z])|[<>≤≥≠])")
 _SMALL = 0.01
@@ -124,7 +125,7 @@ _GROUPED = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 
 def _pair(gold: str, text: str) -> tuple[str, str]:
     """Gold and answer; `2 \\le x < 5` as the interval that it is, where the gold is one and no point (2, 5)."""
-    ends = _BRACKETS.fullmatch(gold.strip(" $"))
+    ends = _BRACKETS.fullmatch(re.sub(r"\A[a-zA-Z]\s*\\in(?![a-zA-Z])\s*", "", gold.strip(" $")))
     is_interval = ends is not None and (ends.groups() != ("(", ")") or "infty" in gold)
     return gold, (as_interval(text) or text) if is_interval else text
 
@@ -164,6 +165,8 @@ def _differ_in_form(gold: str, text: str) -> bool:
         return True
     if _COMPARED.match(text) and not _COMPARED.match(gold):  # "< 5"
         return True
+    if _CUT_OFF.search(text) and not _CUT_OFF.search(gold):
+        return True
     if _OPERATOR_LAST.search(text) and not _OPERATOR_LAST.search(gold):
         return True
     brackets = [_BRACKETS.fullmatch(each.strip(" $")) for each in (gold, text)]
@@ -173,8 +176,9 @@ def _differ_in_form(gold: str, text: str) -> bool:
         return True
     if _ORDERED.match(gold):
         is_set = re.match(r"\$?\\?\{|.*\\\{", text)
-        return bool(is_set or _NUMBERS.fullmatch(text) or re.search(r"\A[^(\[]*\b(?:and|or)\b", text))
-    if _NUMBERS.fullmatch(gold) and not _GROUPED.fullmatch(gold):
+        is_list = "," in text and not re.search(r"[(\[=]|\\begin", text)
+        return bool(is_set or is_list or re.search(r"\A[^(\[]*\b(?:and|or)\b", text))
+    if "," in gold and not re.search(r"[(\[]|\\\{|\{,\}", gold) and not _GROUPED.fullmatch(gold):
         return bool(brackets[1])
     return not re.search(r",|±|\\pm", gold) and bool(_NUMBERS.fullmatch(text)) and not _GROUPED.fullmatch(text)
 

@@ -135,5 +135,5 @@ def test_columns_about_problems_are_left_out(tmp_path: Path, shared_data: Path) 
     with pytest.raises(DataError, match="unknown key 'hint'"):
         read_set(str(tmp_path / "a.jsonl"))
     (tmp_path / "a.jsonl").write_text('{"problem": "p", "answer": ""}')
-    with pytest.raises(DataError, match="answer is ''.* or null"):
+    with pytest.raises(DataError, match=r"answer is ''.* or null"):
         read_set(str(tmp_path / "a.jsonl"))
