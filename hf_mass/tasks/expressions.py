@@ -25,7 +25,7 @@ _SPELLINGS = (
     (re.compile(rf"\\[dtc]?frac\s*(\\(?:{_GREEK}))(?![a-zA-Z])\s*"), r"\\frac{\1}"),
     (re.compile(rf"(\\[dtc]?frac\s*(?:\d|\{{[^{{}}]*\}}))\s*(\\(?:{_GREEK}))(?![a-zA-Z])"), r"\1{\2}"),
     (re.compile(r"\\mathrm\s*\{([ei])\}"), r"\1"),
-    (re.compile(r"\s*,?\s*\\(?:text|mbox|mathrm)\s*\{\s*(?:,|,?\s*(?:and|or)),?\s*\}\s*"), ", "),
+    (re.compile(r"\s{0,3},?\s{0,3}\\(?:text|mbox|mathrm)\{\s{0,3}(?:,|,?\s{0,3}(?:and|or)),?\s{0,3}\}\s{0,3}"), ", "),
     (
         re.compile(r"(?<![\d.])(\d{0,9})\.(\d{0,9})\\(?:overline|bar)\s*\{(\d{1,9})\}"),
         lambda found: _repeating(*found.groups()),

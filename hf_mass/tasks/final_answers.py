@@ -148,14 +148,17 @@ def _marked(text: str) -> tuple[str, str] | None:
 
 
 def _from_object(text: str) -> tuple[str, str] | None:
-    """The value "answer" of a text that is an object in JSON."""
-    if not (text.startswith("{") and text.endswith("}") and "answer" in text.lower()):
+    """The value "answer" of the object in JSON that a text is, or ends with."""
+    begins = [found.start() for found in re.finditer(r"(?m)^\{", text)] if text.endswith("}") else []
+    if not begins:
         return None
     try:
-        content = json.loads(text, parse_int=str, parse_float=str)
+        content = json.loads(text[begins[-1] :], parse_int=str, parse_float=str)
     except (ValueError, RecursionError):
         return None
-    answers = {key.lower().replace("_", " "): value for key, value in content.items() if isinstance(value, str)}
+    answers = {
+        key.lower().replace("_", " "): str(each) for key, each in content.items() if isinstance(each, str | bool)
+    }
     found = answers.get("final answer", answers.get("answer"))
     return None if found is None else (final_answer(found), "")
 

@@ -65,7 +65,7 @@ _CONTRAST = (
 )
 # What explains a number begins here, to the end of its sentence; numbers in it are not the answer's.
 _EXPLAINED = re.compile(
-    r"(?i)(?<=[^\s.!?])(?:[,;:]?[ \t]+(?:because|since|as(?! well)|given|due|so that|considering"
+    r"(?i)(?<=[^\s.!?])(?:(?:[,;:]|[ \t][–—-])?[ \t]+(?:because|since|as(?! well)|given|due|so that|considering"
     r"|(?:where|which|when|after|if)\b(?![^.\n]{0,300}=))\b"
     r"|;(?!\s*(?:but|however|or|no|wait|actually|rather|sorry|oops|hmm+|correct(?:ion|ed)?|i mean|make that)\b"
     r"|\s*[-$€£]?[\d.,]+\s*(?:\Z|[.;])))(?:(?![.!?]\s|\n).)*"

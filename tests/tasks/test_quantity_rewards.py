@@ -109,6 +109,7 @@ RIGHT = [
     ("72", "The answer is 72.<|eot_id|><|start_header_id|>user"),
     ("72", "#### 72</s>"),
     ("72", '{"reasoning": "48 + 24", "answer": 72}'),
+    ("72", 'Here it is:\n```json\n{\n  "steps": {"a": 48},\n  "answer": 72\n}\n```'),
     ("72", '```json\n{"Final_Answer": "72 clips"}\n```'),
     ("72", "The final answer is:\n\n\\[\n72\n\\]\n\nI hope it helps."),
     ("72", "Final answer:\n$$\n\\boxed{72}\n$$"),
