@@ -13,7 +13,7 @@ import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
-from hf_mass.tasks.claims import denies, supposes, taken_back
+from hf_mass.tasks.claims import denies, disowns, supposes, taken_back
 from hf_mass.tasks.final_answers import spoken, stated_answer, undressed
 from hf_mass.tasks.languages import is_counted, is_other_number
 from hf_mass.tasks.units import NO_UNIT, POWERED, Unit, size_in, unit_at
@@ -32,6 +32,7 @@ _MIXED = re.compile(
     r"(?=\d{1,3}\s?/\s?\d{1,3}(?![\d/]))"
 )
 _LATEX = (
+    (re.compile(r"(?<!\\)\$(?=[^\s$])([^$\n]{0,200}[^\s$\\])\$(?![\d$])"), r"\1"),
     (re.compile(r"\{,\}|,\\!"), ","),
     (re.compile("⁄"), "/"),
     (re.compile(r"\bRs\.(?=\d)"), "Rs "),
@@ -66,13 +67,15 @@ _CONTRAST = (
 # What explains a number begins here, to the end of its sentence; numbers in it are not the answer's.
 _EXPLAINED = re.compile(
     r"(?i)(?<=[^\s.!?])(?:(?:[,;:]|[ \t][–—-])?[ \t]+(?:because|since|as(?! well)|given|due|so that|considering"
-    r"|(?:where|which|when|after|if)\b(?![^.\n]{0,300}=))\b"
+    r"|(?:where|which(?!\s+(?:is|was|seems|can)(?:\s+\w+)?\s+(?:not|wrong|incorrect|false|impossible)\b|\s+\w+n['’]t\b)"
+    r"|when|after|if)\b(?![^.\n]{0,300}(?:=|\b(?:and|or|but)\s+\S{0,2}\d[^.\n]{0,20}\b(?:when|if|for)\b)))\b"
     r"|;(?!\s*(?:but|however|or|no|wait|actually|rather|sorry|oops|hmm+|correct(?:ion|ed)?|i mean|make that)\b"
     r"|\s*[-$€£]?[\d.,]+\s*(?:\Z|[.;])))(?:(?![.!?]\s|\n).)*"
 )
 _ASIDE = re.compile(
     r"(?i)(?<=[\w%°])\s*\((?!\s*(?:or|and|to|maybe|perhaps|possibly|at\s+(?:least|most)|sin|cos|tan|log|ln|exp|sqrt)\b)(?=[^()]{0,200}[^\W\d_]{3})[^()]{0,200}\)"
 )
+_PART_OF_NAME = re.compile(r"(?i)\b(?:twice|half|double|triple|minus|negative)\b[^\d=]*\Z")
 _REJECTED = re.compile(r"\((?:[^()\d]{0,40}\s)?(?i:not|wrong|incorrect|false|no)\b[^()\d]{0,40}\)")
 # "30 x 2.5 = 75 if he sells it" repeats the question's condition.
 _COMPUTED = re.compile(r"\d\s*[-+*/×]\s*[$€£]?[\d.,]+\s*=\s*[$€£]?\d[\w.,]*\s+if\b[^\d=]*\Z")
@@ -118,7 +121,7 @@ _OPERATOR = re.compile(r"\s*(?:[-+/:^–—*×]|to|by)\s*\Z")
 _WORD = re.compile(r"(?P<gap>\s?)(?P<word>[^\W\d_]+)")
 _SMALL_WORD = re.compile(r"am|an|as|at|be|by|cd|do|ea|he|if|in|is|it|me|mr|ms|my|no|of|on|pm|so|to|tv|us|vs|we")
 _LETTER = r"(?!a\s+[^\W\d_]{2}|I\s)[^\W\d_](?![\w'’])"
-_COUNTED = re.compile(rf"%?\s*(?:[-/:–—(]|of\b|per\b|times\b)\s*{_LETTER}|%\s?{_LETTER}")
+_COUNTED = re.compile(rf"%?\s*(?:[-/:–—(]|(?:out\s+)?of\b|per\b|times\b)\s*{_LETTER}|%\s?{_LETTER}")
 _NAMED = re.compile(
     r"_\{?\w{1,9}\}?|\\overline\{\w{1,9}\}|\\(?:angle|triangle|theta|alpha|beta|gamma|phi)\b|\b[a-zA-Z]\(-?\d{1,9}\)"
 )
@@ -236,6 +239,8 @@ def _clause(text: str) -> str | None:
         has_unit = bool(re.search(r"\d\s?[^\W\d_]", after))
         if (
             re.search(r"[<>!≠]\s*\Z", before)
+            or disowns(before)
+            or _PART_OF_NAME.search(before)
             or (stated_yet and _ELSE.search(before, stated_yet.end()))
             or not all(is_settled(side, has_unit) for side in sides)
         ):
