@@ -106,6 +106,10 @@ _NUMBER = re.compile(r"[ \t]+[$€£]?-?[\d.,/]+%?[.]?\s*\Z")
 _BESIDE = re.compile(
     r"(?:[\W_]|\b(?:or|and|maybe|perhaps|possibly|no|wait|hmm+|actually|sorry|rather|else|also|it|is|it['’]s)\b)*"
 )
+_BETTER = re.compile(r"(?i)\s+(?:is|seems|looks|would be)\s+(?:the\s+)?(?:better|best|right|correct)\b")
+_INSTEAD = re.compile(
+    r"(?i)(?:\b(?:or|and|now|it['’]s|it is|be|maybe|perhaps|possibly)|\bactually,?|[/;])\s*(?:(?:maybe|perhaps)\s*)?\Z"
+)
 _HEAD_GOES_ON = re.compile(
     r"\s*(?:or|and|but|/|&)\b|\s+(?:is|was|seems|looks|sounds|makes?|contradicts?|would|could|should|does|did|has|had)\b"
 )
@@ -246,12 +250,23 @@ def _is_head(answer: str, letters: list[re.Match[str]], is_stated: bool) -> bool
     return bool(_HEAD_ENDS.match(after))
 
 
+def _is_rival(answer: str, letters: list[re.Match[str]], number: int) -> bool:
+    """Whether a later letter is said to be the right one, or is the second one and ends the text: "B) London or C"."""
+    gap, after = answer[letters[number - 1].end() : letters[number].start()], answer[letters[number].end() :]
+    if _DENIED_BEFORE.search(gap):
+        return False
+    is_better = _BETTER.match(after) and not _OPEN_BEFORE.search(gap)
+    return bool(is_better or (number == 1 and _INSTEAD.search(gap) and not re.search(r"\w", after)))
+
+
 def _has_beside(answer: str, letters: list[re.Match[str]]) -> bool:
     """Whether a second letter is given beside the first: "B; C", "B, or maybe C", "B... no, C"."""
     if len(letters) < 2:
         return False
     gap, after = answer[letters[0].end() : letters[1].start()], answer[letters[1].end() :]
     if re.match(r"\s+for\b[^.;\n]*\b(?:and|or)\s+\Z", gap):  # "B for cats and C for dogs"
+        return True
+    if any(_name(each) != _name(letters[0]) and _is_rival(answer, letters, n) for n, each in enumerate(letters) if n):
         return True
     is_beside = _BESIDE.fullmatch(gap) and (re.search(r"\w", gap) or re.match(r"\s*(?:[.,;:?!)]|\Z)", after))
     return bool(is_beside)

@@ -13,8 +13,9 @@ _LABELLED = re.compile(r"\(?([A-Za-z])\)?[ \t]*(?:[.:,–—-]|\))?[ \t]+(\S.*)"
 _WRONG = re.compile(
     r"\W*(?:(?:is|was|are|were|seems|can be|cannot be)\s+)?(?:\w+ly\s+)?"
     r"(?:not|wrong|incorrect|false|ruled out|eliminated)\b|\s+(?:is|was|are|were|does|do|ca)n['’]t\b"
+    r"|,?\s+which\s+(?:is|was)\s+(?:wrong|incorrect|false)\b"
 )
-_GOES_ON = re.compile(r"[,.;:!?)]+(?:\s|\Z)|\s+(?:because|since|as|for|is|was|are|were|isn|wasn|[(–—-])")
+_GOES_ON = re.compile(r"[,.;:!?)]+(?:\s|\Z)|\s+(?:because|since|as|for|is|was|are|were|isn|wasn|can|cannot|[(–—-])")
 _LONGEST = 500  # characters of an answer that is a choice's words
 
 

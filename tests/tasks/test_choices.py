@@ -117,6 +117,11 @@ CHOSEN = [
     ("Answer - B", "B"),
     ("\uff22", "B"),
     ("I'd say B", "B"),
+    ("B) London is tempting, but C is right.", "C"),
+    ("B) London. Actually, it's C.", "C"),
+    ("B) London, because A and C are wrong", "B"),
+    ("The answer is (B) London, not C.", "B"),
+    ("B) London is better than A and C", "B"),
     ("Answer choice (B)", "B"),
     ("The answer to the question is B.", "B"),
     ("Based on the above, B is the most appropriate.", "B"),
@@ -216,6 +221,11 @@ UNCLEAR = [
     "B-",
     "C#",
     "I was wrong",
+    "B) London or C",
+    "B) London / C",
+    "The answer is (B) London and C",
+    "The answer is B; but C is better.",
+    "B, but I'm not sure; it could be C.",
 ]
 
 
