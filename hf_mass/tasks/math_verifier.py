@@ -77,10 +77,13 @@ def _interrupt(*_: object) -> None:  # pragma: no cover - runs in a process of i
 
 
 def _read(text: str) -> list[object]:  # pragma: no cover - runs in a process of its own
-    from math_verify import parse
+    from math_verify import LatexExtractionConfig, parse
 
     spelled = as_latex(text)
-    return list(parse(rf"\boxed{{{spelled}}}", parsing_timeout=None)) if spelled else []
+    if not spelled:
+        return []
+    only = [LatexExtractionConfig()]  # what it cannot read is no answer: else it takes a number out of it
+    return list(parse(rf"\boxed{{{spelled}}}", extraction_config=only, parsing_timeout=None))
 
 
 _read_gold = functools.lru_cache(maxsize=1024)(_read)
@@ -116,10 +119,10 @@ _ORDERED = re.compile(r"(?:\\left)?[(\[].*,", re.DOTALL)
 _SET = re.compile(r"\$?\s*(?:\\left)?\\\{")
 _NUMBERS = re.compile(r"\s*-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?)+\s*")
 _BRACKETS = re.compile(r"(?:\\left)?([(\[])[^()\[\]∪]*,(?:(?!\\cup)[^()\[\]∪])*(?:\\right)?([)\]])")
+_PRIMED = re.compile(r"\d\s?(?:['′]|\^\{?\\prime)")
 _CUT_OFF = re.compile(r"(?:\\[lc]?dots|…)\s*\$?\Z")
 _OPERATOR_LAST = re.compile(r"(?:\\cdot|\\times|[-+*/=])\s*\$?\Z")
 _COMPARED = re.compile(r"[\s$]*(?:\\(?:[lg](?:eqslant|eq|e|t)|neq?)(?![a-zA-Z])|[<>≤≥≠])")
-_SMALL = 0.01
 _GROUPED = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 
 
@@ -150,8 +153,11 @@ def _without_worker(gold: str, text: str) -> float | None:
         return float(found.equals(known))
     # nor "1 000 000"; and it rounds to six decimals. A gold answer with a comma may be a list, and is left to it.
     is_number = "," not in gold or _GROUPED.fullmatch(gold.replace("{,}", ","))
-    if known and found and is_number and (found.equals(known) or abs(known.values[0]) < _SMALL):
-        return float(found.equals(known))
+    if known and found and is_number:
+        if found.equals(known):
+            return 1.0
+        if all(abs(a - b) > abs(b) / 1000 for a in found.values for b in known.values):
+            return 0.0
     return None
 
 
@@ -164,6 +170,8 @@ def _differ_in_form(gold: str, text: str) -> bool:
     if "=" not in gold and leaves_unknown(text):
         return True
     if _COMPARED.match(text) and not _COMPARED.match(gold):  # "< 5"
+        return True
+    if _PRIMED.search(text) and not _PRIMED.search(gold):
         return True
     if _CUT_OFF.search(text) and not _CUT_OFF.search(gold):
         return True

@@ -36,6 +36,7 @@ _LATEX = (
     (re.compile(r"\{,\}|,\\!"), ","),
     (re.compile("⁄"), "/"),
     (re.compile(r"\bRs\.(?=\d)"), "Rs "),
+    (re.compile(r"(?<![\w%)])[\u2013\u2014](?=\\[dtc]?frac)"), "-"),
     (re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?\d+)\s*\}|(\d))\s*(?:\{\s*(-?\d+)\s*\}|(\d))"), r" \1\2/\3\4 "),
     (re.compile(r"\A\s*(?:[=-]>|[→⇒∴])\s*"), ""),
     (re.compile(r"(?i)\s*(?:°|\bdegrees?)\s+(?=[CF]\b|celsius|fahrenheit)"), " "),
