@@ -118,7 +118,10 @@ def as_latex(text: str) -> str | None:
     is_unsaid = "?" in said or denies(said) or supposes(said) or is_vague(said)
     if maths and (is_unsaid or taken_back(plain[found[-1].end() :])):
         return None
-    is_part = any(_BEFORE.search(plain, 0, each.start()) or _BEHIND.match(plain, each.end()) for each in found)
+    is_part = any(
+        _BEFORE.search(plain[max(0, each.start() - 12) : each.start()]) or _BEHIND.match(plain, each.end())
+        for each in found
+    )
     if maths and not is_part and not re.search(r"[\d=]", outside):
         if len(maths) > 1 and re.sub(r"\b(?:and|or)\b|[,\s.]", "", outside):
             return None
