@@ -59,8 +59,9 @@ _CHOSEN_BEFORE = re.compile(
     r"|(?:I['’]m|I am|we are|we['’]re) (?:choosing|picking|selecting)"
     rf"|(?:answer|choice|option|solution|letter) {_WOULD}|answer:"
     r"|(?:réponse|respuesta|resposta|risposta|antwort)(?: \w+)? (?:est|es|é|è|ist)"
-    rf"|(?P<weak>it['’]s|conclude|match(?:es)?|corresponds? to|(?:best|right|correct|one)(?: \w+){{0,2}} {_WOULD}"
-    rf"|(?:it|this) {_WOULD}"
+    rf"|(?P<weak>it['’]s|leaving|conclude|match(?:es)?|corresponds? to"
+    rf"|(?:best|right|correct|one)(?: \w+){{0,2}} {_WOULD}"
+    rf"|(?:it|this) {_WOULD}|only {_NOUN} (?:that|which) (?:works|fits|remains|holds) {_WOULD}"
     r"|therefore|thus|hence|so))\W{0,4}(?:the )?(?:correct )?\Z",
     re.IGNORECASE,
 )

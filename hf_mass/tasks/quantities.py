@@ -86,7 +86,7 @@ _VAGUE = re.compile(
     r"(?i)\b(?:either|between|half|halves|twice|double|triple|quarters?|thirds?|fourths|fifths|sixths|sevenths|eighths"
     r"|ninths|tenths|hundredths|thousandths|squared|cubed|factorial|plus|minus|divided?|multipl(?:y|ied)|add(?:ed)?"
     r"|subtract(?:ed)?|remainder|max)\b"
-    r"|\b(?:root|square|cube|reciprocal|inverse|logarithm|multiple|power)s?\s+of\b|\b(?:digits|factors|divisors)\s+of\b"
+    r"|\b(?:root|square|cube|reciprocal|inverse|logarithm|multiple|power)s?\s+of\b|\b(?:digits|factors|divisors)\s+of\b|\bbelow\s+zero\b"
     r"|\b(?:more|less|fewer|larger|smaller|greater|bigger|higher|lower|times)\s+(?:than|as)\b"
     r"|\bor\s+(?:more|less|fewer|greater|higher|lower)\b|\b(?:at\s+(?:least|most|minimum|maximum)|up\s+to|upwards?|and\s+up|(?:north|short|away)\s+(?:of|from)|(?:minimum|maximum)\s+of|exceed(?:s|ing)?)\b"
     r"|\b(?:over|under|above|below|beyond|within|almost|nearly|close\s+to|near|past|from|every|except|excluding|without"

@@ -262,6 +262,7 @@ WRONG = [
     ("5", "The question says 5."),
     ("15", "There are 20 of 9. He needs 15 because 7.5 / .5 = 16"),
     ("15", "15 percent of 20"),
+    ("15", "15 degrees below zero"),
     ("1/3", "–\\frac{1}{3}"),
     ("18", "18, which is wrong."),
     ("18", "The answer is 18, which isn't right"),
