@@ -30,7 +30,7 @@ _ENDED = re.compile(
     r"(?s)<\|(?:im_end|endoftext|eot_id|end_of_text)\|>.*|(?:</s>|<eos>|<end_of_turn>|<\|[a-z_]{1,20}\|>)\s*\Z"
 )
 """Special tokens that end a turn; some may be markup elsewhere."""
-_BLANK = " \t\n\r\f\v\xa0\u200b\u2060\ufeff"
+_UNSEEN = "\u200b\u2060\ufeff"
 _STRUCK = re.compile(r"~~(?=[^\s~])[^\n~]{0,300}~~")
 _HEADING = re.compile(r"(?i)\W*(?:final\s+)?answer\b|[^\d\\]*[^\W\d_]{2}[^\d\\]*\d|.*:\s*\Z")
 _BOX_JOINED = re.compile(r"[\s$]*(?:,|,?\s*(?:\\text\{\s*)?\b(?:and|or)\b(?:\s*\})?)[\s$]*", re.IGNORECASE)
@@ -66,7 +66,7 @@ def final_answer(text: str) -> str:
 def spoken(text: str) -> str:
     """A text without the thoughts before it, what it struck out, and the marks of fenced code."""
     text = text.rpartition("</think>")[2].partition("<think>")[0]
-    return _STRUCK.sub(" ", _FENCE.sub("", _ENDED.sub("", text))).strip(_BLANK)
+    return _STRUCK.sub(" ", _FENCE.sub("", _ENDED.sub("", text))).strip().strip(_UNSEEN).strip()
 
 
 def stated_answer(text: str) -> str | None:
