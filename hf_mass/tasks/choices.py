@@ -22,7 +22,8 @@ _THING = re.compile(
     r"|hepatitis|angle|triangle|appendix|scenario|section|set|event|town|city|train|car)\s\Z"
 )
 _LETTER = re.compile(
-    rf"(?i:\b{_NOUN}[ \t]+)?\(\s*(?P<inside>[A-Za-z])\s*\)|(?i:\b{_NOUN})[ \t]+(?P<named>[A-Za-z])(?![\w'’])\)?"
+    rf"(?i:\b{_NOUN}[ \t]+){{0,2}}\(\s*(?P<inside>[A-Za-z])\s*\)"
+    rf"|(?i:\b{_NOUN}[ \t]+){{1,2}}(?P<named>[A-Za-z])(?![\w'’])\)?"
     rf"|(?<![\w'’.\-])(?!A[ \t]+(?!{_VERB}\b)[a-z]|I[ \t]+(?!(?:is|seems|looks|because|since|and|or)\b)[a-z])"
     r"(?P<alone>[A-Z])(?![\w'’\-]|\.\w)\)?"
 )
@@ -36,7 +37,8 @@ _ADVERB = (
 )
 # An option's own words may begin with a capital "Not" or be "false".
 _RIGHT = re.compile(
-    rf"(?!\s*(?:are|were)\b){_IS}{_ADVERB}(?:correct|right|true|best|answer|one|chosen(?! by)|valid)\b"
+    rf"(?!\s*(?:are|were)\b){_IS}{_ADVERB}"
+    r"(?:correct|right|true|best|answer|one|chosen(?! by)|valid|appropriate|suitable|accurate)\b"
     r"(?![^.\n]{0,40}(?:\b(?:if|unless)\b|\?))(?!\W+\b(?:but|yet|though|although|however)\b[^.\n]{0,60}"
     r"\b(?:not|wrong|incorrect|false|mistaken|better|\w+n['’]t)\b)|\s+(?-i:correct|right)\s*(?:\Z|[.,;])"
     r"|\s+(?:it\s+is\s*(?:\Z|[.!])|(?:remains|fits\s+best|works\s+best|the\s+(?:only\s+)?(?:correct|right|best)\s+\w+)\b)",
@@ -56,8 +58,10 @@ _CHOSEN_BEFORE = re.compile(
     r"\b(?:choose|chose|chosen|pick|picked|select|selected|go(?:ing)? with|left with|leaves"
     r"|(?:I['’]m|I am|we are|we['’]re) (?:choosing|picking|selecting)"
     rf"|(?:answer|choice|option|solution|letter) {_WOULD}|answer:"
-    rf"|(?P<weak>it['’]s|conclude|match(?:es)?|corresponds? to|(?:best|right|correct|one)(?: \w+){{0,2}} {_WOULD}"
-    rf"|(?:it|this) {_WOULD}"
+    r"|(?:réponse|respuesta|resposta|risposta|antwort)(?: \w+)? (?:est|es|é|è|ist)"
+    rf"|(?P<weak>it['’]s|leaving|conclude|match(?:es)?|corresponds? to"
+    rf"|(?:best|right|correct|one)(?: \w+){{0,2}} {_WOULD}"
+    rf"|(?:it|this) {_WOULD}|only {_NOUN} (?:that|which) (?:works|fits|remains|holds) {_WOULD}"
     r"|therefore|thus|hence|so))\W{0,4}(?:the )?(?:correct )?\Z",
     re.IGNORECASE,
 )
@@ -88,9 +92,9 @@ _ALIKE_AFTER = re.compile(r",?\s+(?:too|as well|also|likewise|either|neither)\b(
 _TICK, _CROSS = "✓✔✅☑", "✗✘❌✖☒"
 _VERDICT_WORD = re.compile(r"(?im)(?:[:–—-][ \t]*|\()(?:(correct|right)|incorrect|wrong)\)?[.!]?(?=[ \t]*(?:$|[/,;|]))")
 _LEAD = re.compile(
-    r"(?i)(?:(?:hmm|well|so|clearly|definitely|probably|maybe|surely|i (?:think|believe|guess|say|would say)"
-    r"|my (?:guess|pick)|the|is|it is|it['’]s|that|['’]s|most likely|likely|obviously|certainly|must be"
-    r"|has to be|would be)\b[,:.]?\s*)*\Z"
+    r"(?i)(?:(?:hmm|well|so|clearly|definitely|probably|maybe|surely|i (?:think|believe|guess|say)"
+    r"|i(?: would|['’]d) (?:say|answer)|my (?:guess|pick)|the|is|it is|it['’]s|that|['’]s|most likely|likely"
+    r"|obviously|certainly|must be|has to be|would be)\b[,:.]?\s*)*\Z"
 )
 _HEAD_ENDS = re.compile(
     r"\s*(?:\Z|\(|[.:,;)\]–—](?!\w)|-\s+\S|\n|(?:because|since|as(?! well)|which|for|due|given|where|rather than"
@@ -102,6 +106,10 @@ _NUMBER = re.compile(r"[ \t]+[$€£]?-?[\d.,/]+%?[.]?\s*\Z")
 # Another letter beside the first, with nothing but such words between them.
 _BESIDE = re.compile(
     r"(?:[\W_]|\b(?:or|and|maybe|perhaps|possibly|no|wait|hmm+|actually|sorry|rather|else|also|it|is|it['’]s)\b)*"
+)
+_BETTER = re.compile(r"(?i)\s+(?:is|seems|looks|would be)\s+(?:the\s+)?(?:better|best|right|correct)\b")
+_INSTEAD = re.compile(
+    r"(?i)(?:\b(?:or|and|now|it['’]s|it is|be|maybe|perhaps|possibly)|\bactually,?|[/;])\s*(?:(?:maybe|perhaps)\s*)?\Z"
 )
 _HEAD_GOES_ON = re.compile(
     r"\s*(?:or|and|but|/|&)\b|\s+(?:is|was|seems|looks|sounds|makes?|contradicts?|would|could|should|does|did|has|had)\b"
@@ -243,12 +251,23 @@ def _is_head(answer: str, letters: list[re.Match[str]], is_stated: bool) -> bool
     return bool(_HEAD_ENDS.match(after))
 
 
+def _is_rival(answer: str, letters: list[re.Match[str]], number: int) -> bool:
+    """Whether a later letter is said to be the right one, or is the second one and ends the text: "B) London or C"."""
+    gap, after = answer[letters[number - 1].end() : letters[number].start()], answer[letters[number].end() :]
+    if _DENIED_BEFORE.search(gap):
+        return False
+    is_better = _BETTER.match(after) and not _OPEN_BEFORE.search(gap)
+    return bool(is_better or (number == 1 and _INSTEAD.search(gap) and not re.search(r"\w", after)))
+
+
 def _has_beside(answer: str, letters: list[re.Match[str]]) -> bool:
     """Whether a second letter is given beside the first: "B; C", "B, or maybe C", "B... no, C"."""
     if len(letters) < 2:
         return False
     gap, after = answer[letters[0].end() : letters[1].start()], answer[letters[1].end() :]
     if re.match(r"\s+for\b[^.;\n]*\b(?:and|or)\s+\Z", gap):  # "B for cats and C for dogs"
+        return True
+    if any(_name(each) != _name(letters[0]) and _is_rival(answer, letters, n) for n, each in enumerate(letters) if n):
         return True
     is_beside = _BESIDE.fullmatch(gap) and (re.search(r"\w", gap) or re.match(r"\s*(?:[.,;:?!)]|\Z)", after))
     return bool(is_beside)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from hf_mass.tasks.languages import denied
+
 _DENIED = re.compile(
     r"(?i)\b(?:not|never|neither|nor|cannot|wrong|incorrect|false|invalid|mistaken|nobody|no[ -]one|none of|no longer"
     r"|doubt\w*|unlikely|hardly|scarcely|anything but|other than|differ(?:s|ent)? from|far from|nowhere near)\b"
@@ -37,14 +39,14 @@ _OTHERS = re.compile(
     r"(?:claimed|said|believed|thought)"
     r"|\b(?i:according to)\b"
 )
-_CLAUSES = re.compile(r"(?i)\b(?:so|but|therefore|thus|hence)\b")
-_SENTENCES = re.compile(r"[.!?]\s|\n")
+_CLAUSES = re.compile(r"(?i)\b(?:so|but|therefore|thus|hence|sondern|donc|sino)\b|所以|因此|而是|但")
+_SENTENCES = re.compile(r"[.!?]\s|[。！？\n]")
 _WRONG = r"(?:\w+\s+)?(?:not\s+(?:right|correct|it)|wrong|incorrect|mistaken|an?\s+(?:mistake|error))\b"
 _IT = r"(?:(?:that|this|it|which|(?:my|the|this|that)\s+(?:answer|result|value|calculation)))"
 _ITS_END = r"\A[\s$*_.)\]}\"'’”]{0,20}"
 _TAKEN_BACK = re.compile(
     # "5? No." and "5 is wrong", "5. Or 6", then what may begin any clause after it: "Wait, no", "that is wrong".
-    rf"{_ITS_END}\?"
+    rf"{_ITS_END}[?？]"
     rf"|{_ITS_END}(?:(?:(?:is|was)\s+|\(\s*)(?:{_WRONG}|false\b|not\s+true\b)|[✗✘❌✖☒]"
     r"|(?:or(?!\s+so\b)|alternatively)\b)"
     r"|(?:\A|[.!?…;\n,–—(])[^\w?]{0,8}(?:(?:oh|ah|hmm+|well|but|and|yet|so|ok(?:ay)?)\b\W+)*(?:"
@@ -60,7 +62,7 @@ _TAKEN_BACK = re.compile(
 
 def denies(text: str) -> bool:
     """Whether a text says of something that it is not so, or that others say so."""
-    return any(pattern.search(text) for pattern in (_DENIED, _RULED_OUT, _OTHERS, _OTHER_ANSWER))
+    return denied(text) or any(pattern.search(text) for pattern in (_DENIED, _RULED_OUT, _OTHERS, _OTHER_ANSWER))
 
 
 def supposes(text: str) -> bool:
@@ -70,7 +72,8 @@ def supposes(text: str) -> bool:
 
 def clause_denies(before: str) -> bool:
     """Whether the clause that ends with these words denies what follows: "the answer is not", "I don't think it is"."""
-    return bool(_DENIED.search(re.split(r"[,;:]", _last(before))[-1]))
+    clause = re.split(r"[,;:，；：、]", _last(before))[-1]
+    return denied(clause) or bool(_DENIED.search(clause))
 
 
 def disowns(before: str) -> bool:

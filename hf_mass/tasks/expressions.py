@@ -5,15 +5,35 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from hf_mass.tasks.claims import denies, supposes
+from hf_mass.tasks.claims import denies, supposes, taken_back
 from hf_mass.tasks.final_answers import undressed
 from hf_mass.tasks.quantities import SUPERSCRIPTS, is_settled, is_vague, parse_number
 
+
+def _repeating(whole: str, before: str, period: str) -> str:
+    """A repeating decimal as a fraction."""
+    part = 10 ** len(period) - 1
+    return rf"\frac{{{int(whole + before + period) - int(whole + before or '0')}}}{{{part * 10 ** len(before)}}}"
+
+
+_GREEK = "alpha|beta|gamma|delta|theta|lambda|sigma|omega|phi|rho|tau|mu|pi|epsilon|varepsilon|varphi"
 _NAMES = (
     r"alpha|beta|gamma|delta|theta|lambda|sigma|omega|phi|rho|tau|infty"
     r"|sin|cos|tan|cot|sec|csc|log|ln|exp|arcsin|arccos|arctan"
 )
 _SPELLINGS = (
+    (re.compile(rf"\\[dtc]?frac\s*(\\(?:{_GREEK}))(?![a-zA-Z])\s*"), r"\\frac{\1}"),
+    (re.compile(rf"(\\[dtc]?frac\s*(?:\d|\{{[^{{}}]*\}}))\s*(\\(?:{_GREEK}))(?![a-zA-Z])"), r"\1{\2}"),
+    (re.compile(r"\\mathrm\s*\{([ei])\}"), r"\1"),
+    (re.compile(r"\A\s*(?:\\(?:approx|simeq|sim)(?![a-zA-Z])|≈)"), ""),
+    (re.compile(r"\\sqrt\s*(\\[dtc]?frac\s*\{[^{}]*\}\s*\{[^{}]*\})"), r"\\sqrt{\1}"),
+    (re.compile(r"\\log_(?:e(?![a-zA-Z])|\{e\})"), r"\\ln "),
+    (re.compile(r"\s{0,3},?\s{0,3}\\(?:text|mbox|mathrm)\{\s{0,3}(?:,|,?\s{0,3}(?:and|or)),?\s{0,3}\}\s{0,3}"), ", "),
+    (
+        re.compile(r"(?<![\d.])(\d{0,9})\.(\d{0,9})\\(?:overline|bar)\s*\{(\d{1,9})\}"),
+        lambda found: _repeating(*found.groups()),
+    ),
+    (re.compile(r"\\\\\[\d{1,3}(?:\.\d{1,3})?\s?(?:pt|em|ex|mm|cm)\]"), r"\\\\"),
     (re.compile(r"(?<=\d)\\[,!](?=\d{3}(?!\d))|\\(?:[bB]ig+[lr]?)(?![a-zA-Z])"), ""),
     (re.compile(r"\\\$|[€£¥]"), ""),
     (re.compile(r"[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+"), lambda found: f"^{{{found.group().translate(SUPERSCRIPTS)}}}"),
@@ -39,10 +59,14 @@ _SPELLINGS = (
     (re.compile(rf"(?<![\\a-zA-Z])(?={_NAMES})({_NAMES})(?![a-zA-Z])"), r"\\\1 "),
 )
 _MATHS = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$])+?)(?<!\\)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_BEFORE = re.compile(r"(?:[+/^√±×·≤≥]\s?|(?<![\w-])-|\w\s?[<>]\s?|\\(?:sqrt|pm|cdot|times|le|ge)\s?)\Z")
+_BEHIND = re.compile(r"\s?[+/^×·]|-(?=[\w\\$])|\s?\\(?:pi|sqrt|cdot|times|[lc]?dots)(?![a-zA-Z])")
+"""What makes a formula between delimiters a part of another."""
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _WHY = re.compile(r"(?is)(?<=[$)\]\d])[,;]?\s+(?:because|since)\b.*")
 _TIME = re.compile(r"(\d{1,2})(?::(\d\d))?\s*(?:([ap])\.?\s?m\.?)?", re.IGNORECASE)
 _LISTED = re.compile(r"\s*,?\s+(?:and|or)\s+")
+_NUMERIC = re.compile(r"\\(?:[dtc]?frac|sqrt|left|right)(?![a-zA-Z])")
 _APPLIED = re.compile(r"\b[a-zA-Z]'?\([^()=]{1,40}\)")
 _PROSE = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{2,}(?![a-zA-Z}])")
 _BASED = re.compile(
@@ -73,7 +97,8 @@ def time_of_day(text: str) -> tuple[str, str, str] | None:
 
 def leaves_unknown(text: str) -> bool:
     """Whether an answer is an equation that is yet to be solved, such as 2x = 10; y = 2x + 1 is none."""
-    before, equals, _ = _APPLIED.sub("f", undressed(text)).partition("=")
+    text = _NUMERIC.sub(" ", undressed(text))
+    before, equals, _ = _APPLIED.sub("f", text).partition("=")
     return bool(equals) and not is_settled(before.lstrip("$([\\ "), has_unit=False)
 
 
@@ -86,13 +111,18 @@ def as_latex(text: str) -> str | None:
     text = undressed(text, wrappers=False).strip()
     text = _WHY.sub("", text)
     plain = re.sub(r"\\\$", "", text)
-    maths = [next(part for part in found.groups() if part) for found in _MATHS.finditer(plain)]
+    found = list(_MATHS.finditer(plain))
+    maths = [next(part for part in each.groups() if part) for each in found]
     outside = _MATHS.sub(" ", plain)
     said = _COMMAND.sub(" ", undressed(outside))
     is_unsaid = "?" in said or denies(said) or supposes(said) or is_vague(said)
-    if maths and is_unsaid:
+    if maths and (is_unsaid or taken_back(plain[found[-1].end() :])):
         return None
-    if maths and not re.search(r"[\d=]", outside):
+    is_part = any(
+        _BEFORE.search(plain[max(0, each.start() - 12) : each.start()]) or _BEHIND.match(plain, each.end())
+        for each in found
+    )
+    if maths and not is_part and not re.search(r"[\d=]", outside):
         if len(maths) > 1 and re.sub(r"\b(?:and|or)\b|[,\s.]", "", outside):
             return None
         return _spelled(", ".join(maths))

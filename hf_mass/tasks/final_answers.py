@@ -9,29 +9,39 @@ no"), what they state counts, or nothing.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 
 from hf_mass.tasks.claims import clause_denies, disowns, is_another, taken_back
 
 _MARKER = re.compile(
-    r"(?im)^[^\w\n]*(?:(?:the|my)[ \t]+)?(?:(?:final|correct)[ \t]+)?ans(?:wer)?\b"
+    r"(?im)^[^\w\n]*(?:(?:the|my)[ \t]+)?(?:(?:final|correct)[ \t]+)?"
+    r"(?:ans(?:wer)?|antwort|réponse|respuesta|resposta|risposta|ответ)\b"
     r"[^\w\n:：]{0,20}(?:\((?![A-Za-z]\))[^()\n]{0,40}\))?[^\w\n:：]{0,20}(?:[:：]|$|(?<=\s)[-–—][ \t]+)"
     r"|(?:\b(?:the|my|your|an|final|correct|right|best)[ \t]+)*\b(?:answer|choice|option)\b[ \t]*"
+    r"(?:to[ \t]+(?:the|this)[ \t]+(?:question|problem)[ \t]+)?"
     r"(?:(?:is|would[ \t]+be|will[ \t]+be|must[ \t]+be|should[ \t]+be|has[ \t]+to[ \t]+be|equals)\b[ \t]*[:：]?|[:：=])"
-    r"(?![ \t]*(?-i:not)\b)|答案[是为]?[ \t]*[:：]?"
+    r"(?![ \t]*(?-i:not)\b)|(?:答案|答え|正解|정답)[是为は은]?[ \t]*[:：]?|^[^\w\n]*答[ \t]*[:：]"
 )
 _TAGGED = re.compile(r"(?is)<answer>((?:(?!</?answer>).)*)")
 _FENCE = re.compile(r"(?m)^[ \t]*(?:```|~~~)\w*[ \t]*(?:\n|\Z)")
+_ENDED = re.compile(
+    r"(?s)<\|(?:im_end|endoftext|eot_id|end_of_text)\|>.*|(?:</s>|<eos>|<end_of_turn>|<\|[a-z_]{1,20}\|>)\s*\Z"
+)
+"""Special tokens that end a turn; some may be markup elsewhere."""
+_UNSEEN = "\u200b\u2060\ufeff"
 _STRUCK = re.compile(r"~~(?=[^\s~])[^\n~]{0,300}~~")
 _HEADING = re.compile(r"(?i)\W*(?:final\s+)?answer\b|[^\d\\]*[^\W\d_]{2}[^\d\\]*\d|.*:\s*\Z")
 _BOX_JOINED = re.compile(r"[\s$]*(?:,|,?\s*(?:\\text\{\s*)?\b(?:and|or)\b(?:\s*\})?)[\s$]*", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"(?<!\\)[.!?](?=[\s*_\"')\]]*(?:\s|$))")
+_SENTENCE_END = re.compile(r"(?<!\\)[.!?](?=[\s*_\"')\]]*(?:\s|$))|[。！？]")
 _ABBREVIATION = re.compile(
     r"(?i)(?:^|[^\w])(?:mrs?|ms|dr|prof|st|sr|jr|mt|ft|lt|col|gen|rev|capt|hon|vs|ca|cf|approx|etc|nos?|rs|inc|ltd|co"
     r"|fig|eq|vol|pp?|e\.g|i\.e)\Z"
 )
 _INITIAL = re.compile(r"(?:^|[^\w])(?:[^\W\d_]\.)*[^\W\d_]\Z")
+_DISPLAYED = re.compile(r"(?s)\\\[[ \t]*\n(.{1,2000}?)\\\]|\$\$[ \t]*\n(.{1,2000}?)\$\$")
+"""A formula on lines of its own."""
 _ROW = re.compile(r"[ \t]*[0-9]+(?:[ \t]+[0-9]+)+[ \t]*")
 _WRAPPER = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:bf|it|rm|sf|tt|bb|cal)|mbox|emph|underline|bm|boldsymbol|operatorname)"
@@ -56,16 +66,16 @@ def final_answer(text: str) -> str:
 def spoken(text: str) -> str:
     """A text without the thoughts before it, what it struck out, and the marks of fenced code."""
     text = text.rpartition("</think>")[2].partition("<think>")[0]
-    return _STRUCK.sub(" ", _FENCE.sub("", text)).strip()
+    return _STRUCK.sub(" ", _FENCE.sub("", _ENDED.sub("", text))).strip().strip(_UNSEEN).strip()
 
 
 def stated_answer(text: str) -> str | None:
     """The final answer that a solution marks as such, "" if it takes it back, or None if it marks none."""
     text = spoken(text)
-    for find in (_tagged, _joined_boxes, _hashed, _marked):
+    for find in (_from_object, _tagged, _joined_boxes, _hashed, _marked):
         if (found := find(text)) is not None:
             answer, after = found
-            return (stated_answer(after) or "") if taken_back(after) else answer
+            return (stated_answer(after) or "") if taken_back(undressed(after)) else answer
     return None
 
 
@@ -73,7 +83,7 @@ def readings(text: str) -> list[str]:
     """All that a text may mean as its final answer, for a comparison that is exact: the text, then narrower parts."""
     found = [text, final_answer(text)]
     text = spoken(text)
-    is_marked = found[1] and all(mark not in text for mark in ("boxed", "####", "answer>"))
+    is_marked = found[1] and all(mark not in text for mark in ("boxed", "fbox", "####", "answer>"))
     if is_marked and (rest := _after_marker(text)) is not None:
         line = (rest.splitlines() or [""])[0]
         found.append(rest)
@@ -127,12 +137,30 @@ def _marked(text: str) -> tuple[str, str] | None:
     rest = _after_marker(text)
     if rest is None:
         return None
+    if displayed := _DISPLAYED.match(rest):
+        return (displayed[1] or displayed[2]).strip(), rest[displayed.end() :]
     lines = rest.splitlines() or [""]
     if len(lines) > 1 and all(_ROW.fullmatch(line) for line in lines[:2]):  # the rows of a grid are one answer
         rows = next((n for n, line in enumerate(lines) if not _ROW.fullmatch(line)), len(lines))
         return "\n".join(lines[:rows]), "\n".join(lines[rows:])
     end = _sentence_end(lines[0])
     return lines[0][:end].strip(), rest[end:]
+
+
+def _from_object(text: str) -> tuple[str, str] | None:
+    """The value "answer" of the object in JSON that a text is, or ends with."""
+    begins = [found.start() for found in re.finditer(r"(?m)^\{", text)] if text.endswith("}") else []
+    if not begins:
+        return None
+    try:
+        content = json.loads(text[begins[-1] :], parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        return None
+    answers = {
+        key.lower().replace("_", " "): str(each) for key, each in content.items() if isinstance(each, str | bool)
+    }
+    found = answers.get("final answer", answers.get("answer"))
+    return None if found is None else (final_answer(found), "")
 
 
 def _tagged(text: str) -> tuple[str, str] | None:
@@ -145,7 +173,7 @@ def _boxes(text: str) -> list[tuple[int, int, int]]:
     """The complete boxes as they come: where each begins, and where its content begins and ends."""
     found: list[tuple[int, int, int]] = []
     opened: list[tuple[int, int] | None] = []  # for each open brace the beginnings of its box; None if it has no box
-    for token in re.finditer(r"\\f?boxed\s*\{|\\.|[{}]", text):
+    for token in re.finditer(r"\\(?:f?boxed|fbox)\s*\{|\\.|[{}]", text):
         if token.group() == "}":
             if opened and (begun := opened.pop()) is not None:
                 found.append((*begun, token.start()))

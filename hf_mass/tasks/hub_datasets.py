@@ -65,6 +65,11 @@ def plain_rows(dataset: Any) -> list[dict[str, Any]]:
 def _plain(value: Any, feature: Any) -> Any:
     if value is None:
         return None
+    if isinstance(value, list):
+        inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+        return [_plain(each, inner) for each in value]
+    if isinstance(value, dict) and isinstance(feature, dict):
+        return {name: _plain(each, feature.get(name)) for name, each in value.items()}
     if hasattr(feature, "int2str"):
         return feature.int2str(value) if value >= 0 else None  # -1: not known
     shape = {"float16": "e", "float32": "f"}.get(getattr(feature, "dtype", ""))

@@ -77,10 +77,13 @@ def _interrupt(*_: object) -> None:  # pragma: no cover - runs in a process of i
 
 
 def _read(text: str) -> list[object]:  # pragma: no cover - runs in a process of its own
-    from math_verify import parse
+    from math_verify import LatexExtractionConfig, parse
 
     spelled = as_latex(text)
-    return list(parse(rf"\boxed{{{spelled}}}", parsing_timeout=None)) if spelled else []
+    if not spelled:
+        return []
+    only = [LatexExtractionConfig()]  # what it cannot read is no answer: else it takes a number out of it
+    return list(parse(rf"\boxed{{{spelled}}}", extraction_config=only, parsing_timeout=None))
 
 
 _read_gold = functools.lru_cache(maxsize=1024)(_read)
@@ -116,13 +119,16 @@ _ORDERED = re.compile(r"(?:\\left)?[(\[].*,", re.DOTALL)
 _SET = re.compile(r"\$?\s*(?:\\left)?\\\{")
 _NUMBERS = re.compile(r"\s*-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?)+\s*")
 _BRACKETS = re.compile(r"(?:\\left)?([(\[])[^()\[\]∪]*,(?:(?!\\cup)[^()\[\]∪])*(?:\\right)?([)\]])")
+_PRIMED = re.compile(r"\d\s?(?:['′]|\^\{?\\prime)")
+_CUT_OFF = re.compile(r"(?:\\[lc]?dots|…)\s*\$?\Z")
 _OPERATOR_LAST = re.compile(r"(?:\\cdot|\\times|[-+*/=])\s*\$?\Z")
+_COMPARED = re.compile(r"[\s$]*(?:\\(?:[lg](?:eqslant|eq|e|t)|neq?)(?![a-zA-Z])|[<>≤≥≠])")
 _GROUPED = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 
 
 def _pair(gold: str, text: str) -> tuple[str, str]:
     """Gold and answer; `2 \\le x < 5` as the interval that it is, where the gold is one and no point (2, 5)."""
-    ends = _BRACKETS.fullmatch(gold.strip(" $"))
+    ends = _BRACKETS.fullmatch(re.sub(r"\A[a-zA-Z]\s*\\in(?![a-zA-Z])\s*", "", gold.strip(" $")))
     is_interval = ends is not None and (ends.groups() != ("(", ")") or "infty" in gold)
     return gold, (as_interval(text) or text) if is_interval else text
 
@@ -145,6 +151,13 @@ def _without_worker(gold: str, text: str) -> float | None:
     known, found = quantity(gold), quantity(text)  # math-verify reads neither units nor "5 million"
     if known and found and (NO_UNIT not in (known.unit, found.unit) or has_scale(gold) or has_scale(text)):
         return float(found.equals(known))
+    # nor "1 000 000"; and it rounds to six decimals. A gold answer with a comma may be a list, and is left to it.
+    is_number = "," not in gold or _GROUPED.fullmatch(gold.replace("{,}", ","))
+    if known and found and is_number:
+        if found.equals(known):
+            return 1.0
+        if all(abs(a - b) > abs(b) / 1000 for a in found.values for b in known.values):
+            return 0.0
     return None
 
 
@@ -156,6 +169,12 @@ def _differ_in_form(gold: str, text: str) -> bool:
         return not re.search(r"=|\\[lg]e|[<>]", text)
     if "=" not in gold and leaves_unknown(text):
         return True
+    if _COMPARED.match(text) and not _COMPARED.match(gold):  # "< 5"
+        return True
+    if _PRIMED.search(text) and not _PRIMED.search(gold):
+        return True
+    if _CUT_OFF.search(text) and not _CUT_OFF.search(gold):
+        return True
     if _OPERATOR_LAST.search(text) and not _OPERATOR_LAST.search(gold):
         return True
     brackets = [_BRACKETS.fullmatch(each.strip(" $")) for each in (gold, text)]
@@ -165,10 +184,11 @@ def _differ_in_form(gold: str, text: str) -> bool:
         return True
     if _ORDERED.match(gold):
         is_set = re.match(r"\$?\\?\{|.*\\\{", text)
-        return bool(is_set or _NUMBERS.fullmatch(text) or re.search(r"\A[^(\[]*\b(?:and|or)\b", text))
-    if _NUMBERS.fullmatch(gold) and not _GROUPED.fullmatch(gold):
+        is_list = "," in text and not re.search(r"[(\[=]|\\begin", text)
+        return bool(is_set or is_list or re.search(r"\A[^(\[]*\b(?:and|or)\b", text))
+    if "," in gold and not re.search(r"[(\[]|\\\{|\{,\}", gold) and not _GROUPED.fullmatch(gold):
         return bool(brackets[1])
-    return "," not in gold and bool(_NUMBERS.fullmatch(text)) and not _GROUPED.fullmatch(text)
+    return not re.search(r",|±|\\pm", gold) and bool(_NUMBERS.fullmatch(text)) and not _GROUPED.fullmatch(text)
 
 
 _INSTALLED = find_spec("math_verify") is not None
@@ -222,7 +242,10 @@ class MathVerifier:
         Raises:
             VerifierError: If a task has neither answer nor solution, or the worker cannot be started.
         """
-        pairs = [_pair(self._gold(task), final_answer(text)) for task, text in zip(tasks, texts, strict=True)]
+        pairs = [
+            _pair(self._gold(task), undressed(final_answer(text), wrappers=False))
+            for task, text in zip(tasks, texts, strict=True)
+        ]
         with self._lock:
             rewards = self._judge_all(list(dict.fromkeys(pairs)))
         return [rewards[pair] for pair in pairs]

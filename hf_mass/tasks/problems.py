@@ -37,7 +37,9 @@ from hf_mass.tasks.verifiers import gold_answer, register_verifier
 KINDS = (".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".txt")
 """Endings of files that can be read."""
 
-_ARROW = re.compile(r"->|=>|→|\t+")  # with spaces around it, a line of spaces alone would take quadratic time
+_ARROW = re.compile(
+    r"<?-{1,9}>|<?={1,9}>|[→⇒⟶↦↔⇔]|\t+"
+)  # with spaces around it, a line of spaces alone would take quadratic time
 _SEP_LINE = re.compile('"?sep=."?', re.IGNORECASE)
 _END = re.compile("\r\n|\r|\n")
 """The end of a line; other signs that Python splits lines at, such as U+2028, are text."""
@@ -274,6 +276,8 @@ def _object_task(content: Mapping[str, Any], name: str) -> Task:
             texts[key] = str(value)
         elif not isinstance(value, str):
             raise DataError(f"{name!r}: {key} is {shown(value)}. Give a text.")
+        elif key in ("answer", "solution") and not value.strip():
+            raise DataError(f"{name!r}: {key} is {value!r:.20}. Give a text, or null where it is not known.")
     if not texts.get("problem", "").strip():
         raise DataError(f"{name!r}: problem is {shown(content['problem'])}. Give a text.")
     fields, rows = content.get("fields") or {}, content.get("demonstrations") or []

@@ -13,8 +13,9 @@ import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
-from hf_mass.tasks.claims import denies, supposes, taken_back
+from hf_mass.tasks.claims import denies, disowns, supposes, taken_back
 from hf_mass.tasks.final_answers import spoken, stated_answer, undressed
+from hf_mass.tasks.languages import is_counted, is_other_number
 from hf_mass.tasks.units import NO_UNIT, POWERED, Unit, size_in, unit_at
 
 _LONGEST = 2000  # characters; what is longer states no single number
@@ -31,8 +32,11 @@ _MIXED = re.compile(
     r"(?=\d{1,3}\s?/\s?\d{1,3}(?![\d/]))"
 )
 _LATEX = (
+    (re.compile(r"(?<!\\)\$(?=[^\s$])([^$\n]{0,200}[^\s$\\])\$(?![\d$])"), r"\1"),
     (re.compile(r"\{,\}|,\\!"), ","),
     (re.compile("⁄"), "/"),
+    (re.compile(r"\bRs\.(?=\d)"), "Rs "),
+    (re.compile(r"(?<![\w%)])[\u2013\u2014](?=\\[dtc]?frac)"), "-"),
     (re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?\d+)\s*\}|(\d))\s*(?:\{\s*(-?\d+)\s*\}|(\d))"), r" \1\2/\3\4 "),
     (re.compile(r"\A\s*(?:[=-]>|[→⇒∴])\s*"), ""),
     (re.compile(r"(?i)\s*(?:°|\bdegrees?)\s+(?=[CF]\b|celsius|fahrenheit)"), " "),
@@ -63,14 +67,16 @@ _CONTRAST = (
 )
 # What explains a number begins here, to the end of its sentence; numbers in it are not the answer's.
 _EXPLAINED = re.compile(
-    r"(?i)(?<=[^\s.!?])(?:[,;:]?[ \t]+(?:because|since|as(?! well)|given|due|so that|considering"
-    r"|(?:where|which|when|after|if)\b(?![^.\n]{0,300}=))\b"
+    r"(?i)(?<=[^\s.!?])(?:(?:[,;:]|[ \t][–—-])?[ \t]+(?:because|since|as(?! well)|given|due|so that|considering"
+    r"|(?:where|which(?!\s+(?:is|was|seems|can)(?:\s+\w+)?\s+(?:not|wrong|incorrect|false|impossible)\b|\s+\w+n['’]t\b)"
+    r"|when|after|if)\b(?![^.\n]{0,300}(?:=|\b(?:and|or|but)\s+\S{0,2}\d[^.\n]{0,20}\b(?:when|if|for)\b)))\b"
     r"|;(?!\s*(?:but|however|or|no|wait|actually|rather|sorry|oops|hmm+|correct(?:ion|ed)?|i mean|make that)\b"
     r"|\s*[-$€£]?[\d.,]+\s*(?:\Z|[.;])))(?:(?![.!?]\s|\n).)*"
 )
 _ASIDE = re.compile(
-    r"(?i)(?<=[\w%°])\s*\((?!\s*(?:or|and|to|sin|cos|tan|log|ln|exp|sqrt)\b)(?=[^()]{0,200}[^\W\d_]{3})[^()]{0,200}\)"
+    r"(?i)(?<=[\w%°])\s*\((?!\s*(?:or|and|to|maybe|perhaps|possibly|at\s+(?:least|most)|sin|cos|tan|log|ln|exp|sqrt)\b)(?=[^()]{0,200}[^\W\d_]{3})[^()]{0,200}\)"
 )
+_PART_OF_NAME = re.compile(r"(?i)\b(?:twice|half|double|triple|minus|negative)\b[^\d=]*\Z")
 _REJECTED = re.compile(r"\((?:[^()\d]{0,40}\s)?(?i:not|wrong|incorrect|false|no)\b[^()\d]{0,40}\)")
 # "30 x 2.5 = 75 if he sells it" repeats the question's condition.
 _COMPUTED = re.compile(r"\d\s*[-+*/×]\s*[$€£]?[\d.,]+\s*=\s*[$€£]?\d[\w.,]*\s+if\b[^\d=]*\Z")
@@ -80,7 +86,7 @@ _VAGUE = re.compile(
     r"(?i)\b(?:either|between|half|halves|twice|double|triple|quarters?|thirds?|fourths|fifths|sixths|sevenths|eighths"
     r"|ninths|tenths|hundredths|thousandths|squared|cubed|factorial|plus|minus|divided?|multipl(?:y|ied)|add(?:ed)?"
     r"|subtract(?:ed)?|remainder|max)\b"
-    r"|\b(?:root|square|cube|reciprocal|inverse|logarithm|multiple|power)s?\s+of\b"
+    r"|\b(?:root|square|cube|reciprocal|inverse|logarithm|multiple|power)s?\s+of\b|\b(?:digits|factors|divisors)\s+of\b|\bbelow\s+zero\b"
     r"|\b(?:more|less|fewer|larger|smaller|greater|bigger|higher|lower|times)\s+(?:than|as)\b"
     r"|\bor\s+(?:more|less|fewer|greater|higher|lower)\b|\b(?:at\s+(?:least|most|minimum|maximum)|up\s+to|upwards?|and\s+up|(?:north|short|away)\s+(?:of|from)|(?:minimum|maximum)\s+of|exceed(?:s|ing)?)\b"
     r"|\b(?:over|under|above|below|beyond|within|almost|nearly|close\s+to|near|past|from|every|except|excluding|without"
@@ -103,20 +109,20 @@ _PLAIN = (
 )
 _POWER = r"(?:[eE](?P<e>[-+]?\d{1,3})(?!\d)|\s*[×x*]\s*10\s*(?:\^|\*\*)\s*(?P<ten>[-+]?\d{1,3})(?!\d))"
 _QUANTITY = re.compile(
-    rf"(?:(?<![\w)%°.])(?P<sign>[-+])\s?)?(?P<currency>(?:\b(?:US|AU?|CA?|NZ|HK|S))?[{_CURRENCIES}]\s?)?(?P<inner>-)?(?<![\w.])"
+    rf"(?:(?<![\w)%°.])(?P<sign>[-+])\s?)?(?P<currency>(?:\b(?:US|AU?|CA?|NZ|HK|S|R))?[{_CURRENCIES}]\s?)?(?P<inner>-)?(?<![\w.])"
     r"(?:(?P<whole>\d{1,15})\s+(?P<part>\d{1,15}\s?/\s?\d{1,15})|(?P<ratio>-?\d{1,99}(?:\.\d{1,99})?\s?/\s?-?\d{1,99}(?:\.\d{1,99})?)"
     rf"|10\^(?P<bare>[-+]?\d{{1,3}})(?!\d)|(?:{_PLAIN}){_POWER}?)"
     rf"(?:[ -]?(?P<scale>{'|'.join(_SCALES)})s?\b|(?P<short>k|m|mn|b|bn)\b)?",
     re.IGNORECASE,
 )
 # What may touch a number: nothing, a unit, a currency, an ordinal's ending, the end of a clause.
-_AFTER = re.compile(rf"\s?[{_CURRENCIES}%‰°]|[^\W\d_]|-[^\W\d_]|/(?=[^\W\d_]{{3}})|[)\].,:\"'”]+(?!\w)|\s|\Z")
-_OPERATOR = re.compile(r"\s*(?:[-+/:^–—*×]|to)\s*\Z")
+_AFTER = re.compile(rf"\s?[{_CURRENCIES}%‰°]|[^\W\d_]|-[^\W\d_]|/(?=[^\W\d_]{{3}})|[)\].,:\"'”。」]+(?!\w)|\s|\Z")
+_OPERATOR = re.compile(r"\s*(?:[-+/:^–—*×]|to|by)\s*\Z")
 # A letter or two are an unknown, but for these words and for units; so are three that touch a number.
 _WORD = re.compile(r"(?P<gap>\s?)(?P<word>[^\W\d_]+)")
 _SMALL_WORD = re.compile(r"am|an|as|at|be|by|cd|do|ea|he|if|in|is|it|me|mr|ms|my|no|of|on|pm|so|to|tv|us|vs|we")
 _LETTER = r"(?!a\s+[^\W\d_]{2}|I\s)[^\W\d_](?![\w'’])"
-_COUNTED = re.compile(rf"%?\s*(?:[-/:–—(]|of\b|per\b|times\b)\s*{_LETTER}|%\s?{_LETTER}")
+_COUNTED = re.compile(rf"%?\s*(?:[-/:–—(]|(?:out\s+)?of\b|per\b|times\b)\s*{_LETTER}|%\s?{_LETTER}")
 _NAMED = re.compile(
     r"_\{?\w{1,9}\}?|\\overline\{\w{1,9}\}|\\(?:angle|triangle|theta|alpha|beta|gamma|phi)\b|\b[a-zA-Z]\(-?\d{1,9}\)"
 )
@@ -186,6 +192,8 @@ def quantity(text: str) -> Quantity | None:
     ):
         return None
     if len(values) == 2 and re.fullmatch(r"\s*(?:[^\W\d_]+\s+)?(?:out\s+)?of(?:\s+the)?\s*", between[1]):
+        if units[0][0] == "%" or values[0].denominator > 1:
+            return None  # a product: "15 percent of 20", "1/2 of 3"
         return Quantity((values[0], values[0] / values[1])) if values[1] else None
     is_chance = (
         len(values) == 2
@@ -202,7 +210,7 @@ def quantity(text: str) -> Quantity | None:
 
 def is_vague(text: str) -> bool:
     """Whether a text says of its number that it is a bound, a part or a term: "at least 5", "twice 5", "5 plus"."""
-    return bool(_VAGUE.search(text))
+    return bool(_VAGUE.search(text)) or is_other_number(text)
 
 
 def has_scale(text: str) -> bool:
@@ -232,12 +240,14 @@ def _clause(text: str) -> str | None:
         has_unit = bool(re.search(r"\d\s?[^\W\d_]", after))
         if (
             re.search(r"[<>!≠]\s*\Z", before)
+            or disowns(before)
+            or _PART_OF_NAME.search(before)
             or (stated_yet and _ELSE.search(before, stated_yet.end()))
             or not all(is_settled(side, has_unit) for side in sides)
         ):
             return None
         text = after
-    if denies(text) or _VAGUE.search(text):
+    if denies(text) or is_vague(text):
         return None
     return _with_powers(text)
 
@@ -282,6 +292,8 @@ def _is_multiplied(clause: str, end: int, unit: Unit) -> bool:
     if unit != NO_UNIT or found is None:
         return False
     word = found["word"].lower()
+    if re.match(r"[\u3005-\u30ff\u3400-\u9fff\uac00-\ud7af]", word):
+        return not is_counted(word)
     if re.fullmatch(r"[xyz]+", word):
         return True
     if len(word) == 1:
@@ -295,7 +307,7 @@ def _glued(before: str) -> bool:
     """Whether what stands before a number makes it a part of something: 3-5, x^2, 2x + 5, f(5)."""
     return bool(
         re.search(r"[\w)][-+/^_]\s?\Z|[\w)]:\Z|\s:\s\Z|[-+/^_\\×*]\s*\(?\s*\Z|[^\W_]\Z|\d|\w\(\s*\Z", before)
-        or re.search(r"(?<![\w'’.])(?![aI]\s)[^\W\d_]\s?\(?\s*\Z", before)
+        or re.search(r"(?<![\w'’.])(?![aIéè]\s)[^\W\d_]\s?\(?\s*\Z", before)
     )
 
 

@@ -22,6 +22,7 @@ from hf_mass.tasks.problems import KINDS, Limits, Problem, read_object, read_pro
 from hf_mass.tasks.rows import ALIASES, PLAIN, as_pairs, as_rows, few_shot_rows, pair_columns, read_json, read_rows
 from hf_mass.tasks.tables import TableForm
 from hf_mass.tasks.task import Task
+from hf_mass.tasks.unread import is_about
 from hf_mass.tasks.verifiers import get_verifier
 
 # -- problems ----------------------------------------------------------------------------------------------------------
@@ -118,7 +119,8 @@ def _row_problem(row: Mapping[str, Any], name: str, verifier: str | None = None)
         settings.setdefault("verifier", verifier)
     if "verifier" in settings:
         get_verifier(settings["verifier"])
-    (task,) = read_object({key: value for key, value in row.items() if key not in ("verifier", "domain")}, name).tasks
+    content = {key: value for key, value in row.items() if key == "id" or not (key == "verifier" or is_about(key))}
+    (task,) = read_object(content, name).tasks
     task = replace(task, **settings)
     return Problem(task.id, kind_of([task]), (task,))
 
@@ -178,9 +180,12 @@ def _read_tasks(path: Path, demonstrations: int, verifier: str, form: TableForm)
     rows = _json_rows(path, form)
     if rows is None:
         return load_grid_tasks(path, answers=False)
-    if rows and "problem" in rows[0]:
+    is_named = form.input_column is not None or form.output_column is not None
+    if not rows:  # a table, where a cell without a text is a null
+        rows = [{key: cell or None for key, cell in row.items()} for row in read_rows(path, form)]
+    if rows and "problem" in rows[0] and not is_named:
         return [task for n, row in enumerate(rows) for task in _row_problem(row, f"{path.stem}_{n}", verifier).tasks]
-    where, rows = repr(str(path)), rows or read_rows(path, form)
+    where = repr(str(path))
     pairs = as_pairs(rows, where, form)
     usual = pair_columns(set.intersection(*map(set, rows))) if rows and form == PLAIN else None
     if usual is not None and all(name in row for row in rows for name in usual):

@@ -267,6 +267,9 @@ class _Row:
 
     def demonstrations(self, column: str | None) -> tuple[Demonstration, ...]:
         value = self.value("demonstrations", column)
+        columns = list(value.values()) if isinstance(value, dict) else []
+        if columns and all(isinstance(each, list) and len(each) == len(columns[0]) for each in columns):
+            value = [dict(zip(value, entry, strict=True)) for entry in zip(*columns, strict=True)]
         if not isinstance(value, list | None):
             raise self.error(column or "", f"expected a list of demonstrations, found {type(value).__name__}.")
         return tuple(self._demonstration(entry, column or "") for entry in value or ())

@@ -18,6 +18,11 @@ _ABOUT = (
 _IS_ABOUT = re.compile(rf"(?:.*[_ -])?(?:{'|'.join(_ABOUT.split())})|unnamed: \d+|", re.IGNORECASE)
 
 
+def is_about(column: str) -> bool:
+    """Whether a column says something about a row, such as its number, rather than of it."""
+    return _IS_ABOUT.fullmatch(column.strip()) is not None
+
+
 def tell_unread(rows: Iterable[Mapping[str, Any]], read: Collection[str], where: str) -> None:
     """Warns of columns with values that are not read, once for all rows; not of those that tell rows apart.
 
@@ -27,7 +32,7 @@ def tell_unread(rows: Iterable[Mapping[str, Any]], read: Collection[str], where:
         where: What errors call the file.
     """
     filled = {column: None for row in rows for column, value in row.items() if value not in (None, "", [])}
-    unread = [each for each in filled if each not in {*read, INSTRUCTION} and not _IS_ABOUT.fullmatch(each.strip())]
+    unread = [each for each in filled if each not in {*read, INSTRUCTION} and not is_about(each)]
     used = [name for name in read if name in filled]
     if unread and used:
         names, known = (", ".join(map(repr, some))[:300] for some in (unread, used))

@@ -194,7 +194,7 @@ def gold_answer(task: Task, name: str) -> str:
 def _normalise(text: str) -> str:
     # Line breaks separate the rows of a grid.
     lines = (" ".join(line.split()) for line in unicodedata.normalize("NFC", text).splitlines())
-    text = re.sub(r"(?<=\S)\s*\.\Z", "", "\n".join(line for line in lines if line))
+    text = re.sub(r"(?<=\S)\s*[.。]\Z", "", "\n".join(line for line in lines if line))
     return unicodedata.normalize("NFC", text.casefold())
 
 
@@ -202,7 +202,7 @@ def _bare(text: str) -> str:
     """A text without what only dresses it: emphasis, text wrappers, quotes, and dollars around all of it."""
     text = undressed(text.strip()).strip()
     for _ in range(3):
-        inner = re.fullmatch(r"(?s)([\"'`*]|\*\*|\$\$?)(?=\S)(.*\S)\1\.?|[“‘](.+)[”’]\.?|\\\((.+)\\\)\.?", text)
+        inner = re.fullmatch(r"(?s)([\"'`*]|\*\*|\$\$?)(?=\S)(.*\S)\1\.?|[“‘«「„](.+)[”’»」“]\.?|\\\((.+)\\\)\.?", text)
         if inner is None or (inner[1] and inner[1] in inner[2]):
             break
         text = undressed((inner[2] or inner[3] or inner[4]).strip())

@@ -116,6 +116,19 @@ CHOSEN = [
     ("Answer (B)", "B"),
     ("Answer - B", "B"),
     ("\uff22", "B"),
+    ("I'd say B", "B"),
+    ("I eliminate A, B and D, leaving C.", "C"),
+    ("The only option that works is C.", "C"),
+    ("B) London is tempting, but C is right.", "C"),
+    ("B) London. Actually, it's C.", "C"),
+    ("B) London, because A and C are wrong", "B"),
+    ("The answer is (B) London, not C.", "B"),
+    ("B) London is better than A and C", "B"),
+    ("Answer choice (B)", "B"),
+    ("The answer to the question is B.", "B"),
+    ("Based on the above, B is the most appropriate.", "B"),
+    ('{"reason": "A is wrong", "answer": "B"}', "B"),
+    ("B<|im_end|>", "B"),
 ]
 UNCLEAR = [
     "Because of it",
@@ -210,6 +223,13 @@ UNCLEAR = [
     "B-",
     "C#",
     "I was wrong",
+    "B) London or C",
+    "This means leaving B out.",
+    "The only option that fails is C.",
+    "B) London / C",
+    "The answer is (B) London and C",
+    "The answer is B; but C is better.",
+    "B, but I'm not sure; it could be C.",
 ]
 
 

@@ -11,6 +11,8 @@ from hf_mass.tasks.verifiers import verify_batch
 CITIES = "What is the capital of France?\nA) Paris\nB) London\nC) Rome"
 NUMBERS = "Which?\n(A) 12\n(B) 15\n(C) 18"
 DOGS = "Pick:\nA. a dog\nB. dog\nC. the dog"
+DIGITS = "Find the degree.\nA. 0\nB. 4\nC. 2"
+QUOTES = "Which is meant?\nA) I love it. So classy.\nB) I hate it. So rude."
 LETTERS = "Pick:\nA) B\nB) A"
 
 CASES = [
@@ -26,6 +28,16 @@ CASES = [
     (DOGS, "B", ("dog", "B dog", "Dog."), 1),
     (DOGS, "B", ("a dog", "A dog", "the dog", "dogs"), 0),
     (DOGS, "A", ("a dog", "A a dog"), 1),
+    (DIGITS, "B", ("4", "The answer is 4.", r"\boxed{4}", "B. 4", "B"), 1),
+    (DIGITS, "B", ("2", "B. 2", "C. 4", "14", "C"), 0),
+    (CITIES, "A", ("A) Paris is correct.", "A) Paris, which is not in Italy"), 1),
+    (CITIES, "A", ("A) Paris is incorrect", "A) Paris is not the capital.", "A) Paris can be eliminated."), 0),
+    (CITIES, "A", ("A) Paris, which is wrong.",), 0),
+    (CITIES, "A", ("A) Paris, because it is the capital.", "The answer is (A) Paris, since it is."), 1),
+    (CITIES, "A", ("A) London, because it is big.", "The answer is (A) Rome, since it is old.", "A) Rome is it."), 0),
+    (CITIES, "A", ("A) London. Wait, no, it is B.", "The answer is A) Paris. Wait, no, it's B."), 0),
+    (QUOTES, "A", ("The answer is (A) I love it. So classy.", "A) I love it. So classy."), 1),
+    (QUOTES, "A", ("The answer is (A) I hate it. So rude.", "The answer is (A) I hate it. So rude"), 0),
     (LETTERS, "A", ("A", "A) B"), 1),
     (LETTERS, "A", ("B", "B) A"), 0),
 ]

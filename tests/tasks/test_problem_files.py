@@ -14,6 +14,7 @@ from hf_mass.tasks.problems import KINDS, read_problem, read_problem_file
 from hf_mass.tasks.reading import read_set
 from hf_mass.tasks.rows import load_few_shot_file
 from hf_mass.tasks.sources import load_tasks
+from hf_mass.tasks.tables import TableForm
 
 
 def test_a_large_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,3 +112,28 @@ def test_other_kinds_of_files_are_named(start: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(start.encode("latin-1") + b"input,output")
     with pytest.raises(DataError, match=r"'a\.csv' is no text, but .*\. Unpack or convert it"):
         read_problem_file(tmp_path / "a.csv")
+
+
+def test_a_table_of_problems_is_a_set_of_them(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('id,problem,answer\n000aaa,What?,0052\n111bbb,Why?,\n222,"x\ny",7.50\n')
+    tasks = read_set(str(tmp_path / "a.csv"), verifier="numeric").tasks
+    assert [(task.id, task.problem, task.answer) for task in tasks] == [
+        ("000aaa", "What?", "0052"),
+        ("222", "x\ny", "7.50"),
+    ]
+    assert not any(task.demonstrations for task in tasks) and {task.verifier for task in tasks} == {"numeric"}
+    named = TableForm(input_column="problem", output_column="id")
+    assert [task.answer for task in read_set(str(tmp_path / "a.csv"), demonstrations=1, form=named).tasks] == [
+        *("111bbb", "222"),
+    ]
+
+
+def test_columns_about_problems_are_left_out(tmp_path: Path, shared_data: Path) -> None:
+    tasks = read_set(str(shared_data / "math-500.json"), verifier="math").tasks
+    assert len(tasks) == 500 and tasks[0].answer == r"\left( 3, \frac{\pi}{2} \right)"
+    (tmp_path / "a.jsonl").write_text('{"problem": "p", "answer": "1", "level": 5, "hint": "h"}')
+    with pytest.raises(DataError, match="unknown key 'hint'"):
+        read_set(str(tmp_path / "a.jsonl"))
+    (tmp_path / "a.jsonl").write_text('{"problem": "p", "answer": ""}')
+    with pytest.raises(DataError, match=r"answer is ''.* or null"):
+        read_set(str(tmp_path / "a.jsonl"))

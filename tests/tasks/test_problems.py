@@ -135,6 +135,8 @@ def test_which_rows_are_asked() -> None:
     assert parts(read_problem("a -> 1\nb -> 2\nc -> 3"))[1:] == ((("a", "1"), ("b", "2")), ["c"], ["3"])
     assert parts(read_problem("a ->\nb -> 2\nc\nd -> 4"))[1:] == ((("b", "2"), ("d", "4")), ["a", "c"], [None, None])
     assert parts(read_problem("a -> b -> c\nd ->"))[1] == (("a", "b -> c"),)
+    for arrow in ("-->", "==>", "⇒", "⟶", "<->"):
+        assert parts(read_problem(f"a {arrow} b\nc {arrow} d\ne {arrow}"))[1] == (("a", "b"), ("c", "d"))
     (first, second) = read_problem("a ->\nb -> 2\nc", "n").tasks
     assert (first.id, second.id) == ("n_0", "n_1")
 
@@ -209,6 +211,7 @@ REFUSED = [
     ('{"problem": " "}', None, "problem is ' '. Give a text"),
     ('{"problem": [[1]]}', None, r"problem is \[\[1\]\]. Give a text"),
     ('{"problem": "a", "answer": [5]}', None, r"answer is \[5\]. Give a text"),
+    ('{"problem": "a", "answer": ""}', None, "answer is ''. Give a text, or null"),
     ('{"problem": "a", "verifier": "x"}', None, "unknown key 'verifier'. Known"),
     ('{"problem": "a", "__class__": "x"}', None, "unknown key '__class__'. Known"),
     ('{"problem": "a", "fields": {"b": 1}}', None, "fields is {'b': 1}. Give an object of texts"),

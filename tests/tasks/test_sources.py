@@ -109,7 +109,14 @@ def test_null_gold_is_unknown() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [[{"question": "q", "answer": 1}], [{"input": "q", "output": "1"}], [["q", "1"]], [("q", 1)]]
+    "value",
+    [
+        {"input": ["q"], "output": [1]},
+        [{"question": "q", "answer": 1}],
+        [{"input": "q", "output": "1"}],
+        [["q", "1"]],
+        [("q", 1)],
+    ],
 )
 def test_demonstrations(value: object) -> None:
     task = task_from_row({"problem": "p", "shots": value}, Columns(demonstrations="shots"))
@@ -169,6 +176,7 @@ def test_domain_and_id() -> None:
             "Row 5 .*must end with the user's message.*'assistant'",
         ),
         ({"problem": "p", "demonstrations": "d"}, Columns(), "Row 5 .*list of demonstrations, found str"),
+        ({"problem": "p", "demonstrations": {"input": "ab", "output": "cd"}}, Columns(), "Row 5 .*list of demon"),
         ({"problem": "p", "demonstrations": [{"q": "a"}]}, Columns(), "Row 5 .*a demonstration must be"),
         ({"problem": "p", "demonstrations": [["a", ""]]}, Columns(), "Row 5 .*a demonstration must be"),
     ],
@@ -356,3 +364,12 @@ def test_rows_of_a_dataset_are_as_they_are_meant() -> None:
         found = plain_rows(dataset.with_format(form))
         assert [row["answer"] for row in found] == ["yes", None, None]
         assert [row["score"] for row in found] == [0.1, 16777216.0, float("inf")]
+
+
+def test_nested_values_of_a_dataset_are_as_they_are_meant() -> None:
+    datasets = pytest.importorskip("datasets")
+    pair = {"input": datasets.Value("float32"), "output": datasets.ClassLabel(names=["no", "yes"])}
+    features = datasets.Features({"problem": datasets.Value("string"), "demonstrations": [pair]})
+    row = {"problem": "p", "demonstrations": [{"input": 0.1, "output": 1}, {"input": 2.5, "output": 0}]}
+    (found,) = plain_rows(datasets.Dataset.from_list([row], features=features))
+    assert task_from_row(found).demonstrations == (Demonstration("0.1", "yes"), Demonstration("2.5", "no"))
