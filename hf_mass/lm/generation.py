@@ -219,8 +219,12 @@ def complete(
             **({"tokenizer": tokenizer} if config.stop_strings else {}),
         )
     completions = [_up_to_end(row, ends) for row in output[:, ids.shape[1] :].tolist()]
-    if tokenizer.pad_token_id not in ends:  # rows that `stop` ended are filled up with it
-        completions = [_without_last(row, tokenizer.pad_token_id) for row in completions]
+    pad = tokenizer.pad_token_id  # rows that `stop` ended are filled up with it
+    if pad not in ends:
+        completions = [_without_last(row, pad) for row in completions]
+    elif config.stop_strings:  # cut behind the first one, which may be what ended the row
+        filled = [row[-1] == pad and stop in tokenizer.decode(row[:-1]) for row in completions]
+        completions = [row[:-1] if cut else row for row, cut in zip(completions, filled, strict=True)]
     count_sampled(sum(map(len, completions)))
     return completions
 
