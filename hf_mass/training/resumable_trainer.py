@@ -19,7 +19,7 @@ from trl.trainer.utils import RepeatSampler
 from hf_mass.errors import CheckpointError
 from hf_mass.store.folders import writing
 from hf_mass.tasks.task import Task
-from hf_mass.training.checkpoints import ResumedSampler, last_whole_checkpoint, require_whole
+from hf_mass.training.checkpoints import ResumedSampler, last_whole_checkpoint, problem_of, require_whole
 from hf_mass.training.publishing_trainer import PublishingTrainer
 
 logger = logging.getLogger(__name__)
@@ -87,10 +87,11 @@ class ResumableTrainer(PublishingTrainer):
         except CheckpointError as error:
             if self.accelerator.num_processes > 1:
                 raise
-            logger.warning("%s Training goes on without this checkpoint.", error)
-            shutil.rmtree(folder, ignore_errors=True)
-            if self.state.best_model_checkpoint == str(folder):
-                self.state.best_model_checkpoint = None
+            logger.warning("%s Training goes on.", error)
+            if problem_of(folder) is not None:  # else it was what comes after it that failed
+                shutil.rmtree(folder, ignore_errors=True)
+                if self.state.best_model_checkpoint == str(folder):
+                    self.state.best_model_checkpoint = None
 
 
 def run_settings(args: Any, lora: PeftConfig, tasks: Sequence[Task], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -142,6 +142,7 @@ CASES: list[dict[str, Any]] = [
     {"outer_loss": "verifier", "inner_steps": 2},
     {"per_device_train_batch_size": M, "gradient_accumulation_steps": 2},
     {"per_device_train_batch_size": M, "gradient_accumulation_steps": 2, "loss_type": "grpo", "num_iterations": 2},
+    {"beta": 0.2, "loss_type": "grpo"},
     {"scorer_features": ["hidden", "log_prob"], "scale_rewards": "batch"},
     {"score_normalization": "sigmoid", "generator_reward": "sample", "scale_rewards": "none", "inner_steps": 2},
     {"inner_optimizer": "adamw", "inner_learning_rate": 0.05, "inner_adam_epsilon": 0.1, "inner_steps": 2},
