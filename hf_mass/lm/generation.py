@@ -135,8 +135,14 @@ def _up_to_end(row: list[int], ends: set[int]) -> list[int]:
     return row[: end + 1]
 
 
-def _without_last(row: list[int], token: int) -> list[int]:
-    return row[: len(row) - next((i for i, each in enumerate(reversed(row)) if each != token), len(row))]
+def _without_filling(row: list[int], tokenizer: PreTrainedTokenizerBase, ends: set[int], stop: str | None) -> list[int]:
+    """A row without the padding that fills it up behind the text that ended it."""
+    pad = tokenizer.pad_token_id
+    if pad not in ends:
+        return row[: len(row) - next((i for i, each in enumerate(reversed(row)) if each != pad), len(row))]
+    # Cut behind the first one already, which may also be what ended the row.
+    filled = stop is not None and row[-1:] == [pad] and stop in tokenizer.decode(row[:-1])
+    return row[:-1] if filled else row
 
 
 @contextmanager
@@ -218,9 +224,8 @@ def complete(
             **({} if prefix is None else {KEYWORD: prefix.cache}),
             **({"tokenizer": tokenizer} if config.stop_strings else {}),
         )
-    completions = [_up_to_end(row, ends) for row in output[:, ids.shape[1] :].tolist()]
-    if tokenizer.pad_token_id not in ends:  # rows that `stop` ended are filled up with it
-        completions = [_without_last(row, tokenizer.pad_token_id) for row in completions]
+    rows = [_up_to_end(row, ends) for row in output[:, ids.shape[1] :].tolist()]
+    completions = [_without_filling(row, tokenizer, ends, stop if config.stop_strings else None) for row in rows]
     count_sampled(sum(map(len, completions)))
     return completions
 

@@ -71,6 +71,11 @@ class LanguageModel:
     _lora: BoundLora | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        if self.tokenizer.pad_token_id is None and self.tokenizer.eos_token_id is None:
+            raise CheckpointError(
+                f"{self.name or 'The model'}: the tokenizer has no pad_token and no eos_token, and rows need padding. "
+                "Set tokenizer.eos_token."
+            )
         require_chat(self.tokenizer, self.chat, self.chat_template_kwargs)
         rows = self.model.get_input_embeddings().weight.shape[0]
         if missing := tokens_without_rows(self.tokenizer, rows):

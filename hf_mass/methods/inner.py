@@ -283,7 +283,8 @@ class InnerAdapter:
             # Rows in a sequence have no gradients of their own; those apart already need not be made again.
             apart = self.token_loss(problem.rows, gain=math.inf) if shares else problem.loss.at_step(0)
             first = sample_gradients(apart, start)
-        weights, products = (torch.zeros(problem.usable.shape, device=self.device) for _ in range(2))
+        dtype = next(iter(target.values())).dtype  # float64 where the base is
+        weights, products = (torch.zeros(problem.usable.shape, dtype=dtype, device=self.device) for _ in range(2))
         for n in range(len(problem.tasks)):
             rows = (apart.row_task == n).nonzero()[:, 0]
             flat = {name: leaf[rows].flatten(1) for name, leaf in first[1].items()}

@@ -127,9 +127,10 @@ def writing(target: Path) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:
-        # tokenizers reports a lack of space or rights as a bare Exception.
+        # tokenizers reports a lack of space or rights as a bare Exception, and torch as a RuntimeError of its writer.
         is_bare = type(error) is Exception and "os error" in str(error)
-        if not is_bare and not isinstance(error, OSError | SafetensorError):
+        is_torch = isinstance(error, RuntimeError) and "inline_container" in str(error)
+        if not is_bare and not is_torch and not isinstance(error, OSError | SafetensorError):
             raise
         number = error.errno if isinstance(error, OSError) else None
         cure = _CURES.get(number or 0) or next((_CURES[n] for n in _CURES if f"(os error {n})" in str(error)), None)

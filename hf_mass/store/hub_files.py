@@ -307,7 +307,10 @@ def _access_problem(chain: list[BaseException], repo_id: str, revision: str | No
         return f"the token has no right to do this ({answer}). Use one with the right: {_LOG_IN}"
     if status == 429 or status >= 500:
         return f"the Hub answers {status}, a failure of its own or too many requests. Try again later"
-    return _first_lines(chain[0])
+    if status == 413:
+        return f"a file or the request is too large for the Hub or a proxy before it (413: {_first_lines(chain[0])})"
+    told = _first_lines(chain[0])
+    return told if str(status) in told else f"{told} (the Hub answers {status}{answer and ': '}{answer})"
 
 
 def _network_problem(chain: list[BaseException], writing: bool) -> str | None:

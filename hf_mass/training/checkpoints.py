@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from trl.trainer.utils import RepeatSampler
 
-from hf_mass.errors import CheckpointError
+from hf_mass.errors import CheckpointError, ConfigError
 from hf_mass.store.json_files import read_json
+from hf_mass.tasks.checks import shown
 
 TENSORS = ("adapter_model.safetensors", "inner/adapter_model.safetensors", "scorer/scorer.safetensors")
 BASE = "base.json"
@@ -88,9 +89,10 @@ def problem_of(folder: str | Path, whole_steps: int = 1) -> str | None:
     return None
 
 
-def write_base(folder: str | Path, digest: str) -> None:
-    """Note in a checkpoint what base it was trained on: its digest, see `base_digest`."""
-    (Path(folder) / BASE).write_text(json.dumps({"weights": digest}), encoding="utf-8")
+def write_base(folder: str | Path, digest: str, settings: Mapping[str, Any]) -> None:
+    """Note in a checkpoint what base it was trained on (its digest, see `base_digest`), and with what settings."""
+    values = {"weights": digest, "settings": dict(settings)}
+    (Path(folder) / BASE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def require_base(folder: str | Path, digest: str) -> None:
@@ -106,6 +108,27 @@ def require_base(folder: str | Path, digest: str) -> None:
             f"{trained_on!r:.60}, and those of this model {digest!r}. Resume with the model that the run was begun "
             "with, or start without resuming."
         )
+
+
+def require_same_run(folder: str | Path, settings: Mapping[str, Any]) -> None:
+    """Checks that a checkpoint is of a run with these settings, where it says so.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    earlier = read_json(Path(folder) / BASE).get("settings")
+    if not isinstance(earlier, dict):  # of an earlier release
+        return
+    name = min((k for k in settings if k in earlier and earlier[k] != settings[k]), default=None)
+    if name is None:
+        return
+    what = f"with {name} = {shown(earlier[name], 200)}, and this one has {shown(settings[name], 200)}"
+    if name == "train_dataset":
+        what = "on other tasks, or on these in another order"
+    raise ConfigError(
+        f"Checkpoint {folder} is of a run {what}. Resume with what the run was begun with; or begin another run, with "
+        "the checkpoint's adapter in a PeftModel as its model."
+    )
 
 
 def require_whole(folder: str | Path, whole_steps: int = 1) -> None:

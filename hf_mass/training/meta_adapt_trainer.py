@@ -8,7 +8,6 @@ gradient and the generator's adapter that of γ·L_solve.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,6 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl
-from trl.trainer.utils import RepeatSampler
 
 from hf_mass.errors import ConfigError, DataError
 from hf_mass.lm.binding import clear_target_errors, deterministic, require_plain_lora
@@ -27,7 +25,7 @@ from hf_mass.lm.fingerprint import base_digest
 from hf_mass.lm.prefix import require_no_state
 from hf_mass.methods.mass_card import mass_card
 from hf_mass.methods.mass_files import write_config
-from hf_mass.methods.mass_model import GENERATOR, MassModel
+from hf_mass.methods.mass_model import GENERATOR, INNER, MassModel
 from hf_mass.methods.mass_settings import BY_DEMONSTRATIONS
 from hf_mass.methods.samples import read_sample
 from hf_mass.methods.scorer import Scorer
@@ -39,16 +37,17 @@ from hf_mass.tasks.sources import Columns, task_from_row, validate_tasks
 from hf_mass.tasks.task import Task
 from hf_mass.tasks.verifiers import get_verifier
 from hf_mass.training.adaptation_eval import AdaptationEvalPrediction, evaluate_adaptation
-from hf_mass.training.checkpoints import ResumedSampler, last_whole_checkpoint, require_base, require_whole, write_base
+from hf_mass.training.checkpoints import require_base, require_same_run, write_base
 from hf_mass.training.meta_adapt_config import MetaAdaptConfig
 from hf_mass.training.outer import OuterLoop, OuterStep, ScorerCallback, trainable_parameters
-from hf_mass.training.publishing_trainer import PublishingTrainer, require_parts
+from hf_mass.training.publishing_trainer import require_parts
+from hf_mass.training.resumable_trainer import ResumableTrainer, run_settings
 from hf_mass.training.task_data import PromptIds, fitting_tasks, prompt_dataset, require_tasks
 
 TaskData: TypeAlias = Dataset | Sequence[Task]
 
 
-class MetaAdaptTrainer(PublishingTrainer):
+class MetaAdaptTrainer(ResumableTrainer):
     """Meta-trains a generator adapter and a scorer so that an inner LoRA step on the generator's samples helps.
 
     Args:
@@ -334,7 +333,7 @@ class MetaAdaptTrainer(PublishingTrainer):
             if self.args.should_save:
                 self.mass.scorer.save(Path(folder) / "scorer")
                 write_config(self.mass.config, Path(folder))
-                write_base(folder, self._base_digest())
+                write_base(folder, self._base_digest(), self._run_settings())
             return
         if self.args.should_save:
             self.mass.save_pretrained(folder)
@@ -356,30 +355,23 @@ class MetaAdaptTrainer(PublishingTrainer):
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
             write_basic_card(self.args.output_dir, self.published_card(base_model=base, repo_id=self.hub_model_id))
 
-    def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As in the Trainer; resuming takes the last whole checkpoint and refuses one that was cut off while saving."""
-        if str(resume_from_checkpoint).lower() in ("true", "false"):
-            resume_from_checkpoint = str(resume_from_checkpoint).lower() == "true"  # as a command line spells it
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir, self._whole_steps())
-        elif isinstance(resume_from_checkpoint, str | Path):
-            require_whole(resume_from_checkpoint, self._whole_steps())
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
     def _base_digest(self) -> str:
         return base_digest(self.model.get_base_model(), self.mass.tokenizer)
 
-    def _whole_steps(self) -> int:
-        """Optimizer steps after which new samples are due."""
-        passes = self.args.steps_per_generation * self.num_iterations  # of the model, for what was generated once
-        return math.lcm(passes, self.args.gradient_accumulation_steps) // self.args.gradient_accumulation_steps
-
-    def _get_train_sampler(self, dataset: Any = None) -> RepeatSampler:
-        """TRL's, which a resumed run takes up where it stood."""
-        return ResumedSampler.of(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
+    def _run_settings(self) -> dict[str, Any]:
+        """What a run keeps to its end, see `run_settings`; also what its weights have their shapes and scale from."""
+        inner = self.model.peft_config[INNER]
+        lora = {
+            "inner_lora_r": inner.r,
+            "inner_lora_alpha": inner.lora_alpha,
+            "inner_target_modules": inner.target_modules,
+        }
+        scorer = {name: getattr(self.args, name) for name in ("scorer_features", "scorer_width")}
+        return run_settings(self.args, self.model.peft_config[GENERATOR], self.train_tasks, {**lora, **scorer})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         require_base(resume_from_checkpoint, self._base_digest())
+        require_same_run(resume_from_checkpoint, self._run_settings())
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._load_scorer(resume_from_checkpoint)
 

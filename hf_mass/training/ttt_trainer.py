@@ -118,6 +118,11 @@ class TTTTrainer(AdapterTrainer):
         self.method = Guard(TTT(args.settings())) if args.guard else TTT(args.settings())
         if args.objective == "grpo":
             require_no_state(self.model)
+            if self._tokenizer.eos_token_id is None:
+                raise DataError(
+                    "TTTTrainer: tokenizer.eos_token is None, up to which objective='grpo' samples. Set it, or use "
+                    "objective='sft'."
+                )
             self.method = Reinforcement(args.settings(), args.ttt_reward, self._reinforce)
         self._start = tree_map(torch.clone, self.lm.starting_lora().start(1))
 

@@ -180,6 +180,21 @@ def test_every_end_token_of_the_model_ends(mass: MassModel, prompts: list[list[i
     assert cut == [row[: row.index(second) + 1] if second in row else row for row in rows] and cut != rows
 
 
+@pytest.mark.parametrize("padding", ["own", "end"])
+def test_a_row_that_a_text_ended_does_not_depend_on_its_batch(padding: str) -> None:
+    """Many tokenizers have no padding token: the end of sequence, which fills rows up, was sampled by none of these."""
+    model, tokenizer = byte_base(), byte_tokenizer()
+    if padding == "end":
+        tokenizer.pad_token = tokenizer.eos_token
+    asked = [[5 + 7 * i + j for j in range(1 + 9 * i)] for i in range(6)]
+    free = complete(model, tokenizer, asked, Sampling(12, 0))
+    texts = [text for row in free for token in row[3:9] if "\ufffd" not in (text := tokenizer.decode([token]))]
+    for stop in sorted(set(texts))[:6]:
+        together = complete(model, tokenizer, asked, Sampling(12, 0), stop=stop)
+        assert together == [complete(model, tokenizer, [ids], Sampling(12, 0), stop=stop)[0] for ids in asked]
+        assert any(len(row) < 12 for row in together) and all(2 not in row[:-1] for row in together)
+
+
 SETTINGS = [
     {"repetition_penalty": 5.0},
     {"num_beams": 3},

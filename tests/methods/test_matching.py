@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import combinations
 
 import pytest
 import torch
-from model_fixtures import conventions_config, conventions_model, right_sample, written
+from model_fixtures import BASE, conventions_config, conventions_model, right_sample, written
 from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_mass.core.trees import Tree, leaves
 from hf_mass.errors import DataError
@@ -66,6 +68,19 @@ def test_weights_are_those_of_the_nearest_combination(tasks: list[Task], steps: 
         assert record.attributions is not None and record.adapted is not None and record.reason is None
         expected = mass.config.inner.learning_rate * (rows @ target)
         torch.testing.assert_close(record.attributions.double(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_base_in_float64_is_weighed_alike(tasks: list[Task]) -> None:
+    base, tokenizer = AutoModelForCausalLM.from_pretrained(BASE), AutoTokenizer.from_pretrained(BASE)
+    group = [right_sample(tasks[0], d.question) for d in tasks[0].demonstrations[:2]]
+    group.append(written("tom plum blue rule01"))
+    weights = [
+        MassModel.from_base(each, conventions_config(), None, tokenizer)
+        .adapt([tasks[0]], "matching", [group])[0]
+        .weights
+        for each in (base, copy.deepcopy(base).double())
+    ]
+    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
 
 
 def test_a_task_whose_samples_all_point_away_stays_unadapted(

@@ -84,6 +84,24 @@ def test_a_push_that_fails_changes_nothing_and_can_be_repeated(
     assert hub.repos["alice/new"].files("next")[WEIGHTS] == (folder / WEIGHTS).read_bytes()
 
 
+ANSWERS = [(413, "too large for the Hub or a proxy before it"), (401, "cannot be written to"), (412, "412")]
+
+
+@pytest.mark.parametrize(("status", "said"), ANSWERS)
+@pytest.mark.parametrize("place", ["/preupload/", "/lfs/objects/batch", "/put/", "/commit/"])
+def test_what_the_hub_answers_midway_is_told_and_the_next_push_completes(
+    hub: EmulatedHub, folder: Path, place: str, status: int, said: str
+) -> None:
+    hub.large.clear()
+    hub.fail(place, status, times=100)
+    with pytest.raises(HubError, match=rf"'alice/new' could not be pushed to: .*{said}"):
+        push_folder(folder, "alice/new")
+    assert set(hub.repos["alice/new"].files()) == {".gitattributes"}
+    hub.faults.clear()
+    push_folder(folder, "alice/new")
+    assert hub.repos["alice/new"].files()[WEIGHTS] == (folder / WEIGHTS).read_bytes()
+
+
 def test_pushing_offline(hub: EmulatedHub, before: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     mass = MassModel.from_pretrained("alice/mass")
     set_offline(monkeypatch)

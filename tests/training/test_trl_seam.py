@@ -27,6 +27,7 @@ from ttt_fixtures import make_trainer as make_ttt
 import hf_mass.training.meta_adapt_trainer as module
 from hf_mass.training.meta_adapt_trainer import MetaAdaptTrainer
 from hf_mass.training.publishing_trainer import PublishingTrainer
+from hf_mass.training.resumable_trainer import ResumableTrainer
 from hf_mass.training.ttt_adapters import AdapterTrainer
 from hf_mass.training.ttt_trainer import TTTTrainer
 
@@ -53,6 +54,7 @@ SIGNATURES: list[tuple[type, str, list[str]]] = [
     (Trainer, "_load_from_checkpoint", ["self", "resume_from_checkpoint", "model"]),
     (Trainer, "_load_best_model", ["self"]),
     (Trainer, "_save_checkpoint", ["self", "model", "trial"]),
+    (Trainer, "_load_optimizer_and_scheduler", ["self", "checkpoint"]),
     (Trainer, "init_hf_repo", ["self", "token", "private"]),
     (Trainer, "push_to_hub", ["self", "commit_message", "blocking", "token", "revision", "private", "kwargs"]),
     (Trainer, "_push_from_checkpoint", ["self", "checkpoint_folder"]),
@@ -76,10 +78,11 @@ def test_the_constructor_takes_what_is_passed_on() -> None:
 
 def test_every_override_overrides_something() -> None:
     """A method that TRL renames would silently become one that nobody calls."""
-    own = {name for name, value in vars(MetaAdaptTrainer).items() if inspect.isfunction(value)}
+    kinds = (MetaAdaptTrainer, ResumableTrainer)
+    own = {name for kind in kinds for name, value in vars(kind).items() if inspect.isfunction(value)}
     mine = {"_to_tasks", "_eval_tasks", "_check_adapter", "attribution", "_outer", "_load_scorer"}
     mine |= {"_share_metrics", "_share_gradients", "_reduced", "save_published", "published_card"}
-    mine |= {"_whole_steps", "_base_digest"}
+    mine |= {"_whole_steps", "_base_digest", "_run_settings"}
     overridden = {name for name in own - mine if hasattr(GRPOTrainer, name)}
     assert overridden == own - mine
     assert not {name for name in mine if hasattr(GRPOTrainer, name)}, "a helper shadows one of TRL's methods"

@@ -16,7 +16,7 @@ from model_fixtures import byte_tokenizer, equal_trees, largest_difference, snap
 from peft import LoraConfig, PeftModel
 from ttt_fixtures import FIVE, FOUR, RAGGED, SINGLE, by_hand, guessing_base, make_trainer, start_adapter, strip_task
 
-from hf_mass.errors import ConfigError, DataError
+from hf_mass.errors import CheckpointError, ConfigError, DataError
 from hf_mass.lm.language_model import LanguageModel
 from hf_mass.methods.base import Adaptation
 from hf_mass.methods.few_shot_answers import RESCORED
@@ -300,6 +300,23 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
         trainer.evaluate()
     with pytest.raises(DataError, match="none of 1 tasks has an answer"):
         trainer.evaluate([replace(FOUR, answer=None)])
+
+
+@pytest.mark.parametrize(
+    ("missing", "objective", "error", "told"),
+    [
+        (("eos", "pad"), "sft", CheckpointError, "no pad_token and no eos_token.*Set tokenizer.eos_token"),
+        (("eos",), "grpo", DataError, r"eos_token is None, up to which objective='grpo' samples.*Set it"),
+    ],
+)
+def test_a_tokenizer_without_an_end_is_refused_before_any_task(
+    tmp_path: Path, missing: tuple[str, ...], objective: str, error: type[Exception], told: str
+) -> None:
+    tokenizer = byte_tokenizer()
+    for name in missing:
+        setattr(tokenizer, f"{name}_token", None)
+    with pytest.raises(error, match=told):
+        make_trainer(tmp_path, options={"processing_class": tokenizer}, objective=objective)
 
 
 def test_defaults_are_made_where_no_settings_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
