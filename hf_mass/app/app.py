@@ -91,20 +91,22 @@ def build(workshop: Workshop, sessions: Visitors) -> gr.Blocks:
             show_progress_on=results[0],
             api_visibility="private",
         )
-        stop.click(do.stop, None, results[0], queue=False, **quiet)
+        stopping = stop.click(do.stop, None, results[0], queue=False, **quiet)
+        stopping.then(do.stopped, None, results[0], queue=False, **quiet)
         problem.change(do.earlier, problem, earlier, **quiet)
         results[-1].click(do.downloaded, None, [results[0], results[-1]], queue=False, **quiet)
         page.load(do.show_example, [sources[0][1], model], display, **quiet)
         page.unload(do.leave)
         gr.Timer(SWEEP).tick(do.here, None, None, queue=False, **quiet)
-        names = "; ".join(f"{name}: {option.help}" for name, option in OPTIONS.items())
-        gr.api(
-            do.solve,
-            api_name="solve",
-            api_description=f"{cleandoc(str(do.solve.__doc__))} Settings are {names}",
-            concurrency_limit=None,
-        )
+        _offer_to_programs(do)
     return page
+
+
+def _offer_to_programs(do: Handlers) -> None:
+    """What programs may call."""
+    names = "; ".join(f"{name}: {option.help}" for name, option in OPTIONS.items())
+    about = f"{cleandoc(str(do.solve.__doc__))} Settings are {names}"
+    gr.api(do.solve, api_name="solve", api_description=about, concurrency_limit=None)
 
 
 def _problem_elements(examples: list[str], first: str) -> tuple[tuple[Any, ...], ...]:

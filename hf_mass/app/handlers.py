@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event as StopSign
@@ -257,6 +257,14 @@ class Handlers:
         self, problem: Problem | str | None, model: str, method: str, settings: Mapping[str, Any], request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
         """Adapt, and redraw the page as it goes on: status, answers, losses, samples, download, buttons."""
+        with closing(self._adapt(problem, model, method, settings, request)) as pages:
+            for page in pages:
+                self.sessions.say(str(request.session_hash), page[0])
+                yield page
+
+    def _adapt(
+        self, problem: Problem | str | None, model: str, method: str, settings: Mapping[str, Any], request: gr.Request
+    ) -> Generator[tuple[Any, ...], None, None]:
         hidden = gr.DownloadButton(visible=False)
         if not isinstance(problem, Problem):
             told = problem if isinstance(problem, str) and problem else FIRST
@@ -325,6 +333,11 @@ class Handlers:
     def stop(self, request: gr.Request) -> Any:
         """The stop button; the last word of an adaptation that has just ended stays."""
         return status_html("Stopping") if self.sessions.stop(str(request.session_hash)) else gr.skip()
+
+    def stopped(self, request: gr.Request) -> Any:
+        """After the stop button: the last word of what it ended, which may have reached the page before "Stopping"."""
+        word = self.sessions.last_word(str(request.session_hash))
+        return gr.skip() if word is None else word
 
     def downloaded(self, request: gr.Request) -> tuple[Any, Any]:
         """The adapter was asked for, which Gradio hands out by itself: status and button where it cannot."""

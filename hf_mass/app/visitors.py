@@ -34,6 +34,7 @@ class _Session:
     chosen: tuple[Any, ...] = ()
     read: tuple[int, tuple[Any, ...]] | None = None
     archive: Path | None = None
+    word: Any = None
 
 
 class Visitors:
@@ -132,6 +133,27 @@ class Visitors:
             return False
         session.stop.set()
         return True
+
+    def say(self, key: str, word: Any) -> None:
+        """Note what the visitor's page is told of its adaptation."""
+        with self._lock:
+            if (session := self._open.get(key)) is not None:
+                session.word = word
+
+    def last_word(self, key: str, patience: float = 60.0) -> Any:
+        """What the page was told last, once what was asked to end has ended.
+
+        None where that takes longer than `patience`, in seconds, or the visitor has begun anew.
+        """
+        end = time.monotonic() + patience
+        with self._lock:
+            session = self._open.get(key)
+        if session is None:
+            return None
+        stop = session.stop
+        while session.busy and session.stop is stop and time.monotonic() < end:
+            time.sleep(0.02)
+        return session.word if not session.busy and session.stop is stop else None
 
     def keep(self, key: str, path: Path) -> None:
         """Note a file or folder that goes when the visitor does."""

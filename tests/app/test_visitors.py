@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,25 @@ def test_stopping_ends_what_goes_on(do: Handlers, workshop: Workshop) -> None:
     assert "stopped" in last[0] and 'role="alert"' in last[0] and last[5].interactive and not last[4].visible
     after = snapshot(workshop.models["grids-small"].model)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_last_word_stays_however_late_stopping_is_shown(do: Handlers) -> None:
+    one = Visitor(do, "one")
+    running = one.adapt(read_problem(strips()), settings=LONG)
+    next(running), next(running)
+    assert "Stopping" in one.stop()
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(do.stopped, one.request)
+        time.sleep(0.2)
+        assert not told.done()  # it goes on still
+        *_, last = running
+        assert told.result(30) == last[0] and "stopped" in last[0]
+    running = one.adapt(read_problem(strips()), settings=LONG)
+    next(running)
+    assert do.sessions.last_word("one", patience=0.1) is None  # what was begun since has a word of its own
+    one.stop()
+    list(running)
+    assert do.stopped(Visitor(do, "two").request) == gr.skip()
 
 
 def test_two_visitors_get_what_each_gets_alone(do: Handlers) -> None:
