@@ -165,12 +165,12 @@ class Handlers:
 
     def show_example(self, name: str | None, model: str | None, request: gr.Request | None = None) -> tuple[Any, ...]:
         """An example was picked."""
-        self._note_read(EXAMPLE, request, name)
+        self._reads(EXAMPLE, request)
         return self._show(lambda: example(name), model, request) if name else _NOTHING
 
     def show_file(self, path: str | None, model: str | None, request: gr.Request, *form: Any) -> tuple[Any, ...]:
         """A file was uploaded, or what it does not say itself was changed: `form` has the values of `FORM`."""
-        self._note_read(FILE, request, path, *form)
+        self._reads(FILE, request)
         if path is None:
             return _NOTHING
         try:
@@ -187,7 +187,7 @@ class Handlers:
 
     def show_text(self, text: str, model: str | None, request: gr.Request | None = None, *form: Any) -> tuple[Any, ...]:
         """A text was pasted, or what it does not say itself was changed: `form` has the values of `TEXT_FORM`."""
-        self._note_read(TEXT, request, text, *form)
+        self._reads(TEXT, request)
         if isinstance(text, str) and not text.strip():
             return _NOTHING
         return self._show(
@@ -195,23 +195,23 @@ class Handlers:
         )
 
     def catch_up(self, sources: Sequence[tuple[Any, ...]], model: str | None, request: gr.Request) -> tuple[Any, ...]:
-        """Adapt was clicked: what was typed or picked a moment before is read first.
+        """Adapt was clicked: what stands there is read once more, as it may have been typed or picked a moment before.
 
         Args:
             sources: What stands in the example, the file and the text, each with the form that belongs to it.
             model: The model that is chosen.
             request: The visitor's.
         """
-        source = self.sessions.unread(str(request.session_hash), sources)
-        if source is None:
+        source = self.sessions.source(str(request.session_hash))
+        value, *form = (None,) if source is None else sources[source]
+        if source is None or (source == FILE and value is not None and not Path(value).is_file()):  # too large to keep
             return gr.skip(), gr.skip(), *_SAME
         show: Any = (self.show_example, self.show_file, self.show_text)[source]
-        value, *form = sources[source]
         return show(value, model, request, *form)
 
-    def _note_read(self, source: int, request: gr.Request | None, *values: Any) -> None:
+    def _reads(self, source: int, request: gr.Request | None) -> None:
         if request is not None:
-            self.sessions.note_read(str(request.session_hash), source, values)
+            self.sessions.read_from(str(request.session_hash), source)
 
     def _show(self, read: Callable[[], Problem], model: str | None, request: gr.Request | None) -> tuple[Any, ...]:
         """(problem, or why there is none; its picture; methods to choose from; settings)."""

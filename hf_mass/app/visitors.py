@@ -32,7 +32,7 @@ class _Session:
     offered: Offer = NEW
     adapted: Any = None
     chosen: tuple[Any, ...] = ()
-    read: tuple[int, tuple[Any, ...]] | None = None
+    source: int | None = None
     archive: Path | None = None
     word: Any = None
 
@@ -94,14 +94,13 @@ class Visitors:
         """Note which problem the visitor has chosen, whether or not it is adapted to."""
         self._of(key).chosen = (problem,)
 
-    def note_read(self, key: str, source: int, values: tuple[Any, ...]) -> None:
-        """Note which of the page's sources its problem was read from, and what stood there."""
-        self._of(key).read = source, values
+    def read_from(self, key: str, source: int) -> None:
+        """Note which of the page's sources its problem is read from."""
+        self._of(key).source = source
 
-    def unread(self, key: str, sources: Sequence[tuple[Any, ...]]) -> int | None:
-        """The source that the page's problem was read from, if something else stands there now; else None."""
-        read = self._of(key).read
-        return None if read is None or sources[read[0]] == read[1] else read[0]
+    def source(self, key: str) -> int | None:
+        """The source that the page's problem was read from last; None if it has read none."""
+        return self._of(key).source
 
     def earlier(self, key: str) -> Any:
         """The problem whose results the visitor's page shows, if another one has been chosen since; else None."""
