@@ -98,6 +98,10 @@ class App:
         """What the page calls by a name: its number "id", its "inputs" and "outputs"."""
         return next(each for each in self.config["dependencies"] if each["api_name"] == name)
 
+    def initial(self, number: int) -> Any:
+        """What an element of the page holds when it is opened."""
+        return next(each["props"].get("value") for each in self.config["components"] if each["id"] == number)
+
     def element(self, name: str) -> int:
         """The number of an element of the page."""
         return next(each["id"] for each in self.config["components"] if each["props"].get("elem_id") == name)
@@ -154,7 +158,7 @@ class Page:
     def call(self, name: str, values: dict[int, Any], until: float | None = None) -> dict[str, Any] | None:
         """The last message of an event; None if the queue is full, or the visitor vanishes `until` then."""
         event = self.app.event(name)
-        data = [values.get(each) for each in event["inputs"]]
+        data = [values.get(each, self.app.initial(each)) for each in event["inputs"]]
         body = {"fn_index": event["id"], "data": data, "session_hash": self.key}
         if self.client.post("/queue/join", json=body).status_code == 503:
             return None
@@ -193,7 +197,7 @@ def visit(app: App, number: int, seed: int, round: int) -> str:
     vanishing, alive = number % 6 in (1, 2), number % 2 == 0
     page = Page(app, f"visitor-{round}-{number}", alive=alive or not vanishing)
     shown_by = app.event("show_text")
-    element, chosen = shown_by["inputs"]
+    element, chosen, *_ = shown_by["inputs"]
     shown = patient(lambda: page.call("show_text", {element: text, chosen: MODEL}))
     if not shown["success"]:
         return "the problem was not shown"

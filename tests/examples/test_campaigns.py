@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import app_sessions
 from benchmarks.bad_input_case import Case, Wrong
 from benchmarks.bad_inputs import REFUSED, TRACEBACK, UNCLEAR, WORKED, WRONG, drawn, outcome, tables
 from benchmarks.campaigns import DIED, HANG, changes_of, counted, forked, outcomes
@@ -98,3 +99,13 @@ def test_the_tables_count(tmp_path: Path) -> None:
     case = Case("a", "b", "c", raising(None))
     table = tables([(case, REFUSED, "words"), (case, WRONG, "it went through")])["outcomes"]
     assert table.rows[-1]["boundary"] == "all" and table.rows[-1]["cases"] == 2 and table.rows[-1][WRONG] == 1
+
+
+@pytest.mark.slow
+def test_a_visitor_of_the_app_gets_their_own_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a visitor of the campaign does is what the page of today asks for."""
+    page = 5  # the first that is no program and does not vanish
+    text = app_sessions.problem_of(page, 0)
+    monkeypatch.setitem(app_sessions.expected_of, text, app_sessions.expected(text))
+    with app_sessions.App(tmp_path).running() as app:
+        assert app_sessions.visit(app, page, 0, 0) == "a page got its own adapter"
