@@ -32,6 +32,8 @@ from hf_mass.tasks.problems import KINDS, Problem
 
 QUEUE = 100
 """Requests that may wait in Gradio's own queue, where adaptations do not: `Line` has those."""
+THREADS = 100
+"""Of handlers: who waits in our line takes one, and what others click must not wait for it."""
 
 INTRODUCTION = """# Watch a model adapt to your problem
 Give a few solved examples and a question. The model answers; then it **changes its own weights for this one problem**,
@@ -194,6 +196,7 @@ def launch(
         server_port=port,
         share=share,
         prevent_thread_lock=not block,
+        max_threads=THREADS,
         max_file_size=100 * LIMITS.bytes,  # what is refused by us is explained on the page
         theme=_theme(),
         css_paths=ASSETS / "app.css",

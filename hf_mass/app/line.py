@@ -30,7 +30,7 @@ class Line:
         most: How many may wait.
     """
 
-    def __init__(self, at_once: int = 1, most: int = 20) -> None:
+    def __init__(self, at_once: int = 1, most: int = 30) -> None:
         self.at_once, self.most = at_once, most
         self._places: list[object] = []
         self._lock = threading.Lock()
