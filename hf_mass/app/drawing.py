@@ -182,7 +182,7 @@ def status_html(text: str, error: bool = False) -> str:
     return f'<div class="hm-status{" hm-error" if error else ""}" role="{role}" aria-live="polite">{escape(text)}</div>'
 
 
-WIDE, HIGH, LEFT, LOW = 440, 150, 46, 22
+WIDE, HIGH, LEFT, LOW = 440, 150, 54, 22
 """Size of the plot of losses, and the room for the numbers at its left and below it."""
 
 
@@ -210,7 +210,7 @@ def losses_html(losses: Sequence[Loss], trials: Sequence[Trial] = ()) -> str:
         curves += f'<circle class="hm-{style}" cx="{x}" cy="{y}" r="3"/>' if points else ""
     (_, zero), (right, _) = place(0, 0).split(","), place(last, 0).split(",")
     axes = (
-        f'<path d="M{LEFT} 8V{zero}H{right}"/><text x="{LEFT - 6}" y="14" text-anchor="end">{top:.3g}</text>'
+        f'<path d="M{LEFT} 8V{zero}H{right}"/><text x="{LEFT - 6}" y="14" text-anchor="end">{top:.2g}</text>'
         f'<text x="{LEFT - 6}" y="{zero}" text-anchor="end">0</text><text x="{LEFT}" y="{HIGH - 4}">1</text>'
         f'<text x="{right}" y="{HIGH - 4}" text-anchor="end">step {last + 1}</text>'
     )

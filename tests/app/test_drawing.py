@@ -228,6 +228,15 @@ def test_losses() -> None:
     assert "TTT" in reader.text and "MASS" in reader.text
 
 
+@pytest.mark.parametrize(
+    ("value", "label"), [(0.004891, "0.0049"), (12.34, "12"), (2.345, "2.3"), (1.234e-5, "1.2e-05")]
+)
+def test_the_largest_loss_has_room_beside_the_axis(value: float, label: str) -> None:
+    chart = drawing.losses_html([Loss("ttt", 0, 0, 1, value)])
+    assert f'text-anchor="end">{label}</text>' in chart
+    assert 6.5 * len(label) <= drawing.LEFT - 6  # a digit is six and a half wide
+
+
 def test_losses_of_trials_are_lines_of_their_own() -> None:
     trials = [Trial(stage, n, 2, 4.0 - n) for stage in ("trying one", "trying another") for n in range(2)]
     reader = read(drawing.losses_html([Loss("ttt", 0, n, 3, 3.0 - n) for n in range(3)], trials))
