@@ -126,7 +126,8 @@ def read_problem(
     Read are: an ARC puzzle as JSON; rows of "input" and "output", or of "messages", as JSON, JSON lines, CSV or TSV;
     an object of "problem", "demonstrations" and what else a `Task` has; lines "input -> output" (or with "=>", "→" or a
     tab between); and any other text, which is a problem without demonstrations. Rows without an output are the queries;
-    if all have one, the last row is the query, and its output the known answer.
+    if all have one, the last row is the query, and its output the known answer. "?" as the output of the last rows is
+    none.
 
     Args:
         text: The text.
@@ -253,6 +254,8 @@ def _line_tasks(text: str, name: str) -> tuple[Task, ...]:
 
 def _split(pairs: Sequence[Demonstration], solved: Sequence[bool], name: str) -> tuple[Task, ...]:
     """Queries are those without an output, else the last."""
+    pairs = _without_question_marks(pairs)
+    solved = [given and bool(pair.answer) for given, pair in zip(solved, pairs, strict=True)]
     is_query = [not each for each in solved] if not all(solved) else [pair is pairs[-1] for pair in pairs]
     demonstrations = tuple(pair for pair, query in zip(pairs, is_query, strict=True) if not query)
     queries = [pair for pair, query in zip(pairs, is_query, strict=True) if query]
@@ -263,6 +266,15 @@ def _split(pairs: Sequence[Demonstration], solved: Sequence[bool], name: str) ->
         Task(query.question, demonstrations, answer=query.answer or None, id=each, verifier="identical")
         for query, each in zip(queries, ids, strict=True)
     )
+
+
+def _without_question_marks(pairs: Sequence[Demonstration]) -> Sequence[Demonstration]:
+    """The pairs, where "?" at their end is no output: people write it for what they ask. Among signs it is one."""
+    asked = [pair.answer != "" and not pair.answer.strip("?") for pair in pairs]
+    first = next((n for n in range(len(asked), 0, -1) if not asked[n - 1]), 0)
+    if first == len(pairs) or any(pair.answer and not re.search(r"\w", pair.answer) for pair in pairs[:first]):
+        return pairs
+    return [*pairs[:first], *(replace(pair, answer="") for pair in pairs[first:])]
 
 
 def _object_task(content: Mapping[str, Any], name: str) -> Task:

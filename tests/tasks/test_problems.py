@@ -335,3 +335,20 @@ def test_lines_end_where_lines_end(mark: str) -> None:
     (task,) = read_problem(f"a{mark}b -> c\rd -> e\r\nf{mark}g").tasks
     assert [(pair.question, pair.answer) for pair in task.demonstrations] == [(f"a{mark}b", "c"), ("d", "e")]
     assert task.problem == f"f{mark}g"
+
+
+@pytest.mark.parametrize(
+    ("text", "queries"),
+    [
+        ("a -> A\nb -> B\nc -> ?", [("c", None)]),
+        ("a -> A\nb -> B\nc -> ???\nd -> ?", [("c", None), ("d", None)]),
+        ("input,output\na,A\nb,B\nc,?\n", [("c", None)]),
+        ('[{"input": "a", "output": "A"}, {"input": "b", "output": "?"}]', [("b", None)]),
+        ("a -> A\nb ->\nc -> ?", [("b", None), ("c", None)]),
+        ("Go -> !\nStop -> .\nWhy -> ?", [("Why", "?")]),  # signs are what is asked for
+        ("Why -> ?\nHow -> ?\nGo -> go", [("Go", "go")]),
+        ("a -> A\nb -> ?\nc -> C", [("c", "C")]),  # an answer like any other, amid them
+    ],
+)
+def test_a_question_mark_at_the_end_is_no_answer(text: str, queries: list[tuple[str, str | None]]) -> None:
+    assert [(task.problem, task.answer) for task in read_problem(text).tasks] == queries
