@@ -221,7 +221,9 @@ def _made_temporary(target: Path) -> tuple[Path, int]:
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
             with suppress(FileNotFoundError):  # another writer took it for a leftover before it was locked
                 if (lock := _flock(folder)) is not None:
-                    return folder, lock
+                    if folder.is_dir():  # else it was taken between being opened and being locked
+                        return folder, lock
+                    _unlock(lock)
     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target.parent))
 
 

@@ -152,6 +152,23 @@ def test_several_writers_and_readers_at_once(tmp_path: Path) -> None:
     assert inside(target) == {SEAL, "inner", *NAMES, "notes"}
 
 
+def test_a_folder_that_is_taken_for_a_leftover_while_it_is_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, taken = folders._flock, list[Path]()
+
+    def late(folder: Path) -> int | None:
+        lock = flock(folder)
+        if not taken:
+            taken.append(folder)
+            shutil.rmtree(folder)
+        return lock
+
+    monkeypatch.setattr(folders, "_flock", late)
+    save(tmp_path / "run", "new")
+    assert len(load(tmp_path / "run")) == 1 and not taken[0].exists()
+
+
 def test_what_an_earlier_writer_listed_and_this_one_does_not_goes(tmp_path: Path) -> None:
     target = tmp_path / "run"
     save(target, "old")
