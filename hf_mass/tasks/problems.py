@@ -231,7 +231,7 @@ def _row_tasks(rows: Sequence[dict[str, Any]], name: str, form: TableForm) -> tu
     if len(is_grid) > 1:
         raise DataError(f"{name!r} mixes grids and texts. Give inputs and outputs of one kind.")
     told = shared_instruction(rows, where)
-    return tuple(replace(task, fields=dict(told)) for task in _split(pairs, solved, name)), all(is_grid)
+    return tuple(replace(task, fields=dict(told)) for task in _split(pairs, name)), all(is_grid)
 
 
 def _is_filled(value: Any) -> bool:
@@ -249,13 +249,13 @@ def _line_tasks(text: str, name: str) -> tuple[Task, ...]:
             raise DataError(f"{name!r}, line {number}: nothing stands before the arrow. Write 'input -> output'.")
         if question and (pairs or [question.lower(), *map(str.lower, answer)] != ["input", "output"]):  # no header
             pairs.append(Demonstration(question, *answer or ("",)))
-    return _split(pairs, [bool(pair.answer) for pair in pairs], name)
+    return _split(pairs, name)
 
 
-def _split(pairs: Sequence[Demonstration], solved: Sequence[bool], name: str) -> tuple[Task, ...]:
+def _split(pairs: Sequence[Demonstration], name: str) -> tuple[Task, ...]:
     """Queries are those without an output, else the last."""
     pairs = _without_question_marks(pairs)
-    solved = [given and bool(pair.answer) for given, pair in zip(solved, pairs, strict=True)]
+    solved = [bool(pair.answer) for pair in pairs]
     is_query = [not each for each in solved] if not all(solved) else [pair is pairs[-1] for pair in pairs]
     demonstrations = tuple(pair for pair, query in zip(pairs, is_query, strict=True) if not query)
     queries = [pair for pair, query in zip(pairs, is_query, strict=True) if query]
